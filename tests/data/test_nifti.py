@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tskd_monai.data.nifti import corner_distance, read_nifti
+
+AFFINE = np.array([[-1.5, 0.2, 0, 10], [0.1, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
+
+
+def save(path: Path, array: np.ndarray, *, sform: int = 1, qform: int = 0, affine: np.ndarray = AFFINE) -> Path:
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_and_affine_are_those_of_nibabel(tmp_path, suffix):
+    array = np.random.default_rng(0).integers(-1000, 3000, (5, 6, 7)).astype(np.int16)
+    image = nib.Nifti1Image(array, AFFINE)
+    image.header.set_slope_inter(0.5, -7)
+    nib.save(image, tmp_path / f"a{suffix}")
+    voxels, affine = read_nifti(tmp_path / f"a{suffix}")
+    assert voxels.shape == (5, 6, 7) and voxels.dtype == np.float32
+    np.testing.assert_array_equal(voxels, nib.load(tmp_path / f"a{suffix}").get_fdata())
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
+
+
+def test_big_endian_and_nifti2_are_read(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    nib.save(nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">")), tmp_path / "big.nii.gz")
+    nib.save(nib.Nifti2Image(array, AFFINE), tmp_path / "two.nii.gz")
+    for name in ("big.nii.gz", "two.nii.gz"):
+        np.testing.assert_array_equal(read_nifti(tmp_path / name)[0], array)
+
+
+def test_array_outlives_the_file(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
+    voxels, _ = read_nifti(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert voxels.min() == 1
+
+
+@pytest.mark.parametrize("cut", [40, 200, -1, -6])
+def test_truncated_file_is_refused(tmp_path, cut):
+    path = save(tmp_path / "cut.nii.gz", np.random.default_rng(0).random((8, 8, 8), np.float32))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"Expected a complete NIfTI file, found cut\.nii\.gz truncated.*again"):
+        read_nifti(path)
+
+
+def test_altered_checksum_is_refused(tmp_path):
+    path = save(tmp_path / "flip.nii.gz", np.zeros((8, 8, 8), np.float32))
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    nib.load(path).get_fdata()  # nibabel does not notice
+    with pytest.raises(ValueError, match="CRC check failed"):
+        read_nifti(path)
+
+
+def test_truncated_plain_and_foreign_files_are_refused(tmp_path):
+    path = save(tmp_path / "cut.nii", np.zeros((8, 8, 8), np.float32))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="cut.nii truncated or damaged"):
+        read_nifti(path)
+    (tmp_path / "text.nii").write_text("not an image" * 100)
+    with pytest.raises(ValueError, match="Expected a NIfTI header in text.nii"):
+        read_nifti(tmp_path / "text.nii")
+    save(tmp_path / "plain.nii", np.zeros((2, 2, 2), np.float32)).rename(tmp_path / "named.nii.gz")
+    with pytest.raises(ValueError, match="Expected gzip data in named.nii.gz.*rename it to .nii"):
+        read_nifti(tmp_path / "named.nii.gz")
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(ValueError, match="rename it to .nii.gz"):
+        read_nifti(tmp_path / "packed.nii")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.nii.gz, found none; check the path"):
+        read_nifti(tmp_path / "absent.nii.gz")
+
+
+def test_singleton_axes_are_dropped_and_added_with_a_notice(tmp_path, caplog):
+    for shape, expected in (((4, 5, 6, 1), (4, 5, 6)), ((4, 5), (4, 5, 1)), ((4, 5, 6, 1, 1), (4, 5, 6))):
+        array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        voxels, _ = read_nifti(save(tmp_path / "a.nii.gz", array))
+        np.testing.assert_array_equal(voxels, array.reshape(expected))
+    assert caplog.text.count("it is read as one 3D volume") == 3
+
+
+def test_several_volumes_and_colour_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"found 3 volumes \(shape \(4, 4, 4, 3\)\)"):
+        read_nifti(save(tmp_path / "a.nii.gz", np.zeros((4, 4, 4, 3), np.float32)))
+    rgb = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for array in (rgb, np.zeros((4, 4, 4), np.complex64)):
+        with pytest.raises(ValueError, match="Expected one number per voxel in b.nii.gz"):
+            read_nifti(save(tmp_path / "b.nii.gz", array))
+
+
+def test_nan_is_kept_and_counted(tmp_path, caplog):
+    array = np.ones((3, 3, 3), np.float32)
+    array[0, 0, :2] = np.nan, np.inf
+    voxels, _ = read_nifti(save(tmp_path / "a.nii.gz", array))
+    np.testing.assert_array_equal(voxels, array)
+    assert "a.nii.gz has 2 voxels that are NaN or infinite" in caplog.text
+
+
+def test_disagreeing_forms_use_the_sform_with_a_notice(tmp_path, caplog):
+    image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), AFFINE)
+    image.set_sform(np.diag([2, 2, 2, 1]), 1)
+    image.set_qform(np.diag([-2, 2, 2, 1]), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    _, affine = read_nifti(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(affine, np.diag([2, 2, 2, 1]))
+    assert "sform and qform disagree by 12 mm; the sform is used" in caplog.text
+
+
+def test_qform_alone_is_used_and_no_form_is_noticed(tmp_path, caplog):
+    affine = np.array([[0, -1.5, 0, 1], [2.0, 0, 0, 2], [0, 0, 3, 3], [0, 0, 0, 1]])
+    path = save(tmp_path / "q.nii.gz", np.zeros((4, 4, 4), np.uint8), sform=0, qform=1, affine=affine)
+    np.testing.assert_allclose(read_nifti(path)[1], affine, atol=1e-5)
+    assert not caplog.text
+    save(tmp_path / "none.nii.gz", np.zeros((4, 4, 4), np.uint8), sform=0, qform=0)
+    read_nifti(tmp_path / "none.nii.gz")
+    assert "none.nii.gz has neither qform nor sform" in caplog.text
+
+
+def test_unusable_affine_is_refused(tmp_path):
+    path = save(tmp_path / "flat.nii", np.zeros((4, 4, 4), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[312:328] = bytes(16)  # srow_z
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="Expected an invertible affine in flat.nii,"):
+        read_nifti(path)
+    image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "micro.nii.gz")
+    with pytest.raises(ValueError, match="Expected coordinates in mm in micro.nii.gz, found micron"):
+        read_nifti(tmp_path / "micro.nii.gz")
+
+
+def test_corner_distance_is_zero_for_one_affine_and_grows_with_the_volume():
+    moved = AFFINE.copy()
+    moved[0, 0] += 0.01
+    assert corner_distance((10, 10, 10), AFFINE, AFFINE) == 0
+    assert corner_distance((101, 10, 10), AFFINE, moved) == pytest.approx(1.0)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, Spacingd
+from PIL import Image
+
+from tskd_monai.data.image_file import read_image_file
+from tskd_monai.data.volume_reader import VolumeReader, load_image_transform
+
+AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
+
+
+def load(path: Path) -> MetaTensor:
+    return load_image_transform("image")({"image": path})["image"]
+
+
+@pytest.fixture
+def nifti(tmp_path: Path) -> Path:
+    array = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / "a.nii.gz")
+    return tmp_path / "a.nii.gz"
+
+
+def test_nifti_has_the_metadata_that_monai_goes_by(nifti):
+    image = load(nifti)
+    assert image.shape == (8, 9, 10)
+    np.testing.assert_allclose(image.affine, AFFINE)
+    np.testing.assert_allclose(image.meta["original_affine"], AFFINE)
+    assert tuple(image.meta["spatial_shape"]) == (8, 9, 10)
+    assert image.meta["filename_or_obj"] == str(nifti)
+    assert EnsureChannelFirstd("image")({"image": image})["image"].shape == (1, 8, 9, 10)
+
+
+def test_orientation_and_spacing_are_undone_exactly(nifti):
+    forward = Compose(
+        [
+            load_image_transform("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Spacingd("image", pixdim=(1.5, 2, 3), mode="nearest"),
+        ]
+    )
+    item = forward({"image": nifti})
+    item["pred"] = item["image"].clone()
+    undone = Invertd("pred", transform=forward, orig_keys="image", nearest_interp=True)(item)["pred"]
+    np.testing.assert_array_equal(undone[0], nib.load(nifti).get_fdata())
+    np.testing.assert_allclose(undone.affine, AFFINE, atol=1e-6)
+
+
+def test_dicom_folder_is_read_and_named_by_its_uid(tmp_path, write_series):
+    series = write_series(tmp_path / "1.2.3.4")
+    image = load(series.folder)
+    np.testing.assert_array_equal(image, series.stored - 1024.0)
+    assert image.meta["series_uid"] == series.uid
+    assert len(image.meta["series_hash"]) == 8
+    assert series.uid not in image.meta["series_hash"]
+
+
+def test_series_uid_chooses(tmp_path, write_series):
+    write_series(tmp_path / "7" / "a")
+    second = write_series(tmp_path / "7" / "b", seed=1)
+    image = load_image_transform("image", series_uid=second.uid)({"image": tmp_path / "7"})["image"]
+    np.testing.assert_array_equal(image, second.stored - 1024.0)
+
+
+def test_exceptions_come_through_as_they_are(tmp_path, write_series):
+    write_series(tmp_path / "7" / "a")
+    write_series(tmp_path / "7" / "b")
+    with pytest.raises(ValueError, match="^Expected one DICOM series in .*7, found 2"):
+        load(tmp_path / "7")
+    with pytest.raises(FileNotFoundError, match="^Expected an image at .*absent"):
+        load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("name", "advice"), [("a.mha", "convert it"), ("slice.dcm", "name the folder of the series")])
+def test_other_formats_are_refused(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=rf"Expected a file ending in \.nii, .*found {name}; {advice}"):
+        load(tmp_path / name)
+
+
+def test_several_paths_and_options_are_refused(nifti):
+    with pytest.raises(ValueError, match="Expected one path per image, found 2"):
+        VolumeReader().read([nifti, nifti])
+    with pytest.raises(TypeError, match=r"found \['mmap'\]"):
+        VolumeReader().read(nifti, mmap=True)
+
+
+def test_images_of_different_formats_share_a_batch(tmp_path, write_series, nifti):
+    shape = (10, 8)
+    folder = write_series(tmp_path / "series", shape=(9, 8), places=np.arange(10) * 2.5).folder
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
+    data = [{"image": nifti}, {"image": folder}]
+    transform = Compose([load_image_transform("image"), EnsureChannelFirstd("image")])
+    batch = next(iter(DataLoader(Dataset(data, transform), batch_size=2)))
+    assert batch["image"].shape == (2, 1, 8, 9, 10)
+    assert load(tmp_path / "a.png").meta.keys() == load(nifti).meta.keys()
+
+
+def test_grey_image_has_rows_first_and_one_slice(tmp_path):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = load(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, pixels[:, :, None])
+    np.testing.assert_array_equal(image.affine, np.eye(4))
+    assert EnsureChannelFirstd("image")({"image": image})["image"].shape == (1, 4, 6, 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_colour_image_has_its_channels_last(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}")
+    image = load(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(image, pixels[:, :, None])
+    assert EnsureChannelFirstd("image")({"image": image})["image"].shape == (3, 4, 6, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
+def test_grey_values_are_kept_at_every_depth(tmp_path, dtype):
+    pixels = (np.arange(12).reshape(3, 4) % 2 * (1 if dtype is bool else np.arange(12).reshape(3, 4) * 20)).astype(
+        dtype
+    )
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image_file(tmp_path / "a.tif")[:, :, 0], pixels.astype(np.float32))
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path, caplog):
+    pixels = np.full((4, 6, 4), 255, np.uint8)
+    pixels[..., 0] = 7
+    Image.fromarray(pixels).save(tmp_path / "opaque.png")
+    assert read_image_file(tmp_path / "opaque.png").shape == (4, 6, 1, 3)
+    assert "alpha channel, opaque throughout" in caplog.text
+    pixels[0, 0, 3] = 10
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    with pytest.raises(ValueError, match="Expected an opaque image in clear.png"):
+        read_image_file(tmp_path / "clear.png")
+
+
+def test_palette_is_resolved_to_the_colours_that_are_seen(tmp_path, caplog):
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    for name, palette, shape in (
+        ("grey.png", [0, 0, 0, 90, 90, 90, 255, 255, 255], (2, 2, 1)),
+        ("colour.png", [0, 0, 0, 90, 0, 90, 255, 255, 255], (2, 2, 1, 3)),
+    ):
+        image = Image.fromarray(indices)
+        image.putpalette(palette)
+        image.save(tmp_path / name)
+        pixels = read_image_file(tmp_path / name)
+        assert pixels.shape == shape
+        assert pixels[0, 1].ravel()[0] == 90
+    assert "read as grey" in caplog.text and "read as RGB" in caplog.text
+
+
+def test_damaged_and_unusual_image_files_are_refused(tmp_path, caplog):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+    with pytest.raises(ValueError, match="found a.png truncated or damaged"):
+        read_image_file(tmp_path / "a.png")
+    Image.new("CMYK", (4, 4)).save(tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match="Expected a grey or RGB image in b.jpg, found mode CMYK"):
+        read_image_file(tmp_path / "b.jpg")
+    Image.new("L", (4, 4)).save(tmp_path / "c.tif", save_all=True, append_images=[Image.new("L", (4, 4), 1)])
+    with pytest.raises(ValueError, match="Expected one image in c.tif, found 2"):
+        read_image_file(tmp_path / "c.tif")
+    with pytest.raises(FileNotFoundError, match="Expected an image file at"):
+        read_image_file(tmp_path / "absent.png")
+
+
+def test_exif_rotation_is_noticed(tmp_path, caplog):
+    image = Image.new("RGB", (6, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image_file(tmp_path / "a.jpg").shape == (4, 6, 1, 3)
+    assert "EXIF orientation 6" in caplog.text
+
+
+@pytest.mark.parametrize("dataset", ["chaos_t2spir", "hc18", "ph2", "msd_hippocampus", "chase_db1"])
+def test_real_images_and_labels_share_their_grid(real_data, dataset):
+    folder = real_data / dataset
+    entry = json.loads((folder / "datalist.json").read_text())["training"][0]
+    paths = {key: folder / entry[key] for key in ("image", "label")}
+    item = load_image_transform(["image", "label"])(paths)
+    assert tuple(item["image"].meta["spatial_shape"]) == tuple(item["label"].meta["spatial_shape"])
+    np.testing.assert_allclose(item["image"].affine, item["label"].affine, atol=1e-3)
+    if paths["image"].name.endswith(".nii.gz"):
+        np.testing.assert_array_equal(item["image"], nib.load(paths["image"]).get_fdata(dtype=np.float32))

@@ -1,0 +1,1 @@
+"""Datalists, tasks, readers and writers, and the embedded study."""

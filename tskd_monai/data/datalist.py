@@ -1,0 +1,171 @@
+"""Datalists in Decathlon style: which images there are, of which patient, and in which section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.output_names import file_stem
+
+SECTIONS = ("training", "validation", "test", "unlabeled")
+GOLDEN_RATIO = 0.6180339887498949
+
+
+def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str, Any]:
+    """Returns a datalist with absolute paths, checked.
+
+    Args:
+        path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list
+            of `{"image", "label", "case"}`; paths are relative to the file's folder.
+        fold: number of the cross-validation fold under `folds`, which says the cases of each section anew.
+
+    Raises:
+        FileNotFoundError: when the datalist or a file that it names is missing.
+        ValueError: when an entry is malformed, a patient stands in two sections or there is no such fold.
+    """
+    if path is None:
+        raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("training"), list):
+        raise ValueError(f"{path}: expected an object with a list `training`.")
+    if fold is not None:
+        content = _select_fold(content, fold, path)
+    folder = Path(path).resolve().parent
+    datalist = {**content, "folder": str(folder)}
+    for section in SECTIONS:
+        entries = content.get(section, [])
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: expected a list in `{section}`, found {type(entries).__name__}.")
+        datalist[section] = [_check_entry(entry, section, folder, path) for entry in entries]
+    _check_disjoint(datalist, path)
+    return datalist
+
+
+def load_section(path: str | Path | None, section: str, fold: int | None = None) -> list[dict[str, Any]]:
+    """Returns the entries of one section, at least one.
+
+    Raises:
+        ValueError: when the section is empty, besides the errors of `load_datalist`.
+    """
+    if section not in SECTIONS:
+        raise ValueError(f"Expected a section among {SECTIONS}, found {section}.")
+    entries = load_datalist(path, fold)[section]
+    if not entries:
+        raise ValueError(f"{path}: expected entries in `{section}`, found none.")
+    return entries
+
+
+def transfer_images(path: str | Path | None, fold: int | None = None) -> list[dict[str, Any]]:
+    """Returns the real part of the transfer set: whole training and unlabelled images, without their labels."""
+    datalist = load_datalist(path, fold)
+    entries = datalist["training"] + datalist["unlabeled"]
+    return [{"image": entry["image"], "case": entry["case"]} for entry in entries]
+
+
+def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> dict[str, list[int]]:
+    """Returns which slices of which case are labelled under a budget, never looking at the labels.
+
+    Patients come first: in an order drawn from the seed each gives one slice before any gives a second. Within a
+    patient, slices follow a golden-ratio sequence from an offset drawn from the seed, so any number of them is spread
+    evenly over the volume. Budgets are nested: the 10 slices of one seed are among its 25.
+
+    Args:
+        slice_counts: number of slices of each case.
+        budget: number of labelled slices in all.
+        seed: of the draw.
+
+    Raises:
+        ValueError: when the budget is not between 1 and the number of slices.
+    """
+    import numpy as np
+
+    total = sum(slice_counts.values())
+    if not 1 <= budget <= total:
+        raise ValueError(f"Expected a budget of 1 to {total} labelled slices, found {budget}.")
+    generator = np.random.default_rng(seed)
+    cases = [str(case) for case in generator.permutation(sorted(slice_counts))]
+    orders = {case: _spread(slice_counts[case], generator.random()) for case in cases}
+    rounds = max(slice_counts.values())
+    draws = [(case, orders[case][turn]) for turn in range(rounds) for case in cases if turn < slice_counts[case]]
+    chosen: dict[str, list[int]] = {}
+    for case, index in draws[:budget]:
+        chosen.setdefault(case, []).append(index)
+    return {case: sorted(indices) for case, indices in sorted(chosen.items())}
+
+
+def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Returns the datalist in which only the chosen training slices count as labelled.
+
+    A training entry gets `slices`, the indices of its labelled slices along the task's slice axis; a case of which
+    nothing is labelled moves to `unlabeled`.
+    """
+    training = [{**entry, "slices": list(chosen[entry["case"]])} for entry in datalist["training"]
+                if entry["case"] in chosen]  # fmt: skip
+    bare = [{"image": entry["image"], "case": entry["case"]} for entry in datalist["training"]
+            if entry["case"] not in chosen]  # fmt: skip
+    return {**datalist, "training": training, "unlabeled": list(datalist.get("unlabeled", [])) + bare}
+
+
+def study_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns the name of each entry of a datalist's section: its case, and its file where a case has several."""
+    cases = [entry["case"] for entry in entries]
+    return [
+        entry["case"] if cases.count(entry["case"]) == 1 else f"{entry['case']}_{file_stem(Path(entry['image']))}"
+        for entry in entries
+    ]
+
+
+def _spread(count: int, offset: float) -> list[int]:
+    """A permutation of `range(count)` of which every beginning is spread evenly."""
+    order = dict.fromkeys(int((offset + turn * GOLDEN_RATIO) % 1 * count) for turn in range(8 * count))
+    return list(order) + [index for index in range(count) if index not in order]
+
+
+def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> dict[str, Any]:
+    needed = {"image", "case"} if section == "unlabeled" else {"image", "label", "case"}
+    if not isinstance(entry, dict) or not needed <= set(entry):
+        raise ValueError(f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {entry}.")
+    clashes = [key for key in entry if key.startswith(("image_", "label_"))]
+    if clashes:
+        raise ValueError(
+            f"{path}: `{section}` has the key {clashes[0]}; MONAI reserves names that begin so. Rename it."
+        )
+    checked = {**entry, "case": str(entry["case"])}
+    for key in needed - {"case"}:
+        checked[key] = str(folder / str(entry[key]))
+        if not Path(checked[key]).exists():
+            raise FileNotFoundError(
+                f"{path}: expected {entry[key]} of `{section}` case {entry['case']}, found no file."
+            )
+    return checked
+
+
+def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
+    owner: dict[str, str] = {}
+    for section in SECTIONS:
+        for case in {entry["case"] for entry in datalist[section]}:
+            if case in owner:
+                raise ValueError(
+                    f"{path}: expected sections disjoint by `case`, found case {case} in both `{owner[case]}` and "
+                    f"`{section}`. A patient belongs to one section."
+                )
+            owner[case] = section
+
+
+def _select_fold(content: Mapping[str, Any], fold: int, path: str | Path) -> dict[str, Any]:
+    folds = content.get("folds", [])
+    if not 0 <= fold < len(folds):
+        raise ValueError(f"{path}: expected a fold below {len(folds)}, found {fold}.")
+    entries: dict[str, list[Any]] = {}
+    for entry in (entry for section in SECTIONS[:3] for entry in content.get(section, [])):
+        entries.setdefault(str(entry["case"]), []).append(entry)
+    selected: dict[str, Any] = dict(content)
+    for section in SECTIONS[:3]:
+        cases = [str(case) for case in folds[fold].get(section, [])]
+        missing = [case for case in cases if case not in entries]
+        if missing:
+            raise ValueError(f"{path}: fold {fold} names case {missing[0]}, which no section has.")
+        selected[section] = [entry for case in cases for entry in entries[case]]
+    return selected

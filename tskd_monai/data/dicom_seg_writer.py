@@ -1,0 +1,266 @@
+"""Label maps as DICOM SEG objects that refer to the series they were made from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from monai.config import DtypeLike, PathLike
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.segmentation_writers import LabelMapWriter, checked_output_path, log_written
+from tskd_monai.data.task import Label
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.dataset import Dataset
+
+    from tskd_monai.data.dicom_geometry import SeriesGrid
+
+logger = logging.getLogger(__name__)
+
+Coding = tuple[str, str, str]
+"""Code value, scheme, meaning."""
+
+ANATOMICAL_STRUCTURE: Coding = ("123037004", "SCT", "Anatomical Structure")
+TISSUE: Coding = ("85756007", "SCT", "Tissue")
+"""Category and type of a name that the table does not have: the generic code that 3D Slicer uses too."""
+
+ORGANS: dict[str, Coding] = {
+    "liver": ("10200004", "SCT", "Liver"),
+    "spleen": ("78961009", "SCT", "Spleen"),
+    "kidney": ("64033007", "SCT", "Kidney"),
+}
+LATERALITIES: dict[str, Coding] = {
+    "right": ("24028007", "SCT", "Right"),
+    "left": ("7771000", "SCT", "Left"),
+}
+
+REQUIRED_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+UTF_8 = "ISO_IR 192"
+"""Holds any name; the source's own character set may be blank or a combination, which highdicom does not take."""
+
+SERIES_NUMBER = 300
+"""Of the SEG's own series; scanners count from 1."""
+
+
+class DicomSegWriter(LabelMapWriter):
+    """Writes a label map as one BINARY DICOM SEG with a segment per label.
+
+    The source series is found again in the folder that the metadata name, with the code and in the order of the
+    reader, and each frame refers to its source instance. Only frames with foreground are stored (highdicom's
+    `omit_empty_frames`): a slice that no frame refers to is background, so a viewer that shows the segmentation alone
+    shows fewer slices than the image has. A label that is absent from the map keeps its description.
+
+    For `SaveImaged(writer=...)` bind the labels: `functools.partial(DicomSegWriter, labels=...)`, in a bundle's
+    config `_mode_: partial`.
+
+    Args:
+        output_dtype: part of `SaveImaged`'s interface; a segment has one bit per voxel.
+        scale: part of `SaveImaged`'s interface; label maps are not scaled.
+        labels: `Label`, its fields as a mapping, or as a tuple `(value, name)` or `(value, name, snomed)`; value 0 is
+            left out. `snomed` may hold `category`, `type` and `laterality`, each `[value, scheme, meaning]`; what it
+            does not hold follows from the name (`right kidney`), or is Tissue.
+        algorithm_name: of the model, for the segments' description.
+        algorithm_version: of the model; the version of this package when None.
+
+    Raises:
+        ImportError: when highdicom is not installed.
+        ValueError: when there is no label, or two have the same value.
+    """
+
+    def __init__(
+        self,
+        output_dtype: DtypeLike = np.uint8,
+        scale: int | None = None,
+        *,
+        labels: Sequence[Label | Mapping[str, Any] | Sequence[Any]],
+        algorithm_name: str = "tskd-monai",
+        algorithm_version: str | None = None,
+    ) -> None:
+        super().__init__(None, scale)
+        _require_highdicom()
+        self.labels = [label for label in map(_as_label, labels) if label.value != 0]
+        values = [label.value for label in self.labels]
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"Expected labels with distinct values above 0, found {values}; see labels in task.json.")
+        self.algorithm_name = algorithm_name
+        self.algorithm_version = algorithm_version or _package_version()
+
+    def write(self, filename: PathLike, verbose: bool = True, **kwargs: Any) -> None:
+        """Writes the file.
+
+        Args:
+            filename: ends in `.dcm`.
+            verbose: log the file's name.
+            kwargs: part of MONAI's interface; none is known.
+
+        Raises:
+            FileNotFoundError: when the source series is no longer there.
+            TypeError: when an option is given.
+            ValueError: when the source is no DICOM series, lies on another grid, or lacks UIDs to refer to, or when
+                the map has a value that is no label's.
+        """
+        path = checked_output_path(filename, (".dcm",), kwargs)
+        segmentation = self._segmentation(self._source_grid())
+        with atomic_path(path) as temporary:
+            segmentation.save_as(temporary, enforce_file_format=True)
+        log_written(path, verbose)
+
+    def _source_grid(self) -> SeriesGrid:
+        """Returns the grid of the source series, or refuses one that the label map does not lie on."""
+        from tskd_monai.data.dicom_reader import read_grid
+
+        folder = Path(str(self.metadata.get("filename_or_obj", "")))
+        if not self.metadata.get("series_hash"):
+            raise ValueError(
+                f"Expected a label map made from a DICOM series, found {folder.name or 'no source'}; "
+                "write .nii.gz for other images."
+            )
+        _, grid = read_grid(folder, self.metadata.get("series_uid"))
+        distance = corner_distance(grid.shape, grid.affine, self.affine)
+        if grid.shape != self.labels_array.shape or distance > GRID_TOLERANCE_MM:
+            raise ValueError(
+                f"Expected the grid of {folder.name}, {grid.shape}, found a label map of {self.labels_array.shape}, "
+                f"{distance:.3g} mm off; the series changed since it was read."
+            )
+        blank = [tag for tag in REQUIRED_UIDS if any(not header.get(tag) for header in grid.headers)]
+        if blank:
+            raise ValueError(
+                f"Expected UIDs that a DICOM SEG can refer to in {folder.name}, found {', '.join(blank)} blank; "
+                "write .nii.gz instead."
+            )
+        return grid
+
+    def _segmentation(self, grid: SeriesGrid) -> Segmentation:
+        import highdicom as hd
+
+        descriptions = [self._description(number, label) for number, label in enumerate(self.labels, start=1)]
+        return hd.seg.Segmentation(
+            source_images=[_with_required_tags(header) for header in grid.headers],
+            pixel_array=self._segment_numbers(),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=descriptions,
+            series_instance_uid=hd.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="tskd-monai",
+            manufacturer_model_name=self.algorithm_name,
+            software_versions=self.algorithm_version,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description="Automatic segmentation, not for clinical use",
+            series_description="Segmentation",
+            specific_character_set=UTF_8,
+            omit_empty_frames=bool(self.labels_array.any()),
+        )
+
+    def _segment_numbers(self) -> np.ndarray:
+        """Returns segment numbers, (slices, rows, columns): the position of each value among the labels, from 1."""
+        numbers = np.zeros(65536, np.uint16)
+        for number, label in enumerate(self.labels, start=1):
+            numbers[label.value] = number
+        segments = numbers[self.labels_array]
+        unknown = np.unique(self.labels_array[(segments == 0) & (self.labels_array != 0)])
+        if unknown.size:
+            raise ValueError(
+                f"Expected the label values {[label.value for label in self.labels]}, found {unknown.tolist()} too; "
+                "give every value of the label map a label."
+            )
+        return np.ascontiguousarray(segments.transpose(2, 1, 0))
+
+    def _description(self, number: int, label: Label) -> SegmentDescription:
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+
+        codings = segment_codings(label)
+        description = hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label.name[:64],
+            segmented_property_category=hd.sr.CodedConcept(*codings["category"]),
+            segmented_property_type=hd.sr.CodedConcept(*codings["type"]),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=hd.AlgorithmIdentificationSequence(
+                name=self.algorithm_name,
+                version=self.algorithm_version,
+                family=codes.cid7162.ArtificialIntelligence,
+            ),
+        )
+        if "laterality" in codings:
+            kind = description.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*codings["laterality"])]
+        return description
+
+
+def segment_codings(label: Label) -> dict[str, Coding]:
+    """Returns the codes of a label: `category`, `type` and, for one of a pair, `laterality`.
+
+    What `label.snomed` does not hold follows from the name's words (`right kidney`, `kidney_left`); a name that the
+    table does not have is Tissue in both.
+
+    Args:
+        label: of the task.
+
+    Raises:
+        ValueError: when a code is not `[value, scheme, meaning]`.
+    """
+    words = label.name.lower().replace("_", " ").replace("-", " ").split()
+    organ = ORGANS.get(" ".join(word for word in words if word not in LATERALITIES))
+    sides = [LATERALITIES[word] for word in words if word in LATERALITIES]
+    codings = {"category": ANATOMICAL_STRUCTURE, "type": organ} if organ else {"category": TISSUE, "type": TISSUE}
+    if len(sides) == 1:
+        codings["laterality"] = sides[0]
+    for key, coding in (label.snomed or {}).items():
+        if key not in ("category", "type", "laterality") or len(coding) != 3 or isinstance(coding, (str, Mapping)):
+            raise ValueError(
+                f"Expected [value, scheme, meaning] for category, type or laterality of {label.name}, "
+                f"found {key}: {coding}; see labels in task.json."
+            )
+        value, scheme, meaning = coding
+        codings[key] = (str(value), str(scheme), str(meaning))
+    return codings
+
+
+def _as_label(label: Label | Mapping[str, Any] | Sequence[Any]) -> Label:
+    if isinstance(label, Label):
+        return label
+    try:
+        return Label(**label) if isinstance(label, Mapping) else Label(*label)
+    except TypeError as error:
+        raise ValueError(f"Expected value, name and perhaps snomed for a label, found {label}.") from error
+
+
+def _with_required_tags(header: Dataset) -> Dataset:
+    """Returns the header with the patient and study tags that SEG copies, empty where the source leaves them out."""
+    source = header.copy()
+    for tag in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        if tag not in source:
+            setattr(source, tag, "")
+    for tag in ("StudyDate", "StudyTime"):
+        if tag not in source:
+            setattr(source, tag, None)
+    return source
+
+
+def _require_highdicom() -> None:
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Writing DICOM SEG needs highdicom; install the extra `dicom`: pip install 'tskd-monai[dicom]'."
+        ) from error
+
+
+def _package_version() -> str:
+    try:
+        return version("tskd-monai")
+    except PackageNotFoundError:
+        from tskd_monai import __version__
+
+        return __version__

@@ -1,0 +1,175 @@
+"""The DICOM series in a folder: which files are images, how they group, which group is meant."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+logger = logging.getLogger(__name__)
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DERIVED_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
+    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "RTDOSE",
+    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.7.1": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.7.2": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.7.3": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.7.4": "secondary capture",
+}
+"""SOP classes that have pixels but are made from images: PS3.4 table B.5-1."""
+
+
+@dataclass(frozen=True)
+class SeriesFiles:
+    """One image series: its identity and the header of each file, in no particular order.
+
+    Attributes:
+        uid: SeriesInstanceUID; empty where it is blank in the files.
+        modality: such as CT or MR.
+        headers: everything but the pixels; `.filename` is the file.
+    """
+
+    uid: str
+    modality: str
+    headers: tuple[FileDataset, ...]
+
+
+def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFiles:
+    """Returns the one image series in a folder and its subfolders.
+
+    Subfolders are searched because exports put a series in one of their own (`DICOM/S0001/IM0`). Reports,
+    segmentations, dose grids and screenshots are left out with a notice, and so are files of other formats.
+
+    Args:
+        folder: the folder to search.
+        series_uid: SeriesInstanceUID to take where there are several.
+
+    Raises:
+        FileNotFoundError: when the folder is missing or holds no DICOM image.
+        ValueError: when there are several image series and none is named, when the named one is not there, or when a
+            file that should be DICOM cannot be read.
+    """
+    folder = Path(folder).absolute()  # so that `.` has a name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Expected a folder with a DICOM series at {folder}, found none; check the path.")
+    series, ignored = _scan(folder)
+    if ignored:
+        logger.warning("%s: ignored %s.", folder.name, _counts(ignored))
+    if not series:
+        found = _counts(ignored) if ignored else "no DICOM file"
+        raise FileNotFoundError(f"Expected a DICOM image series in {folder}, found {found}; check the path.")
+    chosen = _choose(series, folder, series_uid)
+    subfolders = {Path(str(header.filename)).parent for header in chosen.headers} - {folder}
+    if subfolders:
+        logger.warning("%s: the series lies in %d subfolder(s).", folder.name, len(subfolders))
+    return chosen
+
+
+def read_header(path: Path) -> FileDataset | None:
+    """Returns a DICOM file's header, or None when the file is of another format.
+
+    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class.
+
+    Raises:
+        ValueError: when the name says DICOM and the content does not.
+    """
+    if _is_no_image(path):
+        return None
+    looks_like_dicom = path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
+    try:
+        return dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError:
+        header = _read_without_preamble(path) if looks_like_dicom else None
+    except (OSError, EOFError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if header is None and looks_like_dicom:
+        raise ValueError(_damaged(path, "no DICOM header"))
+    return header
+
+
+def _is_no_image(path: Path) -> bool:
+    """Returns whether the name alone says so: a directory of the medium, or a hidden file."""
+    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"Expected a DICOM file, found {path.name} unreadable ({reason}); "
+        "export it again, or remove it if it does not belong to the series."
+    )
+
+
+def _read_without_preamble(path: Path) -> FileDataset | None:
+    try:
+        header = dcmread(path, stop_before_pixels=True, force=True)
+        return header if header.get("SOPClassUID") else None
+    except Exception:  # arbitrary bytes make pydicom fail in many ways, and each means: not DICOM
+        return None
+
+
+def _scan(folder: Path) -> tuple[list[SeriesFiles], Counter[str]]:
+    """Returns the image series, largest first, and what else there was, by kind."""
+    groups: dict[str, list[FileDataset]] = {}
+    ignored: Counter[str] = Counter()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        header = read_header(path)
+        kind = "other file" if header is None else _kind(header)
+        if header is None or kind:
+            ignored[kind] += not _is_no_image(path)
+        else:
+            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(header)
+    series = [SeriesFiles(uid, str(g[0].get("Modality") or "unknown modality"), tuple(g)) for uid, g in groups.items()]
+    return sorted(series, key=lambda item: (-len(item.headers), item.uid)), +ignored
+
+
+def _kind(header: FileDataset) -> str:
+    """Returns an empty string for an image, else the name of what it is; refuses an image whose header is cut short."""
+    sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if sop_class in DERIVED_CLASSES:
+        return DERIVED_CLASSES[sop_class]
+    if header.get("Rows") and header.get("Columns"):
+        return ""
+    if not sop_class or sop_class.name.endswith("Image Storage"):
+        raise ValueError(_damaged(Path(str(header.filename)), "no Rows and Columns"))
+    return str(header.get("Modality") or sop_class.name)
+
+
+def _choose(series: list[SeriesFiles], folder: Path, series_uid: str | None) -> SeriesFiles:
+    listing = "".join(f"\n  {item.uid or '(blank)'}  {_title(item)}{_number(item)}" for item in series)
+    if series_uid is not None:
+        for item in series:
+            if item.uid == series_uid:
+                return item
+        raise ValueError(f"Expected the DICOM series {series_uid} in {folder}, found others; choose one of:{listing}")
+    if len(series) > 1:
+        titles = ", ".join(_title(item, number == 0) for number, item in enumerate(series))
+        raise ValueError(
+            f"Expected one DICOM series in {folder}, found {len(series)} ({titles}); "
+            f"choose one with --series_uid.{listing}"
+        )
+    return series[0]
+
+
+def _title(item: SeriesFiles, with_unit: bool = True) -> str:
+    """Returns for example `CT 120 slices`; headers name patients and descriptions, so nothing else is shown."""
+    unit = " slices" if len(item.headers) != 1 else " slice"
+    return f"{item.modality} {len(item.headers)}{unit if with_unit else ''}"
+
+
+def _number(item: SeriesFiles) -> str:
+    number = item.headers[0].get("SeriesNumber")
+    return "" if number is None else f", series number {number}"
+
+
+def _counts(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}{'s' if count > 1 and kind.islower() else ''}" for kind, count in kinds.items())

@@ -1,0 +1,88 @@
+"""2D image files: PNG, JPEG, BMP, TIFF."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+ALPHA_MODES = {"LA": "L", "RGBA": "RGB"}
+EXIF_ORIENTATION = 0x0112
+
+
+def read_image_file(path: str | Path) -> np.ndarray:
+    """Returns the pixels of a 2D image file as stored, rows first.
+
+    A grey image has one channel and a colour image three, and nothing turns one into the other. Alpha is dropped
+    where it is opaque throughout. A palette is resolved, to grey where all its colours in use are grey.
+
+    Args:
+        path: a PNG, JPEG, BMP or TIFF file with one image.
+
+    Returns:
+        float32, (H, W, 1) for grey or (H, W, 1, 3) for colour; values as in the file (8-bit: 0 to 255; 1-bit: 0, 1).
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is damaged, holds several images, is partly transparent, or has a colour model
+            other than grey and RGB.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            _notice_losses(image, path.name)
+            image.load()
+            pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
+    except (OSError, SyntaxError, EOFError, UnidentifiedImageError) as error:
+        raise ValueError(
+            f"Expected a complete image file, found {path.name} truncated or damaged ({error}); copy it again."
+        ) from error
+    if frames > 1:
+        raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
+    return pixels[:, :, None]
+
+
+def _resolved(image: Image.Image, name: str) -> Image.Image:
+    """Returns the image in a grey mode or RGB, or refuses it."""
+    if image.mode in ("P", "PA"):
+        image = _without_palette(image, name)
+    if "transparency" in image.info:
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+    if image.mode in ALPHA_MODES:
+        lowest = int(np.asarray(image.getchannel("A")).min())
+        if lowest < 255:
+            raise ValueError(
+                f"Expected an opaque image in {name}, found transparent pixels; save it without an alpha channel."
+            )
+        logger.warning("%s has an alpha channel, opaque throughout; it is dropped.", name)
+        image = image.convert(ALPHA_MODES[image.mode])
+    if image.mode not in (*GREY_MODES, "RGB"):
+        raise ValueError(f"Expected a grey or RGB image in {name}, found mode {image.mode}; save it as grey or RGB.")
+    return image
+
+
+def _without_palette(image: Image.Image, name: str) -> Image.Image:
+    """Returns a palette image as the colours that a viewer shows, with alpha where the palette has it."""
+    colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    red, green, blue = (np.asarray(colours.getchannel(channel)) for channel in "RGB")
+    grey = np.array_equal(red, green) and np.array_equal(green, blue)
+    logger.warning("%s has a palette; it is read as %s.", name, "grey" if grey else "RGB")
+    return colours.convert("LA" if colours.mode == "RGBA" else "L") if grey else colours
+
+
+def _notice_losses(image: Image.Image, name: str) -> None:
+    """Warns of what the decoder leaves out: the low byte of 16-bit colour, and a rotation that only EXIF knows."""
+    if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        logger.warning("%s has 16 bits per colour channel; the upper 8 are read.", name)
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        logger.warning("%s asks viewers to rotate it (EXIF orientation %s); it is read as stored.", name, orientation)

@@ -1,0 +1,219 @@
+"""Label maps as NIfTI or PNG files, whole or absent, on exactly the grid of their image."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel as nib
+import numpy as np
+from monai.config import DtypeLike, NdarrayOrTensor, PathLike
+from monai.data import ImageWriter
+from monai.utils import convert_to_numpy
+from PIL import Image
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+
+logger = logging.getLogger(__name__)
+
+LABEL_DTYPES = (np.uint8, np.uint16)
+
+SCANNER_ANATOMICAL = 1
+"""NIFTI_XFORM_SCANNER_ANAT: the coordinates are those of the image, and nothing was registered to anything."""
+
+
+class LabelMapWriter(ImageWriter):
+    """What the writers share: a label map is checked against its image's grid, and never resampled.
+
+    Args:
+        output_dtype: uint8, uint16, or None for the smaller that holds the values.
+        scale: part of `SaveImaged`'s interface; label maps are not scaled.
+
+    Raises:
+        ValueError: when `output_dtype` is another type, or `scale` is given.
+    """
+
+    def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None) -> None:
+        super().__init__()
+        if output_dtype is not None and np.dtype(output_dtype) not in LABEL_DTYPES:
+            raise ValueError(
+                f"Expected uint8, uint16 or None for a label map, found {np.dtype(output_dtype)}; "
+                "set output_dtype of SaveImaged."
+            )
+        if scale is not None:
+            raise ValueError(f"Expected no scale for a label map, found {scale}; remove scale from SaveImaged.")
+        self.output_dtype = output_dtype
+        self.labels_array = np.zeros((0, 0, 0), np.uint8)
+        self.affine = np.eye(4)
+        self.metadata: dict[str, Any] = {}
+
+    def set_data_array(
+        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
+    ) -> None:
+        """Takes a label map.
+
+        Args:
+            data_array: (1, X, Y, Z), or (X, Y, Z) with `channel_dim` None; whole numbers in the range of the type.
+            channel_dim: the axis of length one to drop.
+            squeeze_end_dims: part of MONAI's interface; the shape is the image's in any case.
+            kwargs: part of MONAI's interface; none is known.
+
+        Raises:
+            TypeError: when an option is given.
+            ValueError: when there is more than one channel, or a value is no label of the type.
+        """
+        if kwargs:
+            raise TypeError(f"Expected no writer options, found {sorted(kwargs)}; remove them.")
+        array = np.asarray(convert_to_numpy(data_array))
+        if channel_dim is not None:
+            if array.shape[channel_dim] != 1:
+                raise ValueError(
+                    f"Expected one channel in a label map, found {array.shape[channel_dim]}; "
+                    "place AsDiscreted(argmax=True) before SaveImaged."
+                )
+            array = array.squeeze(channel_dim)
+        if array.ndim != 3:
+            raise ValueError(f"Expected a label map with three spatial axes, found shape {array.shape}.")
+        self.labels_array = _as_labels(array, self.output_dtype)
+
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = False, **options: Any) -> None:
+        """Takes the image's metadata and holds the label map against its grid.
+
+        Args:
+            meta_dict: with `affine`, `original_affine` and `spatial_shape`, as `VolumeReader` and `Invertd` leave it.
+            resample: part of `SaveImaged`'s interface. There is nothing to resample on the image's own grid, and a
+                label map on another is refused.
+            options: part of `SaveImaged`'s interface, of use to resampling alone.
+
+        Raises:
+            ValueError: when metadata are missing or the label map is not on the image's grid.
+        """
+        missing = [key for key in ("affine", "original_affine", "spatial_shape") if key not in (meta_dict or {})]
+        if meta_dict is None or missing:
+            raise ValueError(f"Expected the image's metadata, found no {', '.join(missing)}; load with VolumeReader.")
+        name = Path(str(meta_dict.get("filename_or_obj", "the image"))).name
+        shape = tuple(int(size) for size in meta_dict["spatial_shape"])
+        affine, original = (np.asarray(convert_to_numpy(meta_dict[k]), float) for k in ("affine", "original_affine"))
+        if self.labels_array.shape != shape:
+            raise ValueError(
+                f"Expected a label map of {shape} for {name}, found {self.labels_array.shape}; "
+                "place Invertd before SaveImaged."
+            )
+        distance = corner_distance(shape, affine, original)
+        if distance > GRID_TOLERANCE_MM:
+            raise ValueError(
+                f"Expected a label map in the place of {name}, found it {distance:.3g} mm off; "
+                "place Invertd before SaveImaged."
+            )
+        self.affine = original  # not `affine`, which the inversion may have rounded
+        self.metadata = dict(meta_dict)
+
+
+class AtomicNiftiWriter(LabelMapWriter):
+    """Writes a label map as `.nii` or `.nii.gz`.
+
+    sform and qform are both set, so that readers that prefer either agree, with code 1 (scanner anatomical). A
+    sheared affine, which no qform can hold, is written as sform alone.
+
+    Args:
+        output_dtype: uint8, uint16, or None for the smaller that holds the values.
+        scale: part of `SaveImaged`'s interface; label maps are not scaled.
+        compress_level: of gzip, 1 (six times as fast as 6 on label maps, and little larger) to 9.
+    """
+
+    def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, compress_level: int = 1) -> None:
+        super().__init__(output_dtype, scale)
+        if not 1 <= compress_level <= 9:
+            raise ValueError(f"Expected compress_level from 1 to 9, found {compress_level}.")
+        self.compress_level = compress_level
+
+    def write(self, filename: PathLike, verbose: bool = True, **kwargs: Any) -> None:
+        """Writes the file; the same label map gives the same bytes.
+
+        Args:
+            filename: ends in `.nii` or `.nii.gz`.
+            verbose: log the file's name.
+            kwargs: part of MONAI's interface; none is known.
+
+        Raises:
+            TypeError: when an option is given.
+            ValueError: when the file name ends otherwise.
+        """
+        path = checked_output_path(filename, (".nii", ".nii.gz"), kwargs)
+        image = nib.Nifti1Image(self.labels_array, self.affine)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(self.affine, code=SCANNER_ANATOMICAL)
+        image.set_qform(self.affine, code=SCANNER_ANATOMICAL)
+        if corner_distance(self.labels_array.shape, image.get_qform(), self.affine) > GRID_TOLERANCE_MM:
+            image.header["qform_code"] = 0
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            if path.name.endswith(".gz"):
+                # no name and no time in the gzip header: the temporary name would be the one kept
+                with gzip.GzipFile("", "wb", self.compress_level, cast(BinaryIO, file), mtime=0) as stream:
+                    image.to_stream(stream)
+            else:
+                image.to_stream(file)
+        log_written(path, verbose)
+
+
+class AtomicPngWriter(LabelMapWriter):
+    """Writes the label map of a 2D image file as a grey PNG: same size, rows first, values as they are."""
+
+    def write(self, filename: PathLike, verbose: bool = True, **kwargs: Any) -> None:
+        """Writes the file.
+
+        Args:
+            filename: ends in `.png`.
+            verbose: log the file's name.
+            kwargs: part of MONAI's interface; none is known.
+
+        Raises:
+            TypeError: when an option is given.
+            ValueError: when the file name ends otherwise, or the label map has several slices.
+        """
+        path = checked_output_path(filename, (".png",), kwargs)
+        if self.labels_array.shape[2] != 1:
+            raise ValueError(
+                f"Expected a label map of one slice for {path.name}, found {self.labels_array.shape[2]}; "
+                "write volumes as .nii.gz."
+            )
+        with atomic_path(path) as temporary:
+            Image.fromarray(np.ascontiguousarray(self.labels_array[:, :, 0])).save(temporary, format="PNG")
+        log_written(path, verbose)
+
+
+def checked_output_path(filename: PathLike, suffixes: tuple[str, ...], options: Mapping[str, Any]) -> Path:
+    """Returns the path to write, or refuses its suffix or any option of `ImageWriter.write`."""
+    if options:
+        raise TypeError(f"Expected no writer options, found {sorted(options)}; remove them.")
+    path = Path(filename)
+    if not path.name.endswith(suffixes):
+        raise ValueError(f"Expected a file name ending in {' or '.join(suffixes)}, found {path.name}; set output_ext.")
+    return path
+
+
+def log_written(path: Path, verbose: bool) -> None:
+    """Logs the name of the file that was written; its folder may name the patient."""
+    if verbose:
+        logger.info("Wrote %s.", path.name)
+
+
+def _as_labels(array: np.ndarray, dtype: DtypeLike) -> np.ndarray:
+    """Returns whole numbers as an unsigned type, or refuses what the type does not hold."""
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"Expected finite labels, found an empty array, NaN or infinity in shape {array.shape}.")
+    lowest, highest = array.min(), array.max()
+    if dtype is None:
+        dtype = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    limit = np.iinfo(np.dtype(dtype)).max
+    labels = array.astype(dtype) if lowest >= 0 and highest <= limit else None
+    if labels is None or (array.dtype.kind == "f" and not np.array_equal(labels, array)):
+        raise ValueError(
+            f"Expected whole labels from 0 to {limit}, found {array.dtype} values from {lowest} to {highest}; "
+            "place AsDiscreted(argmax=True) before SaveImaged."
+        )
+    return labels

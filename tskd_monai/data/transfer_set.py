@@ -1,0 +1,122 @@
+"""The transfer set on disk: images without masks, and a Decathlon list that says where each came from.
+
+```
+transfer_set/
+  images/000000.png, ...         8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
+  transfer_set.json              settings, provenance, {"unlabeled": [entry, ...]}; there when the set is complete
+  transfer_set.progress.jsonl    while sampling: the settings, then one line per finished image
+```
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.checksum import file_sha256
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "transfer_set.json"
+PROGRESS_NAME = "transfer_set.progress.jsonl"
+
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "format_version": (int,),
+    "task_hash": (str,),
+    "checkpoint_sha256": (str,),
+    "image_size": (list,),
+    "channels": (int,),
+    "pixdim": (list, type(None)),
+    "sampler": (str,),
+    "num_inference_steps": (int,),
+    "batch_size": (int,),
+    "base_seed": (int,),
+    "unlabeled": (list,),
+}
+ENTRY: dict[str, tuple[type, ...]] = {
+    "image": (str,),
+    "case": (str,),
+    "origin": (str,),
+    "seed": (int,),
+    "sha256": (str,),
+}
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def image_name(index: int) -> str:
+    """Returns the path of image `index` within the transfer set's folder."""
+    return f"images/{index:06d}.png"
+
+
+def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
+    """Returns the entries of a transfer set, {"image", "case", "origin", "seed", "sha256"}, images as absolute paths.
+
+    Args:
+        path: of `transfer_set.json` or of its folder.
+        task_hash: of the task that images are wanted for.
+
+    Raises:
+        FileNotFoundError: when the list or an image is missing.
+        ValueError: when the list is of another task, is not what a list should be, names a file outside its folder,
+            or when an image is damaged.
+    """
+    path = Path(path)
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    _refuse_unfinished(path)
+    content = read_json(path)
+    _check_fields(content, SETTINGS, str(path))
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"Expected format_version {FORMAT_VERSION} in {path}, found {content['format_version']}; sample it again."
+        )
+    if content["task_hash"] != task_hash:
+        raise ValueError(
+            f"Expected a transfer set of task {task_hash} in {path}, found one of task {content['task_hash']}; "
+            "sample one for this task, or give the path of the right one."
+        )
+    entries = [_checked_entry(entry, path, index) for index, entry in enumerate(content["unlabeled"])]
+    if not entries:
+        raise ValueError(f"Expected at least one image in unlabeled of {path}, found none; sample it again.")
+    for key in ("image", "case"):
+        if len({entry[key] for entry in entries}) < len(entries):
+            raise ValueError(f"Expected every {key} in unlabeled of {path} once, found one twice; sample it again.")
+    return entries
+
+
+def _refuse_unfinished(path: Path) -> None:
+    if not path.is_file() and path.with_name(PROGRESS_NAME).is_file():
+        raise FileNotFoundError(f"Expected {path}, found a transfer set whose sampling was stopped; run it again.")
+
+
+def _check_fields(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
+    """Raises a ValueError unless `found` is an object with these fields, each of one of its types."""
+    if not isinstance(found, dict):
+        raise ValueError(f"Expected an object in {where}, found {type(found).__name__}.")
+    for key, types in fields.items():
+        if key not in found:
+            raise ValueError(f"Expected {key} in {where}, found none; sample the transfer set again.")
+        if not isinstance(found[key], types) or isinstance(found[key], bool):
+            names = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"Expected {key} in {where} to be {names}, found {found[key]!r}.")
+
+
+def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
+    """Returns a copy of entry `index` with the absolute path of its image, after checking it."""
+    where = f"{path}, unlabeled[{index}]"
+    _check_fields(entry, ENTRY, where)
+    if not SHA256.fullmatch(entry["sha256"]):
+        raise ValueError(f"Expected sha256 in {where} to be 64 hex digits, found {entry['sha256']!r}.")
+    if not entry["case"]:
+        raise ValueError(f"Expected case in {where} to name a case, found an empty string.")
+    folder = path.parent.resolve()
+    image = (folder / entry["image"]).resolve()
+    if not image.is_relative_to(folder):
+        raise ValueError(f"Expected image in {where} to be inside the list's folder, found {entry['image']!r}.")
+    if not image.is_file():
+        raise FileNotFoundError(f"Expected the image {entry['image']} of {where}, found no such file; sample it again.")
+    if file_sha256(image) != entry["sha256"]:
+        raise ValueError(
+            f"Expected {entry['image']} of {where} as it was written, found another file; sample it again."
+        )
+    return {**entry, "image": str(image)}

@@ -1,0 +1,122 @@
+"""One reader for every image that a datalist may name: NIfTI file, 2D image file, DICOM series folder."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection, PathLike
+from monai.data import ImageReader
+from monai.transforms import LoadImaged
+from monai.utils import SpaceKeys
+
+from tskd_monai.data.dicom_reader import read_series
+from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
+from tskd_monai.data.nifti import read_nifti
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+def load_image_transform(
+    keys: KeysCollection, *, series_uid: str | None = None, allow_missing_keys: bool = False
+) -> LoadImaged:
+    """Returns the transform that reads images and labels of a datalist with `VolumeReader` alone.
+
+    Given as `LoadImaged(reader=...)` a reader's exceptions end up as text inside another one, and MONAI goes on to
+    its own readers. Registered last, it is asked first, takes every file, and its exceptions come through.
+
+    Args:
+        keys: of the items to read.
+        series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+    with warnings.catch_warnings():
+        # MONAI builds all its readers to register them; one warns that it has no GPU decoder. None of them is asked.
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        transform = LoadImaged(keys, reader=None, allow_missing_keys=allow_missing_keys)
+    transform.register(VolumeReader(series_uid=series_uid))
+    return transform
+
+
+class VolumeReader(ImageReader):
+    """Reads any supported image as float32 with three spatial axes.
+
+    NIfTI gives (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1) with a trailing
+    channel axis of three where it is RGB. All put the same keys into the metadata, so that images of different
+    formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files),
+    `spatial_shape`, `original_channel_dim`, `space`, `series_uid` and `series_hash` (empty unless DICOM).
+
+    Args:
+        series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
+    """
+
+    def __init__(self, series_uid: str | None = None) -> None:
+        self.series_uid = series_uid
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Returns True: what cannot be read is refused by `read`, not passed on to another reader."""
+        return True
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns the array and the metadata of one image.
+
+        Args:
+            data: one path, or a sequence of one.
+            kwargs: part of MONAI's interface; none is known.
+
+        Raises:
+            FileNotFoundError: when there is nothing at the path, or no DICOM image in the folder.
+            TypeError: when an option is given.
+            ValueError: when several paths are given, or the image is refused; the message says why.
+        """
+        if kwargs:
+            raise TypeError(f"Expected no reader options, found {sorted(kwargs)}; remove them.")
+        paths = [data] if isinstance(data, (str, Path)) else list(data)  # type: ignore[arg-type]
+        if len(paths) != 1:
+            raise ValueError(
+                f"Expected one path per image, found {len(paths)}; name the folder of a DICOM series, "
+                "and give images of several channels as separate cases."
+            )
+        return self._read_path(Path(paths[0]))
+
+    def get_data(self, img: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns what `read` returned; MONAI asks for it in two steps."""
+        return img
+
+    def _read_path(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        name = path.name.lower()
+        if path.is_dir():
+            series = read_series(path, self.series_uid)
+            return series.voxels, _metadata(series.voxels, series.affine, series.uid, path)
+        if name.endswith(NIFTI_SUFFIXES):
+            voxels, affine = read_nifti(path)
+            return voxels, _metadata(voxels, affine)
+        if name.endswith(IMAGE_SUFFIXES):
+            pixels = read_image_file(path)
+            return pixels, _metadata(pixels, np.eye(4))
+        if not path.exists():
+            raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")
+        advice = "name the folder of the series" if name.endswith(DICOM_SUFFIXES) else "convert it, or name its folder"
+        raise ValueError(
+            f"Expected a file ending in {', '.join((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES))} or a folder with a DICOM "
+            f"series, found {path.name}; {advice}."
+        )
+
+
+def _metadata(array: np.ndarray, affine: np.ndarray, uid: str = "", folder: Path | None = None) -> dict[str, Any]:
+    """Returns the metadata that MONAI's transforms and writers go by, and the series' identity."""
+    identity = uid or (folder.name if folder else "")
+    return {
+        "affine": affine.copy(),
+        "original_affine": affine.copy(),
+        "spatial_shape": np.array(array.shape[:3]),
+        "original_channel_dim": float("nan") if array.ndim == 3 else -1,
+        "space": SpaceKeys.RAS,
+        "series_uid": uid,
+        "series_hash": hashlib.sha256(identity.encode()).hexdigest()[:8] if folder else "",
+    }

@@ -1,0 +1,1 @@
+"""Dictionary transforms in MONAI style."""

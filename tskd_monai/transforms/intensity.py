@@ -1,0 +1,60 @@
+"""Image values to [0, 1]."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+logger = logging.getLogger(__name__)
+
+
+class ScaleToUnitRanged(MapTransform):
+    """Scales an image linearly so that a lower value becomes 0 and an upper one 1, clipped.
+
+    NaN and infinite voxels are left out of the percentiles and become 0, with a notice. A constant image becomes 0.
+
+    Args:
+        keys: of images `(C, …)` of any real type; the result is float32.
+        mode: `percentile`: `lower` and `upper` are percentiles of the image's own finite values;
+            `hu_window` or `rgb`: they are values.
+        lower: percentile or value that becomes 0.
+        upper: percentile or value that becomes 1.
+        allow_missing_keys: pass over absent keys.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, mode: str, lower: float, upper: float, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if mode not in ("percentile", "hu_window", "rgb"):
+            raise ValueError(f"Expected mode percentile, hu_window or rgb, found {mode}.")
+        self.mode, self.lower, self.upper = mode, lower, upper
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the dictionary with scaled images."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            scaled[key] = self._scale(scaled[key])
+        return scaled
+
+    def _scale(self, image: torch.Tensor) -> torch.Tensor:
+        image = image.to(torch.float32)
+        finite = torch.isfinite(image)
+        if not finite.all():
+            logger.warning("%d NaN or infinite voxels are left out of the intensity scaling.", int((~finite).sum()))
+        lower, upper = self.lower, self.upper
+        if self.mode == "percentile":
+            values = np.asarray(image)[np.asarray(finite)]
+            lower, upper = np.percentile(values, [lower, upper]) if values.size else (0.0, 0.0)
+        span = float(upper) - float(lower)
+        if span <= 0:
+            return torch.zeros_like(image)
+        unit = ((image - float(lower)) / span).clamp(0, 1)
+        # `where` on a MetaTensor keeps its geometry.
+        return torch.where(finite, unit, torch.zeros_like(unit))

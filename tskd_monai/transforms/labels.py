@@ -1,0 +1,116 @@
+"""Label values to network classes and back, and the check that label and image belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+# NIfTI stores affines in single precision: equal geometries differ by less than this, in mm.
+AFFINE_TOLERANCE_MM = 1e-3
+
+
+def _name(image: Any) -> str:
+    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    return Path(str(path)).name if path else "the array"
+
+
+class EncodeLabelsd(MapTransform):
+    """Turns label values into network classes, the index of the value among `label_values`.
+
+    Args:
+        keys: of label maps.
+        label_values: value of each class, background first.
+        allow_missing_keys: pass over absent keys.
+    """
+
+    def __init__(self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_values = tuple(label_values)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the dictionary with encoded label maps, uint8.
+
+        Raises:
+            ValueError: when a label map holds a value that is not declared; names the file and the values.
+        """
+        encoded = dict(data)
+        for key in self.key_iterator(encoded):
+            label = encoded[key]
+            classes = torch.zeros_like(label, dtype=torch.uint8)
+            known = torch.zeros_like(label, dtype=torch.bool)
+            for index, value in enumerate(self.label_values):
+                matches = label == value
+                classes[matches] = index
+                known |= matches
+            if not known.all():
+                found = sorted(set(np.unique(np.asarray(label)).tolist()) - set(self.label_values))
+                raise ValueError(
+                    f"{_name(label)}: expected label values {list(self.label_values)}, found also {found}."
+                )
+            encoded[key] = classes
+        return encoded
+
+
+class DecodeLabelsd(MapTransform):
+    """Turns network classes back into label values; the inverse of `EncodeLabelsd`.
+
+    Args:
+        keys: of class maps.
+        label_values: value of each class, background first.
+    """
+
+    def __init__(self, keys: KeysCollection, label_values: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.label_values = tuple(label_values)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the dictionary with label maps, uint8 where the values fit, else int32."""
+        decoded = dict(data)
+        dtype = torch.uint8 if max(self.label_values) < 256 else torch.int32
+        for key in self.key_iterator(decoded):
+            classes = decoded[key]
+            label = torch.zeros_like(classes, dtype=dtype)
+            for index, value in enumerate(self.label_values):
+                label[classes == index] = value
+            decoded[key] = label
+        return decoded
+
+
+class CheckLabelMatchesImaged(Transform):
+    """Refuses a label whose shape or affine is not its image's.
+
+    Args:
+        image_key: of the image `(C, H, W, D)`.
+        label_key: of the label `(1, H, W, D)`; passed over when absent.
+    """
+
+    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
+        self.image_key, self.label_key = image_key, label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Returns the dictionary unchanged.
+
+        Raises:
+            ValueError: when they differ; names both files, what was expected and found.
+        """
+        if self.label_key not in data:
+            return data
+        image, label = data[self.image_key], data[self.label_key]
+        names = f"label {_name(label)} of image {_name(image)}"
+        if image.shape[1:] != label.shape[1:]:
+            raise ValueError(f"{names}: expected shape {tuple(image.shape[1:])}, found {tuple(label.shape[1:])}.")
+        if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+            difference = float(np.abs(np.asarray(image.affine) - np.asarray(label.affine)).max())
+            if difference > AFFINE_TOLERANCE_MM:
+                raise ValueError(
+                    f"{names}: expected the image's affine, found one that differs by {difference:.4g} mm. "
+                    "Resample the label onto the image's grid."
+                )
+        return data
