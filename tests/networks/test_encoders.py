@@ -1,0 +1,74 @@
+"""What holds for every encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tskd_monai.networks.encoders import InputNormalisation, evenly_spaced_depths, image_size_hw
+
+
+def test_output_shapes_at_a_rectangular_size(encoder):
+    encoder.resize_to((48, 80))
+    output = encoder(torch.rand(2, 1, 48, 80))
+    assert output.image_embeddings.shape == (2, encoder.embed_dim, 3, 5)
+    assert [tuple(entry.shape) for entry in output.features] == [(2, c, 3, 5) for c in encoder.feature_channels]
+    assert len(output.features) == 4
+
+
+def test_grey_equals_the_same_grey_in_three_channels(encoder):
+    images = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(encoder(images).image_embeddings, encoder(images.repeat(1, 3, 1, 1)).image_embeddings)
+
+
+def test_resizing_to_the_native_size_changes_no_bit(encoder):
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.resize_to(64)
+    after = encoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resizing_keeps_a_constant_position_and_everything_else(encoder):
+    with torch.no_grad():
+        encoder.backbone.pos_embed.fill_(0.25)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.resize_to((96, 128))
+    for name, value in encoder.state_dict().items():
+        if "pos_embed" in name:
+            torch.testing.assert_close(value, torch.full_like(value, 0.25))
+        elif "rel_pos" not in name:
+            assert torch.equal(value, before[name]), name
+
+
+def test_images_in_a_batch_do_not_mix(encoder):
+    images = torch.rand(2, 1, 64, 64)
+    alone = encoder(images[1:]).image_embeddings
+    torch.testing.assert_close(encoder(images).image_embeddings[1:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_images_of_another_size_are_refused(encoder):
+    with pytest.raises(ValueError, match=r"Expected images of 64x64 pixels, found 32x64"):
+        encoder(torch.rand(1, 1, 32, 64))
+
+
+def test_two_channels_are_refused(encoder):
+    with pytest.raises(ValueError, match=r"\(B, 1 or 3, H, W\), found \(1, 2, 64, 64\)"):
+        encoder(torch.rand(1, 2, 64, 64))
+
+
+@pytest.mark.parametrize("size", [100, (64, 65), (0, 16), (16, 16, 16)])
+def test_image_sizes_that_no_grid_fits_are_refused(size):
+    with pytest.raises(ValueError, match="multiples of 16"):
+        image_size_hw(size)
+
+
+def test_normalisation_subtracts_the_mean_and_divides_by_the_std():
+    normalise = InputNormalisation((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
+    values = normalise(torch.full((1, 1, 2, 2), 0.6))[0, :, 0, 0]
+    torch.testing.assert_close(values, torch.tensor([1.0, 1.6, 0.3]))
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(12, (2, 5, 8, 11)), (6, (0, 2, 3, 5)), (2, (0, 1)), (1, (0,))])
+def test_depths_are_even_and_end_with_the_last_layer(depth, expected):
+    assert evenly_spaced_depths(depth) == expected

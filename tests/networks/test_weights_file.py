@@ -1,0 +1,82 @@
+"""Finding, reading and strictly loading weights."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tskd_monai.networks.weights_file import file_sha256, load_strictly, locate_weights, read_weights
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_tensors_survive_either_format(tmp_path, name):
+    state = {"weight": torch.rand(2, 3)}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    assert torch.equal(read_weights(tmp_path / name)["weight"], state["weight"])
+
+
+def test_a_pickle_of_something_else_is_refused(tmp_path):
+    torch.save([torch.rand(1)], tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"mapping from names to tensors in .*w\.pth, found list"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_folder_means_its_safetensors_file(tmp_path):
+    save_file({"a": torch.rand(1)}, tmp_path / "model.safetensors")
+    assert locate_weights(tmp_path) == tmp_path / "model.safetensors"
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected model\.safetensors or pytorch_model\.bin"):
+        locate_weights(tmp_path)
+
+
+def test_a_hub_id_is_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert locate_weights("facebook/sam-vit-base") == tmp_path / "model.safetensors"
+    assert asked == [("facebook/sam-vit-base", "model.safetensors")]
+
+
+def test_a_hub_that_cannot_be_reached_is_reported(monkeypatch):
+    def download(repository: str, name: str) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(FileNotFoundError, match=r"facebook/sam-vit-base .* could not be fetched .*no network"):
+        locate_weights("facebook/sam-vit-base")
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub():
+    with pytest.raises(FileNotFoundError, match=r"models/sam\.pth not found"):
+        locate_weights("models/sam.pth")
+
+
+def test_strict_loading_names_every_kind_of_misfit():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = module.state_dict()
+    state["0.weight"] = torch.zeros(3, 5)
+    state["extra"] = state.pop("1.bias")
+    with pytest.raises(ValueError, match=r"missing 1\.bias; unexpected extra; wrong shape 0\.weight \(expected \(3, 2"):
+        load_strictly(module, state, "w.pth")
+
+
+def test_half_precision_is_loaded_as_float():
+    module = nn.Linear(2, 3)
+    load_strictly(module, {name: torch.ones_like(v).half() for name, v in module.state_dict().items()}, "w.pth")
+    assert module.weight.dtype == torch.float32
+    assert module.weight.sum() == 6

@@ -1,0 +1,1 @@
+"""Losses; they know tensors only."""

@@ -1,0 +1,61 @@
+"""The distillation loss: representations and outputs of a task-specific teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from monai.losses import DiceCELoss
+from torch import nn
+
+from tskd_monai.losses.feature_distillation import FeatureMSELoss
+from tskd_monai.losses.logit_distillation import ClassBalancedKLLoss
+
+
+class TaskSpecificDistillationLoss(nn.Module):
+    r"""Weighted sum of what the student learns from the teacher.
+
+    .. math:: L = a \, \mathrm{MSE}(P(F_S), F_T) + b \, \mathrm{KL}_{class}(p_T \| p_S)
+              + c \, \mathrm{DiceCE}(z_S, \arg\max z_T)
+
+    A weight of 0 leaves its term out. With b = c = 0 this is task-agnostic distillation.
+
+    Args:
+        feature_weight: a.
+        kl_weight: b.
+        hard_weight: c.
+        temperature: of the KL term.
+    """
+
+    def __init__(
+        self,
+        feature_weight: float = 0.1,
+        kl_weight: float = 0.5,
+        hard_weight: float = 1.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        weights = {"feature_weight": feature_weight, "kl_weight": kl_weight, "hard_weight": hard_weight}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"Expected weights of at least 0, one of them above, found {weights}.")
+        self.feature_weight, self.kl_weight, self.hard_weight = feature_weight, kl_weight, hard_weight
+        self.feature_loss = FeatureMSELoss()
+        self.kl_loss = ClassBalancedKLLoss(temperature)
+        self.hard_loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+
+    def forward(self, student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the loss, a scalar.
+
+        Args:
+            student: `logits` (B, K, H, W) and projected `features` (B, E, h', w').
+            teacher: `logits` (B, K, H, W) and `features` (B, E, h, w).
+        """
+        loss = student["logits"].new_zeros(())
+        if self.feature_weight:
+            loss = loss + self.feature_weight * self.feature_loss(student["features"], teacher["features"])
+        if self.kl_weight:
+            loss = loss + self.kl_weight * self.kl_loss(student["logits"], teacher["logits"])
+        if self.hard_weight:
+            classes = teacher["logits"].argmax(dim=1, keepdim=True)
+            loss = loss + self.hard_weight * self.hard_loss(student["logits"], classes)
+        return loss

@@ -1,0 +1,117 @@
+"""The interface that every image encoder of a teacher fulfils, and the input normalisation they share.
+
+An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels; what its weights
+were trained on (three channels, a mean and a standard deviation) is its own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+PATCH_SIZE = 16
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns.
+
+    Attributes:
+        image_embeddings: the encoder's final output, ``(B, embed_dim, H / 16, W / 16)``.
+        features: hidden states from several depths, shallow to deep, each ``(B, C_l, H / 16, W / 16)``.
+    """
+
+    image_embeddings: Tensor
+    features: tuple[Tensor, ...]
+
+
+class ImageEncoder(Protocol):
+    """What decoders, LoRA and distillation need of an encoder (an ``nn.Module``).
+
+    Attributes:
+        backbone: the module that LoRA is injected into; its parameter names are those of the published weights.
+        normalise: maps ``(B, 1 | 3, H, W)`` in [0, 1] to ``(B, 3, H, W)`` with the weights' own mean and std.
+        image_size: ``(H, W)`` in pixels, the only input size accepted.
+        patch_size: pixels per token along each axis.
+        embed_dim: channels of ``image_embeddings``.
+        feature_channels: channels of each entry of ``features``.
+        default_lora_targets: names of the linear layers LoRA goes into unless told otherwise.
+    """
+
+    backbone: nn.Module
+    normalise: InputNormalisation
+    image_size: tuple[int, int]
+    patch_size: int
+    embed_dim: int
+    feature_channels: tuple[int, ...]
+    default_lora_targets: tuple[str, ...]
+
+    def __call__(self, images: Tensor) -> EncoderOutput:
+        """Returns what the encoder makes of images (B, 1 | 3, H, W) in [0, 1]."""
+        ...
+
+    def resize_to(self, image_size: int | Sequence[int]) -> None:
+        """Interpolates positions to another image size."""
+        ...
+
+
+class InputNormalisation(nn.Module):
+    """Repeats grey to three channels and applies ``(x - mean) / std``.
+
+    Args:
+        mean: one value per colour channel, in [0, 1].
+        std: one positive value per colour channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns ``(B, 3, H, W)`` from ``(B, 1 | 3, H, W)``.
+
+        Raises:
+            ValueError: if images are not four-dimensional with 1 or 3 channels.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"Expected images of shape (B, 1 or 3, H, W), found {tuple(images.shape)}.")
+        return (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+def image_size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns ``(height, width)`` in pixels from a side length or a pair.
+
+    Raises:
+        ValueError: if a side is not a positive multiple of 16.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
+    if len(sides) != 2 or any(side <= 0 or side % PATCH_SIZE for side in sides):
+        raise ValueError(
+            f"Expected image_size (H, W) as positive multiples of {PATCH_SIZE}, found {image_size}; "
+            "choose the task's image_size accordingly."
+        )
+    return sides[0], sides[1]
+
+
+def check_image_size(images: Tensor, image_size: tuple[int, int]) -> None:
+    """Checks that images have the encoder's size.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if tuple(images.shape[-2:]) != image_size:
+        raise ValueError(
+            f"Expected images of {image_size[0]}x{image_size[1]} pixels, found {images.shape[-2]}x{images.shape[-1]}; "
+            "resize the images or build the encoder with that image_size."
+        )
+
+
+def evenly_spaced_depths(depth: int, count: int = 4) -> tuple[int, ...]:
+    """Returns up to ``count`` layer indices, the last layer included: 12 layers give (2, 5, 8, 11)."""
+    return tuple(sorted({(level + 1) * depth // count - 1 for level in range(count) if (level + 1) * depth >= count}))

@@ -1,0 +1,48 @@
+"""Features from inside a network, projected to a teacher's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class FeatureProjection(nn.Module):
+    """A student that also gives the features of one of its layers, through a learned 1x1 projection.
+
+    Training goes through this module, deployment through the student alone: its weights are shared, the projection
+    is thrown away.
+
+    Args:
+        network: the student, images (B, C, H, W) to logits (B, K, H, W).
+        layer: name of the layer whose output (B, F, h, w) is taken, as in `network.named_modules()`.
+        feature_channels: F.
+        teacher_channels: channels of the teacher's features.
+
+    Raises:
+        ValueError: when the network has no such layer.
+    """
+
+    def __init__(self, network: nn.Module, layer: str, feature_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        layers = dict(network.named_modules())
+        if layer not in layers:
+            raise ValueError(
+                f"Expected a layer of {type(network).__name__}, found {layer}; it has {sorted(layers)[1:]}."
+            )
+        self.network = network
+        self.projection = nn.Conv2d(feature_channels, teacher_channels, kernel_size=1)
+        self._features: torch.Tensor | None = None
+        layers[layer].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._features = output
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns `logits` (B, K, H, W) and `features` (B, E, h, w) of images (B, C, H, W)."""
+        logits = self.network(images)
+        features, self._features = self._features, None
+        if features is None:
+            raise RuntimeError("Expected the feature layer to run in the student's forward pass; it did not.")
+        return {"logits": logits, "features": self.projection(features)}

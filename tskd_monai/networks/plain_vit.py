@@ -1,0 +1,209 @@
+"""Plain vision transformers (Dosovitskiy et al., 2021) with timm's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tskd_monai.networks.encoders import (
+    PATCH_SIZE,
+    EncoderOutput,
+    InputNormalisation,
+    check_image_size,
+    evenly_spaced_depths,
+    image_size_hw,
+)
+
+LAYER_NORM_EPS = 1e-6  # timm's value; PyTorch's default of 1e-5 changes the output of published weights
+INITIALISER_STD = 0.02
+
+
+@dataclass(frozen=True)
+class PlainVitArchitecture:
+    """Numbers of a plain ViT: width, layers and attention heads; patches of 16 pixels, MLPs four times as wide."""
+
+    hidden_size: int
+    depth: int
+    num_heads: int
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with fused query, key and value: ``softmax(q k^T / sqrt(d)) v``."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps ``(B, N, C)`` to ``(B, N, C)``."""
+        batch, count, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, 4 * hidden_size)
+        self.fc2 = nn.Linear(4 * hidden_size, hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps ``(B, N, C)`` to ``(B, N, C)``."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.attn = Attention(hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps ``(B, N, C)`` to ``(B, N, C)``."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches of 16 pixels and projects each to a token."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, hidden_size, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps ``(B, 3, H, W)`` to ``(B, H / 16 * W / 16, C)``, rows first."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class PlainVit(nn.Module):
+    """Plain ViT with a class token and learned positions; parameter names as in timm.
+
+    Args:
+        architecture: width, depth and heads.
+        grid: tokens along height and width.
+    """
+
+    def __init__(self, architecture: PlainVitArchitecture, grid: tuple[int, int]) -> None:
+        super().__init__()
+        width = architecture.hidden_size
+        self.patch_embed = PatchEmbed(width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], width))
+        self.blocks = nn.ModuleList(Block(width, architecture.num_heads) for _ in range(architecture.depth))
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.apply(_initialise)
+        nn.init.normal_(self.cls_token, std=INITIALISER_STD)
+        nn.init.normal_(self.pos_embed, std=INITIALISER_STD)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Returns the tokens ``(B, 1 + N, C)`` after every block; the class token comes first."""
+        tokens = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        states = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            states.append(tokens)
+        return states
+
+
+class PlainVitEncoder(nn.Module):
+    """Plain ViT as an image encoder: its normalised last tokens are the image embeddings.
+
+    Args:
+        architecture: the numbers of the network.
+        image_size: side in pixels the weights were trained at, a multiple of 16.
+        mean: per colour channel, for input in [0, 1].
+        std: per colour channel.
+
+    Raises:
+        ValueError: if ``image_size`` is no multiple of 16.
+    """
+
+    default_lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+    def __init__(
+        self, architecture: PlainVitArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size_hw(image_size)
+        self.patch_size = PATCH_SIZE
+        self.embed_dim = architecture.hidden_size
+        self.feature_depths = evenly_spaced_depths(architecture.depth)
+        self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
+        self.normalise = InputNormalisation(mean, std)
+        # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
+        self.backbone: Any = PlainVit(architecture, self.grid)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens along height and width."""
+        return self.image_size[0] // PATCH_SIZE, self.image_size[1] // PATCH_SIZE
+
+    def forward(self, images: Tensor) -> EncoderOutput:
+        """Encodes images.
+
+        Args:
+            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
+
+        Returns:
+            Image embeddings ``(B, hidden_size, H / 16, W / 16)`` (after the final LayerNorm) and the hidden states
+            of the same shape after four evenly spaced blocks (before it).
+
+        Raises:
+            ValueError: on another size or number of channels.
+        """
+        check_image_size(images, self.image_size)
+        states = self.backbone(self.normalise(images))
+        features = tuple(self._as_map(states[depth]) for depth in self.feature_depths)
+        return EncoderOutput(self._as_map(self.backbone.norm(states[-1])), features)
+
+    @torch.no_grad()
+    def initialise_randomly(self) -> None:
+        """Does nothing: an untrained plain ViT is random already, its positions included."""
+
+    def _as_map(self, tokens: Tensor) -> Tensor:
+        """Drops the class token and lays ``(B, 1 + N, C)`` out as ``(B, C, h, w)``."""
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
+
+    def resize_to(self, image_size: int | Sequence[int]) -> None:
+        """Interpolates the positions bicubically to another image size, in place; the same size changes nothing.
+
+        Args:
+            image_size: side or ``(H, W)`` in pixels, multiples of 16.
+
+        Raises:
+            ValueError: if a side is no multiple of 16.
+        """
+        size = image_size_hw(image_size)
+        if size == self.image_size:
+            return
+        positions = self.backbone.pos_embed.detach()
+        patches = positions[:, 1:].transpose(1, 2).unflatten(2, self.grid)
+        self.image_size = size
+        patches = F.interpolate(patches, size=self.grid, mode="bicubic", align_corners=False, antialias=True)
+        resized = torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        self.backbone.pos_embed = nn.Parameter(resized)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers and the patch projection from N(0, 0.02²) with zero bias, as ViTs are initialised."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.normal_(module.weight, std=INITIALISER_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,162 @@
+"""SAM's image encoder (Kirillov et al., "Segment Anything", 2023) at the image size of a task.
+
+The layers are ``transformers``' ``SamVisionEncoder``. Weights are loaded at the size they were trained at; then the
+position parameters are interpolated once, so that a checkpoint of a task holds them in the task's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.sam.configuration_sam import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+from tskd_monai.networks.encoders import (
+    PATCH_SIZE,
+    EncoderOutput,
+    InputNormalisation,
+    check_image_size,
+    evenly_spaced_depths,
+    image_size_hw,
+)
+
+INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
+
+
+@dataclass(frozen=True)
+class SamArchitecture:
+    """Numbers of a SAM image encoder.
+
+    Attributes:
+        hidden_size: width of the transformer.
+        depth: number of layers.
+        num_heads: attention heads per layer.
+        global_layers: indices of the layers with global attention; the others attend within windows.
+        window_size: side of an attention window in tokens.
+        embed_dim: channels of the image embeddings (after the neck).
+    """
+
+    hidden_size: int
+    depth: int
+    num_heads: int
+    global_layers: tuple[int, ...]
+    window_size: int = 14
+    embed_dim: int = 256
+
+
+class SamEncoder(nn.Module):
+    """SAM image encoder that also returns hidden states from four depths.
+
+    Built at the weights' native (square) size; :meth:`resize_to` brings it to the task's, which may be rectangular.
+
+    Args:
+        architecture: the numbers of the network.
+        image_size: side in pixels the weights were trained at, a multiple of 16.
+        mean: per colour channel, for input in [0, 1].
+        std: per colour channel.
+
+    Raises:
+        ValueError: if ``image_size`` is no multiple of 16.
+    """
+
+    default_lora_targets = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
+
+    def __init__(
+        self, architecture: SamArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size_hw(image_size)
+        self.patch_size = PATCH_SIZE
+        self.embed_dim = architecture.embed_dim
+        self.feature_depths = evenly_spaced_depths(architecture.depth)
+        self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
+        self.normalise = InputNormalisation(mean, std)
+        # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
+        self.backbone: Any = SamVisionEncoder(_vision_config(architecture, image_size))
+
+    def forward(self, images: Tensor) -> EncoderOutput:
+        """Encodes images.
+
+        Args:
+            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
+
+        Returns:
+            Image embeddings ``(B, embed_dim, H / 16, W / 16)`` and the hidden states ``(B, hidden_size, H / 16,
+            W / 16)`` after four evenly spaced layers.
+
+        Raises:
+            ValueError: on another size or number of channels.
+        """
+        check_image_size(images, self.image_size)
+        hidden = self.backbone.patch_embed.projection(self.normalise(images)).permute(0, 2, 3, 1)
+        hidden = hidden + self.backbone.pos_embed
+        features = []
+        for index, layer in enumerate(self.backbone.layers):
+            hidden = layer(hidden)
+            if index in self.feature_depths:
+                features.append(hidden.permute(0, 3, 1, 2))
+        return EncoderOutput(self.backbone.neck(hidden), tuple(features))
+
+    def resize_to(self, image_size: int | Sequence[int]) -> None:
+        """Interpolates the positions to another image size, in place; the same size leaves them untouched.
+
+        The absolute positions are interpolated bicubically. Relative positions are interpolated linearly in the
+        layers with global attention only: a window keeps its size.
+
+        Args:
+            image_size: side or ``(H, W)`` in pixels, multiples of 16.
+
+        Raises:
+            ValueError: if a side is no multiple of 16.
+        """
+        size = image_size_hw(image_size)
+        if size == self.image_size:
+            return
+        grid = (size[0] // PATCH_SIZE, size[1] // PATCH_SIZE)
+        self.backbone.pos_embed = nn.Parameter(_interpolate_grid(self.backbone.pos_embed.detach(), grid))
+        for layer in self.backbone.layers:
+            if layer.window_size == 0:
+                layer.attn.rel_pos_h = nn.Parameter(_interpolate_offsets(layer.attn.rel_pos_h.detach(), grid[0]))
+                layer.attn.rel_pos_w = nn.Parameter(_interpolate_offsets(layer.attn.rel_pos_w.detach(), grid[1]))
+        self.image_size = size
+
+    @torch.no_grad()
+    def initialise_randomly(self) -> None:
+        """Draws the position parameters, zero in an untrained SAM, from N(0, 0.02²); the rest is random already."""
+        nn.init.normal_(self.backbone.pos_embed, std=INITIALISER_STD)
+        for layer in self.backbone.layers:
+            nn.init.normal_(layer.attn.rel_pos_h, std=INITIALISER_STD)
+            nn.init.normal_(layer.attn.rel_pos_w, std=INITIALISER_STD)
+
+
+def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionConfig:
+    return SamVisionConfig(
+        hidden_size=architecture.hidden_size,
+        output_channels=architecture.embed_dim,
+        num_hidden_layers=architecture.depth,
+        num_attention_heads=architecture.num_heads,
+        image_size=image_size,
+        patch_size=PATCH_SIZE,
+        window_size=architecture.window_size,
+        global_attn_indexes=list(architecture.global_layers),
+        num_pos_feats=architecture.embed_dim // 2,
+        initializer_range=INITIALISER_STD,
+        attn_implementation="sdpa",
+    )
+
+
+def _interpolate_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Interpolates ``(1, h, w, C)`` bicubically to the grid ``(h', w')``."""
+    resized = F.interpolate(positions.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
+    """Interpolates ``(2 h - 1, C)`` embeddings of token offsets linearly to ``(2 side - 1, C)``."""
+    resized = F.interpolate(offsets.t().unsqueeze(0), size=2 * side - 1, mode="linear", align_corners=False)
+    return resized.squeeze(0).t().contiguous()

@@ -1,0 +1,172 @@
+"""SAM's mask decoder without user prompts: one mask token per class.
+
+The two-way transformer is ``transformers``' ``SamMaskDecoder`` (Kirillov et al., "Segment Anything", 2023). No point,
+box or mask is given: the dense prompt is SAM's "no mask" embedding everywhere, and K learned tokens, one per class,
+ask for the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder as TwoWayMaskDecoder
+
+from tskd_monai.networks.encoders import EncoderOutput
+from tskd_monai.networks.sam_names import to_transformers_names
+from tskd_monai.networks.weights_file import load_strictly
+
+LAYER_NORM_EPS = 1e-5  # the reference's value; transformers' default is 1e-6
+DECODER_PREFIX = "mask_decoder."
+POSITIONS = "shared_image_embedding.positional_embedding"
+NO_MASK = "prompt_encoder.no_mask_embed.weight"
+SAM_MULTIMASK_TOKENS = 3
+
+
+class SamMaskDecoder(nn.Module):
+    """Class logits at image size from image embeddings.
+
+    Args:
+        embed_dim: channels of the image embeddings; 256 for SAM's own weights.
+        num_classes: background included.
+        num_heads: attention heads; must divide ``embed_dim / 2``.
+
+    Raises:
+        ValueError: if there are fewer than two classes or ``embed_dim`` cannot be divided among the heads.
+    """
+
+    positional_matrix: Tensor
+
+    def __init__(self, embed_dim: int, num_classes: int, num_heads: int = 8) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"Expected at least 2 classes, background included, found num_classes={num_classes}.")
+        if embed_dim % (2 * num_heads) or embed_dim % 8:
+            raise ValueError(
+                f"Expected embed_dim divisible by 8 and by 2 * num_heads = {2 * num_heads}, found {embed_dim}."
+            )
+        self.num_classes = num_classes
+        self.decoder = TwoWayMaskDecoder(_decoder_config(embed_dim, num_classes, num_heads))
+        self.no_mask_embed = nn.Parameter(torch.zeros(embed_dim))
+        self.register_buffer("positional_matrix", torch.randn(2, embed_dim // 2))
+        self._freeze_unused()
+
+    def _freeze_unused(self) -> None:
+        """Freezes SAM's single-mask head and its IoU head: no logit depends on them, which plain DDP refuses."""
+        self.decoder.output_hypernetworks_mlps[0].requires_grad_(False)
+        self.decoder.iou_prediction_head.requires_grad_(False)
+
+    def forward(self, encoded: EncoderOutput, images: Tensor) -> Tensor:
+        """Decodes.
+
+        Args:
+            encoded: the encoder's output; only ``image_embeddings`` are read.
+            images: ``(B, C, H, W)``; only their size is read.
+
+        Returns:
+            Logits ``(B, num_classes, H, W)``, upsampled bilinearly from a quarter of the resolution.
+        """
+        return F.interpolate(
+            self.low_res_logits(encoded.image_embeddings),
+            size=images.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+
+    def low_res_logits(self, image_embeddings: Tensor) -> Tensor:
+        """Returns logits ``(B, num_classes, 4 h, 4 w)`` from embeddings ``(B, embed_dim, h, w)``."""
+        batch, channels, height, width = image_embeddings.shape
+        masks, _ = self.decoder(
+            image_embeddings=image_embeddings,
+            image_positional_embeddings=grid_positions(self.positional_matrix, height, width).expand(batch, -1, -1, -1),
+            sparse_prompt_embeddings=None,
+            dense_prompt_embeddings=self.no_mask_embed.view(1, channels, 1, 1).expand(batch, -1, height, width),
+            multimask_output=True,
+        )
+        return masks.squeeze(1)
+
+
+def grid_positions(matrix: Tensor, height: int, width: int) -> Tensor:
+    """Returns SAM's random Fourier features of the token centres.
+
+    ``[sin(2 pi M^T c), cos(2 pi M^T c)]`` with centres ``c = (x, y)`` in [-1, 1] (Tancik et al., 2020).
+
+    Args:
+        matrix: ``(2, C / 2)``.
+        height: tokens along the rows.
+        width: tokens along the columns.
+
+    Returns:
+        ``(1, C, height, width)``.
+    """
+    rows = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
+    columns = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    angles = 2 * math.pi * ((2 * torch.stack([x, y], dim=-1) - 1) @ matrix)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1).unsqueeze(0)
+
+
+def has_decoder_entries(state: Mapping[str, Tensor]) -> bool:
+    """Returns whether a SAM state dict, under original or ``transformers`` names, holds a mask decoder."""
+    return any(name.startswith(DECODER_PREFIX) for name in state)
+
+
+def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Loads SAM's mask decoder into ``decoder``, in place.
+
+    The transformer and the upscaling are loaded as they are. SAM's three multi-mask tokens and their heads are dealt
+    to the classes in turn. The IoU head, which no logit depends on, keeps its values.
+
+    Args:
+        decoder: of SAM's own ``embed_dim`` and number of heads.
+        state: a SAM state dict under original or ``transformers`` names.
+        source: named in errors.
+
+    Raises:
+        ValueError: naming entries that are missing, unexpected or of the wrong shape.
+    """
+    state = to_transformers_names(state)
+    for name in (POSITIONS, NO_MASK, DECODER_PREFIX + "mask_tokens.weight"):
+        if name not in state:
+            raise ValueError(f"Expected {name} in the SAM weights {source}, found none.")
+    theirs = {name.removeprefix(DECODER_PREFIX): v for name, v in state.items() if name.startswith(DECODER_PREFIX)}
+    entries = {
+        name: v for name, v in theirs.items() if not name.startswith(("mask_tokens", "output_hyper", "iou_pred"))
+    }
+    tokens = [0] + [1 + index % SAM_MULTIMASK_TOKENS for index in range(decoder.num_classes)]
+    entries["mask_tokens.weight"] = theirs["mask_tokens.weight"][tokens]
+    for ours, token in enumerate(tokens):
+        entries |= _renumbered_head(theirs, token, ours)
+    own = decoder.decoder.state_dict()
+    entries |= {name: value for name, value in own.items() if name.startswith("iou_prediction_head.")}
+    entries = {f"decoder.{name}": value for name, value in entries.items()}
+    load_strictly(
+        decoder, entries | {"no_mask_embed": state[NO_MASK].flatten(), "positional_matrix": state[POSITIONS]}, source
+    )
+
+
+def _renumbered_head(state: Mapping[str, Tensor], token: int, ours: int) -> dict[str, Tensor]:
+    """Returns the entries of one token's output head under the number it has here."""
+    prefix = f"output_hypernetworks_mlps.{token}."
+    return {
+        f"output_hypernetworks_mlps.{ours}.{name.removeprefix(prefix)}": value
+        for name, value in state.items()
+        if name.startswith(prefix)
+    }
+
+
+def _decoder_config(embed_dim: int, num_classes: int, num_heads: int) -> SamMaskDecoderConfig:
+    return SamMaskDecoderConfig(
+        hidden_size=embed_dim,
+        mlp_dim=8 * embed_dim,
+        num_attention_heads=num_heads,
+        num_multimask_outputs=num_classes,
+        iou_head_hidden_dim=embed_dim,
+        layer_norm_eps=LAYER_NORM_EPS,
+        attn_implementation="sdpa",
+    )

@@ -1,0 +1,120 @@
+"""Reading weights from disk or the Hugging Face hub, and loading them strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
+FILES_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
+MAX_NAMES_IN_ERROR = 8
+
+
+def file_sha256(path: str | Path) -> str:
+    """Returns the sha256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def locate_weights(weights: str | Path) -> Path:
+    """Returns the local weights file meant by a file, a Hugging Face model folder or a hub id.
+
+    Args:
+        weights: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; a folder with ``model.safetensors`` or
+            ``pytorch_model.bin``; or a hub id such as ``facebook/sam-vit-base``, which is downloaded (and cached)
+            with ``huggingface_hub``.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or the folder or hub repository holds no weights file.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in FILES_IN_A_FOLDER:
+            if (path / name).is_file():
+                return path / name
+        raise FileNotFoundError(f"Expected {' or '.join(FILES_IN_A_FOLDER)} in {path}, found neither.")
+    if HUB_ID.match(str(weights)) and path.suffix.lower() not in {".pth", ".pt", ".bin", ".safetensors"}:
+        return _download(str(weights))
+    raise FileNotFoundError(
+        f"Weights {weights} not found; give an existing file, a Hugging Face model folder or a hub id (owner/name)."
+    )
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        for name in FILES_IN_A_FOLDER:
+            try:
+                return Path(hf_hub_download(hub_id, name))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except (OSError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"Weights {hub_id} are no local path and could not be fetched from the Hugging Face hub ({error}); "
+            "check the spelling and the network, or download the file and pass its path."
+        ) from error
+    raise FileNotFoundError(f"Expected {' or '.join(FILES_IN_A_FOLDER)} in hub repository {hub_id}, found neither.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
+
+    Raises:
+        ValueError: if the file does not hold a mapping from names to tensors.
+    """
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"Expected a mapping from names to tensors in {path}, found {type(content).__name__}.")
+    return dict(content)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Loads a state dict, converting to the module's dtype.
+
+    Args:
+        module: receives the values.
+        state: exactly the module's entries.
+        source: named in errors.
+
+    Raises:
+        ValueError: naming missing and unexpected entries and wrong shapes.
+    """
+    own = module.state_dict()
+    problems = []
+    if missing := sorted(own.keys() - state.keys()):
+        problems.append(f"missing {_shorten(missing)}")
+    if unexpected := sorted(state.keys() - own.keys()):
+        problems.append(f"unexpected {_shorten(unexpected)}")
+    wrong = [
+        f"{name} (expected {tuple(own[name].shape)}, found {tuple(state[name].shape)})"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    if wrong:
+        problems.append(f"wrong shape {_shorten(wrong)}")
+    if problems:
+        raise ValueError(f"Weights in {source} do not fit {type(module).__name__}: {'; '.join(problems)}.")
+    module.load_state_dict(state, strict=True)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMES_IN_ERROR])
+    more = len(names) - MAX_NAMES_IN_ERROR
+    return f"{shown} and {more} more" if more > 0 else shown
