@@ -1,0 +1,80 @@
+"""The transfer dataset: real slices without labels, then synthetic images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tskd_monai.data.atomic import write_json
+from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.phantom_study import write_study
+from tskd_monai.data.planning import plan_task
+from tskd_monai.data.task import Task
+from tskd_monai.distillation.transfer_dataset import transfer_dataset
+from tskd_monai.inference.preprocessing import augmentation, training_preprocessing
+
+SECTIONS = {"training": 1, "validation": 1, "test": 1, "unlabeled": 1}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(
+        tmp_path_factory.mktemp("study"), seed=1, sections=SECTIONS, shape=(32, 32, 6), spacing=(10.0, 10.0, 25.0)
+    )
+
+
+def write_synthetic(folder: Path, task: Task) -> Path:
+    """One synthetic image whose pixels are 51, which is 0.2."""
+    (folder / "images").mkdir(parents=True)
+    image = folder / "images/000000.png"
+    Image.fromarray(np.full(task.image_size, 51, np.uint8)).save(image)
+    entry = {"image": "images/000000.png", "case": "synthetic_000000", "origin": "synthetic", "seed": 0}
+    settings = {"checkpoint_sha256": "0" * 64, "sampler": "ddim", "num_inference_steps": 2, "batch_size": 1}
+    manifest = {
+        **settings,
+        "format_version": 1,
+        "task_hash": task.hash,
+        "image_size": list(task.image_size),
+        "channels": 1,
+        "pixdim": list(task.pixdim),
+        "base_seed": 0,
+        "unlabeled": [{**entry, "sha256": file_sha256(image)}],
+    }
+    write_json(folder / "transfer_set.json", manifest)
+    return folder
+
+
+def test_real_slices_come_first_and_synthetic_ones_last(study: Path, tmp_path: Path) -> None:
+    task = plan_task(load_datalist(study), image_size=32)
+    synthetic = write_synthetic(tmp_path, task)
+    preprocessing = training_preprocessing(task, ["image"])
+    dataset = transfer_dataset(study, task, preprocessing, augmentation(["image"], strength=0.0), synthetic)
+    assert len(dataset) == 2 * 6 + 1
+    assert all(set(dataset[index]) == {"image", "slice"} for index in (0, 12))
+    assert dataset[0]["image"].shape == dataset[12]["image"].shape == (1, 32, 32)
+    bare = transfer_dataset(study, task, preprocessing, augmentation(["image"]))
+    assert len(bare) == 12
+    with pytest.raises(IndexError):
+        dataset[13]
+
+
+def test_seed_decides_the_augmentation_of_every_part(study: Path, tmp_path: Path) -> None:
+    task = plan_task(load_datalist(study), image_size=32)
+    synthetic = write_synthetic(tmp_path, task)
+    dataset = transfer_dataset(study, task, training_preprocessing(task, ["image"]), augmentation(["image"]), synthetic)
+    for index in (3, 12):
+        first = dataset.set_random_state(seed=7)[index]["image"]
+        second = dataset.set_random_state(seed=7)[index]["image"]
+        assert torch.equal(torch.as_tensor(first), torch.as_tensor(second))
+
+
+def test_transfer_set_of_another_task_is_refused(study: Path, tmp_path: Path) -> None:
+    task, other = (plan_task(load_datalist(study), image_size=32, name=name) for name in ("one", "other"))
+    synthetic = write_synthetic(tmp_path, other)
+    with pytest.raises(ValueError, match="Expected a transfer set of task"):
+        transfer_dataset(study, task, training_preprocessing(task, ["image"]), augmentation(["image"]), synthetic)

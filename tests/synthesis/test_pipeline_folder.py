@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+
+from tskd_monai.synthesis import pipeline_folder
+from tskd_monai.synthesis.diffusion import build_unet
+from tskd_monai.synthesis.pipeline_folder import (
+    load_diffusion_pipeline,
+    save_diffusion_pipeline,
+    unet_sha256,
+)
+
+TASK = "a" * 64
+RECORD: dict[str, Any] = {"task_hash": TASK, "image_size": (16, 16), "channels": 1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> Path:
+    return save_diffusion_pipeline(tmp_path / "diffusion", unet, noise_scheduler, RECORD)
+
+
+def test_weights_schedule_and_record_come_back(folder: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+    model = load_diffusion_pipeline(folder, TASK)
+    assert all(torch.equal(unet.state_dict()[name], value) for name, value in model.unet.state_dict().items())
+    assert torch.equal(model.noise_scheduler.betas, noise_scheduler.betas)
+    assert model.noise_scheduler.config.prediction_type == "v_prediction"
+    assert model.image_shape == (1, 16, 16)
+    assert model.record["patch_size"] == 2
+    assert model.record["unet_sha256"] == unet_sha256(unet) == unet_sha256(model.unet)
+    assert [path.name for path in folder.parent.iterdir()] == ["diffusion"]
+
+
+def test_plain_diffusers_loads_and_runs_it(folder: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 8, 8, 4)
+
+
+def test_model_of_another_task_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"of task {'b' * 64} in .*diffusion, found one of task {TASK}"):
+        load_diffusion_pipeline(folder, "b" * 64)
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    weights = folder / pipeline_folder.WEIGHTS_NAME
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="the file is damaged or was replaced"):
+        load_diffusion_pipeline(folder, TASK)
+
+
+def test_a_missing_folder_and_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Expected a diffusion model in .*nowhere"):
+        load_diffusion_pipeline(tmp_path / "nowhere", TASK)
+    (folder / pipeline_folder.WEIGHTS_NAME).unlink()
+    with pytest.raises(FileNotFoundError, match="Expected the diffusion model's weights at"):
+        load_diffusion_pipeline(folder, TASK)
+
+
+def test_record_must_be_complete_and_fit(tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+    with pytest.raises(ValueError, match="missing: task_hash, channels"):
+        save_diffusion_pipeline(tmp_path / "diffusion", unet, noise_scheduler, {"image_size": (16, 16)})
+    with pytest.raises(ValueError, match="found one whose input is"):
+        save_diffusion_pipeline(tmp_path / "diffusion", unet, noise_scheduler, {**RECORD, "image_size": (32, 32)})
+
+
+def test_saving_again_replaces_the_whole_folder(folder: Path, noise_scheduler: DDPMScheduler) -> None:
+    (folder / "stale.txt").write_text("stale")
+    save_diffusion_pipeline(
+        folder, build_unet((32, 32), 1, (8, 8)), noise_scheduler, {**RECORD, "image_size": (32, 32)}
+    )
+    assert not (folder / "stale.txt").exists()
+    assert load_diffusion_pipeline(folder, TASK).image_shape == (1, 32, 32)
+
+
+def test_a_kill_while_saving_leaves_the_former_model(
+    folder: Path, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = json.loads((folder / "diffusion.json").read_text())
+    move = Path.replace
+
+    def move_but_die(self: Path, target: Path) -> Path:
+        if self.name == ".diffusion.new":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move_but_die)
+        with pytest.raises(KeyboardInterrupt):
+            save_diffusion_pipeline(folder, build_unet((16, 16), 1, (8, 8)), noise_scheduler, RECORD)
+    assert not folder.exists()
+    assert load_diffusion_pipeline(folder, TASK).record == before

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.synthesis import transfer_set_writer
+from tskd_monai.synthesis.diffusion import build_unet
+from tskd_monai.synthesis.pipeline_folder import unet_sha256
+from tskd_monai.synthesis.sampling import sample_images
+from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
+
+TASK = "a" * 64
+
+
+def write(folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, **changes: Any) -> Path:
+    settings: dict[str, Any] = {
+        "number": 5,
+        "image_shape": (1, 16, 16),
+        "batch_size": 2,
+        "task_hash": TASK,
+        "pixdim": (1.5, 1.5),
+        "base_seed": 7,
+        "num_inference_steps": 2,
+    }
+    return write_transfer_set(folder, unet, scheduler, **{**settings, **changes})
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Makes the writer stop, as a kill would, when it comes to image number `images`."""
+
+    def few(*args: Any, **kwargs: Any) -> Any:
+        for count, item in enumerate(sample_images(*args, **kwargs)):
+            if count == images:
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(transfer_set_writer, "sample_images", few)
+
+
+def count_sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Returns a list to which every seed that is sampled from now on is added."""
+    seeds: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seeds.extend(kwargs["seeds"])
+        return sample_images(*args, **kwargs)
+
+    monkeypatch.setattr(transfer_set_writer, "sample_images", counted)
+    return seeds
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def complete(tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> Path:
+    return write(tmp_path / "complete", unet, noise_scheduler).parent
+
+
+def test_list_and_images_agree(complete: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+    entries = load_transfer_set(complete, TASK)
+    content = json.loads((complete / "transfer_set.json").read_text())
+    assert [entry["seed"] for entry in entries] == [7, 8, 9, 10, 11]
+    assert content["checkpoint_sha256"] == unet_sha256(unet)
+    assert content["pixdim"] == [1.5, 1.5]
+    assert set(contents(complete)) == {"transfer_set.json", *(f"images/00000{index}.png" for index in range(5))}
+    sampled = sample_images(
+        unet, noise_scheduler, seeds=[9], image_shape=(1, 16, 16), batch_size=2, num_inference_steps=2
+    )
+    expected = (dict(sampled)[9][0] * 255).round().numpy()
+    with Image.open(entries[2]["image"]) as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), expected)
+
+
+def test_colour_images_are_rgb(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:
+    unet = build_unet((16, 32), 3, (8, 8))
+    path = write(tmp_path / "set", unet, noise_scheduler, number=1, image_shape=(3, 16, 32), pixdim=None)
+    with Image.open(load_transfer_set(path, TASK)[0]["image"]) as image:
+        assert image.mode == "RGB"
+        assert image.size == (32, 16)
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    complete: Path,
+    tmp_path: Path,
+    unet: UNet2DModel,
+    noise_scheduler: DDPMScheduler,
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+) -> None:
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_after(patch, images)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, unet, noise_scheduler)
+    assert not (folder / "transfer_set.json").exists()
+    progress = folder / "transfer_set.progress.jsonl"
+    progress.write_text(progress.read_text() + '{"index": 4, "sha')
+    seeds = count_sampled(monkeypatch)
+    write(folder, unet, noise_scheduler)
+    assert seeds == [7, 8, 9, 10, 11][images:]
+    assert contents(folder) == contents(complete)
+
+
+def test_damaged_and_missing_images_are_sampled_again(
+    complete: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(complete)
+    (complete / "images/000001.png").write_bytes(before["images/000001.png"][:-20])
+    (complete / "images/000003.png").unlink()
+    seeds = count_sampled(monkeypatch)
+    write(complete, unet, noise_scheduler)
+    assert seeds == [8, 10]
+    assert contents(complete) == before
+
+
+def test_a_complete_set_is_left_and_can_grow(
+    complete: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(complete)
+    seeds = count_sampled(monkeypatch)
+    write(complete, unet, noise_scheduler)
+    assert seeds == []
+    assert contents(complete) == before
+    write(complete, unet, noise_scheduler, number=6)
+    assert seeds == [12]
+    assert len(load_transfer_set(complete, TASK)) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_hash": "b" * 64}, f"task_hash differ: task_hash is '{TASK}' there and 'bbb"),
+        ({"base_seed": 0}, "base_seed differ: base_seed is 7 there and 0 now"),
+        ({"sampler": "ddim", "num_inference_steps": 3}, "sampler, num_inference_steps differ"),
+        ({"pixdim": None}, "pixdim differ"),
+    ],
+)
+def test_another_runs_folder_is_refused_and_left(
+    complete: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, changes: dict[str, Any], message: str
+) -> None:
+    before = contents(complete)
+    with pytest.raises(ValueError, match=message):
+        write(complete, unet, noise_scheduler, **changes)
+    assert contents(complete) == before
+
+
+def test_another_models_begun_folder_is_refused(
+    tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "set", unet, noise_scheduler)
+    torch.manual_seed(1)
+    other = build_unet((16, 16), 1, (8, 16), patch_size=2)
+    with pytest.raises(ValueError, match=r"progress.jsonl to continue .* checkpoint_sha256 differ"):
+        write(tmp_path / "set", other, noise_scheduler)
+
+
+def test_images_of_unknown_origin_are_refused(
+    tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/photo.png").write_bytes(b"not ours")
+    with pytest.raises(ValueError, match="found images without transfer_set.json"):
+        write(tmp_path, unet, noise_scheduler)
+    with pytest.raises(ValueError, match="at least 1, found 0"):
+        write(tmp_path / "set", unet, noise_scheduler, number=0)

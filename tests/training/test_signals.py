@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+
+import pytest
+from ignite.engine import Engine, Events
+
+from tskd_monai.training.signals import StopOnSignal
+
+WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def former_handlers() -> Iterator[list[object]]:
+    former = [signal.getsignal(number) for number in WATCHED]
+    yield former
+    for number, handler in zip(WATCHED, former, strict=True):
+        signal.signal(number, handler)
+
+
+def trainer(number: signal.Signals | None = None, iteration: int = 1, times: int = 1) -> Engine:
+    """Return an engine that sends itself a signal in one iteration."""
+    engine = Engine(lambda engine, batch: None)
+    StopOnSignal().attach(engine)
+
+    @engine.on(Events.ITERATION_STARTED(once=iteration))
+    def send() -> None:
+        for _ in range(times if number else 0):
+            signal.raise_signal(number)
+
+    return engine
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_running_iteration_is_finished_first(
+    number: signal.Signals, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = trainer(number, iteration=4)
+    done: list[int] = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: done.append(engine.state.iteration))
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit) as ended:
+        engine.run([0, 1], max_epochs=3)
+    assert ended.value.code == code
+    assert engine.state.iteration == 4
+    assert f"Stopped by {number.name} in epoch 2. Epoch 1 is saved; run the same command to go on." in caplog.text
+
+
+def test_nothing_is_said_to_be_saved_in_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        trainer(signal.SIGTERM).run([0, 1], max_epochs=1)
+    assert "No epoch was over yet, nothing is saved" in caplog.text
+
+
+def test_second_signal_ends_at_once() -> None:
+    engine = trainer(signal.SIGINT, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([0], max_epochs=1)
+
+
+def test_signals_are_given_back_at_the_end(former_handlers: list[object]) -> None:
+    trainer().run([0], max_epochs=1)
+    assert [signal.getsignal(number) for number in WATCHED] == former_handlers
+
+
+def test_signals_are_given_back_after_an_error(former_handlers: list[object]) -> None:
+    engine = trainer()
+
+    @engine.on(Events.ITERATION_STARTED)
+    def fail() -> None:
+        raise ValueError("damaged image")
+
+    with pytest.raises(ValueError, match="damaged image"):
+        engine.run([0], max_epochs=1)
+    assert [signal.getsignal(number) for number in WATCHED] == former_handlers

@@ -1,0 +1,1 @@
+"""Teacher targets for the student, and the student bundle."""

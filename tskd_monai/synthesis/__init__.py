@@ -1,0 +1,1 @@
+"""A small diffusion model of the training images, and the transfer set sampled from it."""

@@ -1,0 +1,163 @@
+"""The diffusion model on disk: a plain diffusers pipeline folder, and a record of the task it was trained for.
+
+```
+diffusion/
+  model_index.json, unet/, scheduler/    DiffusionPipeline.from_pretrained("diffusion") loads them
+  diffusion.json                         task_hash, image_size, channels, unet_sha256, versions, ...
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.checksum import file_sha256
+from tskd_monai.synthesis.diffusion import patch_size_of
+from tskd_monai.training.record import package_versions
+
+logger = logging.getLogger(__name__)
+
+RECORD_NAME = "diffusion.json"
+WEIGHTS_NAME = "unet/diffusion_pytorch_model.safetensors"
+REQUIRED_KEYS = ("task_hash", "image_size", "channels")
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A trained diffusion model as it was saved.
+
+    Args:
+        unet: on the CPU, in evaluation mode.
+        noise_scheduler: of the training.
+        record: content of `diffusion.json`.
+    """
+
+    unet: UNet2DModel
+    noise_scheduler: DDPMScheduler
+    record: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it makes."""
+        height, width = self.record["image_size"]
+        return self.record["channels"], height, width
+
+
+def unet_sha256(unet: UNet2DModel) -> str:
+    """Returns the hex sha256 of the weights file that `save_diffusion_pipeline` writes for this U-Net."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
+    return hashlib.sha256(safetensors.torch.save(weights, metadata={"format": "pt"})).hexdigest()
+
+
+def save_diffusion_pipeline(
+    folder: str | Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, record: Mapping[str, Any]
+) -> Path:
+    """Writes the pipeline folder beside its place, then moves it there; returns the folder.
+
+    Args:
+        folder: replaced as a whole when it exists.
+        unet: with the weights to sample from.
+        noise_scheduler: of the training.
+        record: at least task_hash, image_size (H, W) and channels; must be JSON.
+
+    Raises:
+        ValueError: when the record lacks a key or does not fit the U-Net.
+    """
+    if missing := [key for key in REQUIRED_KEYS if key not in record]:
+        raise ValueError(f"Expected {', '.join(REQUIRED_KEYS)} in the diffusion record, missing: {', '.join(missing)}.")
+    patch_size = patch_size_of(unet, (record["channels"], *record["image_size"]))
+    folder = Path(folder)
+    new = _sibling(folder, "new")
+    shutil.rmtree(new, ignore_errors=True)
+    DDPMPipeline(unet=unet, scheduler=noise_scheduler).save_pretrained(new)
+    content = {
+        **record,
+        "image_size": list(record["image_size"]),
+        "patch_size": patch_size,
+        "unet_sha256": file_sha256(new / WEIGHTS_NAME),
+        "versions": package_versions(),
+    }
+    write_json(new / RECORD_NAME, content)
+    _replace_folder(new, folder)
+    return folder
+
+
+def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionModel:
+    """Returns the diffusion model of a folder.
+
+    Args:
+        folder: written by `save_diffusion_pipeline`.
+        task_hash: of the task that images are wanted for.
+
+    Raises:
+        FileNotFoundError: when the folder or a file of it is missing.
+        ValueError: when it is of another task, or its weights are not those of the record.
+    """
+    folder = Path(folder)
+    _recover(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Expected a diffusion model in {folder}, found no such folder; train one first.")
+    record = read_json(folder / RECORD_NAME)
+    _check_record(folder, record, task_hash)
+    unet, loading = UNet2DModel.from_pretrained(
+        folder, subfolder="unet", use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise ValueError(
+            f"Expected the weights in {folder / WEIGHTS_NAME} to fit its config.json, they differ: {wrong}."
+        )
+    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    return DiffusionModel(unet=unet.eval(), noise_scheduler=scheduler, record=record)
+
+
+def _check_record(folder: Path, record: Any, task_hash: str) -> None:
+    keys = (*REQUIRED_KEYS, "unet_sha256")
+    if not isinstance(record, dict) or any(key not in record for key in keys):
+        raise ValueError(f"Expected an object with {', '.join(keys)} in {folder / RECORD_NAME}; train again.")
+    if record["task_hash"] != task_hash:
+        raise ValueError(
+            f"Expected a diffusion model of task {task_hash} in {folder}, found one of task {record['task_hash']}; "
+            "train one for this task, or give the folder of the right one."
+        )
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise FileNotFoundError(f"Expected the diffusion model's weights at {weights}, found none; train again.")
+    if (found := file_sha256(weights)) != record["unet_sha256"]:
+        raise ValueError(
+            f"Expected {weights} to have sha256 {record['unet_sha256']}, found {found}: "
+            "the file is damaged or was replaced; train again."
+        )
+
+
+def _sibling(folder: Path, role: str) -> Path:
+    return folder.with_name(f".{folder.name}.{role}")
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Moves `new` to `folder`; a kill in between leaves the former one where `_recover` finds it."""
+    _recover(folder)
+    old = _sibling(folder, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Puts back the former folder when a kill fell between the two moves of `_replace_folder`."""
+    old = _sibling(folder, "old")
+    if old.is_dir() and not folder.exists():
+        logger.warning("Saving %s was interrupted; the model saved before is used.", folder.name)
+        old.replace(folder)

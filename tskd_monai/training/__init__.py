@@ -1,0 +1,1 @@
+"""What every stage's training shares: checkpoints, resume, sampling, records."""

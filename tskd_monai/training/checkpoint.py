@@ -1,0 +1,199 @@
+"""Checkpoints that a kill cannot damage, and training that goes on from them as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.training.samplers import process_rank
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """Anything that can be put into a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors, numbers, strings, lists and dictionaries."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Takes back what `state_dict` gave."""
+        ...
+
+
+def save_checkpoint(content: Any, path: str | Path) -> None:
+    """Saves with `torch.save`, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: str | Path) -> Any:
+    """Returns a checkpoint's content on the CPU; tensors and plain containers alone are accepted.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint at {path}, found none.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for damaged files
+        raise ValueError(f"Expected a readable checkpoint at {path}: {error}. Remove it to start again.") from error
+
+
+class BestCheckpoint:
+    """Keeps the weights of the best validation, the first of equals.
+
+    Attach it to the validator, and put it into `EpochCheckpoint` so that a resumed training knows what to beat.
+
+    Args:
+        path: of the file with the network's bare state dict.
+        network: whose weights are saved, a module or `TrainableWeights`.
+        metric_name: key in the validator's metrics, larger is better.
+    """
+
+    def __init__(self, path: str | Path, network: Stateful, metric_name: str = "val_mean_dice") -> None:
+        self.path, self.network, self.metric_name = Path(path), network, metric_name
+        self.best_metric: float | None = None
+        self.best_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Saves at the end of each of this validator's runs."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Saves when the metric is better than ever."""
+        metric = float(engine.state.metrics[self.metric_name])
+        if self.best_metric is None or math.isnan(self.best_metric) or metric > self.best_metric:
+            self.best_metric, self.best_epoch = metric, int(engine.state.epoch)
+            if process_rank():
+                return
+            save_checkpoint(self.network.state_dict(), self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best metric and its epoch."""
+        return {"best_metric": self.best_metric, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.best_metric, self.best_epoch = state_dict["best_metric"], state_dict["best_epoch"]
+
+
+class EpochCheckpoint:
+    """Saves everything that training is made of after each epoch, and takes it up again at the start.
+
+    Attach it after the validation handler, and `Resume` before. With `ReseedEachEpoch` a training that was killed at
+    any moment and started again ends with the weights it would have had, bit for bit on one CPU with the same number
+    of workers. Of several processes the first one writes.
+
+    Args:
+        path: of the checkpoint, for example `last.pt`.
+        save_dict: network, optimiser, scheduler, EMA, history, … by name.
+        task_hash: of the task that is trained for; a checkpoint of another is refused.
+        resume: whether to go on from `path` where it exists.
+    """
+
+    def __init__(
+        self, path: str | Path, save_dict: Mapping[str, Stateful], task_hash: str, resume: bool = True
+    ) -> None:
+        self.path, self.save_dict, self.task_hash, self.resume = Path(path), dict(save_dict), task_hash, resume
+
+    def attach(self, engine: Engine) -> None:
+        """Saves after each of this trainer's epochs."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: Engine) -> None:
+        """Writes the checkpoint."""
+        if process_rank():
+            return
+        content: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
+        content["progress"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        save_checkpoint({**content, "task_hash": self.task_hash}, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Goes on from the checkpoint where there is one.
+
+        Raises:
+            ValueError: when it was made for another task or of other parts.
+        """
+        if not self.resume or not self.path.is_file():
+            return
+        content = load_checkpoint(self.path)
+        if content.get("task_hash") != self.task_hash:
+            raise ValueError(
+                f"{self.path} was trained for another task: expected task hash {self.task_hash[:12]}, found "
+                f"{str(content.get('task_hash'))[:12]}. Choose another --output_dir, or remove the checkpoint."
+            )
+        missing = set(self.save_dict) - set(content)
+        if missing:
+            raise ValueError(f"{self.path}: expected {sorted(self.save_dict)}, found no {sorted(missing)}.")
+        for name, item in self.save_dict.items():
+            item.load_state_dict(content[name])
+        engine.state.epoch = content["progress"]["epoch"]
+        engine.state.iteration = content["progress"]["iteration"]
+        logger.info("Going on after epoch %d, from %s.", engine.state.epoch, self.path.name)
+
+
+class Resume:
+    """Takes up an `EpochCheckpoint` when training starts; attach it before what looks at the network then.
+
+    Args:
+        checkpoint: to go on from.
+    """
+
+    def __init__(self, checkpoint: EpochCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def attach(self, engine: Engine) -> None:
+        """Loads when this trainer starts."""
+        engine.add_event_handler(Events.STARTED, self.checkpoint.load)
+
+
+class TrainableWeights:
+    """The weights of a network that training changes: what a checkpoint of a frozen foundation model needs.
+
+    Args:
+        network: whose parameters with `requires_grad` count.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network
+
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns each trainable parameter by name."""
+        return {name: value.detach() for name, value in self._parameters().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Copies them back.
+
+        Raises:
+            ValueError: when names or shapes are not those of this network's trainable parameters.
+        """
+        parameters = self._parameters()
+        if set(parameters) != set(state_dict):
+            odd = sorted(set(parameters) ^ set(state_dict))
+            raise ValueError(
+                f"Expected the checkpoint of a network built alike; these weights are on one side: {odd[:5]}."
+            )
+        for name, value in parameters.items():
+            if value.shape != state_dict[name].shape:  # copy_ would broadcast a LoRA of rank 1
+                found = tuple(state_dict[name].shape)
+                raise ValueError(
+                    f"Expected the checkpoint of a network built alike: {name} is {tuple(value.shape)}, found {found}."
+                )
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(state_dict[name])

@@ -1,0 +1,47 @@
+"""The same draws in the same epoch, whatever came before."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.transforms import Randomizable
+
+from tskd_monai.training.samplers import SliceSampler, process_rank
+
+SEED_LIMIT = 2**32
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Returns a seed of 32 bits for one epoch of one process."""
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+
+
+class ReseedEachEpoch:
+    """Seeds every source of random numbers at the start of each epoch, from the seed and the epoch's number.
+
+    A training that goes on from an epoch's end then draws what it would have drawn without the interruption.
+
+    Args:
+        seed: of the training.
+        dataset: whose random transforms are seeded.
+        sampler: which draws the epoch's slices.
+    """
+
+    def __init__(self, seed: int, dataset: Randomizable, sampler: SliceSampler) -> None:
+        self.seed, self.dataset, self.sampler = seed, dataset, sampler
+
+    def attach(self, engine: Engine) -> None:
+        """Seeds at the start of each of this trainer's epochs."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seeds Python, NumPy, torch, the dataset and the sampler."""
+        seed = epoch_seed(self.seed, engine.state.epoch, process_rank())
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self.dataset.set_random_state(seed=seed)
+        self.sampler.set_epoch(engine.state.epoch)

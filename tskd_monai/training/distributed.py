@@ -1,0 +1,41 @@
+"""Training with several processes, one for each GPU, under torchrun."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def process_device() -> torch.device:
+    """Returns this process's device under torchrun: the GPU of its local rank, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def start_process_group() -> None:
+    """Joins the processes that torchrun started; NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        RuntimeError: when the process was not started by torchrun.
+    """
+    if "RANK" not in os.environ:
+        raise RuntimeError(
+            "Expected several processes under torchrun, found none. Start with: torchrun --standalone --nnodes=1 "
+            "--nproc_per_node=N -m monai.bundle run …"
+        )
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop_process_group() -> None:
+    """Leaves the processes that `start_process_group` joined."""
+    torch.distributed.destroy_process_group()
+
+
+def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Returns the network on this process's device, averaging gradients over all of them."""
+    network = network.to(device)
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)

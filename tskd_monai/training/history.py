@@ -1,0 +1,99 @@
+"""The curve of a training, one line an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.training.samplers import process_rank
+
+
+class TrainingHistory:
+    """Writes `history.jsonl`: epoch, iteration, seconds, mean training loss, validation metric, learning rate.
+
+    Attach it after the validation handler and before the checkpoint, and put it into the checkpoint: a resumed
+    training goes on with the lines it had.
+
+    Args:
+        path: of the file.
+        optimizer: whose learning rate is noted.
+        validator: whose metrics are noted after each epoch that it ran in; None without validation.
+        metric_name: key in the validator's metrics.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        optimizer: Optimizer,
+        validator: Engine | None = None,
+        metric_name: str = "val_mean_dice",
+    ) -> None:
+        self.path, self.optimizer, self.metric_name = Path(path), optimizer, metric_name
+        self.rows: list[dict[str, Any]] = []
+        self._losses: list[float] = []
+        self._metric: float | None = None
+        self._started = 0.0
+        if validator is not None:
+            validator.add_event_handler(Events.COMPLETED, self._note_metric)
+
+    def attach(self, engine: Engine) -> None:
+        """Notes this trainer's epochs."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note_loss)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = time.monotonic()
+
+    def _begin_epoch(self, engine: Engine) -> None:
+        # A validation before the first epoch belongs to no epoch, nor do the losses of one that broke off.
+        self._losses, self._metric = [], None
+
+    def _note_metric(self, validator: Engine) -> None:
+        self._metric = float(validator.state.metrics[self.metric_name])
+
+    def _note_loss(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        value = float(output["loss"].detach())
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The training loss became {value} at iteration {engine.state.iteration}. The last good epoch is in "
+                "the checkpoint; lower --learning_rate or look for damaged images."
+            )
+        self._losses.append(value)
+
+    def _write(self, engine: Engine) -> None:
+        now = time.monotonic()
+        seconds = (self.rows[-1]["seconds"] if self.rows else 0.0) + now - self._started
+        row: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "seconds": round(seconds, 3),
+            "train_loss": sum(self._losses) / max(len(self._losses), 1),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+        }
+        if self._metric is not None:
+            row[self.metric_name] = self._metric
+        self.rows.append(row)
+        self._losses, self._metric, self._started = [], None, now
+        if process_rank():
+            return
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the lines so far."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.rows = [dict(row) for row in state_dict["rows"]]

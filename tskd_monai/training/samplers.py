@@ -1,0 +1,82 @@
+"""Which slices an epoch shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+MAX_SEED = 2**31
+
+
+def process_rank() -> int:
+    """Returns this process's rank, 0 where training is not distributed."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def process_count() -> int:
+    """Returns the number of training processes."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+class SliceSampler(Sampler[int]):
+    """Draws an epoch of slices; under several processes each takes its share of one common draw.
+
+    With a foreground share, that share of the draws takes a class first, all present classes alike, and then one of
+    its slices; the rest takes any slice. Without, slices come in random order, each once before any comes again.
+
+    Args:
+        num_slices: in the dataset.
+        num_samples: draws in an epoch and process.
+        classes_present: foreground classes on each slice, for the foreground share.
+        foreground_share: 0 to 1.
+        seed: of the draws; with `set_epoch` it decides them.
+
+    Raises:
+        ValueError: when the dataset is empty or a foreground share is asked for and no slice has foreground.
+    """
+
+    def __init__(
+        self,
+        num_slices: int,
+        num_samples: int,
+        classes_present: Sequence[set[int]] | None = None,
+        foreground_share: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if num_slices < 1:
+            raise ValueError("Expected at least one training slice, found none.")
+        self.num_slices, self.num_samples, self.seed, self.epoch = num_slices, num_samples, seed, 0
+        self.weights = None
+        if foreground_share:
+            self.weights = _weights(classes_present or [set()] * num_slices, foreground_share)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose draws come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % MAX_SEED)
+        total = self.num_samples * process_count()
+        if self.weights is None:
+            rounds = -(-total // self.num_slices)
+            order = torch.cat([torch.randperm(self.num_slices, generator=generator) for _ in range(rounds)])[:total]
+        else:
+            order = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        return iter(order[process_rank() :: process_count()].tolist())
+
+
+def _weights(classes_present: Sequence[set[int]], foreground_share: float) -> torch.Tensor:
+    """Probability of each slice, (N,)."""
+    classes = sorted(set().union(*classes_present))
+    if not classes:
+        raise ValueError("Expected foreground on some training slice for foreground oversampling, found none.")
+    members = torch.tensor(
+        [[label in present for label in classes] for present in classes_present], dtype=torch.float64
+    )
+    by_class = (members / members.sum(dim=0)).mean(dim=1)
+    return (1 - foreground_share) / len(classes_present) + foreground_share * by_class

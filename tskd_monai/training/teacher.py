@@ -1,0 +1,49 @@
+"""The end of a teacher's training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.task import Task
+from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher import save_teacher
+from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint
+from tskd_monai.training.history import TrainingHistory
+from tskd_monai.training.record import write_record
+from tskd_monai.training.samplers import process_rank
+
+
+def finish_teacher(
+    network: VfmSegmenter,
+    best: BestCheckpoint,
+    history: TrainingHistory,
+    output_dir: str | Path,
+    task: Task,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> None:
+    """Writes the teacher of the best validation: adapter, decoder, `teacher.json` and `record.json`.
+
+    Args:
+        network: the trained segmenter.
+        best: where its best weights are.
+        history: of the training.
+        output_dir: the teacher folder.
+        task: it was trained for.
+        settings: for the record.
+        inputs: files for the record, by name.
+    """
+    if process_rank():
+        return
+    TrainableWeights(network).load_state_dict(load_checkpoint(best.path))
+    results = {
+        "val_mean_dice": best.best_metric,
+        "best_epoch": best.best_epoch,
+        "seconds": history.rows[-1]["seconds"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+    }
+    save_teacher(network, output_dir, task_hash=task.hash, record=results)
+    write_record(Path(output_dir) / "record.json", "teacher_lora", settings, inputs, results)
