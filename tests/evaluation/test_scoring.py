@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tskd_monai.data.task import Label, Task
+from tskd_monai.evaluation.scoring import score_segmentations
+
+ENTRIES = [("7", "left"), ("7", "right"), ("8", "x")]
+
+
+def labels() -> np.ndarray:
+    array = np.zeros((10, 12, 4), np.uint8)
+    array[2:6, 2:6, 1:3] = 1
+    array[2:6, 8:11, 1:3] = 4
+    return array
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        Image.fromarray(array).save(path)
+    else:
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+
+
+def write_study(folder: Path, array: np.ndarray, ending: str = ".nii.gz") -> Path:
+    """Write a datalist of two patients, one of them with two images."""
+    items = []
+    for case, name in ENTRIES:
+        save(folder / f"{name}{ending}", array)
+        items.append({"case": case, "image": f"{name}{ending}", "label": f"{name}{ending}"})
+    (folder / "datalist.json").write_text(json.dumps({"training": [], "test": items}))
+    return folder / "datalist.json"
+
+
+def test_perfect_segmentations_score_one(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    datalist = write_study(tmp_path, labels())
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.nii.gz", labels())
+    summary = score_segmentations(make_task(), datalist, "test", tmp_path / "out")
+    assert summary == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["images"] == 3
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [(row["case"], row["name"]) for row in rows] == [
+        (case, name) for case in ("7", "7", "8") for name in ("liver", "spleen")
+    ]
+    assert {float(row["dice"]) for row in rows} == {1.0}
+    assert {float(row["hd95_mm"]) for row in rows} == {0.0}
+    assert float(rows[0]["volume_ml"]) == pytest.approx(4 * 4 * 2 * 20 / 1000)
+
+
+def test_each_image_is_held_against_its_own_label(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    datalist = write_study(tmp_path, labels())
+    empty = np.zeros_like(labels())
+    for name, array in (("7_left", labels()), ("7_right", empty), ("8", labels())):
+        save(tmp_path / "out" / f"{name}_seg.nii.gz", array)
+    score_segmentations(make_task(), datalist, "test", tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [float(row["dice"]) for row in rows] == [1, 1, 0, 0, 1, 1]
+
+
+def test_images_are_scored_as_png(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    mask = (labels()[:, :, 1] > 0).astype(np.uint8) * 255
+    datalist = write_study(tmp_path, mask, ".png")
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.png", mask)
+    task = make_task(axcodes=None, labels=(Label(0, "background"), Label(255, "vessel")))
+    score_segmentations(task, datalist, "test", tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [(row["name"], float(row["dice"])) for row in rows] == [("vessel", 1.0)] * 3
+
+
+def test_missing_segmentation_is_named_and_nothing_written(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    datalist = write_study(tmp_path, labels())
+    save(tmp_path / "out" / "7_left_seg.nii.gz", labels())
+    with pytest.raises(FileNotFoundError, match=r"Expected a label map .*7_right_seg\.nii\.gz, found no file"):
+        score_segmentations(make_task(), datalist, "test", tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.csv").exists()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose, Lambdad
+
+from tskd_monai.data.task import Task
+from tskd_monai.inference.handlers import RaiseRootCause, existing_checkpoint
+from tskd_monai.inference.preprocessing import preprocessing
+
+
+def run(item: dict[str, Any], transform: Compose, handlers: tuple[RaiseRootCause, ...] = (RaiseRootCause(),)) -> None:
+    """Run an evaluator over one item."""
+    SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset([item], transform), batch_size=1),
+        network=torch.nn.Identity(),
+        val_handlers=list(handlers),
+    ).run()
+
+
+def failing(error: Exception) -> Compose:
+    def fail(value: Any) -> Any:
+        raise error
+
+    return Compose([Lambdad("image", fail)])
+
+
+@pytest.mark.parametrize("error", [ValueError("damaged: a.nii"), FileNotFoundError("gone: a.nii")])
+def test_users_see_what_was_wrong_and_not_where_it_passed_through(error: Exception) -> None:
+    with pytest.raises(type(error), match=r"^(damaged|gone): a\.nii$") as raised:
+        run({"image": 0}, failing(error))
+    assert raised.value is error
+
+
+def test_without_the_handler_they_would_not() -> None:
+    with pytest.raises(RuntimeError, match="applying transform"):
+        run({"image": 0}, failing(ValueError("damaged: a.nii")), handlers=())
+
+
+def test_other_errors_come_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="applying transform") as raised:
+        run({"image": 0}, failing(KeyError("image")))
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_damaged_file_is_named(
+    make_task: Callable[..., Task], write_nifti: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_nifti("scan.nii.gz", np.ones((20, 20, 20), np.int16))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"^Expected a complete NIfTI file, found scan\.nii\.gz truncated"):
+        run({"image": str(path)}, preprocessing(make_task()))
+
+
+def test_run_that_goes_well_goes_on() -> None:
+    run({"image": torch.zeros(1, 4, 4), "label": torch.zeros(1, 4, 4)}, Compose([]))
+
+
+def test_checkpoint_that_exists_is_returned(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    assert existing_checkpoint(tmp_path / "model.pt") == str(tmp_path / "model.pt")
+
+
+def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"trained weights at .*model\.pt, found none\. Give --bundle_root"):
+        existing_checkpoint(tmp_path / "model.pt")

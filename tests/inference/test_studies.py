@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tskd_monai.inference.studies import find_studies
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write_datalist(folder: Path, *entries: tuple[str, str], section: str = "test") -> Path:
+    """Write a datalist with (case, image) entries in one section, and empty files."""
+    items: list[dict[str, Any]] = []
+    for case, image in entries:
+        label = f"labels/{image}"
+        touch(folder / image, folder / label)
+        items.append({"case": case, "image": image, "label": label})
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"training": [], section: items}))
+    return path
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a.nii.gz", "a"), ("b.1.nii", "b.1"), ("c.PNG", "c")])
+def test_file_is_one_study_named_after_it(tmp_path: Path, name: str, expected: str) -> None:
+    touch(tmp_path / name)
+    assert find_studies(tmp_path / name) == [{"image": str(tmp_path / name), "name": expected}]
+
+
+def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
+    touch(tmp_path / "b.nii", tmp_path / "a.nii.gz", tmp_path / "notes.txt", tmp_path / "sub" / "c.nii")
+    assert find_studies(tmp_path) == [
+        {"image": str(tmp_path / "a.nii.gz"), "name": "a"},
+        {"image": str(tmp_path / "b.nii"), "name": "b"},
+    ]
+
+
+def test_dicom_folder_is_one_study_without_its_folders_name(tmp_path: Path) -> None:
+    touch(tmp_path / "Doe^Jane" / "IM0001", tmp_path / "Doe^Jane" / "IM0002.dcm")
+    assert find_studies(tmp_path / "Doe^Jane") == [{"image": str(tmp_path / "Doe^Jane")}]
+
+
+def test_datalist_gives_the_cases_of_the_section(tmp_path: Path) -> None:
+    datalist = write_datalist(tmp_path, ("7", "images/x.nii.gz"), ("case.8", "images/y.nii.gz"), section="validation")
+    assert find_studies(datalist=datalist, section="validation") == [
+        {"image": str(tmp_path / "images/x.nii.gz"), "name": "7"},
+        {"image": str(tmp_path / "images/y.nii.gz"), "name": "case.8"},
+    ]
+    with pytest.raises(ValueError, match="expected entries in `test`, found none"):
+        find_studies(datalist=datalist)
+
+
+def test_images_of_one_case_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    datalist = write_datalist(tmp_path, ("7", "left.png"), ("8", "x.png"), ("7", "right.png"))
+    assert [study["name"] for study in find_studies(datalist=datalist)] == ["7_left", "8", "7_right"]
+
+
+def test_image_goes_before_the_datalist(tmp_path: Path) -> None:
+    datalist = write_datalist(tmp_path, ("7", "a.nii"))
+    touch(tmp_path / "b.nii")
+    assert [study["name"] for study in find_studies(tmp_path / "b.nii", datalist)] == ["b"]
+
+
+def test_files_that_would_overwrite_each_other_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "a.nii", tmp_path / "b.nii")
+    with pytest.raises(ValueError, match=r"found \['a'\] more than once; outputs would overwrite"):
+        find_studies(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entries", [[("7", "left/x.nii"), ("7", "right/x.nii")], [("7", "x.nii"), ("7", "y.nii"), ("7_x", "z.nii")]]
+)
+def test_entries_that_would_overwrite_each_other_are_refused(tmp_path: Path, entries: list[tuple[str, str]]) -> None:
+    with pytest.raises(ValueError, match=r"found \['7_x'\] more than once"):
+        find_studies(datalist=write_datalist(tmp_path, *entries))
+
+
+def test_case_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
+    datalist = write_datalist(tmp_path, ("siteA/1", "a.nii"), ("siteB/1", "b.nii"))
+    with pytest.raises(ValueError, match=r"Expected names without / or \\, found \['siteA/1', 'siteB/1'\]"):
+        find_studies(datalist=datalist)
+
+
+def test_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"image file or a DICOM series folder at .*gone\.nii, found nothing"):
+        find_studies(tmp_path / "gone.nii")
+
+
+def test_neither_image_nor_datalist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Expected --image .* or --datalist, found neither"):
+        find_studies()

@@ -1,0 +1,99 @@
+"""Images and label maps arranged for the eye: radiological orientation, slices last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
+
+THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
+VIEWS = {  # slice axis in RAS -> (row, column, slice axis), all seen with rows and columns reversed
+    2: ((1, 0, 2), "Axial", "anterior up, patient's right on the left"),
+    1: ((2, 0, 1), "Coronal", "superior up, patient's right on the left"),
+    0: ((2, 1, 0), "Sagittal", "superior up, anterior on the left"),
+}
+
+
+@dataclass(frozen=True)
+class DisplayVolume:
+    """A volume to look at.
+
+    Attributes:
+        array: (H, W, D) or, in colour, (H, W, D, 3); row 0 is the top, column 0 the viewer's left.
+        pixel_mm: (mm per row, mm per column); 1 for 2D image files.
+        view: "Axial", "Coronal", "Sagittal", or "" for a 2D image file.
+        orientation: which way is up and left, in words; "" for a 2D image file.
+    """
+
+    array: np.ndarray
+    pixel_mm: tuple[float, float]
+    view: str
+    orientation: str
+
+
+def load_for_display(path: Path) -> DisplayVolume:
+    """Reads a NIfTI file in radiological orientation, or a 2D image file as it is.
+
+    The slice axis is an axis of length 1, else one clearly thicker than the others, else the axial one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the path is a folder (a DICOM series) or the file is no image or volume.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"Expected a NIfTI or 2D image file to show, found the folder {path}; convert the series.")
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected an image to show at {path}, found no file.")
+    if path.name.endswith(NIFTI_SUFFIXES):
+        return _load_nifti(path)
+    with Image.open(path) as image:
+        shown = image if image.mode in ("L", "1", "I", "I;16", "F") else image.convert("RGB")
+        return DisplayVolume(np.asarray(shown)[:, :, None], (1.0, 1.0), "", "")
+
+
+def to_grey_levels(pixels: np.ndarray) -> np.ndarray:
+    """Returns a slice (H, W) or (H, W, 3) as uint8; 8-bit images as they are, others from percentile 1 to 99.5."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    values = np.nan_to_num(pixels.astype(np.float32))
+    low, high = np.percentile(values, [1, 99.5])
+    return (255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1)).round().astype(np.uint8)
+
+
+def fullest_slice(labels: np.ndarray) -> int:
+    """Returns the index of the slice of (H, W, D) that shows most of all structures together.
+
+    Areas count relative to the structure's own largest slice, so that small organs weigh as much as large ones. The
+    middle slice if there are no structures.
+    """
+    values = [value for value in np.unique(labels) if value != 0]
+    if not values:
+        return labels.shape[2] // 2
+    areas = np.stack([(labels == value).sum(axis=(0, 1)) for value in values])
+    return int((areas / areas.max(axis=1, keepdims=True)).sum(axis=0).argmax())
+
+
+def _load_nifti(path: Path) -> DisplayVolume:
+    canonical = nib.as_closest_canonical(nib.load(path))
+    array = np.asanyarray(canonical.dataobj)
+    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
+    array = array.squeeze(axis=tuple(axis for axis in range(3, array.ndim) if array.shape[axis] == 1))
+    if array.ndim != 3:
+        raise ValueError(f"Expected a volume (H, W, D) to show in {path}, found shape {array.shape}.")
+    spacing = nib.affines.voxel_sizes(canonical.affine)
+    order, view, orientation = VIEWS[_slice_axis(array.shape, spacing)]
+    arranged = np.flip(array.transpose(order), axis=(0, 1))
+    return DisplayVolume(arranged, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation)
+
+
+def _slice_axis(shape: tuple[int, ...], spacing: np.ndarray) -> int:
+    if 1 in shape:
+        return shape.index(1)
+    thickest = int(np.argmax(spacing))
+    return thickest if spacing[thickest] > THICK * np.delete(spacing, thickest).max() else 2

@@ -1,0 +1,119 @@
+"""Charts of the report, drawn by matplotlib on a transparent ground, once for a light page and once for a dark one."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 200
+INK = {"light": "#3c4043", "dark": "#c9cdd2"}
+FAINT = {"light": "#d5d8dc", "dark": "#4a4f57"}
+METHOD_COLOURS = {  # Okabe and Ito; the dark page gets the lighter shades
+    "light": ("#0072b2", "#d55e00", "#009e73", "#b4578d", "#8a6d00", "#4a4f57"),
+    "dark": ("#56b4e9", "#f08a4b", "#2fc79d", "#e39cc6", "#e6c14a", "#aab0b8"),
+}
+MARKERS = ("o", "s", "D", "^", "v", "P")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart as two PNGs of the same size."""
+
+    light: bytes
+    dark: bytes
+
+
+def strip_plot(dice: Mapping[str, Mapping[str, float]]) -> Chart:
+    """Returns the Dice of every patient under every method, a thin line joining a patient's points.
+
+    Args:
+        dice: title of the method -> case -> Dice (mean over the classes); NaN is left out.
+    """
+    return _in_both_themes(lambda theme: _draw_strips(dice, theme))
+
+
+def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Chart:
+    """Returns the training loss and, where recorded, the validation Dice of every method over time.
+
+    Args:
+        histories: title of the method -> rows of its history.jsonl.
+    """
+    return _in_both_themes(lambda theme: _draw_curves(histories, theme))
+
+
+def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
+    def png(theme: str) -> bytes:
+        stream = io.BytesIO()
+        draw(theme).savefig(stream, format="png", dpi=DPI, transparent=True)
+        return stream.getvalue()
+
+    return Chart(png("light"), png("dark"))
+
+
+def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
+    titles = list(dice)
+    figure = Figure(figsize=(6.4, 0.9 + 0.5 * len(titles)), layout="constrained")
+    axes = _plain_axes(figure.add_subplot(), theme)
+    for case in dict.fromkeys(case for values in dice.values() for case in values):
+        points = [(dice[title].get(case, math.nan), row) for row, title in enumerate(titles)]
+        axes.plot(*zip(*points, strict=True), color=FAINT[theme], linewidth=0.8, zorder=1)
+    for row, title in enumerate(titles):
+        values = [value for value in dice[title].values() if not math.isnan(value)]
+        axes.scatter(values, [row] * len(values), s=34, alpha=0.75, linewidth=0, zorder=2, **_marker(row, theme))
+        if values:
+            axes.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=INK[theme], linewidth=2, zorder=3)
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set_ylim(len(titles) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=FAINT[theme], linewidth=0.5, alpha=0.6)
+    axes.set_xlabel("Dice per patient, mean over classes", color=INK[theme])
+    return figure
+
+
+def _draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], theme: str) -> Figure:
+    names = {"train_loss": "Training loss", "val_mean_dice": "Validation Dice"}
+    present = [key for key in names if any(row.get(key) is not None for rows in histories.values() for row in rows)]
+    timed = all(row.get("seconds") is not None for rows in histories.values() for row in rows)
+    figure = Figure(figsize=(6.4, 2.4 * len(present) + 0.5), layout="constrained")
+    panels = figure.subplots(len(present), 1, sharex=True, squeeze=False)[:, 0]
+    for key, panel in zip(present, panels, strict=True):
+        axes = _plain_axes(panel, theme)
+        for index, (title, rows) in enumerate(histories.items()):
+            kept = [row for row in rows if row.get(key) is not None]
+            times = [row["seconds"] / 60 if timed else row.get("iteration", row.get("epoch")) for row in kept]
+            style: dict[str, Any] = {"color": _colour(index, theme), "linestyle": LINES[index % len(LINES)]}
+            dot = MARKERS[index % len(MARKERS)] if len(kept) == 1 else None
+            axes.plot(times, [row[key] for row in kept], label=title, linewidth=1.6, marker=dot, **style)
+        axes.set_ylabel(names[key], color=INK[theme])
+        axes.grid(color=FAINT[theme], linewidth=0.5, alpha=0.6)
+    panels[-1].set_xlabel("Minutes of training" if timed else "Iterations", color=INK[theme])
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = min(2, len(labels))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK[theme])
+    return figure
+
+
+def _plain_axes(axes: Axes, theme: str) -> Axes:
+    axes.set_facecolor("none")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT[theme])
+    axes.tick_params(colors=INK[theme], labelcolor=INK[theme], color=FAINT[theme], labelsize=9.5)
+    return axes
+
+
+def _colour(index: int, theme: str) -> str:
+    return METHOD_COLOURS[theme][index % len(METHOD_COLOURS[theme])]
+
+
+def _marker(index: int, theme: str) -> dict[str, Any]:
+    return {"color": _colour(index, theme), "marker": MARKERS[index % len(MARKERS)]}

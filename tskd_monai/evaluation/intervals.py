@@ -1,0 +1,39 @@
+"""Bootstrap interval of a mean, with patients as the unit that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def bootstrap_mean_interval(
+    values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of the mean of `values`.
+
+    One value is one patient: slices or images of a patient are averaged before, since they are not independent.
+
+    Args:
+        values: one finite number per patient.
+        seed: of the generator; the same seed gives the same interval.
+        resamples: number of draws with replacement.
+        confidence: share of the resampled means inside the interval, in (0, 1).
+
+    Returns:
+        (low, high); (nan, nan) below two patients, where nothing can be resampled.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(data).all():
+        raise ValueError(f"Expected finite values, found {data.tolist()}; leave out patients without a value.")
+    if data.size < 2:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    means = np.array([data[generator.integers(data.size, size=data.size)].mean() for _ in range(resamples)])
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)

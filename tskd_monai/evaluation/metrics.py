@@ -1,0 +1,222 @@
+"""Overlap, surface distance and volume of predicted label maps, per case and class, in 3D.
+
+Surfaces are MONAI's: a voxel belongs to the surface when a neighbour across a face is outside, voxels at the border of
+the volume included, and every surface voxel counts once. HD95, ASSD and NSD therefore equal
+`monai.metrics.compute_hausdorff_distance(percentile=95)`, `compute_average_surface_distance(symmetric=True)` and
+`compute_surface_dice`, but the surfaces and distances are found once instead of three times.
+
+How far that is from the truth, for two balls of radius 30 mm, 6 mm apart (exact: HD95 5.70, ASSD 3.00 mm): 5.48 and
+2.86 at 1 mm voxels; at 1.25 x 1.25 x 7.7 mm, 5.15 and 1.59 for a shift in the plane, 7.70 and 2.81 across it. The
+area-weighted surfaces of MONAI (`use_subvoxels`) gave 5.20 and 2.59; 5.15 and 1.86; 7.70 and 1.81: no nearer on the
+whole. With thick slices distances rank methods on the same scans; they are not lengths to quote between data sets.
+
+Conventions for empty classes (those of nnU-Net for the overlap):
+
+| prediction | reference | Dice, IoU, NSD | HD95, ASSD | missed |
+|---|---|---|---|---|
+| empty | empty | NaN, left out of means | NaN | 0 |
+| one of the two empty | | 0 | NaN, left out of means | 1 |
+
+A mean distance says nothing of the cases it leaves out, so it is to be read together with the count of `missed`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.metrics import get_mask_edges, get_surface_distance
+from scipy import ndimage
+from tqdm import tqdm
+
+from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
+from tskd_monai.evaluation.summary import COLUMNS, Row, summarise
+
+logger = logging.getLogger(__name__)
+
+NSD_TOLERANCE_MM = 2.0
+
+
+def case_metrics(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    labels: Mapping[int, str],
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+) -> list[Row]:
+    """Returns one row of metrics per label: how well `prediction` agrees with `reference`.
+
+    Args:
+        prediction: (H, W, D) integer label map. With one axis of length 1 (a 2D image) surfaces are contours.
+        reference: (H, W, D) integer label map on the same grid.
+        spacing: mm per voxel along each of the three axes.
+        labels: value -> name of the foreground labels; every other value counts as background.
+        nsd_tolerance_mm: distance in mm up to which a surface voxel counts as right in NSD.
+
+    Returns:
+        Rows with label, name, dice, iou, nsd in [0, 1], hd95_mm, assd_mm, volume_ml, reference_volume_ml, missed.
+
+    Raises:
+        ValueError: if shapes differ or are not 3D, spacing or tolerance is not positive, or 0 is among the labels.
+        TypeError: if a map does not hold integers.
+    """
+    _check_arguments(prediction, reference, spacing, labels, nsd_tolerance_mm)
+    rows = []
+    for label, name in labels.items():
+        predicted, expected = prediction == label, reference == label
+        row: Row = {"label": int(label), "name": name}
+        row |= _class_metrics(predicted, expected, spacing, nsd_tolerance_mm)
+        rows.append(row)
+    return rows
+
+
+def evaluate_case(
+    prediction_path: Path,
+    reference_path: Path,
+    labels: Mapping[int, str],
+    case: str,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+) -> list[Row]:
+    """Returns the rows of `case_metrics` for two files, each with its `case`.
+
+    NIfTI files carry their spacing. 2D image files have none: a pixel counts as 1 mm x 1 mm x 1 mm, so distances are
+    pixels. A 0/255 mask is read as the label when there is only one.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the grids differ or the prediction holds a value that is not a label.
+    """
+    prediction = binary_mask_as_label(load_label_map(prediction_path), labels)
+    reference = binary_mask_as_label(load_label_map(reference_path), labels)
+    check_same_grid(prediction, reference)
+    unknown = sorted(set(np.unique(prediction.array).tolist()) - {0, *labels})
+    if unknown:
+        raise ValueError(
+            f"Expected only the labels {sorted(labels)} and 0 in {prediction.path}, found {unknown}; was it predicted "
+            "for another task?"
+        )
+    other = sorted(set(np.unique(reference.array).tolist()) - {0, *labels})
+    if other:
+        logger.warning("Case %s: the reference holds %s beside the labels; they count as background.", case, other)
+    rows = case_metrics(prediction.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
+    return [{"case": case, **row} for row in rows]
+
+
+def evaluate_cases(
+    cases: Sequence[Mapping[str, Any]],
+    labels: Mapping[int, str],
+    output_csv: Path,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Writes the metrics of every case to `output_csv` and their summary beside it (suffix .json); returns the summary.
+
+    Args:
+        cases: entries with "case" (the patient), "label" and "prediction" (files). A patient may have several entries,
+            such as two eyes; the summary averages them first.
+        labels: value -> name of the foreground labels.
+        output_csv: file to write, for instance `metrics.csv`; empty cells are NaN.
+        nsd_tolerance_mm: tolerance of NSD in mm.
+        seed: of the bootstrap interval.
+
+    Returns:
+        The summary, see `tskd_monai.evaluation.summary.summarise`.
+    """
+    if not cases:
+        raise ValueError("Expected at least one case to evaluate, found none.")
+    for number, entry in enumerate(cases):
+        missing = [key for key in ("case", "label", "prediction") if key not in entry]
+        if missing:
+            raise ValueError(f"Expected case, label and prediction in entry {number} of the cases, missing {missing}.")
+    rows: list[Row] = []
+    for entry in tqdm(cases, desc="Evaluating", unit="case"):
+        prediction, reference = Path(entry["prediction"]), Path(entry["label"])
+        rows += evaluate_case(prediction, reference, labels, str(entry["case"]), nsd_tolerance_mm)
+    summary = {**summarise(rows, seed), "images": len(cases), "nsd_tolerance_mm": nsd_tolerance_mm}
+    output_csv = Path(output_csv)
+    with atomic_path(output_csv) as temporary:
+        temporary.write_text(_as_csv(rows), encoding="utf-8", newline="")
+    write_json(output_csv.with_suffix(".json"), summary)
+    return summary
+
+
+def _check_arguments(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    labels: Mapping[int, str],
+    nsd_tolerance_mm: float,
+) -> None:
+    if prediction.shape != reference.shape or prediction.ndim != 3:
+        raise ValueError(
+            "Expected prediction and reference as (H, W, D) of one shape, found "
+            f"prediction {prediction.shape} and reference {reference.shape}."
+        )
+    for name, array in (("prediction", prediction), ("reference", reference)):
+        if not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"Expected integers in the {name}, found {array.dtype}; take the argmax first.")
+    if len(spacing) != 3 or not all(step > 0 for step in spacing):
+        raise ValueError(f"Expected three positive numbers of mm as spacing, found {tuple(spacing)}.")
+    if not labels or 0 in labels:
+        raise ValueError(f"Expected at least one foreground label and not 0 (background), found {dict(labels)}.")
+    if not nsd_tolerance_mm >= 0:
+        raise ValueError(f"Expected a tolerance of 0 mm or more for NSD, found {nsd_tolerance_mm}.")
+
+
+def _class_metrics(
+    predicted: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, float], tolerance_mm: float
+) -> Row:
+    """Returns the metrics of one class from two boolean masks (H, W, D)."""
+    voxels, reference_voxels = int(predicted.sum()), int(expected.sum())
+    common = int(np.logical_and(predicted, expected).sum())
+    millilitres = float(np.prod(spacing)) / 1000
+    row: Row = {
+        "dice": 2 * common / (voxels + reference_voxels) if voxels or reference_voxels else float("nan"),
+        "iou": common / (voxels + reference_voxels - common) if voxels or reference_voxels else float("nan"),
+        "hd95_mm": float("nan"),
+        "assd_mm": float("nan"),
+        "nsd": 0.0 if voxels or reference_voxels else float("nan"),
+        "volume_ml": voxels * millilitres,
+        "reference_volume_ml": reference_voxels * millilitres,
+        "missed": int((voxels == 0) != (reference_voxels == 0)),
+    }
+    if voxels and reference_voxels:
+        outward, inward = _surface_distances(predicted, expected, spacing)
+        both = np.concatenate([outward, inward])
+        row["hd95_mm"] = float(max(np.percentile(outward, 95), np.percentile(inward, 95)))
+        row["assd_mm"] = float(both.mean(dtype=np.float64))
+        row["nsd"] = float((both <= np.float32(tolerance_mm)).mean())
+    return row
+
+
+def _surface_distances(
+    predicted: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mm (float32) from each surface voxel of the prediction to the reference's surface, and the reverse."""
+    box = ndimage.find_objects((predicted | expected).astype(np.uint8))[0]
+    plane = predicted.shape.index(1) if 1 in predicted.shape else None
+    steps: Sequence[float] = spacing
+    predicted, expected = predicted[box], expected[box]
+    if plane is not None:
+        predicted, expected = predicted.squeeze(plane), expected.squeeze(plane)
+        steps = [step for axis, step in enumerate(spacing) if axis != plane]
+    edges, reference_edges = get_mask_edges(predicted, expected, crop=False)
+    outward = get_surface_distance(edges, reference_edges, spacing=steps)
+    inward = get_surface_distance(reference_edges, edges, spacing=steps)
+    return np.asarray(outward), np.asarray(inward)
+
+
+def _as_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: "" if value != value else value for key, value in rounded.items()})
+    return text.getvalue()

@@ -1,0 +1,171 @@
+"""The report of a study as one HTML file: no scripts, no other files, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from html import escape
+from importlib import metadata, resources
+from pathlib import Path
+from string import Template
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.evaluation.comparison import FEW_PATIENTS, PairedComparison, compare, count_of_patients
+from tskd_monai.evaluation.figures import Chart, strip_plot, training_curves
+from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
+from tskd_monai.evaluation.overlays import overlay_section
+from tskd_monai.evaluation.panels import contact_sheet, data_uri
+from tskd_monai.evaluation.report_content import Method, Report, Result, read_results
+from tskd_monai.evaluation.summary import finite_mean
+from tskd_monai.evaluation.tables import accuracy_table, cost_table, format_count, pairs_table, patient_table
+
+__all__ = ["Method", "Report", "write_report"]
+
+PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "transformers", "peft", "diffusers", "numpy")
+SHEET_LIMIT = 12
+
+
+def write_report(output: Path, report: Report) -> None:
+    """Writes `report` as one self-contained HTML file to `output`, all of it or nothing.
+
+    Args:
+        output: the file, for instance `report.html`.
+        report: what to show.
+
+    Raises:
+        FileNotFoundError: if a file the report names is missing.
+        ValueError: if files do not fit together (other cases, labels or grids).
+    """
+    results = read_results(report)
+    first, second = (results[key] for key in report.comparison)
+    difference = compare(first.dice, second.dice)
+    template = resources.files("tskd_monai.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
+    page = Template(template).substitute(
+        title=escape(report.title),
+        summary=escape(report.summary),
+        headline=escape(headline(first, second, difference)),
+        tiles=_tiles(first, second, difference),
+        accuracy=_accuracy(report, results, difference),
+        cost=_cost(results, report.comparison[0]),
+        overlays=overlay_section(report, results),
+        transfer_set=_transfer_set(report),
+        curves=_curves(results),
+        settings=pairs_table("Settings", report.settings) if report.settings else "",
+        versions=pairs_table("Versions", _versions()),
+        notes=_notes(report),
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    )
+    with atomic_path(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def headline(first: Result, second: Result, difference: PairedComparison) -> str:
+    """Returns the finding in one sentence, whichever way it went."""
+    ours, theirs = finite_mean(first.dice.values()), finite_mean(second.dice.values())
+    gap = ours - theirs
+    if abs(gap) < 0.0005:
+        relation = f"the same to three decimals as {second.method.title}"
+    else:
+        relation = f"{abs(gap):.3f} {'above' if gap > 0 else 'below'} {second.method.title} ({theirs:.3f})"
+    patients = count_of_patients(difference.patients)
+    return f"{first.method.title} reaches a mean Dice of {ours:.3f} on {patients}, {relation}."
+
+
+def _tiles(first: Result, second: Result, difference: PairedComparison) -> str:
+    """Returns the numbers a reader looks for first, each with its name."""
+    low, high = difference.interval_95
+    few = difference.patients < FEW_PATIENTS
+    interval = (
+        f"{count_of_patients(difference.patients)}: too few to infer" if few else f"95 % {low:+.3f} to {high:+.3f}"
+    )
+    tiles = [("Mean Dice", f"{finite_mean(first.dice.values()):.3f}", first.method.title)]
+    tiles.append((f"Difference to {second.method.title}", f"{difference.mean:+.3f}", interval))
+    if first.method.parameters is not None:
+        tiles.append(("Parameters", format_count(first.method.parameters), "at inference"))
+    if first.method.latency_ms is not None:
+        tiles.append(("CPU latency", f"{first.method.latency_ms:.1f} ms", "per image"))
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+        for name, value, remark in tiles
+    )
+
+
+def _accuracy(report: Report, results: Mapping[str, Result], difference: PairedComparison) -> str:
+    first, second = (results[key].method.title for key in report.comparison)
+    text = accuracy_table(results, report.labels, report.comparison[0], _distance_unit(report))
+    text += (
+        '<p class="quiet">Mean ± standard deviation over patients; bold: highest mean. HD95 is a mean over the '
+        "structures found by both; a structure that only one of prediction and reference has is counted as missed and "
+        "has Dice 0.</p>"
+    )
+    text += f'<p class="finding"><b>{escape(first)} against {escape(second)}, paired by patient.</b> '
+    text += f"{escape(difference.sentence())}</p>"
+    dice = {result.method.title: result.dice for result in results.values()}
+    spoken = "; ".join(f"{title} {finite_mean(values.values()):.3f}" for title, values in dice.items())
+    caption = "One mark per patient, the vertical bar is the mean; thin lines join the same patient."
+    text += _chart(strip_plot(dice), f"Dice per patient under each method. Means: {spoken}.", caption)
+    return f"{text}<details><summary>Dice of every patient</summary>{patient_table(results)}</details>"
+
+
+def _cost(results: Mapping[str, Result], marked: str) -> str:
+    """Returns the section on size and time; "" when nothing of it is known."""
+    methods = [result.method for result in results.values()]
+    known = [value for m in methods for value in (m.parameters, m.latency_ms, m.seconds) if value is not None]
+    return f"<section><h2>Cost</h2>{cost_table(results, marked)}</section>" if known else ""
+
+
+def _distance_unit(report: Report) -> str:
+    has_geometry = all(Path(entry["label"]).name.endswith(NIFTI_SUFFIXES) for entry in report.cases)
+    return "mm" if has_geometry else "pixels"
+
+
+def _transfer_set(report: Report) -> str:
+    """Returns contact sheets of synthetic and real images side by side; "" without synthetic images."""
+    if not report.synthetic_images:
+        return ""
+    sheets = ""
+    for name, paths in (("Synthetic", report.synthetic_images), ("Real", report.real_images)):
+        if paths:
+            shown = min(SHEET_LIMIT, len(paths))
+            alt = f"Contact sheet of {shown} {name.lower()} images"
+            caption = f"<figcaption>{name} <span>{shown} of {len(paths)}, evenly spaced</span></figcaption>"
+            image = f'<img src="{data_uri(contact_sheet(paths, limit=SHEET_LIMIT))}" alt="{alt}">'
+            sheets += f"<figure>{image}{caption}</figure>"
+    return f'<section><h2>Synthetic images beside real ones</h2><div class="sheets">{sheets}</div></section>'
+
+
+def _curves(results: Mapping[str, Result]) -> str:
+    histories = {result.method.title: result.history for result in results.values() if result.history}
+    if not histories:
+        return ""
+    last = "; ".join(f"{title} ends at a loss of {rows[-1]['train_loss']:.3f}" for title, rows in histories.items())
+    caption = "Losses of different methods are different functions: compare their shape, not their height."
+    chart = _chart(training_curves(histories), f"Training curves. {last}.", caption)
+    return f"<section><h2>Training</h2>{chart}</section>"
+
+
+def _chart(chart: Chart, alt: str, caption: str) -> str:
+    return (
+        '<figure class="chart"><picture>'
+        f'<source srcset="{data_uri(chart.dark)}" media="screen and (prefers-color-scheme: dark)">'
+        f'<img src="{data_uri(chart.light)}" alt="{escape(alt)}"></picture>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _notes(report: Report) -> str:
+    if not report.notes:
+        return ""
+    return "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in report.notes) + "</ul>"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"Machine": f"{platform.machine()}, {os.cpu_count()} CPU cores"}

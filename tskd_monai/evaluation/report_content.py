@@ -1,0 +1,135 @@
+"""What a report is made of: methods, cases and images, all given as files on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.evaluation.summary import Row, class_means, read_metrics
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method and what it left on disk; whatever is None is shown as not known.
+
+    Attributes:
+        key: short name, unique in the report.
+        title: what the reader sees.
+        metrics_csv: written by `tskd_monai.evaluation.metrics.evaluate_cases`.
+        predictions: case -> predicted label map; None leaves the method out of the overlays.
+        parameters: number of parameters of the network that runs at inference.
+        trainable_parameters: how many of them were trained.
+        latency_ms: one forward pass on CPU, ms.
+        history: history.jsonl of its training, one row per epoch.
+        seconds: wall-clock time of its training.
+    """
+
+    key: str
+    title: str
+    metrics_csv: Path
+    predictions: Mapping[str, Path] | None = None
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    latency_ms: float | None = None
+    history: Path | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `write_report` needs.
+
+    Attributes:
+        title: heading of the report.
+        summary: one or two sentences on what was done, in plain text.
+        methods: in the order of the tables; all evaluated on the same cases.
+        comparison: keys of the method under study and of its baseline; the difference is first - second.
+        labels: value -> name of the foreground labels.
+        cases: test entries {"case", "image", "label"}; NIfTI or 2D image files.
+        synthetic_images: images of the transfer set made by the diffusion model; may be empty.
+        real_images: real training images to show beside them; may be empty.
+        settings: what the run was made with, shown as a table.
+        notes: sentences the reader must know, shown as a list.
+    """
+
+    title: str
+    summary: str
+    methods: Sequence[Method]
+    comparison: tuple[str, str]
+    labels: Mapping[int, str]
+    cases: Sequence[Mapping[str, Any]]
+    synthetic_images: Sequence[Path] = ()
+    real_images: Sequence[Path] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        keys = [method.key for method in self.methods]
+        if len(set(keys)) != len(keys) or not keys:
+            raise ValueError(f"Expected methods with different keys in the report, found {keys}.")
+        unknown = [key for key in self.comparison if key not in keys]
+        if unknown:
+            raise ValueError(f"Expected comparison to name two of the methods {keys}, found {unknown}.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method with its numbers read: rows of metrics, Dice per patient (class mean) and rows of history."""
+
+    method: Method
+    rows: list[Row]
+    dice: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def read_results(report: Report) -> dict[str, Result]:
+    """Returns key -> result for every method of the report, in its order.
+
+    Raises:
+        FileNotFoundError: if metrics or a named history are missing.
+        ValueError: if a file cannot be read, lacks a label, or two methods were evaluated on different cases.
+    """
+    results = {}
+    for method in report.methods:
+        rows = read_metrics(method.metrics_csv)
+        absent = sorted(set(report.labels) - {row["label"] for row in rows})
+        if absent:
+            raise ValueError(f"Expected the labels {sorted(report.labels)} in {method.metrics_csv}, missing {absent}.")
+        history = [] if method.history is None else read_history(method.history)
+        results[method.key] = Result(method, rows, class_means(rows), history)
+    first = next(iter(results.values()))
+    for result in results.values():
+        if set(result.dice) != set(first.dice):
+            raise ValueError(
+                f"Expected the cases {sorted(first.dice)} of {first.method.metrics_csv} in "
+                f"{result.method.metrics_csv}, found {sorted(result.dice)}; evaluate all methods on the same cases."
+            )
+    return results
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a history.jsonl; a last line cut off by a stop is left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line before the last is not JSON or a row has no train_loss.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected the training history at {path}, found no file; pass None to leave it out.")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"Expected one JSON object per line in {path}, found {error} in line {number}.") from error
+        if not isinstance(row, dict) or "train_loss" not in row:
+            raise ValueError(f"Expected a row with train_loss in line {number} of {path}, found {line[:80]!r}.")
+        rows.append(row)
+    return rows

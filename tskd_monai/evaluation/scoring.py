@@ -1,0 +1,33 @@
+"""Scores of written segmentations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.datalist import load_section, study_names
+from tskd_monai.data.output_names import segmentation_path
+from tskd_monai.data.task import Task
+from tskd_monai.evaluation.metrics import evaluate_cases
+
+
+def score_segmentations(
+    task: Task, datalist: str | Path, section: str, output_dir: str | Path, fold: int | None = None
+) -> dict[str, Any]:
+    """Compares the segmentations in `output_dir` with the labels of a section, on the labels' own grid.
+
+    Writes `metrics.csv` (a row per case and class) and `metrics.json` beside them and returns the latter's content.
+
+    Args:
+        task: of the study.
+        datalist: of the study.
+        section: that was segmented.
+        output_dir: where the segmentations are.
+        fold: of the datalist.
+    """
+    entries = load_section(datalist, section, fold)
+    cases = [
+        {"case": entry["case"], "label": entry["label"], "prediction": segmentation_path(output_dir, name, task)}
+        for entry, name in zip(entries, study_names(entries), strict=True)
+    ]
+    return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv")

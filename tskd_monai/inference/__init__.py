@@ -1,0 +1,1 @@
+"""Preprocessing, inference and postprocessing of whole studies."""

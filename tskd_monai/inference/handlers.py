@@ -1,0 +1,41 @@
+"""Handlers of inference engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+
+class RaiseRootCause:
+    """Ends a failed run with the error that started it instead of the transform that passed it on.
+
+    MONAI wraps an error of a transform into `RuntimeError: applying transform …`; users need the message below.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Watches this engine's errors."""
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine: Engine, error: BaseException) -> None:
+        """Raises the first ValueError or FileNotFoundError behind `error`, else `error` itself."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, (ValueError, FileNotFoundError)):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise error
+
+
+def existing_checkpoint(path: str | Path) -> str:
+    """Returns the path of a checkpoint that exists.
+
+    Raises:
+        FileNotFoundError: when it does not; says what to do.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"Expected the trained weights at {path}, found none. Give --bundle_root when the working directory is not "
+            "the bundle; weights are written by the distillation bundle or come with a downloaded one."
+        )
+    return str(path)

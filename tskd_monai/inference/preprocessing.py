@@ -1,0 +1,86 @@
+"""What happens to an image before the network sees it: one piece of code for training and for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    Orientationd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    ResizeWithPadOrCropd,
+    Spacingd,
+    Transform,
+)
+
+from tskd_monai.data.task import Task
+from tskd_monai.data.volume_reader import load_image_transform
+from tskd_monai.transforms.intensity import ScaleToUnitRanged
+from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
+from tskd_monai.transforms.naming import NameOutputd
+
+INTERPOLATION = {"image": "bilinear", "label": "nearest"}
+
+
+def preprocessing(task: Task, keys: Sequence[str] = ("image",), series_uid: str | None = None) -> Compose:
+    """Returns the transform from files to arrays `(C, H, W, D)` at the task's orientation, spacing and intensity.
+
+    Args:
+        task: of the study.
+        keys: `image`, or `image` and `label`; labels become network classes.
+        series_uid: which DICOM series to take from a folder that holds several.
+    """
+    modes = [INTERPOLATION[key] for key in keys]
+    steps: list[Transform] = [
+        load_image_transform(list(keys), series_uid=series_uid),
+        EnsureChannelFirstd(keys),
+        NameOutputd("image"),
+    ]
+    if "label" in keys:
+        steps += [CheckLabelMatchesImaged(), EncodeLabelsd("label", task.label_values)]
+    if task.axcodes is not None:
+        steps.append(Orientationd(keys, axcodes=task.axcodes, labels=(("L", "R"), ("P", "A"), ("I", "S"))))
+    # -1 leaves the distance between slices as it is.
+    steps.append(Spacingd(keys, pixdim=(*task.pixdim, -1.0), mode=modes))
+    steps.append(ScaleToUnitRanged("image", task.intensity.mode, task.intensity.lower, task.intensity.upper))
+    return Compose(steps)
+
+
+def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label")) -> Compose:
+    """Returns `preprocessing` followed by padding and cropping around the centre to the task's image size."""
+    fit = ResizeWithPadOrCropd(keys, spatial_size=(*task.image_size, -1))
+    return Compose([*preprocessing(task, keys).transforms, fit])
+
+
+def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0) -> Compose:
+    """Returns the random transforms of one training slice, arrays `(C, H, W)` with images in [0, 1].
+
+    There are no mirror images: left and right differ in a patient.
+
+    Args:
+        keys: `image`, or `image` and `label`, which move together.
+        strength: scales rotation (15 degrees), scaling (15 %), shift (6 %), contrast, blur and noise.
+    """
+    modes = [INTERPOLATION[key] for key in keys]
+    return Compose(
+        [
+            RandAffined(
+                keys,
+                prob=0.8,
+                rotate_range=0.26 * strength,
+                scale_range=(0.15 * strength, 0.15 * strength),
+                translate_range=(12 * strength, 12 * strength),
+                mode=modes,
+                padding_mode="zeros",
+            ),
+            RandAdjustContrastd("image", prob=0.5, gamma=(1 / (1 + strength), 1 + strength)),
+            RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
+            RandGaussianSmoothd("image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.15 * strength),
+            RandGaussianNoised("image", prob=0.3, std=0.04 * strength),
+        ]
+    )
