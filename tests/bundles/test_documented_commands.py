@@ -1,0 +1,104 @@
+"""Every command of the bundles' READMEs runs as it stands, from a folder that is not the bundle's, in order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.phantom_dicom import write_dicom_series
+from tskd_monai.data.phantom_study import write_study
+
+ROOT = Path(__file__).parent.parent.parent
+BUNDLES = ("teacher_lora", "diffusion_synthesis", "distillation", "segmentation")
+# What makes a training of hours one of seconds; everything else is as documented.
+SHORT = {
+    "train": ["--epoch_length", "2", "--max_epochs", "1", "--batch_size", "2"],
+    "inference": ["--num_inference_steps", "2"],
+}
+
+
+def documented_commands(bundle: str) -> list[list[str]]:
+    """The commands of a bundle's README, split as a shell does."""
+    text = (ROOT / "bundles" / bundle / "docs" / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [shlex.split(block.replace("\\\n", " ")) for block in blocks]
+
+
+def run_command(command: list[str], folder: Path) -> None:
+    """Runs a documented command with this environment's Python, shortened."""
+    configs = command[command.index("--config_file") + 1]
+    training = "train" in configs or "fine_tune" in configs
+    extra = SHORT["train"] if training else SHORT["inference"] if "diffusion" in configs else []
+    if command[0] == "torchrun":
+        command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
+    else:
+        command = [sys.executable, *command[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *extra], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bundles`, a planned study, a NIfTI scan and the same scan as a DICOM series."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "bundles").symlink_to(ROOT / "bundles")
+    sections = {"training": 2, "validation": 1, "test": 1}
+    write_study(folder / "phantom", seed=3, sections=sections, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
+    plan = [sys.executable, str(ROOT / "scripts/plan_task.py"), "phantom/datalist.json"]
+    plan += ["--output-dir", "study", "--image-size", "48", "--labelled-slices", "8"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(plan, cwd=folder, env=environment, check=True, capture_output=True)
+    scan = nib.load(load_datalist(folder / "study/datalist.json")["test"][0]["image"])
+    nib.save(scan, folder / "scan.nii.gz")
+    write_dicom_series(folder / "series", np.asarray(scan.dataobj), scan.affine, seed=3)
+    return folder
+
+
+def test_documented_commands_run_in_order(workplace: Path) -> None:
+    for bundle in BUNDLES:
+        for command in documented_commands(bundle):
+            run_command(command, workplace)
+    study = workplace / "study"
+    assert (study / "teacher/adapter/adapter_model.safetensors").is_file()
+    assert len(read_json(study / "transfer_set/transfer_set.json")["unlabeled"]) == 16
+    assert (study / "student/models/model.pt").is_file()
+    assert set(read_json(workplace / "predictions_validation/metrics.json"))
+    check_one_mask_for_nifti_and_dicom(workplace / "predictions", workplace / "scan.nii.gz")
+    check_task_mismatch_is_refused(workplace)
+
+
+def check_one_mask_for_nifti_and_dicom(predictions: Path, scan: Path) -> None:
+    """The NIfTI volume and the same volume as DICOM give one mask, on the scan's own grid."""
+    from_nifti = nib.load(predictions / "scan_seg.nii.gz")
+    others = [path for path in predictions.glob("*_seg.nii.gz") if path.name != "scan_seg.nii.gz"]
+    assert len(others) == 1 and "series" not in others[0].name
+    from_dicom = nib.as_closest_canonical(nib.load(others[0]))
+    assert from_nifti.shape == nib.load(scan).shape
+    np.testing.assert_allclose(from_nifti.affine, nib.load(scan).affine, atol=1e-3)
+    canonical = nib.as_closest_canonical(from_nifti)
+    np.testing.assert_array_equal(np.asarray(canonical.dataobj), np.asarray(from_dicom.dataobj))
+    assert list(predictions.glob("*_seg.dcm"))
+
+
+def check_task_mismatch_is_refused(workplace: Path) -> None:
+    """What was made for another task is refused by name."""
+    task = read_json(workplace / "study/task.json")
+    write_json(workplace / "other_task.json", {**task, "name": "another study"})
+    command = documented_commands("distillation")[0]
+    command = [sys.executable, *command[1:], "--task", "other_task.json", "--output_dir", "refused"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "Expected a transfer set of task" in done.stderr
+    assert not (workplace / "refused").exists()
