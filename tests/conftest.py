@@ -1,0 +1,70 @@
+"""What every test gets: threads shared out between the workers, no network, and the paths of real data.
+
+The environment is set before the first import of torch, and reaches the processes that tests start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tskd_monai.data.task import Intensity, Label, Task
+
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_THREADS = str(max(1, (os.cpu_count() or 1) // _WORKERS))
+os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
+os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", _THREADS)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+VIT_TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
+
+
+def _folder_from(variable: str) -> Path:
+    """Return the folder an environment variable names; skip without the variable, fail on a wrong one."""
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set; this test needs the folder it names")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"{variable} names {value}, which is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real images, one subfolder and datalist.json per dataset."""
+    return _folder_from("TSKD_REAL_DATA")
+
+
+@pytest.fixture(scope="session")
+def vit_tiny_weights() -> Path:
+    """Return the file of pre-trained ViT-Tiny/16 weights (timm key names)."""
+    path = _folder_from("TSKD_WEIGHTS") / VIT_TINY
+    if not path.is_file():
+        pytest.fail(f"TSKD_WEIGHTS holds no {VIT_TINY}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable[..., Task]:
+    """Return the function that makes a small task: two organs on grey volumes, with any field changed."""
+    task = Task(
+        name="tiny",
+        labels=(Label(0, "background"), Label(1, "liver"), Label(4, "spleen")),
+        channels=1,
+        image_size=(32, 48),
+        pixdim=(1.0, 1.0),
+        axcodes="PLS",
+        intensity=Intensity("percentile", 1.0, 99.0),
+    )
+
+    def make(**changes: Any) -> Task:
+        return replace(task, **changes)
+
+    return make
