@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+GLOO_RELEASE_SECONDS = 0.5
 
 
 def process_device() -> torch.device:
@@ -31,8 +34,15 @@ def start_process_group() -> None:
 
 
 def stop_process_group() -> None:
-    """Leaves the processes that `start_process_group` joined."""
+    """Leaves the processes that `start_process_group` joined, when all have come this far.
+
+    Gloo's threads free the tensors of the last collective a moment after it ends and need the interpreter for that:
+    one that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). They
+    outlive the group, so they are given the interpreter here.
+    """
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    time.sleep(GLOO_RELEASE_SECONDS)
 
 
 def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:
