@@ -17,14 +17,15 @@ TASK = "a" * 64
 IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
-def build(decoder: str = "light", seed: int = 3, weights: object = "random", rank: int = 2) -> VfmSegmenter:
+def build(decoder: str = "light", seed: int = 3, weights: object = "random", tuning: str = "lora") -> VfmSegmenter:
     return build_teacher(
         encoder="sam_demo",
         encoder_weights=weights,
         image_size=(32, 48),
         num_classes=3,
         decoder=decoder,
-        rank=rank,
+        tuning=tuning,
+        rank=2,
         seed=seed,
     )
 
@@ -43,17 +44,17 @@ def logits(segmenter: VfmSegmenter) -> torch.Tensor:
         return segmenter(IMAGES)
 
 
-@pytest.mark.parametrize("rank", [2, 0])
+@pytest.mark.parametrize("tuning", ["lora", "full", "decoder"])
 @pytest.mark.parametrize("decoder", ["light", "sam"])
-def test_a_trained_teacher_survives_its_folder(tmp_path, decoder, rank):
-    teacher = take_a_step(build(decoder, rank=rank))
+def test_a_trained_teacher_survives_its_folder(tmp_path, decoder, tuning):
+    teacher = take_a_step(build(decoder, tuning=tuning))
     save_teacher(teacher, tmp_path, task_hash=TASK, record={"val_mean_dice": 0.5})
     loaded = load_teacher(tmp_path, task_hash=TASK)
     assert torch.equal(logits(loaded), logits(teacher))
     assert not loaded.training
     assert not any(value.requires_grad for value in loaded.parameters())
     assert read_teacher_record(tmp_path)["record"] == {"val_mean_dice": 0.5}
-    assert (tmp_path / "adapter").exists() == (rank > 0)
+    assert (tmp_path / "adapter").exists() == (tuning == "lora")
 
 
 def test_training_leaves_the_base_encoder_alone():

@@ -1,7 +1,8 @@
 """Building a teacher from the numbers in a config, and the folder a trained teacher lives in.
 
 ``adapter/`` (peft), ``decoder.safetensors`` and ``teacher.json``. The encoder's own weights are not copied: the record
-says which they were, by name, path and sha256, and loading refuses any others.
+says which they were, by name, path and sha256, and loading refuses any others. Only full fine-tuning, which changes
+them, writes ``encoder.safetensors`` in the adapter's place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
+from torch import nn
 
 from tskd_monai.networks.encoders import image_size_hw
 from tskd_monai.networks.light_decoder import LightDecoder
@@ -37,8 +39,10 @@ from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_we
 logger = logging.getLogger(__name__)
 
 DECODERS = ("light", "sam")
+TUNINGS = ("lora", "full", "decoder")
 ADAPTER_FOLDER = "adapter"
 DECODER_FILE = "decoder.safetensors"
+ENCODER_FILE = "encoder.safetensors"
 RECORD_FILE = "teacher.json"
 FORMAT_VERSION = 1
 
@@ -54,7 +58,8 @@ class TeacherSpec:
         image_size: ``(H, W)`` in pixels.
         num_classes: background included.
         decoder: ``"light"`` or ``"sam"``.
-        rank: of LoRA; 0 leaves the encoder frozen as it is.
+        tuning: ``"lora"``, ``"full"`` or ``"decoder"``.
+        rank: of LoRA.
         alpha: LoRA's scale is ``alpha / rank``.
         dropout: of LoRA.
         target_modules: LoRA's targets; ``None`` for the encoder's own.
@@ -67,6 +72,7 @@ class TeacherSpec:
     image_size: tuple[int, int]
     num_classes: int
     decoder: str
+    tuning: str
     rank: int
     alpha: float
     dropout: float
@@ -81,6 +87,7 @@ def build_teacher(
     image_size: int | Sequence[int],
     num_classes: int,
     decoder: str = "light",
+    tuning: str = "lora",
     rank: int = 4,
     alpha: float | None = None,
     dropout: float = 0.0,
@@ -97,7 +104,9 @@ def build_teacher(
         num_classes: background included.
         decoder: ``"light"`` (multi-level, full-resolution stem) or ``"sam"`` (mask decoder, one token per class; it
             starts from SAM's own where the weights hold it).
-        rank: of LoRA; 0 for none.
+        tuning: what is trained besides the decoder: ``"lora"`` (adapters in the frozen encoder), ``"full"`` (the whole
+            encoder) or ``"decoder"`` (nothing).
+        rank: of LoRA.
         alpha: LoRA's scale is ``alpha / rank``; ``2 * rank`` unless given.
         dropout: of LoRA.
         target_modules: LoRA's targets; the encoder's ``default_lora_targets`` unless given.
@@ -107,6 +116,8 @@ def build_teacher(
         ValueError: on a wrong name or number, or weights that do not fit.
         FileNotFoundError: if weights are missing.
     """
+    if tuning not in TUNINGS:
+        raise ValueError(f"Expected tuning to be one of {', '.join(TUNINGS)}, found {tuning!r}.")
     path = weights_path(encoder, encoder_weights)
     spec = TeacherSpec(
         encoder=encoder,
@@ -115,6 +126,7 @@ def build_teacher(
         image_size=image_size_hw(image_size),
         num_classes=num_classes,
         decoder=decoder,
+        tuning=tuning,
         rank=rank,
         alpha=2.0 * rank if alpha is None else float(alpha),
         dropout=dropout,
@@ -124,8 +136,10 @@ def build_teacher(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         segmenter = _build_frozen(spec, path)
-        if rank:
+        if tuning == "lora":
             add_lora(segmenter.encoder, rank=rank, alpha=spec.alpha, dropout=dropout, target_modules=target_modules)
+        elif tuning == "full":
+            segmenter.encoder.requires_grad_(True)
     if isinstance(segmenter.decoder, SamMaskDecoder) and path is not None:
         _start_from_sam(segmenter.decoder, path)
     return segmenter
@@ -172,16 +186,15 @@ def save_teacher(
     spec = segmenter.spec
     if not isinstance(spec, TeacherSpec):
         raise ValueError("Expected a segmenter from build_teacher or load_teacher, found one without a spec.")
-    if has_lora(segmenter.encoder) != (spec.rank > 0):
+    if has_lora(segmenter.encoder) != (spec.tuning == "lora"):
         raise ValueError("Expected the teacher's LoRA in its encoder, found it merged; save before merging.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if spec.rank:
+    if spec.tuning == "lora":
         save_adapter(segmenter.encoder, folder / ADAPTER_FOLDER)
-    decoder = {name: value.detach().cpu().contiguous() for name, value in segmenter.decoder.state_dict().items()}
-    temporary = folder / f".{DECODER_FILE}.writing"
-    temporary.write_bytes(to_safetensors(decoder))
-    temporary.replace(folder / DECODER_FILE)
+    elif spec.tuning == "full":
+        _write_weights(segmenter.encoder.backbone, folder / ENCODER_FILE)
+    _write_weights(segmenter.decoder, folder / DECODER_FILE)
     content = {
         "format_version": FORMAT_VERSION,
         "task_hash": task_hash,
@@ -195,9 +208,16 @@ def save_teacher(
     temporary.replace(folder / RECORD_FILE)
 
 
+def _write_weights(module: nn.Module, path: Path) -> None:
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_bytes(to_safetensors(state))
+    temporary.replace(path)
+
+
 def _files(spec: TeacherSpec) -> list[str]:
-    adapter = [f"{ADAPTER_FOLDER}/{name}" for name in ADAPTER_FILES] if spec.rank else []
-    return [*adapter, DECODER_FILE]
+    adapter = [f"{ADAPTER_FOLDER}/{name}" for name in ADAPTER_FILES]
+    return [*{"lora": adapter, "full": [ENCODER_FILE], "decoder": []}[spec.tuning], DECODER_FILE]
 
 
 def read_teacher_record(folder: str | Path) -> dict[str, Any]:
@@ -252,8 +272,10 @@ def load_teacher(
         spec = replace(spec, encoder_weights=str(encoder_weights))
     with torch.random.fork_rng(devices=[]):
         segmenter = _build_frozen(spec, path)
-        if spec.rank:
+        if spec.tuning == "lora":
             load_adapter(segmenter.encoder, folder / ADAPTER_FOLDER, trainable=trainable)
+        elif spec.tuning == "full":
+            load_strictly(segmenter.encoder.backbone, load_file(folder / ENCODER_FILE), folder / ENCODER_FILE)
     if (found := base_encoder_sha256(segmenter.encoder)) != content["base_encoder_sha256"]:
         raise ValueError(
             f"The encoder rebuilt for {folder} differs from the one trained on (sha256 {found[:12]}, expected "
@@ -263,6 +285,8 @@ def load_teacher(
     load_strictly(segmenter.decoder, load_file(folder / DECODER_FILE), folder / DECODER_FILE)
     if not trainable:
         segmenter.requires_grad_(False)
+    elif spec.tuning == "full":
+        segmenter.encoder.requires_grad_(True)
     return segmenter.eval()
 
 
