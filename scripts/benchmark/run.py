@@ -1,0 +1,106 @@
+"""Runs the cells of a benchmark suite that have no result yet, several at a time, one thread each.
+
+A cell plans its study, trains by the bundle's own configs, and is scored on the suite's section. Its numbers go to
+results/SUITE/CELL.json; a cell whose settings have changed is run again. Stopped, the same command goes on with what is
+left. TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from fnmatch import fnmatch
+from pathlib import Path
+
+from cells import Cell, data_folder, load_cells, suite_names, weights_file
+
+logger = logging.getLogger("benchmark")
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether there is a result of these very settings."""
+    from tskd_monai.data.atomic import read_json
+
+    return cell.result_file.is_file() and read_json(cell.result_file)["config_hash"] == cell.config_hash
+
+
+def run_cells(cells: list[Cell], jobs: int, work_dir: Path) -> list[str]:
+    """Runs cells in `jobs` processes and returns the names of those that failed."""
+    failed: list[str] = []
+    started = time.monotonic()
+    # A fresh interpreter per process, which then runs many cells: the imports cost more than ten seconds.
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    with pool:
+        futures = {pool.submit(_run_one, cell, work_dir): cell for cell in cells}
+        for number, future in enumerate(as_completed(futures), 1):
+            cell = futures[future]
+            left = (time.monotonic() - started) / number * (len(cells) - number) / 60
+            if error := future.exception():
+                failed.append(cell.name)
+                logger.error("%s failed: %s (log: %s)", cell.name, error, work_dir / cell.name / "log.txt")
+            else:
+                score, seconds = future.result()
+                line = "[%d/%d, %.0f min left] %s: %s Dice %.3f, %.0f s"
+                logger.info(line, number, len(cells), left, cell.name, cell.score, score, seconds)
+    return failed
+
+
+def _run_one(cell: Cell, work_dir: Path) -> tuple[float, float]:
+    from bundle_cell import run_cell
+
+    folder = work_dir / cell.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with (folder / "log.txt").open("w") as log:
+        # The bars and messages of a bundle belong to the cell, not to the terminal that all cells share.
+        sys.stdout.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        started = time.monotonic()
+        score = run_cell(cell, folder)
+    for large in ("last.pt", "best.pt"):
+        (folder / "model" / large).unlink(missing_ok=True)
+    return score, time.monotonic() - started
+
+
+def main() -> None:
+    """Reads the command line and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=suite_names())
+    parser.add_argument("--cell", default="*", help="only cells whose name matches this pattern")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--work-dir", type=Path, help="for checkpoints and logs (default: a temporary folder)")
+    parser.add_argument("--again", action="store_true", help="run cells again that have a result")
+    parser.add_argument("--list", action="store_true", help="list the cells and stop")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cells = [cell for cell in load_cells(args.suite) if fnmatch(cell.name, args.cell)]
+    if not cells:
+        parser.error(f"no cell of {args.suite} matches {args.cell}; see --list")
+    left = [cell for cell in cells if args.again or not is_finished(cell)]
+    if args.list:
+        sys.stdout.writelines(f"{cell.name}{'' if cell in left else '  (finished)'}\n" for cell in cells)
+        return
+    try:
+        for cell in left:
+            data_folder(cell)
+            weights_file(cell.settings["encoder_weights"])
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    logger.info("%d cells, %d of them finished.", len(cells), len(cells) - len(left))
+    os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+    work_dir = args.work_dir or Path(tempfile.mkdtemp(prefix="tskd-benchmark-"))
+    failed = run_cells(left, args.jobs, work_dir.resolve())
+    if failed:
+        raise SystemExit(f"{len(failed)} cells failed: {', '.join(failed)}. Run the same command to try them again.")
+
+
+if __name__ == "__main__":
+    main()
