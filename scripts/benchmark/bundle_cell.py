@@ -72,9 +72,7 @@ def _plan(cell: Cell, folder: Path) -> tuple[Path, Path]:
         datalist = folder / "datalist.json"
         write_json(datalist, {**content, "labels": cell.labels})
     study = folder / "study"
-    plan_study(
-        datalist, study, cell.image_size, labelled_slices=cell.labelled_slices, seed=cell.seed, fold=cell.fold
-    )
+    plan_study(datalist, study, cell.image_size, labelled_slices=cell.labelled_slices, seed=cell.seed, fold=cell.fold)
     return source, study
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,43 @@ def test_an_undeclared_value_is_refused_with_its_case(write: Write, value: int) 
     entries = write("good", label, label.clip(0, 1)), write("bad", label, label)
     with pytest.raises(ValueError, match=rf"values \[0, 1\], found \[{value}\] in the label of case bad"):
         plan_task(_datalist(*entries))
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_a_label_that_is_no_whole_number_is_refused(write: Write, value: float) -> None:
+    label = np.ones((8, 8, 4))
+    entry = write("bad", label, np.where(np.arange(4) == 1, value, label))
+    message = rf"whole numbers in the label bad_label\.nii\.gz of case bad, found \[{str(value)[:3]}.*nearest-neighbour"
+    with pytest.raises(ValueError, match=message):
+        plan_task(_datalist(entry))
+
+
+def test_a_label_of_another_shape_is_refused(write: Write) -> None:
+    entry = write("bad", np.ones((8, 8, 4)), np.ones((8, 7, 4)))
+    with pytest.raises(
+        ValueError, match=r"bad_label.* case bad in the shape of its image, \(8, 8, 4\), found \(8, 7, 4"
+    ):
+        plan_task(_datalist(entry))
+
+
+def test_no_training_case_is_refused() -> None:
+    with pytest.raises(ValueError, match="Expected entries in the datalist's `training` .*, found none"):
+        plan_task(_datalist())
+
+
+def test_a_label_that_no_case_has_is_refused_but_noticed_on_a_few_slices(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = np.zeros((8, 8, 4))
+    label[..., 0], label[..., 3] = 1, 2
+    entry = write("a", label, label)
+    with pytest.raises(
+        ValueError, match=r"the 4 declared labels in the training cases, found no voxel of 3 \(organ 3\)"
+    ):
+        plan_task(_datalist(entry, values=4))
+    task = plan_task(_datalist({**entry, "slices": [0, 1]}, values=3))
+    assert sorted(frequency > 0 for frequency in task.class_frequencies) == [False, True, True]
+    assert re.search(r"labelled slices have no voxel of [12] \(organ [12]\)", caplog.text)
 
 
 @pytest.mark.parametrize("labels", [None, ["background", "liver"], {"0": "background"}, {"1": "a", "2": "b"}])

@@ -124,3 +124,14 @@ def test_only_the_first_process_writes(
     TrainingHistory(tmp_path / "history.jsonl", optimizer).attach(engine)
     engine.run([1.0], max_epochs=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_loss_is_the_mean_over_processes(
+    tmp_path: Path, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module.idist, "all_reduce", lambda value: value + 4.0)  # the other process has 4
+    monkeypatch.setattr(history_module, "process_count", lambda: 2)
+    history, engine = TrainingHistory(tmp_path / "history.jsonl", optimizer), trainer()
+    history.attach(engine)
+    engine.run([1.0, 3.0], max_epochs=1)
+    assert history.rows[0]["train_loss"] == 3.0

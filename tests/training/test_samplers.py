@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
+from tskd_monai.data.slices import SliceDataset
+from tskd_monai.data.task import Task
 from tskd_monai.training import samplers
-from tskd_monai.training.samplers import SliceSampler
+from tskd_monai.training.samplers import SliceSampler, checked_classes
 
 PRESENT: list[set[int]] = [set()] * 90 + [{1}] * 9 + [{2}]
 
@@ -83,3 +87,25 @@ def test_empty_dataset_is_refused() -> None:
 def test_foreground_that_no_slice_has_is_refused(present: list[set[int]] | None) -> None:
     with pytest.raises(ValueError, match="Expected foreground on some training slice"):
         SliceSampler(2, 5, present, 0.5)
+
+
+def labelled(*slices: Sequence[int]) -> SliceDataset:
+    """Return a dataset of which each slice has the given classes."""
+    label = torch.tensor([[*classes] + [0] * (4 - len(classes)) for classes in slices]).T[None, :, None]
+    return SliceDataset([{"case": "a"}], lambda entry: {"image": label.float(), "label": label})
+
+
+def test_classes_are_listed_when_the_planned_ones_are_there(make_task: Callable[..., Task]) -> None:
+    dataset = labelled((1,), (), (2, 1))
+    assert checked_classes(dataset, make_task()) == [{1}, set(), {1, 2}]
+    partly = make_task(class_frequencies=(0.9, 0.1, 0.0))  # planned without a voxel of the spleen
+    assert checked_classes(labelled((1,), ()), partly) == [{1}, set()]
+
+
+@pytest.mark.parametrize("frequencies", [(), (0.9, 0.05, 0.05)])
+def test_a_planned_class_that_is_nowhere_is_refused(
+    make_task: Callable[..., Task], frequencies: tuple[float, ...]
+) -> None:
+    message = r"Expected the 3 classes of the task tiny .*, found no voxel of 4 \(spleen\)\. Give the --task"
+    with pytest.raises(ValueError, match=message):
+        checked_classes(labelled((1,), ()), make_task(class_frequencies=frequencies))

@@ -46,7 +46,7 @@ def test_an_undeclared_value_names_the_file(tmp_path: Path, extra: float) -> Non
     voxels[1, 1, 1], voxels[0, 0, 0] = extra, 1
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "case7_seg.nii.gz")
     loaded = load_image_transform(["label"])({"label": str(tmp_path / "case7_seg.nii.gz")})
-    message = rf"case7_seg\.nii\.gz: expected label values \[0, 1, 2\], found also \[{extra}\]"
+    message = rf"case7_seg\.nii\.gz: expected label values \[0, 1, 2\], found also \[{extra}\]\. Declare .* mend"
     with pytest.raises(ValueError, match=message) as caught:
         EncodeLabelsd("label", (0, 1, 2))(loaded)
     assert str(tmp_path) not in str(caught.value)
@@ -70,7 +70,7 @@ def test_a_label_on_the_image_grid_passes_unchanged() -> None:
 
 def test_another_shape_is_refused_with_both_names() -> None:
     data = {"image": _volume("img"), "label": _volume("seg", (1, 5, 6, 4))}
-    expected = r"label seg\.nii\.gz of image img\.nii\.gz: expected shape \(6, 5, 4\), found \(5, 6, 4\)"
+    expected = r"label seg\.nii\.gz of image img\.nii\.gz: expected shape \(6, 5, 4\), found \(5, 6, 4\)\. Resample"
     with pytest.raises(ValueError, match=expected):
         CheckLabelMatchesImaged()(data)
 
@@ -86,6 +86,27 @@ def test_another_affine_is_refused_with_both_names(flip: bool) -> None:
     distance = "3" if flip else r"2\.5"
     with pytest.raises(ValueError, match=rf"label seg.* of image img.*: .* differs by {distance} mm\. Resample"):
         CheckLabelMatchesImaged()(data)
+
+
+def test_an_image_given_as_label_shows_a_few_of_its_values() -> None:
+    with pytest.raises(ValueError, match=r"found also \[2\.0, .*, 9\.0\]\. Declare"):
+        EncodeLabelsd("label", (0, 1))({"label": torch.arange(100.0)})
+
+
+def test_a_colour_image_is_no_label() -> None:
+    data = {"image": _volume("img", (3, 6, 5, 1)), "label": _volume("seg", (3, 6, 5, 1))}
+    with pytest.raises(ValueError, match=r"label seg.* of image img.*: expected 1 channel, found 3\. Save a map"):
+        CheckLabelMatchesImaged()(data)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_labelled_image_with_holes_is_refused(bad: float) -> None:
+    image = _volume("img")
+    image[0, 1, :, 2] = bad
+    alone = {"image": image}
+    assert CheckLabelMatchesImaged()(alone) is alone  # to be segmented: the intensity scaling mends it
+    with pytest.raises(ValueError, match=r"^img\.nii\.gz: expected finite voxels .*, found 5 that are NaN or infinite"):
+        CheckLabelMatchesImaged()({**alone, "label": _volume("seg")})
 
 
 def test_other_keys_can_be_named() -> None:

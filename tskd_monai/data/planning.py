@@ -26,6 +26,7 @@ LARGEST_IMAGE_SIZE = 256
 # A class counts as one piece when the largest component holds at least this share of it in every training case.
 ONE_PIECE_SHARE = 0.99
 DEFAULT_FOREGROUND_OVERSAMPLING = 0.67
+SHOWN_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ def plan_task(
         name: of the task; None: the datalist's.
 
     Raises:
-        ValueError: when labels are not declared, or a label file holds a value that is not.
+        ValueError: when there is no training case, labels are not declared, a label file holds a value that is not
+            or is not its image's, or no label file holds a declared value.
     """
     labels = _declared_labels(datalist)
+    if not datalist["training"]:
+        raise ValueError("Expected entries in the datalist's `training` to plan a task from, found none. Add cases.")
     flat = is_image_file(datalist["training"][0]["image"])
     channels = int(datalist.get("channels", 1))
     slice_axis = None if flat else _slice_axis(datalist["training"])
@@ -89,7 +93,7 @@ def plan_task(
     size = image_size or _planned_size(prints, plane)
     extents = [np.median([p.shape[axis] * p.spacing[axis] for p in prints]) for axis in plane]
     pixdim = round(float(max(extents)) / size, 4)
-    return Task(
+    task = Task(
         name=name or str(datalist.get("name", "study")),
         labels=labels,
         channels=channels,
@@ -103,6 +107,8 @@ def plan_task(
             label.value for label in labels[1:] if all(p.pieces.get(label.value, 0) >= ONE_PIECE_SHARE for p in prints)
         ),
     )
+    _check_labels_found(prints, labels, partly=any("slices" in entry for entry in datalist["training"]))
+    return task
 
 
 def slice_counts(entries: Sequence[Mapping[str, Any]], task: Task) -> dict[str, int]:
@@ -151,19 +157,36 @@ def _slice_axis(entries: Sequence[Mapping[str, Any]]) -> int:
 def _fingerprint(entry: Mapping[str, Any], slice_axis: int | None) -> Fingerprint:
     loaded = _loader()({"image": entry["image"], "label": entry["label"]})
     affine = np.asarray(loaded["label"].meta["affine"])
-    label = np.asarray(loaded["label"]).astype(np.int64)
+    label = _whole_numbers(np.asarray(loaded["label"]), entry)
     image = np.asarray(loaded["image"])
+    if image.shape[:3] != label.shape:
+        raise ValueError(
+            f"Expected the label {Path(entry['label']).name} of case {entry['case']} in the shape of its image, "
+            f"{image.shape[:3]}, found {label.shape}. Pair the files that belong together."
+        )
     shape, spacing = _canonical(label.shape, affine, flat=slice_axis is None)
     partly = "slices" in entry and slice_axis is not None
     if partly:
         label = _labelled_slices(label, affine, slice_axis, entry["slices"])
     values, numbers = np.unique(label[label >= 0] if partly else label, return_counts=True)
     counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))
-    inside = image[label > 0] if image.shape == label.shape else image[:0]
+    inside = image[label > 0]
     inside = inside[np.isfinite(inside)]
     window = (float(np.percentile(inside, 0.5)), float(np.percentile(inside, 99.5))) if inside.size else None
     pieces = {} if partly else {value: _largest_share(label == value) for value in counts if value > 0}
     return Fingerprint(str(entry["case"]), shape, spacing, counts, pieces, window)
+
+
+def _whole_numbers(label: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """The label map as integers; interpolated maps are refused, not cut off."""
+    whole = np.isfinite(label) & (label == np.round(label))
+    if not whole.all():
+        found = np.unique(label[~whole])[:SHOWN_VALUES].tolist()
+        raise ValueError(
+            f"Expected whole numbers in the label {Path(entry['label']).name} of case {entry['case']}, found {found}. "
+            "Resample labels with nearest-neighbour interpolation."
+        )
+    return label.astype(np.int64)
 
 
 def _labelled_slices(
@@ -205,6 +228,20 @@ def _check_label_values(prints: Sequence[Fingerprint], labels: Sequence[Label]) 
                 f"Expected label values {sorted(known)}, found {extra} in the label of case {case.case}. Declare them "
                 "in the datalist's `labels` or mend the file."
             )
+
+
+def _check_labels_found(prints: Sequence[Fingerprint], labels: Sequence[Label], partly: bool) -> None:
+    """Raises ValueError for a declared label that no case has; a few labelled slices may lack one, with a notice."""
+    absent = [
+        f"{label.value} ({label.name})" for label in labels[1:] if not any(label.value in p.counts for p in prints)
+    ]
+    if absent and partly:
+        logger.warning("The labelled slices have no voxel of %s; it cannot be learned.", ", ".join(absent))
+    elif absent:
+        raise ValueError(
+            f"Expected the {len(labels)} declared labels in the training cases, found no voxel of {', '.join(absent)}. "
+            "Take it out of the datalist's `labels`, or add a case that has it."
+        )
 
 
 def _planned_size(prints: Sequence[Fingerprint], plane: Sequence[int]) -> int:

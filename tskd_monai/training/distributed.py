@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from tskd_monai.training.samplers import process_count, process_rank
 
 GLOO_RELEASE_SECONDS = 0.5
 
@@ -49,3 +53,13 @@ def distribute(network: nn.Module, device: torch.device) -> DistributedDataParal
     """Returns the network on this process's device, averaging gradients over all of them."""
     network = network.to(device)
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def process_share(entries: Sequence[Any]) -> list[Any]:
+    """Returns the entries that this process validates; MONAI's metrics bring the cases of all processes together.
+
+    Where there are fewer entries than processes each takes all of them: no process may be without a case, and one
+    case more often than another would count for more.
+    """
+    count = process_count()
+    return list(entries[process_rank() :: count] if len(entries) >= count else entries)

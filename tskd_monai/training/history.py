@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from tskd_monai.data.atomic import atomic_path
-from tskd_monai.training.samplers import process_rank
+from tskd_monai.training.samplers import process_count, process_rank
 
 
 class TrainingHistory:
     """Writes `history.jsonl`: epoch, iteration, seconds, mean training loss, validation metric, learning rate.
+
+    Of several processes, the loss is the mean over all of them, and the first one writes.
 
     Attach it after the validation handler and before the checkpoint, and put it into the checkpoint: a resumed
     training goes on with the lines it had.
@@ -62,8 +66,7 @@ class TrainingHistory:
         self._metric = float(validator.state.metrics[self.metric_name])
 
     def _note_loss(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        value = float(output["loss"].detach())
+        value = loss_of(engine.state.output)
         if not math.isfinite(value):
             raise ValueError(
                 f"The training loss became {value} at iteration {engine.state.iteration}. The last good epoch is in "
@@ -78,7 +81,7 @@ class TrainingHistory:
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "seconds": round(seconds, 3),
-            "train_loss": sum(self._losses) / max(len(self._losses), 1),
+            "train_loss": _mean_over_processes(sum(self._losses) / max(len(self._losses), 1)),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
         }
         if self._metric is not None:
@@ -97,3 +100,15 @@ class TrainingHistory:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+def loss_of(output: Any) -> float:
+    """Returns the loss of an iteration: of the trainer's output, or of the parts by image that `decollate` makes."""
+    item = output[0] if isinstance(output, list) else output
+    return float(torch.as_tensor(item["loss"]).detach())
+
+
+def _mean_over_processes(value: float) -> float:
+    """Returns the mean of a number that each process has; every process must ask for it."""
+    total = idist.all_reduce(float(value))
+    return float(total) / process_count()

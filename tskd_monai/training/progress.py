@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from tskd_monai.training.history import loss_of
 from tskd_monai.training.samplers import process_rank
 
 
@@ -51,8 +50,7 @@ class TrainingProgress:
     def _advance(self, engine: Engine) -> None:
         if self._bar is None:
             return
-        output: Any = engine.state.output
-        self._shown["loss"] = f"{float(output['loss'].detach()):.3f}"
+        self._shown["loss"] = f"{loss_of(engine.state.output):.3f}"
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from tskd_monai.data.slices import SliceDataset
+from tskd_monai.data.task import Task
+
 MAX_SEED = 2**31
 
 
@@ -68,6 +71,32 @@ class SliceSampler(Sampler[int]):
         else:
             order = torch.multinomial(self.weights, total, replacement=True, generator=generator)
         return iter(order[process_rank() :: process_count()].tolist())
+
+
+def checked_classes(dataset: SliceDataset, task: Task) -> list[set[int]]:
+    """Returns the foreground classes on each training slice, when they are those that the task was planned for.
+
+    A class that planning found no voxel of (frequency 0, as with a few labelled slices) may be absent.
+
+    Args:
+        dataset: training slices with encoded labels.
+        task: of the study.
+
+    Raises:
+        ValueError: when a class of the task is on no training slice.
+    """
+    present = dataset.classes_present()
+    planned = task.class_frequencies or (1.0,) * task.num_classes
+    found = set().union(*present)
+    absent = [task.labels[index] for index in range(1, task.num_classes) if planned[index] and index not in found]
+    if absent:
+        names = ", ".join(f"{label.value} ({label.name})" for label in absent)
+        raise ValueError(
+            f"Expected the {task.num_classes} classes of the task {task.name} in the training labels, found no voxel "
+            f"of {names}. Give the --task that scripts/plan_task.py writes for this --datalist (and fold), or mend "
+            "the labels."
+        )
+    return present
 
 
 def _weights(classes_present: Sequence[set[int]], foreground_share: float) -> torch.Tensor:

@@ -14,11 +14,22 @@ from monai.transforms import MapTransform, Transform
 
 # NIfTI stores affines in single precision: equal geometries differ by less than this, in mm.
 AFFINE_TOLERANCE_MM = 1e-3
+SHOWN_VALUES = 8
 
 
 def _name(image: Any) -> str:
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     return Path(str(path)).name if path else "the array"
+
+
+def _require_finite(image: torch.Tensor) -> None:
+    """Raises ValueError: what such voxels should be is not for training or evaluation to guess."""
+    count = int((~torch.isfinite(torch.as_tensor(image))).sum())
+    if count:
+        raise ValueError(
+            f"{_name(image)}: expected finite voxels in a labelled image, found {count} that are NaN or infinite. "
+            "Export the image again, or leave the case out of the datalist."
+        )
 
 
 class EncodeLabelsd(MapTransform):
@@ -52,7 +63,8 @@ class EncodeLabelsd(MapTransform):
             if not known.all():
                 found = sorted(set(np.unique(np.asarray(label)).tolist()) - set(self.label_values))
                 raise ValueError(
-                    f"{_name(label)}: expected label values {list(self.label_values)}, found also {found}."
+                    f"{_name(label)}: expected label values {list(self.label_values)}, found also "
+                    f"{found[:SHOWN_VALUES]}. Declare them in the task's `labels`, or mend the file."
                 )
             encoded[key] = classes
         return encoded
@@ -84,7 +96,7 @@ class DecodeLabelsd(MapTransform):
 
 
 class CheckLabelMatchesImaged(Transform):
-    """Refuses a label whose shape or affine is not its image's.
+    """Refuses a label whose shape or affine is not its image's, and a labelled image that is not all numbers.
 
     Args:
         image_key: of the image `(C, H, W, D)`.
@@ -98,14 +110,20 @@ class CheckLabelMatchesImaged(Transform):
         """Returns the dictionary unchanged.
 
         Raises:
-            ValueError: when they differ; names both files, what was expected and found.
+            ValueError: when they differ, the label has several channels, or the image NaN or infinite voxels; names
+                both files, what was expected and found.
         """
         if self.label_key not in data:
             return data
         image, label = data[self.image_key], data[self.label_key]
         names = f"label {_name(label)} of image {_name(image)}"
+        if label.shape[0] != 1:
+            raise ValueError(f"{names}: expected 1 channel, found {label.shape[0]}. Save a map of label values.")
         if image.shape[1:] != label.shape[1:]:
-            raise ValueError(f"{names}: expected shape {tuple(image.shape[1:])}, found {tuple(label.shape[1:])}.")
+            raise ValueError(
+                f"{names}: expected shape {tuple(image.shape[1:])}, found {tuple(label.shape[1:])}. "
+                "Resample the label onto the image's grid, or pair the files that belong together."
+            )
         if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
             difference = float(np.abs(np.asarray(image.affine) - np.asarray(label.affine)).max())
             if difference > AFFINE_TOLERANCE_MM:
@@ -113,4 +131,5 @@ class CheckLabelMatchesImaged(Transform):
                     f"{names}: expected the image's affine, found one that differs by {difference:.4g} mm. "
                     "Resample the label onto the image's grid."
                 )
+        _require_finite(image)
         return data

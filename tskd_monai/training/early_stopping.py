@@ -1,0 +1,53 @@
+"""The end of a training that has stopped getting better."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from ignite.engine import Engine, Events
+
+from tskd_monai.training.history import TrainingHistory
+from tskd_monai.training.samplers import process_rank
+
+logger = logging.getLogger(__name__)
+
+
+class EarlyStopping:
+    """Ends a training when a number of validations in a row have not beaten the best one.
+
+    It counts in the history's lines, which the checkpoint holds: a training that was interrupted stops where it
+    would have, and one that has stopped is at its end when it is started again. Attach it after `Resume` and the
+    history.
+
+    Args:
+        history: of the training.
+        patience: validations without a new best; None: never stop.
+
+    Raises:
+        ValueError: when the patience is below 1.
+    """
+
+    def __init__(self, history: TrainingHistory, patience: int | None = None) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"Expected --patience of at least 1 validation, or null, found {patience}.")
+        self.history, self.patience = history, patience
+
+    def attach(self, engine: Engine) -> None:
+        """Looks at this trainer's start and after each of its epochs."""
+        if self.patience is None:
+            return
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Stops the trainer when patience is at its end; the epoch's other handlers still run."""
+        rows = [row for row in self.history.rows if self.history.metric_name in row]
+        if self.patience is None or not rows:
+            return
+        values = [float(row[self.history.metric_name]) for row in rows]
+        best = max(range(len(values)), key=lambda i: (not math.isnan(values[i]), values[i]))  # the first of equals
+        if len(values) - 1 - best >= self.patience:
+            if process_rank() == 0:
+                logger.info("No better validation since epoch %d: the training ends.", rows[best]["epoch"])
+            engine.terminate()

@@ -1,0 +1,79 @@
+"""Training curves for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Engine, Events
+
+from tskd_monai.training.history import TrainingHistory
+from tskd_monai.training.samplers import process_rank
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+CURVES = ("train_loss", "learning_rate")
+
+
+class TensorBoardCurves:
+    """Writes the history's training loss, learning rate and validation metric as TensorBoard scalars by epoch.
+
+    Attach it after `Resume` and the history. A training that goes on writes its earlier epochs again and marks those
+    in older files as void, so that the curves have no gap and no point twice. Of several processes the first writes.
+
+    Args:
+        folder: of the event files, for `tensorboard --logdir`.
+        history: of the training.
+        enabled: whether anything is written.
+
+    Raises:
+        ImportError: when it is enabled and TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, history: TrainingHistory, enabled: bool = True) -> None:
+        self.folder, self.history, self.enabled = Path(folder), history, enabled
+        self._writer: SummaryWriter | None = None
+        if enabled:
+            _summary_writer()
+
+    def attach(self, engine: Engine) -> None:
+        """Follows this trainer."""
+        if not self.enabled:
+            return
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_last)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        if process_rank():
+            return
+        self._writer = _summary_writer()(str(self.folder), purge_step=0)
+        for row in self.history.rows:
+            self._write(row)
+
+    def _write_last(self, engine: Engine) -> None:
+        self._write(self.history.rows[-1])
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for name in (*CURVES, self.history.metric_name):
+            if name in row:
+                self._writer.add_scalar(name, row[name], row["epoch"])
+        self._writer.flush()
+
+    def _close(self, engine: Engine) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer() -> type[SummaryWriter]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "Expected the package tensorboard for --tensorboard true, found none. "
+            "Install it with: pip install 'tskd-monai[tracking]'"
+        ) from error
+    return SummaryWriter
