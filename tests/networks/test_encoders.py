@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tskd_monai.networks.encoders import InputNormalisation, evenly_spaced_depths, image_size_hw
+from tskd_monai.networks.encoders import (
+    InputNormalisation,
+    evenly_spaced_depths,
+    image_size_hw,
+    interpolate_positions,
+    token_grid,
+)
+from tskd_monai.networks.lora import add_lora
 
 
 def test_output_shapes_at_a_rectangular_size(encoder):
@@ -57,10 +64,29 @@ def test_two_channels_are_refused(encoder):
         encoder(torch.rand(1, 2, 64, 64))
 
 
-@pytest.mark.parametrize("size", [100, (64, 65), (0, 16), (16, 16, 16)])
-def test_image_sizes_that_no_grid_fits_are_refused(size):
-    with pytest.raises(ValueError, match="multiples of 16"):
+@pytest.mark.parametrize("size", [(16, 32), (128, 112), (16, 1024)])
+def test_any_multiple_of_16_is_accepted(encoder, size):
+    encoder.resize_to(size)
+    with torch.no_grad():
+        embeddings = encoder(torch.rand(1, 1, *size)).image_embeddings
+    assert embeddings.shape[-2:] == token_grid(size)
+    assert torch.isfinite(embeddings).all()
+
+
+@pytest.mark.parametrize("size", [100, (64, 65), (0, 16), (16, 16, 16), (128, 1040), -16])
+def test_image_sizes_that_no_grid_fits_are_refused(encoder, size):
+    with pytest.raises(ValueError, match=r"multiples of 16 up to 1024, found .*choose the task's image_size"):
         image_size_hw(size)
+    with pytest.raises(ValueError, match="multiples of 16 up to 1024"):
+        encoder.resize_to(size)
+
+
+def test_positions_that_rise_along_one_axis_still_do_after_interpolation():
+    rows = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 6, 2)
+    resized = interpolate_positions(rows, (8, 3), antialias=False)
+    assert resized.shape == (1, 8, 3, 2)
+    assert (resized.diff(dim=1) > 0).all()
+    assert resized.diff(dim=2).abs().max() < 1e-6
 
 
 def test_normalisation_subtracts_the_mean_and_divides_by_the_std():
@@ -72,3 +98,42 @@ def test_normalisation_subtracts_the_mean_and_divides_by_the_std():
 @pytest.mark.parametrize(("depth", "expected"), [(12, (2, 5, 8, 11)), (6, (0, 2, 3, 5)), (2, (0, 1)), (1, (0,))])
 def test_depths_are_even_and_end_with_the_last_layer(depth, expected):
     assert evenly_spaced_depths(depth) == expected
+
+
+def layer_runs(encoder, images: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]]:
+    """Returns how often the first layer ran in a forward and a backward pass, and the gradients."""
+    layers = encoder.backbone.blocks if hasattr(encoder.backbone, "blocks") else encoder.backbone.layers
+    runs = []
+    # A hook before the MLP: the recomputation stops as soon as it has all it needs, and never leaves the layer.
+    hook = layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    encoder.zero_grad()
+    torch.manual_seed(0)
+    encoder(images).image_embeddings.square().mean().backward()
+    hook.remove()
+    gradients = {name: value.grad for name, value in encoder.named_parameters() if value.grad is not None}
+    return len(runs), gradients
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_checkpointing_runs_layers_twice_and_changes_no_gradient(encoder, lora):
+    if lora:
+        add_lora(encoder, rank=2, dropout=0.2)
+        for name, value in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(value, std=0.02)
+    encoder.train()
+    images = torch.rand(2, 1, 64, 64)
+    once, expected = layer_runs(encoder, images)
+    encoder.checkpoint_gradients(True)
+    twice, found = layer_runs(encoder, images)
+    assert (once, twice) == (1, 2)
+    assert expected.keys() == found.keys()
+    assert all("lora_" in name for name in found) == lora
+    assert all(value.abs().max() > 0 for name, value in expected.items() if "lora_" in name)
+    torch.testing.assert_close(found, expected)
+
+
+def test_checkpointing_has_no_effect_in_evaluation(encoder):
+    encoder.checkpoint_gradients(True)
+    runs, _ = layer_runs(encoder.eval(), torch.rand(1, 1, 64, 64))
+    assert runs == 1

@@ -1,125 +1,189 @@
-"""LoRA: a no-op when fresh, a frozen base, merged equals unmerged, folders that plain peft reads."""
+"""LoRA in encoders and in the mask decoder: a no-op when fresh, a frozen base, merged equals unmerged."""
 
 from __future__ import annotations
 
-import json
+import copy
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import nn
 
 from tskd_monai.networks.lora import (
     adapter_parameters,
     add_lora,
     base_encoder_sha256,
+    base_state_dict,
     has_lora,
-    load_adapter,
+    lora_slot,
     merge_lora,
-    save_adapter,
 )
-from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
+from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
 IMAGES = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+EMBEDDINGS = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(0))
+OPTIONS = [{}, {"use_rslora": True}, {"use_dora": True}, {"use_rslora": True, "init_lora_weights": "gaussian"}]
 
 
-def embeddings(encoder: nn.Module) -> torch.Tensor:
+@pytest.fixture(params=["sam_encoder", "plain_vit_encoder", "sam_mask_decoder"])
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    if request.param == "sam_mask_decoder":
+        torch.manual_seed(0)
+        return SamMaskDecoder(32, 3, num_heads=4).eval()
+    return request.getfixturevalue(request.param)
+
+
+def output(network: nn.Module) -> torch.Tensor:
+    if isinstance(network, SamMaskDecoder):
+        return network.low_res_logits(EMBEDDINGS)
+    return network(IMAGES).image_embeddings
+
+
+def frozen_output(network: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return encoder(IMAGES).image_embeddings
+        return output(network)
 
 
-def take_a_step(encoder: nn.Module) -> None:
-    optimiser = torch.optim.AdamW([value for value in encoder.parameters() if value.requires_grad], lr=1e-2)
-    for _ in range(2):
+def take_steps(network: nn.Module, count: int = 2) -> None:
+    trainable = [value for value in network.parameters() if value.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.1)
+    for _ in range(count):
         optimiser.zero_grad()
-        (encoder(IMAGES).image_embeddings ** 2 * torch.linspace(-1, 1, 4)).mean().backward()
+        result = output(network)
+        (result**2 * torch.linspace(-1, 1, result.shape[-1])).mean().backward()
         optimiser.step()
 
 
-def test_fresh_lora_changes_no_bit(encoder):
-    before = embeddings(encoder)
-    assert torch.equal(embeddings(add_lora(encoder)), before)
+def fused_rows(encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """The rows of each fused layer's B, by part, over all layers."""
+    factors = [value for name, value in encoder.named_parameters() if "qkv.lora_B" in name]
+    assert len(factors) == 4
+    parts = zip(*(value.detach().chunk(3) for value in factors), strict=True)
+    return dict(zip("qkv", (torch.stack(part) for part in parts), strict=True))
 
 
-def test_only_lora_is_trainable_and_every_factor_gets_a_gradient(encoder):
-    add_lora(encoder)
-    trainable = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
+@pytest.mark.parametrize("options", OPTIONS)
+def test_fresh_lora_changes_no_bit(network, options):
+    before = frozen_output(network)
+    assert torch.equal(frozen_output(add_lora(network, peft_options=options)), before)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_only_lora_is_trainable_and_every_factor_gets_a_gradient(network, options):
+    add_lora(network, peft_options=options)
+    trainable = {name: value for name, value in network.named_parameters() if value.requires_grad}
     assert trainable
     assert all(".lora_" in name for name in trainable)
-    encoder(IMAGES).image_embeddings.square().mean().backward()
+    output(network).square().mean().backward()
     assert all(value.grad is not None for value in trainable.values())
 
 
-def test_a_step_changes_the_output_but_not_the_base(encoder):
-    before, plain_hash = embeddings(encoder), base_encoder_sha256(encoder)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_steps_change_the_output_but_not_the_base(network, options):
+    before, plain = frozen_output(network), {name: value.clone() for name, value in network.state_dict().items()}
+    add_lora(network, peft_options=options)
+    take_steps(network)
+    assert (frozen_output(network) - before).abs().max() > 1e-4
+    base = base_state_dict(network)
+    assert base.keys() == plain.keys()
+    assert all(torch.equal(base[name], value) for name, value in plain.items())
+
+
+def test_the_hash_of_an_encoder_is_that_of_its_base(encoder):
+    plain_hash = base_encoder_sha256(encoder)
     add_lora(encoder)
+    take_steps(encoder)
     assert base_encoder_sha256(encoder) == plain_hash
-    take_a_step(encoder)
-    assert base_encoder_sha256(encoder) == plain_hash
-    assert (embeddings(encoder) - before).abs().max() > 1e-4
+    assert base_encoder_sha256(merge_lora(encoder)) != plain_hash
 
 
-def test_merged_equals_unmerged(encoder):
-    add_lora(encoder)
-    take_a_step(encoder)
-    unmerged = embeddings(encoder)
-    merge_lora(encoder)
-    assert not has_lora(encoder)
-    torch.testing.assert_close(embeddings(encoder), unmerged, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_merged_equals_unmerged(network, options):
+    add_lora(network, peft_options=options)
+    take_steps(network)
+    unmerged = frozen_output(network)
+    merge_lora(network)
+    assert not has_lora(network)
+    torch.testing.assert_close(frozen_output(network), unmerged, atol=1e-5, rtol=1e-5)
 
 
-def test_rank_sets_the_number_of_parameters(plain_vit_encoder):
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}])
+def test_the_number_of_parameters_follows_from_the_shapes(network, options):
+    layers = [
+        layer
+        for name, layer in network.get_submodule(lora_slot(network)).named_modules()
+        if name.endswith(network.default_lora_targets) and isinstance(layer, nn.Linear)
+    ]
+    magnitudes = bool(options)
+    expected = sum(3 * (at.in_features + at.out_features) + magnitudes * at.out_features for at in layers)
+    add_lora(network, rank=3, peft_options=options)
+    assert adapter_parameters(network) == expected
+    assert sum(value.numel() for value in network.parameters() if value.requires_grad) == expected
+
+
+def test_the_formula_holds_for_a_known_network(plain_vit_encoder):
     add_lora(plain_vit_encoder, rank=2, target_modules=["attn.proj"])
     assert adapter_parameters(plain_vit_encoder) == 4 * 2 * (48 + 48)
 
 
-def test_the_scale_is_alpha_over_rank(plain_vit_encoder):
-    add_lora(plain_vit_encoder, rank=4, alpha=6.0)
-    assert plain_vit_encoder.backbone.blocks[0].attn.qkv.scaling["default"] == 1.5
+@pytest.mark.parametrize(("options", "scale"), [({}, 1.5), ({"use_rslora": True}, 3.0)])
+def test_the_scale_is_alpha_over_rank_or_its_root(plain_vit_encoder, options, scale):
+    add_lora(plain_vit_encoder, rank=4, alpha=6.0, peft_options=options)
+    assert plain_vit_encoder.backbone.blocks[0].attn.qkv.scaling["default"] == scale
 
 
-def test_an_adapter_survives_its_folder(plain_vit_encoder, tmp_path):
-    base = {name: value.clone() for name, value in plain_vit_encoder.state_dict().items()}
-    add_lora(plain_vit_encoder)
-    take_a_step(plain_vit_encoder)
-    save_adapter(plain_vit_encoder, tmp_path / "adapter")
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
-    fresh = PlainVitEncoder(PlainVitArchitecture(48, 4, 3), 64, (0.5,) * 3, (0.5,) * 3).eval()
-    fresh.load_state_dict(base)
-    load_adapter(fresh, tmp_path / "adapter")
-    assert torch.equal(embeddings(fresh), embeddings(plain_vit_encoder))
-    assert not any(value.requires_grad for value in fresh.parameters())
+def test_the_gaussian_start_has_its_own_scale(plain_vit_encoder):
+    add_lora(plain_vit_encoder, rank=8, peft_options={"init_lora_weights": "gaussian"})
+    factor = plain_vit_encoder.backbone.blocks[0].attn.qkv.lora_A["default"].weight
+    assert factor.detach().std() == pytest.approx(1 / 8, rel=0.15)
 
 
-def test_plain_peft_loads_the_folder(encoder, tmp_path):
+def test_dropout_works_in_training_only(plain_vit_encoder):
+    add_lora(plain_vit_encoder, dropout=0.5)
+    take_steps(plain_vit_encoder)
+    assert torch.equal(frozen_output(plain_vit_encoder), frozen_output(plain_vit_encoder))
+    plain_vit_encoder.train()
+    assert not torch.equal(frozen_output(plain_vit_encoder), frozen_output(plain_vit_encoder))
+
+
+def test_of_a_fused_layer_query_and_value_alone_can_be_adapted(encoder):
+    add_lora(encoder, target_modules=["attn.qkv"], qkv_parts="qv")
+    take_steps(encoder, count=3)
+    rows = fused_rows(encoder)
+    assert not rows["k"].any()
+    assert rows["q"].any()
+    assert rows["v"].any()
+
+
+def test_all_parts_are_adapted_unless_told_otherwise(encoder):
     add_lora(encoder)
-    take_a_step(encoder)
-    save_adapter(encoder, tmp_path)
-    expected = embeddings(encoder)
-    encoder.backbone = encoder.backbone.unload()
-    encoder.backbone = PeftModel.from_pretrained(encoder.backbone, str(tmp_path))
-    torch.testing.assert_close(embeddings(encoder), expected, atol=1e-6, rtol=1e-5)
+    take_steps(encoder)
+    assert all(rows.any() for rows in fused_rows(encoder).values())
 
 
-def test_saving_again_replaces_the_adapter(encoder, tmp_path):
-    add_lora(encoder)
-    save_adapter(encoder, tmp_path)
-    first = (tmp_path / "adapter_model.safetensors").read_bytes()
-    take_a_step(encoder)
-    save_adapter(encoder, tmp_path)
-    assert (tmp_path / "adapter_model.safetensors").read_bytes() != first
-    assert len(list(tmp_path.iterdir())) == 2
+def test_rows_stay_zero_in_a_copy_and_after_going_on_from_a_checkpoint(encoder):
+    add_lora(encoder, qkv_parts="qv")
+    take_steps(encoder)
+    again = copy.deepcopy(encoder)
+    again.load_state_dict(encoder.state_dict())
+    take_steps(again)
+    assert not fused_rows(again)["k"].any()
+    assert not torch.equal(fused_rows(again)["q"], fused_rows(encoder)["q"])
 
 
-def test_a_loaded_adapter_can_be_trained_on(encoder, tmp_path):
-    add_lora(encoder)
-    save_adapter(encoder, tmp_path)
-    encoder.backbone = encoder.backbone.unload()
-    load_adapter(encoder, tmp_path, trainable=True)
-    assert all((".lora_" in name) == value.requires_grad for name, value in encoder.named_parameters())
+def test_rows_stay_zero_under_ddp(plain_vit_encoder, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        add_lora(plain_vit_encoder, qkv_parts="qv")
+        wrapped = nn.parallel.DistributedDataParallel(plain_vit_encoder)
+        optimiser = torch.optim.AdamW([value for value in wrapped.parameters() if value.requires_grad], lr=1e-2)
+        for _ in range(2):
+            wrapped(IMAGES).image_embeddings[:, :7].square().mean().backward()
+            optimiser.step()
+    finally:
+        torch.distributed.destroy_process_group()
+    rows = fused_rows(plain_vit_encoder)
+    assert rows["v"].any()
+    assert not rows["k"].any()
 
 
 def test_one_unmatched_target_is_named_although_others_match(encoder):
@@ -132,31 +196,38 @@ def test_a_target_that_is_also_a_convolution_is_refused(plain_vit_encoder):
         add_lora(plain_vit_encoder, target_modules=["proj"])
 
 
-def test_an_adapter_of_another_depth_is_refused(plain_vit_encoder, tmp_path):
-    add_lora(plain_vit_encoder)
-    save_adapter(plain_vit_encoder, tmp_path)
-    deeper = PlainVitEncoder(PlainVitArchitecture(48, 5, 3), 64, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(ValueError, match=r"does not fit this encoder: 8 entries differ, the first is .*blocks\.4"):
-        load_adapter(deeper, tmp_path)
-
-
-def test_an_adapter_folder_that_lost_a_file_is_refused(encoder, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({}))
-    with pytest.raises(FileNotFoundError, match=r"Expected adapter_model\.safetensors of a LoRA adapter"):
-        load_adapter(encoder, tmp_path)
-
-
-def test_lora_twice_is_refused(encoder):
+def test_lora_twice_is_refused(network):
     with pytest.raises(ValueError, match="found an adapter in it"):
-        add_lora(add_lora(encoder))
+        add_lora(add_lora(network))
 
 
-def test_rank_zero_is_refused(encoder):
+def test_rank_zero_is_refused(network):
     with pytest.raises(ValueError, match="rank of at least 1, found 0"):
-        add_lora(encoder, rank=0)
+        add_lora(network, rank=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"qkv_parts": "qx"}, "letters of 'qkv', such as 'qv', found 'qx'"),
+        ({"qkv_parts": "qq"}, "letters of 'qkv', such as 'qv', found 'qq'"),
+        ({"qkv_parts": ""}, "letters of 'qkv', such as 'qv', found ''"),
+        ({"qkv_parts": "qv", "target_modules": ["attn.proj"]}, r"expected the LoRA target 'attn\.qkv', found attn\."),
+        ({"qkv_parts": "qv", "peft_options": {"use_dora": True}}, "'qv' does not go with use_dora"),
+        ({"peft_options": {"lora_bias": True}}, "out of use_rslora, use_dora, init_lora_weights, found 'lora_bias'"),
+        ({"peft_options": {"use_rslora": 1}}, "use_rslora to be one of False, True, found 1"),
+        ({"peft_options": {"init_lora_weights": "pissa"}}, "one of True, 'gaussian', found 'pissa'; others change the"),
+        ({"peft_options": {"init_lora_weights": False}}, "found False; others change the base weights or start from"),
+    ],
+)
+def test_options_that_cannot_be_kept_are_refused(plain_vit_encoder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        add_lora(plain_vit_encoder, **arguments)
+    assert not has_lora(plain_vit_encoder)
+    assert all(value.requires_grad for value in plain_vit_encoder.parameters())
 
 
 @pytest.mark.parametrize("function", [merge_lora, adapter_parameters])
-def test_what_needs_lora_says_so(encoder, function):
-    with pytest.raises(ValueError, match="Expected an encoder with LoRA, found a plain one"):
-        function(encoder)
+def test_what_needs_lora_says_so(network, function):
+    with pytest.raises(ValueError, match="Expected a network with LoRA, found a plain one"):
+        function(network)

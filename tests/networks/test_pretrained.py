@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +25,10 @@ def test_records_are_complete():
         assert record.licence
         assert record.source
         assert record.image_size % 16 == 0
+        assert all(sha256 is None or len(bytes.fromhex(sha256)) == 32 for sha256 in record.files.values())
+        assert record.url is None or record.url.rsplit("/", 1)[-1] in record.files
+    names = [name for record in ENCODERS.values() for name in record.files]
+    assert len(names) == len(set(names))
 
 
 def test_a_random_encoder_repeats_under_its_seed_and_leaves_the_generator_alone():
@@ -43,6 +50,59 @@ def test_weights_that_do_not_fit_are_refused(demo_state, tmp_path):
     save_file(demo_state, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"missing neck\.conv1\.weight; unexpected neck\.conv9\.weight"):
         build_encoder("sam_demo", tmp_path / "w.safetensors", 128)
+
+
+def test_weights_at_their_native_size_are_loaded_bit_for_bit(tmp_path):
+    state = build_encoder("vit_tiny_patch16", "random", 224, seed=3).backbone.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    loaded = build_encoder("vit_tiny_patch16", tmp_path / "w.safetensors", 224).backbone.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    smaller = build_encoder("vit_tiny_patch16", tmp_path / "w.safetensors", 112).backbone.state_dict()
+    assert [name for name in state if not torch.equal(smaller[name], state[name])] == ["pos_embed"]
+
+
+def test_weights_of_another_encoder_are_refused_naming_it(demo_state, tmp_path):
+    save_file(demo_state, tmp_path / "demo.safetensors")
+    with pytest.raises(ValueError, match=r"wrong shape .*The file fits sam_demo: choose that encoder"):
+        build_encoder("sam_vit_base", tmp_path / "demo.safetensors", 64)
+    state = build_encoder("vit_tiny_patch16", "random", 224).backbone.state_dict()
+    save_file(state, tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"Expected a SAM image encoder .*The file fits vit_tiny_patch16:"):
+        build_encoder("sam_demo", tmp_path / "vit.safetensors", 64)
+
+
+def test_weights_of_no_known_encoder_are_refused_saying_so(demo_state, tmp_path):
+    del demo_state["vision_encoder.pos_embed"]
+    save_file(demo_state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"missing pos_embed\. It fits no known encoder"):
+        build_encoder("sam_demo", tmp_path / "w.safetensors", 64)
+
+
+def test_a_published_file_must_have_its_sha256(demo_state, tmp_path, monkeypatch):
+    path = tmp_path / "published.safetensors"
+    save_file(demo_state, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(ENCODERS, "sam_demo", replace(ENCODERS["sam_demo"], files={path.name: sha256}))
+    build_encoder("sam_demo", path, 64)
+    demo_state["vision_encoder.pos_embed"] += 1
+    save_file(demo_state, path)
+    with pytest.raises(ValueError, match=rf"published\.safetensors to have sha256 {sha256}, found [0-9a-f]{{64}}: "):
+        build_encoder("sam_demo", path, 64)
+    build_encoder("sam_demo", path.rename(tmp_path / "mine.safetensors"), 64)
+
+
+def test_an_expected_sha256_is_held_against_any_file(demo_state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(demo_state, path)
+    build_encoder("sam_demo", path, 64, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"w\.safetensors to have sha256 0{64}, found "):
+        build_encoder("sam_demo", path, 64, weights_sha256="0" * 64)
+
+
+def test_a_published_file_is_refused_under_another_encoders_name(tmp_path):
+    (tmp_path / "sam_vit_b_01ec64.pth").touch()
+    with pytest.raises(ValueError, match=r"published file of sam_vit_base; choose encoder sam_vit_base"):
+        build_encoder("medsam_vit_base", tmp_path / "sam_vit_b_01ec64.pth", 64)
 
 
 def test_only_the_classifier_of_a_plain_vit_is_dropped(tmp_path):

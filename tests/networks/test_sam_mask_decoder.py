@@ -40,8 +40,25 @@ def sam() -> SamModel:
 def test_logits_have_image_size_and_one_channel_per_class():
     decoder = SamMaskDecoder(embed_dim=32, num_classes=5, num_heads=4)
     output = EncoderOutput(torch.rand(2, 32, 3, 5), ())
-    assert decoder(output, torch.rand(2, 1, 48, 80)).shape == (2, 5, 48, 80)
+    assert decoder(output, torch.rand(2, 3, 48, 80)).shape == (2, 5, 48, 80)
     assert decoder.low_res_logits(output.image_embeddings).shape == (2, 5, 12, 20)
+
+
+def test_an_untrained_refinement_changes_no_bit():
+    decoder = SamMaskDecoder(embed_dim=32, num_classes=3, num_heads=4).eval()
+    encoded, images = EncoderOutput(torch.rand(2, 32, 3, 4), ()), torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        refined, low_res = decoder(encoded, images), decoder.low_res_logits(encoded.image_embeddings)
+        expected = torch.nn.functional.interpolate(low_res, size=(48, 64), mode="bilinear")
+        assert torch.equal(refined, expected)
+        torch.nn.init.normal_(decoder.refinement.classify.weight)
+        assert not torch.equal(decoder(encoded, images), expected)
+        assert torch.equal(decoder.low_res_logits(encoded.image_embeddings), low_res)
+
+
+def test_the_refinement_is_small_beside_sams_decoder():
+    decoder = SamMaskDecoder(embed_dim=256, num_classes=5)
+    assert sum(v.numel() for v in decoder.refinement.parameters()) < 0.01 * sum(v.numel() for v in decoder.parameters())
 
 
 def test_from_sam_weights_three_classes_are_sams_three_masks(sam):
@@ -74,7 +91,7 @@ def test_positions_are_those_of_transformers(sam):
 
 def test_every_trainable_parameter_gets_a_gradient():
     decoder = SamMaskDecoder(embed_dim=32, num_classes=3, num_heads=4)
-    decoder(EncoderOutput(torch.rand(1, 32, 4, 4), ()), torch.rand(1, 1, 64, 64)).square().mean().backward()
+    decoder(EncoderOutput(torch.rand(1, 32, 4, 4), ()), torch.rand(1, 3, 64, 64)).square().mean().backward()
     assert [n for n, value in decoder.named_parameters() if value.requires_grad and value.grad is None] == []
 
 

@@ -1,9 +1,11 @@
-"""Encoder and decoder put together."""
+"""Encoder and decoder put together, and what they make of thin structures."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
@@ -32,3 +34,51 @@ def test_forward_gives_the_same_logits(segmenter):
 def test_another_image_size_is_refused(segmenter):
     with pytest.raises(ValueError, match="Expected images of 64x64 pixels, found 96x96"):
         segmenter(torch.rand(1, 1, 96, 96))
+
+
+def thin_lines() -> tuple[Tensor, Tensor]:
+    """A noisy image with curves of one and two pixels, and where they are, as ``(1, 1, 64, 64)``."""
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    wave = (32 + 20 * torch.sin(columns[0] / 7)).round()
+    lines = (rows == wave) | (rows == columns) | ((columns + rows // 4) % 24 < 2)
+    noise = 0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    return (0.3 + 0.4 * lines + noise).clamp(0, 1)[None, None], lines.float()[None, None]
+
+
+def dice(predicted: Tensor, lines: Tensor) -> float:
+    return float(2 * (predicted * lines).sum() / (predicted.sum() + lines.sum()))
+
+
+def oracle_at_quarter_resolution(lines: Tensor) -> float:
+    """The best that the label itself, brought to a quarter of its resolution and back, can reach at any threshold."""
+    blurred = F.interpolate(F.avg_pool2d(lines, 4), scale_factor=4, mode="bilinear")
+    return max(dice((blurred > threshold).float(), lines) for threshold in torch.linspace(0.05, 0.95, 19))
+
+
+def dice_after_fitting(segmenter: VfmSegmenter, steps: int = 40) -> float:
+    image, lines = thin_lines()
+    segmenter.encoder.requires_grad_(False)
+    optimiser = torch.optim.Adam([value for value in segmenter.parameters() if value.requires_grad], lr=5e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        F.cross_entropy(segmenter(image), lines[:, 0].long(), weight=torch.tensor([1.0, 3.0])).backward()
+        optimiser.step()
+    return dice(segmenter(image).argmax(dim=1, keepdim=True).float(), lines)
+
+
+@pytest.mark.parametrize("decoder", ["light", "sam"])
+def test_thin_structures_survive(sam_encoder, decoder):
+    torch.manual_seed(0)
+    if decoder == "light":
+        segmenter = VfmSegmenter(sam_encoder, LightDecoder(sam_encoder.feature_channels, 64, 2))
+    else:
+        segmenter = VfmSegmenter(sam_encoder, SamMaskDecoder(64, 2))
+    assert dice_after_fitting(segmenter) > oracle_at_quarter_resolution(thin_lines()[1]) + 0.15
+
+
+def test_the_refinement_is_what_finds_them(sam_encoder):
+    found = []
+    for refine in (False, True):
+        torch.manual_seed(0)
+        found.append(dice_after_fitting(VfmSegmenter(sam_encoder, SamMaskDecoder(64, 2, refine=refine))))
+    assert found[1] > found[0] + 0.1

@@ -30,6 +30,32 @@ def test_a_pickle_of_something_else_is_refused(tmp_path):
         read_weights(tmp_path / "w.pth")
 
 
+def test_a_whole_checkpoint_is_refused_naming_the_entry(tmp_path):
+    torch.save({"weight": torch.rand(1), "model": {"a": torch.rand(1)}}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth, found 'model' with a dict; save the model's state dict alone"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "old.pth"])
+def test_a_file_cut_short_is_refused_by_name(tmp_path, name, kept):
+    state, path = {"weight": torch.rand(40, 40)}, tmp_path / name
+    if name == "w.safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name == "w.pth")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a file that is damaged.*download it again"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_web_page_in_place_of_weights_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a file that is damaged"):
+        read_weights(tmp_path / name)
+
+
 def test_a_folder_means_its_safetensors_file(tmp_path):
     save_file({"a": torch.rand(1)}, tmp_path / "model.safetensors")
     assert locate_weights(tmp_path) == tmp_path / "model.safetensors"

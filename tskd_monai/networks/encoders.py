@@ -1,4 +1,4 @@
-"""The interface that every image encoder of a teacher fulfils, and the input normalisation they share.
+"""The interface that every image encoder of a teacher fulfils, and what they share: input and position sizes.
 
 An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels; what its weights
 were trained on (three channels, a mean and a standard deviation) is its own business.
@@ -11,8 +11,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 PATCH_SIZE = 16
+MAX_IMAGE_SIZE = 1024  # SAM's own; the memory of its global attention grows with the fourth power of the side
 
 
 class EncoderOutput(NamedTuple):
@@ -31,7 +33,8 @@ class ImageEncoder(Protocol):
     """What decoders, LoRA and distillation need of an encoder (an ``nn.Module``).
 
     Attributes:
-        backbone: the module that LoRA is injected into; its parameter names are those of the published weights.
+        backbone: the module that LoRA is injected into and peft then wraps, so that its parts are reached as
+            attributes; its parameter names are those of the published weights.
         normalise: maps ``(B, 1 | 3, H, W)`` in [0, 1] to ``(B, 3, H, W)`` with the weights' own mean and std.
         image_size: ``(H, W)`` in pixels, the only input size accepted.
         patch_size: pixels per token along each axis.
@@ -53,7 +56,15 @@ class ImageEncoder(Protocol):
         ...
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
-        """Interpolates positions to another image size."""
+        """Interpolates positions to another image size, in place; the same size changes nothing."""
+        ...
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Chooses whether training recomputes each layer in the backward pass, which saves memory."""
+        ...
+
+    def initialise_randomly(self) -> None:
+        """Draws what construction leaves at zero, for an untrained control."""
         ...
 
 
@@ -88,12 +99,12 @@ def image_size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Returns ``(height, width)`` in pixels from a side length or a pair.
 
     Raises:
-        ValueError: if a side is not a positive multiple of 16.
+        ValueError: if a side is no multiple of 16 from 16 to 1024.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
-    if len(sides) != 2 or any(side <= 0 or side % PATCH_SIZE for side in sides):
+    if len(sides) != 2 or any(not 0 < side <= MAX_IMAGE_SIZE or side % PATCH_SIZE for side in sides):
         raise ValueError(
-            f"Expected image_size (H, W) as positive multiples of {PATCH_SIZE}, found {image_size}; "
+            f"Expected image_size (H, W) as multiples of {PATCH_SIZE} up to {MAX_IMAGE_SIZE}, found {image_size}; "
             "choose the task's image_size accordingly."
         )
     return sides[0], sides[1]
@@ -110,6 +121,27 @@ def check_image_size(images: Tensor, image_size: tuple[int, int]) -> None:
             f"Expected images of {image_size[0]}x{image_size[1]} pixels, found {images.shape[-2]}x{images.shape[-1]}; "
             "resize the images or build the encoder with that image_size."
         )
+
+
+def token_grid(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the tokens along height and width of an image ``(H, W)`` in pixels."""
+    return image_size[0] // PATCH_SIZE, image_size[1] // PATCH_SIZE
+
+
+def interpolate_positions(positions: Tensor, grid: tuple[int, int], *, antialias: bool) -> Tensor:
+    """Interpolates learned positions bicubically.
+
+    Args:
+        positions: ``(1, h, w, C)``.
+        grid: ``(h', w')`` in tokens.
+        antialias: whether a smaller grid averages over what it leaves out, as timm does and SAM's users do not.
+
+    Returns:
+        ``(1, h', w', C)``.
+    """
+    channels_first = positions.permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
+    return resized.permute(0, 2, 3, 1).contiguous()
 
 
 def evenly_spaced_depths(depth: int, count: int = 4) -> tuple[int, ...]:

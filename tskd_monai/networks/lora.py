@@ -1,94 +1,124 @@
-"""LoRA on an encoder's backbone, through ``peft`` and in ``peft``'s own folder format.
+"""LoRA through ``peft``, in an encoder's backbone and in the attention of SAM's mask decoder.
 
 Low-rank adaptation (Hu et al., arXiv 2106.09685): ``W' = W + (alpha / r) B A`` with ``A`` random and ``B = 0`` at the
-start, so that a fresh adapter changes nothing. ``W`` stays frozen.
+start, so that a fresh adapter changes nothing. ``W`` stays frozen. Of a fused ``qkv`` layer some parts alone can be
+adapted, as SAMed does with query and value (Zhang and Liu, arXiv 2304.13785): the other rows of ``B`` stay zero.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import load_file
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
 from tskd_monai.networks.plain_vit import PlainVitEncoder
 from tskd_monai.networks.sam_encoder import SamEncoder
+from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
-EncoderT = TypeVar("EncoderT", bound=SamEncoder | PlainVitEncoder)
+Adaptable = SamEncoder | PlainVitEncoder | SamMaskDecoder
+AdaptableT = TypeVar("AdaptableT", bound=Adaptable)
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+QKV = "qkv"
+PEFT_OPTIONS: Mapping[str, tuple[bool | str, ...]] = {
+    "use_rslora": (False, True),
+    "use_dora": (False, True),
+    "init_lora_weights": (True, "gaussian"),
+}
 
 
 def add_lora(
-    encoder: EncoderT,
+    network: AdaptableT,
     *,
     rank: int = 4,
     alpha: float | None = None,
     dropout: float = 0.0,
     target_modules: Sequence[str] | None = None,
-) -> EncoderT:
-    """Freezes an encoder and injects LoRA into its backbone, in place.
+    qkv_parts: str = QKV,
+    peft_options: Mapping[str, bool | str] | None = None,
+) -> AdaptableT:
+    """Freezes an encoder or a mask decoder and injects LoRA into it, in place.
 
     Args:
-        encoder: an encoder without LoRA.
+        network: an encoder or a mask decoder without LoRA.
         rank: r of the two factors.
         alpha: the update is scaled by ``alpha / rank``; ``2 * rank`` unless given.
         dropout: on the input of the low-rank branch, in [0, 1).
-        target_modules: endings of the names of linear layers, such as ``attn.qkv``; the encoder's
-            ``default_lora_targets`` (attention and MLP of every layer) unless given.
+        target_modules: endings of the names of linear layers, such as ``attn.qkv``; the network's
+            ``default_lora_targets`` (attention and MLP of every encoder layer, attention of the decoder) unless given.
+        qkv_parts: which parts of fused ``qkv`` layers are adapted, ``"qkv"`` or for example ``"qv"``.
+        peft_options: peft's own switches: ``use_rslora``, ``use_dora``, ``init_lora_weights`` (``True`` or
+            ``"gaussian"``).
 
     Returns:
-        The same encoder; only its LoRA factors require a gradient.
+        The same network; only its LoRA factors require a gradient.
 
     Raises:
-        ValueError: if the rank is not positive, there is LoRA already, or a target matches no linear layer, or
-            something else as well.
+        ValueError: if the rank is not positive, there is LoRA already, a target matches no linear layer or something
+            else as well, or an option is not among those above or does not go with another.
     """
     if rank < 1:
         raise ValueError(f"Expected a LoRA rank of at least 1, found {rank}.")
-    if has_lora(encoder):
-        raise ValueError("Expected an encoder without LoRA, found an adapter in it; merge it or build a new encoder.")
-    targets = list(encoder.default_lora_targets if target_modules is None else target_modules)
-    _check_targets(encoder.backbone, targets)
-    encoder.requires_grad_(False)
+    if has_lora(network):
+        raise ValueError("Expected a network without LoRA, found an adapter in it; merge it or build a new one.")
+    slot = lora_slot(network)
+    targets = list(network.default_lora_targets if target_modules is None else target_modules)
+    check_targets(network.get_submodule(slot), targets)
+    options = checked_peft_options(peft_options or {})
+    check_qkv_parts(qkv_parts, targets, options)
+    network.requires_grad_(False)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]  # peft takes floats as well
         lora_dropout=dropout,
         target_modules=targets,
         bias="none",
+        **options,
     )
-    encoder.backbone = get_peft_model(encoder.backbone, config)
-    return encoder
+    put_adapted(network, get_peft_model(network.get_submodule(slot), config), qkv_parts)
+    return network
 
 
-def has_lora(encoder: SamEncoder | PlainVitEncoder) -> bool:
-    """Returns whether the encoder's backbone carries an adapter."""
-    return isinstance(encoder.backbone, PeftModel)
+def lora_slot(network: Adaptable) -> str:
+    """Returns the name of the submodule that LoRA is injected into."""
+    return "decoder.transformer" if isinstance(network, SamMaskDecoder) else "backbone"
 
 
-def _check_targets(backbone: nn.Module, targets: Sequence[str]) -> None:
-    """Checks that every target names linear layers and nothing else; peft itself only notices if none matches."""
-    named = [(name, module) for name, module in backbone.named_modules() if name]
-    available = sorted({_ending(name) for name, module in named if isinstance(module, nn.Linear)})
+def has_lora(network: nn.Module) -> bool:
+    """Returns whether there is an adapter in the network."""
+    return any(isinstance(module, PeftModel) for module in network.modules())
+
+
+def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
+    """Checks that every target names linear layers and nothing else; peft itself only notices if none matches.
+
+    Raises:
+        ValueError: naming the target and the layers there are.
+    """
+    named = [(name, layer) for name, layer in module.named_modules() if name]
+    available = sorted({_ending(name) for name, layer in named if isinstance(layer, nn.Linear)})
     if not targets:
         raise ValueError(f"Expected at least one LoRA target, found none; choose from {', '.join(available)}.")
     for target in targets:
-        matched = [(name, module) for name, module in named if name == target or name.endswith(f".{target}")]
+        matched = [(name, layer) for name, layer in named if is_target(name, target)]
         if not matched:
             raise ValueError(f"LoRA target {target!r} matches no layer; choose from {', '.join(available)}.")
-        for name, module in matched:
-            if not isinstance(module, nn.Linear):
+        for name, layer in matched:
+            if not isinstance(layer, nn.Linear):
                 raise ValueError(
-                    f"LoRA target {target!r} also matches {name} ({type(module).__name__}, not a linear layer); "
+                    f"LoRA target {target!r} also matches {name} ({type(layer).__name__}, not a linear layer); "
                     f"choose from {', '.join(available)}."
                 )
+
+
+def is_target(name: str, target: str) -> bool:
+    """Returns whether peft takes the layer of that name for the target."""
+    return name == target or name.endswith(f".{target}")
 
 
 def _ending(name: str) -> str:
@@ -98,116 +128,117 @@ def _ending(name: str) -> str:
     return ".".join(parts[numbers[-1] + 1 :]) if numbers else name
 
 
-def save_adapter(encoder: SamEncoder | PlainVitEncoder, folder: str | Path) -> None:
-    """Writes the adapter in peft's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+def checked_peft_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns peft's switches as they are passed on.
 
-    Both are written to a temporary folder first and moved, so that no half-written file is ever in place.
-
-    Args:
-        encoder: with LoRA.
-        folder: created if missing.
+    PiSSA, OLoRA and their like move a part of the base weights into the adapter, and ``False`` starts from a random
+    ``B``: the base would not stay what it was, or a fresh adapter would change the output.
 
     Raises:
-        ValueError: if the encoder has no LoRA.
+        ValueError: on a switch or value that is not in :data:`PEFT_OPTIONS`.
     """
-    backbone = _adapted_backbone(encoder)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-        backbone.save_pretrained(temporary, save_embedding_layers=False)
-        for name in ADAPTER_FILES:
-            (Path(temporary) / name).replace(folder / name)
+    for name, value in options.items():
+        if name not in PEFT_OPTIONS:
+            raise ValueError(f"Expected peft options out of {', '.join(PEFT_OPTIONS)}, found {name!r}.")
+        if not any(type(value) is type(allowed) and value == allowed for allowed in PEFT_OPTIONS[name]):
+            reason = "; others change the base weights or start from an adapter that is no exact no-op"
+            raise ValueError(
+                f"Expected the peft option {name} to be one of {', '.join(map(repr, PEFT_OPTIONS[name]))}, found "
+                f"{value!r}{reason if name == 'init_lora_weights' else ''}."
+            )
+    return dict(options)
 
 
-def load_adapter(encoder: EncoderT, folder: str | Path, *, trainable: bool = False) -> EncoderT:
-    """Injects a saved adapter into an encoder without LoRA, in place.
-
-    Args:
-        encoder: of the architecture the adapter was trained on.
-        folder: written by :func:`save_adapter` or by peft.
-        trainable: whether the LoRA factors require a gradient; the base never does.
-
-    Returns:
-        The same encoder.
+def check_qkv_parts(qkv_parts: str, targets: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Checks that the parts exist and that there is a fused layer to choose them from.
 
     Raises:
-        FileNotFoundError: if a file of the adapter is missing.
-        ValueError: if there is LoRA already, or the adapter does not fit exactly.
+        ValueError: if not, or with DoRA, whose magnitudes would rescale the parts left out.
     """
-    folder = Path(folder)
-    for name in ADAPTER_FILES:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"Expected {name} of a LoRA adapter in {folder}, found none.")
-    if has_lora(encoder):
-        raise ValueError("Expected an encoder without LoRA, found an adapter in it; build a new encoder.")
-    config = LoraConfig.from_pretrained(str(folder))
-    _check_targets(encoder.backbone, sorted(config.target_modules or ()))
-    _check_adapter_entries(encoder, config, folder)
-    encoder.requires_grad_(False)
-    encoder.backbone = PeftModel.from_pretrained(encoder.backbone, str(folder), is_trainable=trainable)
-    return encoder
-
-
-def _check_adapter_entries(encoder: SamEncoder | PlainVitEncoder, config: LoraConfig, folder: Path) -> None:
-    """Checks names and shapes against what peft would inject; peft itself only warns about missing ones."""
-    stored = {name: tuple(value.shape) for name, value in load_file(folder / ADAPTER_FILES[0]).items()}
-    expected = _expected_entries(encoder.backbone, config)
-    if stored != expected:
-        different = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
-        name = different[0]
+    if not qkv_parts or sorted(qkv_parts) != [part for part in "kqv" if part in qkv_parts]:
+        raise ValueError(f"Expected qkv_parts as letters of 'qkv', such as 'qv', found {qkv_parts!r}.")
+    if set(qkv_parts) == set(QKV):
+        return
+    if not any(is_target(target, QKV) for target in targets):
         raise ValueError(
-            f"The LoRA adapter in {folder} does not fit this encoder: {len(different)} entries differ, the first is "
-            f"{name} (expected {expected.get(name, 'absent')}, found {stored.get(name, 'absent')})."
+            f"qkv_parts {qkv_parts!r} chooses rows of fused qkv layers; expected the LoRA target 'attn.qkv', found "
+            f"{', '.join(targets)}."
+        )
+    if options.get("use_dora"):
+        raise ValueError(
+            f"qkv_parts {qkv_parts!r} does not go with use_dora, whose magnitudes rescale every row; leave one out."
         )
 
 
-def _expected_entries(backbone: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
-    targets = sorted(config.target_modules or ())
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Linear) and any(name == t or name.endswith(f".{t}") for t in targets):
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (config.r, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, config.r)
-    return shapes
+def put_adapted(network: Adaptable, adapted: PeftModel, qkv_parts: str) -> None:
+    """Puts the module with LoRA into the network and cuts off the parts of fused layers that are not adapted.
+
+    The output of ``B`` is zeroed there, so that its rows get no gradient and keep their zeros (weight decay keeps
+    them as well) wherever the network is copied or moved. What peft adds is in training mode until told otherwise;
+    here it is in the network's.
+    """
+    adapted.train(network.training)
+    network.set_submodule(lora_slot(network), adapted)
+    if set(qkv_parts) == set(QKV):
+        return
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer) and is_target(name, QKV):
+            for factor in layer.lora_B.values():
+                factor.register_forward_hook(partial(_zero_other_parts, qkv_parts))
 
 
-def merge_lora(encoder: EncoderT) -> EncoderT:
+def _zero_other_parts(qkv_parts: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    pieces = zip(QKV, output.chunk(3, dim=-1), strict=True)
+    return torch.cat([piece if part in qkv_parts else torch.zeros_like(piece) for part, piece in pieces], dim=-1)
+
+
+def adapted_module(network: Adaptable) -> PeftModel:
+    """Returns the module with LoRA.
+
+    Raises:
+        ValueError: if the network has no LoRA.
+    """
+    module = network.get_submodule(lora_slot(network))
+    if not isinstance(module, PeftModel):
+        raise ValueError("Expected a network with LoRA, found a plain one; call add_lora or load_adapter first.")
+    return module
+
+
+def merge_lora(network: AdaptableT) -> AdaptableT:
     """Adds ``(alpha / r) B A`` to the base weights and removes the adapter, in place.
 
     Returns:
-        The same encoder, plain again: as fast as without LoRA.
+        The same network, plain again: as fast as without LoRA.
 
     Raises:
-        ValueError: if the encoder has no LoRA.
+        ValueError: if the network has no LoRA.
     """
-    encoder.backbone = _adapted_backbone(encoder).merge_and_unload()
-    return encoder
+    network.set_submodule(lora_slot(network), adapted_module(network).merge_and_unload())
+    return network
 
 
-def _adapted_backbone(encoder: SamEncoder | PlainVitEncoder) -> PeftModel:
-    if not isinstance(encoder.backbone, PeftModel):
-        raise ValueError("Expected an encoder with LoRA, found a plain one; call add_lora or load_adapter first.")
-    return encoder.backbone
+def adapter_parameters(network: Adaptable) -> int:
+    """Returns the number of LoRA parameters.
+
+    Raises:
+        ValueError: if the network has no LoRA.
+    """
+    return sum(value.numel() for value in get_peft_model_state_dict(adapted_module(network)).values())
+
+
+def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a module's state without LoRA, under the names it has without LoRA."""
+    return {
+        name.replace("base_model.model.", "").replace(".base_layer.", "."): value
+        for name, value in module.state_dict().items()
+        if ".lora_" not in name
+    }
 
 
 def base_encoder_sha256(encoder: SamEncoder | PlainVitEncoder) -> str:
     """Returns the sha256 of the base weights, the same with and without LoRA: proof that they never change."""
     digest = hashlib.sha256()
-    entries = {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): value
-        for name, value in encoder.backbone.state_dict().items()
-        if ".lora_" not in name
-    }
-    for name in sorted(entries):
+    for name, value in sorted(base_state_dict(encoder.backbone).items()):
         digest.update(name.encode())
-        digest.update(entries[name].detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def adapter_parameters(encoder: SamEncoder | PlainVitEncoder) -> int:
-    """Returns the number of LoRA parameters.
-
-    Raises:
-        ValueError: if the encoder has no LoRA.
-    """
-    return sum(value.numel() for value in get_peft_model_state_dict(_adapted_backbone(encoder)).values())

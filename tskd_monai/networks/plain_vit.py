@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ from tskd_monai.networks.encoders import (
     check_image_size,
     evenly_spaced_depths,
     image_size_hw,
+    interpolate_positions,
+    token_grid,
 )
+from tskd_monai.networks.layer_stack import run_layers
 
 LAYER_NORM_EPS = 1e-6  # timm's value; PyTorch's default of 1e-5 changes the output of published weights
 INITIALISER_STD = 0.02
+CLASSIFIER_ENTRIES = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,14 @@ class PlainVitArchitecture:
     hidden_size: int
     depth: int
     num_heads: int
+
+    def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> PlainVitEncoder:
+        """Returns an encoder of these numbers; see :class:`PlainVitEncoder`."""
+        return PlainVitEncoder(self, image_size, mean, std)
+
+    def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+        """Returns a weights file's entries without the classifier, which has no place here."""
+        return {name: value for name, value in state.items() if name not in CLASSIFIER_ENTRIES}
 
 
 class Attention(nn.Module):
@@ -111,15 +124,23 @@ class PlainVit(nn.Module):
         nn.init.normal_(self.cls_token, std=INITIALISER_STD)
         nn.init.normal_(self.pos_embed, std=INITIALISER_STD)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns the tokens ``(B, 1 + N, C)`` after every block; the class token comes first."""
+    def forward(
+        self, images: Tensor, depths: Collection[int] = (), recompute: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns the normalised last tokens, and those after the blocks in ``depths``.
+
+        Args:
+            images: ``(B, 3, H, W)``, normalised.
+            depths: indices of blocks.
+            recompute: whether the backward pass recomputes the blocks.
+
+        Returns:
+            All as ``(B, 1 + N, C)``, the class token first.
+        """
         tokens = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
-        states = []
-        for block in self.blocks:
-            tokens = block(tokens)
-            states.append(tokens)
-        return states
+        tokens, states = run_layers(self.blocks, tokens, depths, recompute=recompute)
+        return self.norm(tokens), states
 
 
 class PlainVitEncoder(nn.Module):
@@ -132,7 +153,7 @@ class PlainVitEncoder(nn.Module):
         std: per colour channel.
 
     Raises:
-        ValueError: if ``image_size`` is no multiple of 16.
+        ValueError: if ``image_size`` is no multiple of 16 up to 1024.
     """
 
     default_lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -147,13 +168,9 @@ class PlainVitEncoder(nn.Module):
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
-        # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = PlainVit(architecture, self.grid)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tokens along height and width."""
-        return self.image_size[0] // PATCH_SIZE, self.image_size[1] // PATCH_SIZE
+        self.recompute_layers = False
+        # Any: after LoRA is added this is a PeftModel, which passes calls and attribute access through.
+        self.backbone: Any = PlainVit(architecture, token_grid(self.image_size))
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encodes images.
@@ -169,9 +186,13 @@ class PlainVitEncoder(nn.Module):
             ValueError: on another size or number of channels.
         """
         check_image_size(images, self.image_size)
-        states = self.backbone(self.normalise(images))
-        features = tuple(self._as_map(states[depth]) for depth in self.feature_depths)
-        return EncoderOutput(self._as_map(self.backbone.norm(states[-1])), features)
+        recompute = self.recompute_layers and self.training
+        tokens, states = self.backbone(self.normalise(images), self.feature_depths, recompute)
+        return EncoderOutput(self._as_map(tokens), tuple(self._as_map(state) for state in states))
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Chooses whether training recomputes each layer in the backward pass; evaluation is not affected."""
+        self.recompute_layers = enabled
 
     @torch.no_grad()
     def initialise_randomly(self) -> None:
@@ -179,26 +200,25 @@ class PlainVitEncoder(nn.Module):
 
     def _as_map(self, tokens: Tensor) -> Tensor:
         """Drops the class token and lays ``(B, 1 + N, C)`` out as ``(B, C, h, w)``."""
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, token_grid(self.image_size))
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Interpolates the positions bicubically to another image size, in place; the same size changes nothing.
 
         Args:
-            image_size: side or ``(H, W)`` in pixels, multiples of 16.
+            image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024.
 
         Raises:
-            ValueError: if a side is no multiple of 16.
+            ValueError: if a side is another.
         """
         size = image_size_hw(image_size)
         if size == self.image_size:
             return
         positions = self.backbone.pos_embed.detach()
-        patches = positions[:, 1:].transpose(1, 2).unflatten(2, self.grid)
+        patches = positions[:, 1:].unflatten(1, token_grid(self.image_size))
+        patches = interpolate_positions(patches, token_grid(size), antialias=True)
+        self.backbone.pos_embed = nn.Parameter(torch.cat([positions[:, :1], patches.flatten(1, 2)], dim=1))
         self.image_size = size
-        patches = F.interpolate(patches, size=self.grid, mode="bicubic", align_corners=False, antialias=True)
-        resized = torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
-        self.backbone.pos_embed = nn.Parameter(resized)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -6,8 +6,9 @@ position parameters are interpolated once, so that a checkpoint of a task holds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,11 @@ from tskd_monai.networks.encoders import (
     check_image_size,
     evenly_spaced_depths,
     image_size_hw,
+    interpolate_positions,
+    token_grid,
 )
+from tskd_monai.networks.layer_stack import run_layers
+from tskd_monai.networks.sam_names import encoder_entries
 
 INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
 
@@ -48,6 +53,14 @@ class SamArchitecture:
     window_size: int = 14
     embed_dim: int = 256
 
+    def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> SamEncoder:
+        """Returns an encoder of these numbers; see :class:`SamEncoder`."""
+        return SamEncoder(self, image_size, mean, std)
+
+    def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+        """Returns the image encoder's entries of a SAM file under either naming; see :func:`encoder_entries`."""
+        return encoder_entries(state, source)
+
 
 class SamEncoder(nn.Module):
     """SAM image encoder that also returns hidden states from four depths.
@@ -61,7 +74,7 @@ class SamEncoder(nn.Module):
         std: per colour channel.
 
     Raises:
-        ValueError: if ``image_size`` is no multiple of 16.
+        ValueError: if ``image_size`` is no multiple of 16 up to 1024.
     """
 
     default_lora_targets = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
@@ -76,6 +89,7 @@ class SamEncoder(nn.Module):
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
+        self.recompute_layers = False
         # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
         self.backbone: Any = SamVisionEncoder(_vision_config(architecture, image_size))
 
@@ -95,12 +109,13 @@ class SamEncoder(nn.Module):
         check_image_size(images, self.image_size)
         hidden = self.backbone.patch_embed.projection(self.normalise(images)).permute(0, 2, 3, 1)
         hidden = hidden + self.backbone.pos_embed
-        features = []
-        for index, layer in enumerate(self.backbone.layers):
-            hidden = layer(hidden)
-            if index in self.feature_depths:
-                features.append(hidden.permute(0, 3, 1, 2))
-        return EncoderOutput(self.backbone.neck(hidden), tuple(features))
+        recompute = self.recompute_layers and self.training
+        hidden, states = run_layers(self.backbone.layers, hidden, self.feature_depths, recompute=recompute)
+        return EncoderOutput(self.backbone.neck(hidden), tuple(state.permute(0, 3, 1, 2) for state in states))
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Chooses whether training recomputes each layer in the backward pass; evaluation is not affected."""
+        self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Interpolates the positions to another image size, in place; the same size leaves them untouched.
@@ -109,16 +124,17 @@ class SamEncoder(nn.Module):
         layers with global attention only: a window keeps its size.
 
         Args:
-            image_size: side or ``(H, W)`` in pixels, multiples of 16.
+            image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024.
 
         Raises:
-            ValueError: if a side is no multiple of 16.
+            ValueError: if a side is another.
         """
         size = image_size_hw(image_size)
         if size == self.image_size:
             return
-        grid = (size[0] // PATCH_SIZE, size[1] // PATCH_SIZE)
-        self.backbone.pos_embed = nn.Parameter(_interpolate_grid(self.backbone.pos_embed.detach(), grid))
+        grid = token_grid(size)
+        positions = interpolate_positions(self.backbone.pos_embed.detach(), grid, antialias=False)
+        self.backbone.pos_embed = nn.Parameter(positions)
         for layer in self.backbone.layers:
             if layer.window_size == 0:
                 layer.attn.rel_pos_h = nn.Parameter(_interpolate_offsets(layer.attn.rel_pos_h.detach(), grid[0]))
@@ -148,12 +164,6 @@ def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionC
         initializer_range=INITIALISER_STD,
         attn_implementation="sdpa",
     )
-
-
-def _interpolate_grid(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Interpolates ``(1, h, w, C)`` bicubically to the grid ``(h', w')``."""
-    resized = F.interpolate(positions.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).contiguous()
 
 
 def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:

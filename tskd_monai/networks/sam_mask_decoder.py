@@ -2,7 +2,8 @@
 
 The two-way transformer is ``transformers``' ``SamMaskDecoder`` (Kirillov et al., "Segment Anything", 2023). No point,
 box or mask is given: the dense prompt is SAM's "no mask" embedding everywhere, and K learned tokens, one per class,
-ask for the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785).
+ask for the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785). SAM's masks have a quarter of the image's
+resolution; a small refinement, which SAM does not have, adds the image's own detail while they are upsampled.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder as TwoWayMaskDecoder
 
+from tskd_monai.networks.detail_refinement import DetailRefinement
 from tskd_monai.networks.encoders import EncoderOutput
 from tskd_monai.networks.sam_names import to_transformers_names
 from tskd_monai.networks.weights_file import load_strictly
@@ -26,6 +28,7 @@ DECODER_PREFIX = "mask_decoder."
 POSITIONS = "shared_image_embedding.positional_embedding"
 NO_MASK = "prompt_encoder.no_mask_embed.weight"
 SAM_MULTIMASK_TOKENS = 3
+KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
 
 
 class SamMaskDecoder(nn.Module):
@@ -35,14 +38,16 @@ class SamMaskDecoder(nn.Module):
         embed_dim: channels of the image embeddings; 256 for SAM's own weights.
         num_classes: background included.
         num_heads: attention heads; must divide ``embed_dim / 2``.
+        refine: whether the image's detail is added while the logits are upsampled; untrained it adds nothing.
 
     Raises:
         ValueError: if there are fewer than two classes or ``embed_dim`` cannot be divided among the heads.
     """
 
+    default_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj")
     positional_matrix: Tensor
 
-    def __init__(self, embed_dim: int, num_classes: int, num_heads: int = 8) -> None:
+    def __init__(self, embed_dim: int, num_classes: int, num_heads: int = 8, *, refine: bool = True) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"Expected at least 2 classes, background included, found num_classes={num_classes}.")
@@ -54,6 +59,7 @@ class SamMaskDecoder(nn.Module):
         self.decoder = TwoWayMaskDecoder(_decoder_config(embed_dim, num_classes, num_heads))
         self.no_mask_embed = nn.Parameter(torch.zeros(embed_dim))
         self.register_buffer("positional_matrix", torch.randn(2, embed_dim // 2))
+        self.refinement = DetailRefinement(num_classes) if refine else None
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
@@ -61,22 +67,28 @@ class SamMaskDecoder(nn.Module):
         self.decoder.output_hypernetworks_mlps[0].requires_grad_(False)
         self.decoder.iou_prediction_head.requires_grad_(False)
 
+    def train_heads(self) -> None:
+        """Makes what turns tokens and embeddings into masks trainable, not the two-way transformer before it."""
+        decoder = self.decoder
+        heads = [decoder.mask_tokens, decoder.output_hypernetworks_mlps, decoder.upscale_conv1, decoder.upscale_conv2]
+        for head in (*heads, decoder.upscale_layer_norm, self.no_mask_embed, self.refinement):
+            if head is not None:
+                head.requires_grad_(True)
+        self._freeze_unused()
+
     def forward(self, encoded: EncoderOutput, images: Tensor) -> Tensor:
         """Decodes.
 
         Args:
             encoded: the encoder's output; only ``image_embeddings`` are read.
-            images: ``(B, C, H, W)``; only their size is read.
+            images: ``(B, 3, H, W)``, normalised; without refinement only their size is read.
 
         Returns:
-            Logits ``(B, num_classes, H, W)``, upsampled bilinearly from a quarter of the resolution.
+            Logits ``(B, num_classes, H, W)``, upsampled bilinearly from a quarter of the resolution and refined.
         """
-        return F.interpolate(
-            self.low_res_logits(encoded.image_embeddings),
-            size=images.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        )
+        low_res = self.low_res_logits(encoded.image_embeddings)
+        logits = F.interpolate(low_res, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return logits if self.refinement is None else logits + self.refinement(low_res, images)
 
     def low_res_logits(self, image_embeddings: Tensor) -> Tensor:
         """Returns logits ``(B, num_classes, 4 h, 4 w)`` from embeddings ``(B, embed_dim, h, w)``."""
@@ -120,7 +132,7 @@ def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], so
     """Loads SAM's mask decoder into ``decoder``, in place.
 
     The transformer and the upscaling are loaded as they are. SAM's three multi-mask tokens and their heads are dealt
-    to the classes in turn. The IoU head, which no logit depends on, keeps its values.
+    to the classes in turn. The IoU head, which no logit depends on, and the refinement keep their values.
 
     Args:
         decoder: of SAM's own ``embed_dim`` and number of heads.
@@ -142,12 +154,11 @@ def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], so
     entries["mask_tokens.weight"] = theirs["mask_tokens.weight"][tokens]
     for ours, token in enumerate(tokens):
         entries |= _renumbered_head(theirs, token, ours)
-    own = decoder.decoder.state_dict()
-    entries |= {name: value for name, value in own.items() if name.startswith("iou_prediction_head.")}
     entries = {f"decoder.{name}": value for name, value in entries.items()}
-    load_strictly(
-        decoder, entries | {"no_mask_embed": state[NO_MASK].flatten(), "positional_matrix": state[POSITIONS]}, source
-    )
+    entries |= {"no_mask_embed": state[NO_MASK].flatten(), "positional_matrix": state[POSITIONS]}
+    own = decoder.state_dict()
+    entries |= {name: value for name, value in own.items() if name.startswith(KEPT_PREFIXES)}
+    load_strictly(decoder, entries, source)
 
 
 def _renumbered_head(state: Mapping[str, Tensor], token: int, ours: int) -> dict[str, Tensor]:

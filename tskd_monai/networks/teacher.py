@@ -1,16 +1,15 @@
-"""Building a teacher from the numbers in a config, and the folder a trained teacher lives in.
+"""The folder a trained teacher lives in.
 
-``adapter/`` (peft), ``decoder.safetensors`` and ``teacher.json``. The encoder's own weights are not copied: the record
-says which they were, by name, path and sha256, and loading refuses any others. Only full fine-tuning, which changes
-them, writes ``encoder.safetensors`` in the adapter's place.
+``adapter/`` and ``decoder_adapter/`` (LoRA in peft's format), ``decoder.safetensors`` and ``teacher.json``. The
+encoder's own weights are not copied: the record says which they were, by name, path and sha256, and loading refuses
+any others. Only full fine-tuning, which changes them, writes ``encoder.safetensors`` in the adapter's place.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,154 +18,23 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from tskd_monai.networks.encoders import image_size_hw
-from tskd_monai.networks.light_decoder import LightDecoder
-from tskd_monai.networks.lora import (
-    ADAPTER_FILES,
-    add_lora,
-    base_encoder_sha256,
-    has_lora,
-    load_adapter,
-    save_adapter,
-)
-from tskd_monai.networks.plain_vit import PlainVitEncoder
-from tskd_monai.networks.pretrained import RANDOM, SHIPPED, build_encoder, weights_path
-from tskd_monai.networks.sam_encoder import SamEncoder
-from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, has_decoder_entries, initialise_from_sam
+from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
+from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, has_lora
+from tskd_monai.networks.pretrained import weights_path
+from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.segmenter import VfmSegmenter
-from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
+from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
+from tskd_monai.networks.weights_file import file_sha256, load_strictly
 
-logger = logging.getLogger(__name__)
+__all__ = ["TeacherSpec", "build_teacher", "load_teacher", "read_teacher_record", "save_teacher"]
 
-DECODERS = ("light", "sam")
-TUNINGS = ("lora", "full", "decoder")
 ADAPTER_FOLDER = "adapter"
+DECODER_ADAPTER_FOLDER = "decoder_adapter"
 DECODER_FILE = "decoder.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 RECORD_FILE = "teacher.json"
+RECORD_ENTRIES = ("task_hash", "spec", "base_encoder_sha256", "files", "record")
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """Everything a teacher is built from, as plain JSON values.
-
-    Attributes:
-        encoder: name in ``pretrained.ENCODERS``.
-        encoder_weights: path or hub id, ``"shipped"`` or ``"random"``.
-        weights_sha256: of the weights file; ``None`` for random weights.
-        image_size: ``(H, W)`` in pixels.
-        num_classes: background included.
-        decoder: ``"light"`` or ``"sam"``.
-        tuning: ``"lora"``, ``"full"`` or ``"decoder"``.
-        rank: of LoRA.
-        alpha: LoRA's scale is ``alpha / rank``.
-        dropout: of LoRA.
-        target_modules: LoRA's targets; ``None`` for the encoder's own.
-        seed: of everything drawn at random while building.
-    """
-
-    encoder: str
-    encoder_weights: str
-    weights_sha256: str | None
-    image_size: tuple[int, int]
-    num_classes: int
-    decoder: str
-    tuning: str
-    rank: int
-    alpha: float
-    dropout: float
-    target_modules: tuple[str, ...] | None
-    seed: int
-
-
-def build_teacher(
-    *,
-    encoder: str,
-    encoder_weights: str | Path | None,
-    image_size: int | Sequence[int],
-    num_classes: int,
-    decoder: str = "light",
-    tuning: str = "lora",
-    rank: int = 4,
-    alpha: float | None = None,
-    dropout: float = 0.0,
-    target_modules: Sequence[str] | None = None,
-    seed: int = 0,
-) -> VfmSegmenter:
-    """Builds a teacher that is ready to be trained: a frozen encoder, fresh LoRA, a new decoder.
-
-    Args:
-        encoder: name in ``pretrained.ENCODERS``.
-        encoder_weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
-            ``"random"`` for the untrained control.
-        image_size: the task's side or ``(H, W)`` in pixels, multiples of 16.
-        num_classes: background included.
-        decoder: ``"light"`` (multi-level, full-resolution stem) or ``"sam"`` (mask decoder, one token per class; it
-            starts from SAM's own where the weights hold it).
-        tuning: what is trained besides the decoder: ``"lora"`` (adapters in the frozen encoder), ``"full"`` (the whole
-            encoder) or ``"decoder"`` (nothing).
-        rank: of LoRA.
-        alpha: LoRA's scale is ``alpha / rank``; ``2 * rank`` unless given.
-        dropout: of LoRA.
-        target_modules: LoRA's targets; the encoder's ``default_lora_targets`` unless given.
-        seed: of a random encoder, the adapter and the decoder.
-
-    Raises:
-        ValueError: on a wrong name or number, or weights that do not fit.
-        FileNotFoundError: if weights are missing.
-    """
-    if tuning not in TUNINGS:
-        raise ValueError(f"Expected tuning to be one of {', '.join(TUNINGS)}, found {tuning!r}.")
-    path = weights_path(encoder, encoder_weights)
-    spec = TeacherSpec(
-        encoder=encoder,
-        encoder_weights=SHIPPED if encoder_weights is None else str(encoder_weights),
-        weights_sha256=None if path is None else file_sha256(path),
-        image_size=image_size_hw(image_size),
-        num_classes=num_classes,
-        decoder=decoder,
-        tuning=tuning,
-        rank=rank,
-        alpha=2.0 * rank if alpha is None else float(alpha),
-        dropout=dropout,
-        target_modules=None if target_modules is None else tuple(target_modules),
-        seed=seed,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        segmenter = _build_frozen(spec, path)
-        if tuning == "lora":
-            add_lora(segmenter.encoder, rank=rank, alpha=spec.alpha, dropout=dropout, target_modules=target_modules)
-        elif tuning == "full":
-            segmenter.encoder.requires_grad_(True)
-    if isinstance(segmenter.decoder, SamMaskDecoder) and path is not None:
-        _start_from_sam(segmenter.decoder, path)
-    return segmenter
-
-
-def _build_frozen(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
-    """Builds the untrained segmenter without LoRA."""
-    encoder = build_encoder(spec.encoder, RANDOM if path is None else path, spec.image_size, seed=spec.seed)
-    encoder.requires_grad_(False)
-    return VfmSegmenter(encoder, _build_decoder(spec, encoder), spec)
-
-
-def _build_decoder(spec: TeacherSpec, encoder: SamEncoder | PlainVitEncoder) -> LightDecoder | SamMaskDecoder:
-    if spec.decoder == "light":
-        return LightDecoder(encoder.feature_channels, encoder.embed_dim, spec.num_classes)
-    if spec.decoder == "sam":
-        return SamMaskDecoder(encoder.embed_dim, spec.num_classes)
-    raise ValueError(f"Expected decoder to be one of {', '.join(DECODERS)}, found {spec.decoder!r}.")
-
-
-def _start_from_sam(decoder: SamMaskDecoder, path: Path) -> None:
-    state = read_weights(path)
-    if has_decoder_entries(state):
-        initialise_from_sam(decoder, state, path)
-        logger.info("The mask decoder starts from the one in %s.", path.name)
-    else:
-        logger.info("%s holds no mask decoder; the decoder starts from random weights.", path.name)
 
 
 def save_teacher(
@@ -186,15 +54,11 @@ def save_teacher(
     spec = segmenter.spec
     if not isinstance(spec, TeacherSpec):
         raise ValueError("Expected a segmenter from build_teacher or load_teacher, found one without a spec.")
-    if has_lora(segmenter.encoder) != (spec.tuning == "lora"):
-        raise ValueError("Expected the teacher's LoRA in its encoder, found it merged; save before merging.")
+    if has_lora(segmenter.encoder) != (spec.tuning == "lora") or has_lora(segmenter.decoder) != spec.decoder_lora:
+        raise ValueError("Expected the teacher's LoRA in its place, found it merged; save before merging.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if spec.tuning == "lora":
-        save_adapter(segmenter.encoder, folder / ADAPTER_FOLDER)
-    elif spec.tuning == "full":
-        _write_weights(segmenter.encoder.backbone, folder / ENCODER_FILE)
-    _write_weights(segmenter.decoder, folder / DECODER_FILE)
+    _write_networks(segmenter, spec, folder)
     content = {
         "format_version": FORMAT_VERSION,
         "task_hash": task_hash,
@@ -208,16 +72,30 @@ def save_teacher(
     temporary.replace(folder / RECORD_FILE)
 
 
+def _write_networks(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path) -> None:
+    if spec.tuning == "lora":
+        save_adapter(segmenter.encoder, folder / ADAPTER_FOLDER)
+    elif spec.tuning == "full":
+        _write_weights(segmenter.encoder.backbone, folder / ENCODER_FILE)
+    if isinstance(segmenter.decoder, SamMaskDecoder) and spec.decoder_lora:
+        save_adapter(segmenter.decoder, folder / DECODER_ADAPTER_FOLDER)
+    _write_weights(segmenter.decoder, folder / DECODER_FILE)
+
+
 def _write_weights(module: nn.Module, path: Path) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in base_state_dict(module).items()}
     temporary = path.with_name(f".{path.name}.writing")
     temporary.write_bytes(to_safetensors(state))
     temporary.replace(path)
 
 
 def _files(spec: TeacherSpec) -> list[str]:
-    adapter = [f"{ADAPTER_FOLDER}/{name}" for name in ADAPTER_FILES]
-    return [*{"lora": adapter, "full": [ENCODER_FILE], "decoder": []}[spec.tuning], DECODER_FILE]
+    names = {"lora": _adapter_files(ADAPTER_FOLDER), "full": [ENCODER_FILE], "decoder": []}[spec.tuning]
+    return [*names, *(_adapter_files(DECODER_ADAPTER_FOLDER) if spec.decoder_lora else []), DECODER_FILE]
+
+
+def _adapter_files(folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in ADAPTER_FILES]
 
 
 def read_teacher_record(folder: str | Path) -> dict[str, Any]:
@@ -225,17 +103,24 @@ def read_teacher_record(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if its format is another.
+        ValueError: if it cannot be read or its format is another.
     """
     path = Path(folder) / RECORD_FILE
     if not path.is_file():
         raise FileNotFoundError(f"Expected {RECORD_FILE} in the teacher folder {folder}, found none; train one first.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, found a damaged file ({error}); copy the folder again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {path}, found {type(content).__name__}; copy the folder again.")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"Expected format_version {FORMAT_VERSION} in {path}, found {content.get('format_version')}; "
             "train the teacher again with this version."
         )
+    if missing := [name for name in RECORD_ENTRIES if name not in content]:
+        raise ValueError(f"Expected {', '.join(missing)} in {path}, found none; copy the folder again.")
     return content
 
 
@@ -265,32 +150,51 @@ def load_teacher(
             f"The teacher in {folder} was trained for task {content['task_hash'][:12]}, this is task "
             f"{task_hash[:12]}; train a teacher for it or pass its own task file."
         )
-    spec = _spec_from_json(content["spec"])
-    _check_files(folder, content["files"])
+    spec = _spec_from_json(content["spec"], folder / RECORD_FILE)
+    _check_files(folder, content["files"], _files(spec))
     path = _recorded_weights(spec, encoder_weights, folder)
     if encoder_weights is not None:
         spec = replace(spec, encoder_weights=str(encoder_weights))
     with torch.random.fork_rng(devices=[]):
-        segmenter = _build_frozen(spec, path)
-        if spec.tuning == "lora":
-            load_adapter(segmenter.encoder, folder / ADAPTER_FOLDER, trainable=trainable)
-        elif spec.tuning == "full":
-            load_strictly(segmenter.encoder.backbone, load_file(folder / ENCODER_FILE), folder / ENCODER_FILE)
+        segmenter = build_frozen(spec, path)
+        _read_encoder(segmenter, spec, folder, trainable)
+        _read_decoder(segmenter, spec, folder, trainable)
     if (found := base_encoder_sha256(segmenter.encoder)) != content["base_encoder_sha256"]:
         raise ValueError(
             f"The encoder rebuilt for {folder} differs from the one trained on (sha256 {found[:12]}, expected "
             f"{content['base_encoder_sha256'][:12]}); use the same weights and, for random or resized ones, the same "
             "torch version."
         )
-    load_strictly(segmenter.decoder, load_file(folder / DECODER_FILE), folder / DECODER_FILE)
     if not trainable:
         segmenter.requires_grad_(False)
-    elif spec.tuning == "full":
-        segmenter.encoder.requires_grad_(True)
     return segmenter.eval()
 
 
-def _spec_from_json(values: Mapping[str, Any]) -> TeacherSpec:
+def _read_encoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trainable: bool) -> None:
+    if spec.tuning == "lora":
+        load_adapter(segmenter.encoder, folder / ADAPTER_FOLDER, trainable=trainable, qkv_parts=spec.qkv_parts)
+    elif spec.tuning == "full":
+        load_strictly(segmenter.encoder.backbone, load_file(folder / ENCODER_FILE), folder / ENCODER_FILE)
+        segmenter.encoder.requires_grad_(trainable)
+
+
+def _read_decoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trainable: bool) -> None:
+    load_strictly(segmenter.decoder, load_file(folder / DECODER_FILE), folder / DECODER_FILE)
+    if isinstance(segmenter.decoder, SamMaskDecoder) and spec.decoder_lora:
+        load_adapter(segmenter.decoder, folder / DECODER_ADAPTER_FOLDER, trainable=trainable)
+        segmenter.decoder.train_heads()
+
+
+def _spec_from_json(values: Any, path: Path) -> TeacherSpec:
+    expected = {field.name for field in fields(TeacherSpec)}
+    if not isinstance(values, dict):
+        raise ValueError(f"Expected a JSON object as the spec in {path}, found {type(values).__name__}.")
+    if different := sorted(values.keys() ^ expected):
+        state = "unknown" if different[0] in values else "missing"
+        raise ValueError(
+            f"The spec in {path} does not fit this version: {different[0]} is {state}, {len(different)} entries "
+            "differ; train the teacher again, or use the version it was trained with."
+        )
     targets = values["target_modules"]
     sequences = {
         "image_size": tuple(values["image_size"]),
@@ -299,7 +203,12 @@ def _spec_from_json(values: Mapping[str, Any]) -> TeacherSpec:
     return TeacherSpec(**{**values, **sequences})
 
 
-def _check_files(folder: Path, recorded: Mapping[str, str]) -> None:
+def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]) -> None:
+    if sorted(recorded) != sorted(names):
+        raise ValueError(
+            f"Expected the files {', '.join(sorted(names))} in {folder / RECORD_FILE}, found "
+            f"{', '.join(sorted(recorded))}; copy the folder again."
+        )
     for name, expected in recorded.items():
         path = folder / name
         if not path.is_file():

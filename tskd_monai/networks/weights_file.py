@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -75,13 +77,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
     Raises:
-        ValueError: if the file does not hold a mapping from names to tensors.
+        ValueError: if the file cannot be read or does not hold a mapping from names to tensors.
     """
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); copy "
+            "or download it again."
+        ) from error
+    if not isinstance(content, Mapping):
         raise ValueError(f"Expected a mapping from names to tensors in {path}, found {type(content).__name__}.")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"Expected a mapping from names to tensors in {path}, found {name!r} with a {type(value).__name__}; "
+                "save the model's state dict alone."
+            )
     return dict(content)
 
 

@@ -1,0 +1,132 @@
+"""Another foundation model, added as the README says: an architecture, an encoder, a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord
+from tskd_monai.networks.encoders import (
+    EncoderOutput,
+    ImageEncoder,
+    InputNormalisation,
+    check_image_size,
+    image_size_hw,
+)
+from tskd_monai.networks.layer_stack import run_layers
+from tskd_monai.networks.pretrained import build_encoder
+from tskd_monai.networks.teacher import build_teacher
+
+FILE = "toy_published.safetensors"
+
+
+@dataclass(frozen=True)
+class ToyArchitecture:
+    """Step 1: the numbers, how an encoder is made of them, and which entries of a published file are its own."""
+
+    hidden_size: int
+    depth: int
+
+    def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> ToyEncoder:
+        return ToyEncoder(self, image_size, mean, std)
+
+    def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+        return {name.removeprefix("toy."): value for name, value in state.items() if not name.startswith("head.")}
+
+
+class ToyBackbone(nn.Module):
+    """What the published file holds; LoRA goes in here."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+
+class ToyEncoder(nn.Module):
+    """Step 2: an encoder that fulfils `ImageEncoder`; it has no positions, so any size is a matter of one line."""
+
+    default_lora_targets = ("blocks.0", "blocks.1", "blocks.2")
+    patch_size = 16
+
+    def __init__(
+        self, architecture: ToyArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        width = architecture.hidden_size
+        self.image_size, self.embed_dim = image_size_hw(image_size), width
+        self.feature_channels = (width,) * architecture.depth
+        self.normalise = InputNormalisation(mean, std)
+        self.recompute_layers = False
+        self.backbone = ToyBackbone(width, architecture.depth)
+
+    def forward(self, images: Tensor) -> EncoderOutput:
+        check_image_size(images, self.image_size)
+        hidden = self.backbone.patches(self.normalise(images)).permute(0, 2, 3, 1)
+        recompute = self.recompute_layers and self.training
+        hidden, states = run_layers(self.backbone.blocks, hidden, range(3), recompute=recompute)
+        return EncoderOutput(hidden.permute(0, 3, 1, 2), tuple(state.permute(0, 3, 1, 2) for state in states))
+
+    def resize_to(self, image_size: int | Sequence[int]) -> None:
+        self.image_size = image_size_hw(image_size)
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        self.recompute_layers = enabled
+
+    def initialise_randomly(self) -> None:
+        pass
+
+
+@pytest.fixture
+def toy(monkeypatch) -> EncoderRecord:
+    """Step 3: a record."""
+    record = EncoderRecord(
+        name="toy",
+        architecture=ToyArchitecture(16, 3),
+        image_size=64,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        licence="Apache-2.0",
+        source="owner/toy",
+        files={FILE: None},
+    )
+    monkeypatch.setitem(ENCODERS, record.name, record)
+    return record
+
+
+def test_it_is_all_that_the_interface_asks_for(toy):
+    encoder: ImageEncoder = build_encoder("toy", "random", (32, 48))
+    assert encoder(torch.rand(2, 1, 32, 48)).image_embeddings.shape == (2, encoder.embed_dim, 2, 3)
+    asked = [name for name in (*ImageEncoder.__annotations__, *vars(ImageEncoder)) if not name.startswith("_")]
+    assert len(asked) == 10
+    assert [name for name in asked if not hasattr(encoder, name)] == []
+
+
+def test_its_weights_load_strictly(toy, tmp_path):
+    state = {f"toy.{name}": value for name, value in build_encoder("toy", "random", 64).backbone.state_dict().items()}
+    save_file(state | {"head.weight": torch.zeros(1)}, tmp_path / FILE)
+    loaded = build_encoder("toy", tmp_path / FILE, 64).backbone.state_dict()
+    assert all(torch.equal(loaded[name], state[f"toy.{name}"]) for name in loaded)
+    with pytest.raises(ValueError, match=r"published file of toy; choose encoder toy"):
+        build_encoder("sam_demo", tmp_path / FILE, 64)
+    save_file(state | {"extra": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="unexpected extra"):
+        build_encoder("toy", tmp_path / "other.safetensors", 64)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_it_makes_a_teacher_whose_lora_trains(toy, checkpointing):
+    teacher = build_teacher(
+        encoder="toy", encoder_weights="random", image_size=64, num_classes=3, decoder="light", rank=2
+    )
+    teacher.encoder.checkpoint_gradients(checkpointing)
+    teacher.train()(torch.rand(2, 1, 64, 64)).square().mean().backward()
+    trained = {name for name, value in teacher.encoder.named_parameters() if value.grad is not None}
+    assert len(trained) == 6
+    assert all("lora_" in name for name in trained)
