@@ -17,11 +17,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from tskd_monai.networks.plain_vit import PlainVitEncoder
-from tskd_monai.networks.sam_encoder import SamEncoder
+from tskd_monai.networks.encoder_records import Encoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
-Adaptable = SamEncoder | PlainVitEncoder | SamMaskDecoder
+Adaptable = Encoder | SamMaskDecoder
 AdaptableT = TypeVar("AdaptableT", bound=Adaptable)
 
 QKV = "qkv"
@@ -235,7 +234,7 @@ def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def base_encoder_sha256(encoder: SamEncoder | PlainVitEncoder) -> str:
+def base_encoder_sha256(encoder: Encoder) -> str:
     """Returns the sha256 of the base weights, the same with and without LoRA: proof that they never change."""
     digest = hashlib.sha256()
     for name, value in sorted(base_state_dict(encoder.backbone).items()):

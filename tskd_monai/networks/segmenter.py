@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tskd_monai.networks.encoder_records import Encoder
 from tskd_monai.networks.light_decoder import LightDecoder
-from tskd_monai.networks.plain_vit import PlainVitEncoder
-from tskd_monai.networks.sam_encoder import SamEncoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
 
@@ -21,9 +20,7 @@ class VfmSegmenter(nn.Module):
         spec: what the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher``.
     """
 
-    def __init__(
-        self, encoder: SamEncoder | PlainVitEncoder, decoder: LightDecoder | SamMaskDecoder, spec: Any = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: LightDecoder | SamMaskDecoder, spec: Any = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
+from tskd_monai.networks.encoder_records import Encoder
 from tskd_monai.networks.encoders import image_size_hw
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.lora import QKV, add_lora
-from tskd_monai.networks.plain_vit import PlainVitEncoder
 from tskd_monai.networks.pretrained import RANDOM, SHIPPED, build_encoder, weights_path
-from tskd_monai.networks.sam_encoder import SamEncoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, has_decoder_entries, initialise_from_sam
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.weights_file import file_sha256, read_weights
@@ -198,7 +197,7 @@ def build_frozen(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
     return VfmSegmenter(encoder, _build_decoder(spec, encoder), spec)
 
 
-def _build_decoder(spec: TeacherSpec, encoder: SamEncoder | PlainVitEncoder) -> LightDecoder | SamMaskDecoder:
+def _build_decoder(spec: TeacherSpec, encoder: Encoder) -> LightDecoder | SamMaskDecoder:
     if spec.decoder == "light":
         return LightDecoder(encoder.feature_channels, encoder.embed_dim, spec.num_classes)
     return SamMaskDecoder(encoder.embed_dim, spec.num_classes, refine=spec.refine)
