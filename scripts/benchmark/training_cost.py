@@ -18,7 +18,7 @@ from typing import Any
 
 from cells import RESULTS, load_cells, suite_names, weights_file
 
-ROUNDS = 5
+ROUNDS = 3
 WARM_UP_STEPS = 3
 STEPS = 10
 NUM_CLASSES = 5
