@@ -253,3 +253,9 @@ def test_a_damaged_record_is_refused(tmp_path, text):
 def test_options_that_would_be_left_out_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("option", ["decoder_lora", "refine", "gradient_checkpointing"])
+def test_a_word_is_no_switch(option):
+    with pytest.raises(ValueError, match=f"Expected {option} to be True or False, found 'false'"):
+        build(decoder="sam", **{option: "false"})

@@ -83,7 +83,7 @@ def test_a_training_that_has_ended_does_no_step_more(tmp_path: Path, caplog: pyt
     assert Training(tmp_path, values, None).run() == 10  # more patience, and it goes on
 
 
-@pytest.mark.parametrize("patience", [0, -1])
+@pytest.mark.parametrize("patience", [0, -1, "null"])
 def test_no_patience_at_all_is_refused(tmp_path: Path, patience: int) -> None:
-    with pytest.raises(ValueError, match=f"Expected --patience of at least 1 validation, or null, found {patience}"):
+    with pytest.raises(ValueError, match=f"Expected --patience of at least 1 validation, or None, found {patience!r}"):
         Training(tmp_path, [], patience)

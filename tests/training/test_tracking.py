@@ -74,7 +74,7 @@ def test_nothing_is_written_or_needed_unless_asked_for(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run(tmp_path, 1, [], enabled=False)
     assert not (tmp_path / "tensorboard").exists()
-    with pytest.raises(ImportError, match=r"package tensorboard for --tensorboard true.*tskd-monai\[tracking\]"):
+    with pytest.raises(ImportError, match=r"package tensorboard for --tensorboard True.*tskd-monai\[tracking\]"):
         run(tmp_path, 1, [])
 
 
@@ -116,3 +116,10 @@ def test_the_loss_of_an_iteration(decollate: bool) -> None:
     assert loss_of(trainer.state.output) == pytest.approx(expected)
     if decollate:
         assert float(from_engine(["loss"], first=True)(trainer.state.output)) == pytest.approx(expected)
+
+
+def test_a_word_is_no_switch(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    history = TrainingHistory(tmp_path / "history.jsonl", optimizer)
+    with pytest.raises(TypeError, match="Expected --tensorboard True or False, found the word 'false'"):
+        TensorBoardCurves(tmp_path, history, "false")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,6 +70,8 @@ class TeacherSpec:
 
     def __post_init__(self) -> None:
         """Refuses what would otherwise be left out in silence."""
+        _check_switch("decoder_lora", self.decoder_lora)
+        _check_switch("refine", self.refine)
         if self.tuning not in TUNINGS:
             raise ValueError(f"Expected tuning to be one of {', '.join(TUNINGS)}, found {self.tuning!r}.")
         if self.decoder not in DECODERS:
@@ -81,6 +84,14 @@ class TeacherSpec:
             raise ValueError(f"target_modules and qkv_parts need tuning 'lora', found tuning {self.tuning!r}.")
         if self.tuning != "lora" and self.peft_options and not self.decoder_lora:
             raise ValueError(f"peft_options need tuning 'lora' or decoder_lora, found tuning {self.tuning!r}.")
+
+
+def _check_switch(name: str, value: Any) -> None:
+    """Refuses a word: the runner's command line reads `true` and `false` as text, and any text counts as true."""
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"Expected {name} to be True or False, found {value!r}; on a command line write True or False."
+        )
 
 
 def build_teacher(
@@ -129,6 +140,7 @@ def build_teacher(
         ValueError: on a wrong name or number, options that do not go together, or weights that do not fit.
         FileNotFoundError: if weights are missing.
     """
+    _check_switch("gradient_checkpointing", gradient_checkpointing)
     path = weights_path(encoder, encoder_weights)
     spec = TeacherSpec(
         encoder=encoder,

@@ -29,8 +29,8 @@ class EarlyStopping:
     """
 
     def __init__(self, history: TrainingHistory, patience: int | None = None) -> None:
-        if patience is not None and patience < 1:
-            raise ValueError(f"Expected --patience of at least 1 validation, or null, found {patience}.")
+        if patience is not None and (not isinstance(patience, int) or patience < 1):
+            raise ValueError(f"Expected --patience of at least 1 validation, or None, found {patience!r}.")
         self.history, self.patience = history, patience
 
     def attach(self, engine: Engine) -> None:

@@ -28,12 +28,15 @@ class TensorBoardCurves:
         enabled: whether anything is written.
 
     Raises:
+        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
         ImportError: when it is enabled and TensorBoard is not installed.
     """
 
     def __init__(self, folder: str | Path, history: TrainingHistory, enabled: bool = True) -> None:
         self.folder, self.history, self.enabled = Path(folder), history, enabled
         self._writer: SummaryWriter | None = None
+        if not isinstance(enabled, bool):
+            raise TypeError(f"Expected --tensorboard True or False, found the word {enabled!r}.")
         if enabled:
             _summary_writer()
 
@@ -73,7 +76,7 @@ def _summary_writer() -> type[SummaryWriter]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "Expected the package tensorboard for --tensorboard true, found none. "
+            "Expected the package tensorboard for --tensorboard True, found none. "
             "Install it with: pip install 'tskd-monai[tracking]'"
         ) from error
     return SummaryWriter
