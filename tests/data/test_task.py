@@ -71,6 +71,8 @@ def test_the_hash_knows_every_field(task: Task) -> None:
         ("image_size", (64, 100), r"two positive multiples of 16 in `image_size`, found \(64, 100\)"),
         ("image_size", (64,), "two positive multiples of 16 in `image_size`"),
         ("pixdim", (1.0, 0.0), "two positive numbers in `pixdim`"),
+        ("axcodes", "PLL", "a letter each of R or L, A or P, S or I in `axcodes`, found PLL"),
+        ("axcodes", "PL", "in `axcodes`, found PL"),
         ("intensity", Intensity("zscore", 0, 1), "found zscore"),
         ("intensity", Intensity("hu_window", 100, 100), "lower below upper"),
         ("foreground_oversampling", 1.2, "a share from 0 to 1"),

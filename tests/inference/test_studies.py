@@ -34,7 +34,13 @@ def test_file_is_one_study_named_after_it(tmp_path: Path, name: str, expected: s
 
 
 def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
-    touch(tmp_path / "b.nii", tmp_path / "a.nii.gz", tmp_path / "notes.txt", tmp_path / "sub" / "c.nii")
+    touch(
+        tmp_path / "b.nii",
+        tmp_path / "a.nii.gz",
+        tmp_path / "notes.txt",
+        tmp_path / "._a.nii.gz",
+        tmp_path / "sub" / "c.nii",
+    )
     assert find_studies(tmp_path) == [
         {"image": str(tmp_path / "a.nii.gz"), "name": "a"},
         {"image": str(tmp_path / "b.nii"), "name": "b"},

@@ -11,6 +11,7 @@ from typing import Any
 from tskd_monai.data.atomic import read_json, write_json
 
 FORMAT_VERSION = 1
+AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 
 
@@ -83,6 +84,9 @@ class Task:
         sizes_fit = len(self.image_size) == 2 and all(size > 0 and size % 16 == 0 for size in self.image_size)
         _require(sizes_fit, "image_size", "two positive multiples of 16", self.image_size)
         _require(len(self.pixdim) == 2 and min(self.pixdim) > 0, "pixdim", "two positive numbers", self.pixdim)
+        axes = {AXIS_OF_LETTER.get(letter) for letter in self.axcodes or "RAS"}
+        oriented = axes == {0, 1, 2} and len(self.axcodes or "RAS") == 3
+        _require(oriented, "axcodes", "a letter each of R or L, A or P, S or I", self.axcodes)
         _require(self.intensity.mode in INTENSITY_MODES, "intensity", f"one of {INTENSITY_MODES}", self.intensity.mode)
         _require(self.intensity.lower < self.intensity.upper, "intensity", "lower below upper", self.intensity)
         share = self.foreground_oversampling

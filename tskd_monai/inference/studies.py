@@ -47,8 +47,9 @@ def _image_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.name.lower().endswith(IMAGE_ENDINGS))
-    return files or [path]
+    # Hidden files are not scans: macOS leaves one such as `._scan.nii.gz` beside each on foreign disks.
+    files = [file for file in path.iterdir() if file.name.lower().endswith(IMAGE_ENDINGS) and file.name[0] != "."]
+    return sorted(files) or [path]
 
 
 def _study(path: Path) -> dict[str, str]:
