@@ -53,16 +53,16 @@ def patient_means(results: Sequence[Result], metric: str) -> dict[str, float]:
     return {case: finite_mean(of_case) for case, of_case in values.items()}
 
 
-def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any]) -> list[str]:
+def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any], unit: str = "mm") -> list[str]:
     """Returns the lines of one dataset's table, a method each, with the reference's lead over it."""
     methods = {
         name: [r for r in results if r["method"] == name] for name in dict.fromkeys(r["method"] for r in results)
     }
     ours = patient_means(methods[reference], "dice")
     lines = [
-        f"| method | Dice (95 % interval) | HD95 (mm) | missed | {reference} minus it (95 % interval) "
-        "| trained parameters | time a step | peak memory |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| method | Dice (95 % interval) | HD95 ({unit}) | missed | {reference} minus it (95 % interval) "
+        f"| trained parameters |{' time a step | peak memory |' if costs else ''}",
+        f"|{'---|' * (8 if costs else 6)}",
     ]
     for name, of_method in methods.items():
         dice = patient_means(of_method, "dice")
@@ -71,7 +71,8 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
         cells = [f"`{name}`", _with_interval(list(dice.values())), f"{fmean(distances):.1f}", str(missed)]
         cells.append("" if name == reference else _difference(ours, dice))
         cells.append(f"{of_method[0]['training']['trainable_parameters']:,}")
-        cells += _cost(costs.get(name), costs.get(reference))
+        if costs:
+            cells += _cost(costs[name], costs[reference])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -82,15 +83,13 @@ def _with_interval(values: Sequence[float]) -> str:
 
 
 def _difference(first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    both = first.keys() & second.keys()  # while a suite is running, folds are missing here and there
+    both = sorted(first.keys() & second.keys())  # while a suite is running, folds are missing here and there
     difference = compare({case: first[case] for case in both}, {case: second[case] for case in both})
     low, high = difference.interval_95
     return f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _cost(cost: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> list[str]:
-    if cost is None or reference is None:
-        return ["", ""]
+def _cost(cost: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     return [f"{cost['seconds_per_step'] / reference['seconds_per_step']:.2f}x", f"{cost['peak_mb']:,.0f} MB"]
 
 
@@ -106,11 +105,12 @@ def suite_text(suite: str) -> str:
     cost_file = RESULTS / suite / "cost.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
     lines: list[str] = []
-    for dataset in content["datasets"]:
+    for dataset, described in content["datasets"].items():
+        unit = described.get("unit", "mm")
         of_dataset = [result for result in results if result["dataset"] == dataset]
         if not any(result["method"] == content["reference"] for result in of_dataset):
             continue
-        lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs), ""]
+        lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs, unit), ""]
     return "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def _caption(dataset: str, results: Sequence[Result]) -> str:
     first = results[0]
     settings = first["settings"]
     return (
-        f"**{dataset}**, {first['labelled']['slices']} labelled slices, {patients} {first['score']} patients, "
+        f"**{dataset}**, {first['labelled']['slices'] or 'all'} labelled slices, {patients} {first['score']} patients, "
         f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'}), "
         f"{settings['epoch_length'] * settings['max_epochs']} steps of {settings['batch_size']}:"
     )

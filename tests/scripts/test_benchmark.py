@@ -71,6 +71,8 @@ def test_seeds_are_averaged_within_a_patient_before_patients_are_compared() -> N
     results += [result("theirs", seed, {"a": 0.5, "b": 0.4}) for seed in (0, 1)]
     lines = tables.dataset_table(results, "ours", {})
     assert lines[2].startswith("| `ours` | 0.650 (0.600 to 0.700) | 2.0 | 0 |  | 1,234 |")
+    costs = {name: {"seconds_per_step": step, "peak_mb": 900} for name, step in (("ours", 2.0), ("theirs", 3.0))}
+    assert tables.dataset_table(results, "ours", costs, "px")[3].endswith("| 1,234 | 1.50x | 900 MB |")
     assert "| 0.450 (0.400 to 0.500) | 2.0 | 0 | +0.200 (+0.200 to +0.200) |" in lines[3]
 
 
