@@ -170,6 +170,6 @@ def test_options_that_do_not_exist_are_refused(study: Path, tmp_path: Path) -> N
     for options, expected in (
         ({"precision": "float16"}, "Expected --precision float32 or bfloat16, found float16"),
         ({"lr_schedule": "step"}, "Expected --lr_schedule cosine or poly, found step"),
-        ({"patience": 0}, "Expected --patience of at least 1 validation, or null, found 0"),
+        ({"patience": 0}, "Expected --patience of at least 1 validation, or None, found 0"),
     ):
         assert expected in refusal(tmp_path, study / "datalist.json", study / "task.json", **options)

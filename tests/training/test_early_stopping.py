@@ -74,6 +74,7 @@ def test_a_training_that_has_ended_does_no_step_more(tmp_path: Path, caplog: pyt
     before = (tmp_path / "last.pt").read_bytes()
     again, ended = Training(tmp_path, values, 1), []
     again.engine.add_event_handler(Events.COMPLETED, lambda: ended.append(True))
+    caplog.clear()
     with caplog.at_level(logging.INFO, early_stopping.__name__):
         assert again.run() == 4
     assert ended == [True]
