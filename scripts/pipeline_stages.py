@@ -108,7 +108,7 @@ class Pipeline:
         process = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env={**QUIET_THREADS, **os.environ})
         if process.returncode:
             raise SystemExit(
-                f"{stage.title} ended with exit code {process.returncode}; its messages are above. "
+                f"{stage.title} ended with exit code {process.returncode}; the first error above says why. "
                 "Run the same command to go on from here."
             )
         return time.monotonic() - started

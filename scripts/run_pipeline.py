@@ -19,7 +19,7 @@ from plan_task import plan_study
 
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Task
-from tskd_monai.networks.pretrained import ENCODERS
+from tskd_monai.networks.pretrained import ENCODERS, weights_path
 
 logger = logging.getLogger("run_pipeline")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -71,6 +71,7 @@ def main() -> None:
     try:
         preset = load_preset(args.preset)
         encoder, weights = parse_teacher(args.teacher)
+        weights_path(encoder, weights)  # missing weights end the run here, with one line
         datalist, task_file, task = plan_study(
             args.datalist,
             args.output_dir,

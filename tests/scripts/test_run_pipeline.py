@@ -86,3 +86,14 @@ def test_wrong_datalist_and_preset_end_with_a_message(tmp_path: Path) -> None:
     done = run_pipeline(tmp_path, "--datalist", "none.json", "--output-dir", "run", "--preset", "tiny")
     assert done.returncode == 2 and "Expected a preset among ['demo', 'full', 'small']" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_missing_teacher_weights_end_the_run_before_anything_is_written(tmp_path: Path) -> None:
+    write_study(tmp_path / "study", seed=5, sections={"training": 1}, shape=(16, 16, 3), spacing=(20.0, 20.0, 50.0))
+    options = ("--datalist", "study/datalist.json", "--output-dir", "run", "--teacher", "sam_vit_base=nowhere.pth")
+
+    result = run_pipeline(tmp_path, *options)
+
+    assert result.returncode == 2
+    assert "nowhere.pth" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
