@@ -24,10 +24,17 @@ def write_set(folder: Path, number: int = 2, **changes: Any) -> Path:
         sha256 = hashlib.sha256(content).hexdigest()
         case = f"synthetic_{index:06d}"
         entries.append(
-            {"image": image_name(index), "case": case, "origin": "synthetic", "seed": index, "sha256": sha256}
+            {
+                "image": image_name(index),
+                "case": case,
+                "origin": "synthetic",
+                "seed": index,
+                "sha256": sha256,
+                "condition": None,
+            }
         )
     settings: dict[str, Any] = {
-        "format_version": 1,
+        "format_version": 2,
         "task_hash": TASK,
         "checkpoint_sha256": "c" * 64,
         "image_size": [16, 16],
@@ -37,6 +44,7 @@ def write_set(folder: Path, number: int = 2, **changes: Any) -> Path:
         "num_inference_steps": 20,
         "batch_size": 8,
         "base_seed": 0,
+        "condition": {"kind": "none"},
         "unlabeled": entries,
     }
     path = folder / "transfer_set.json"
@@ -67,7 +75,7 @@ def test_set_of_another_task_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "Expected format_version 1"),
+        ({"format_version": 1}, "Expected format_version 2"),
         ({"channels": "1"}, "Expected channels in .* to be int, found '1'"),
         ({"channels": True}, "Expected channels in .* to be int, found True"),
         ({"unlabeled": {}}, "Expected unlabeled in .* to be list"),
@@ -118,7 +126,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError, match="Expected a JSON file at"):
         load_transfer_set(path, TASK)
-    (path.parent / "transfer_set.progress.jsonl").write_text("{}\n")
+    (path.parent / "transfer_set.progress-0.jsonl").write_text("{}\n")
     with pytest.raises(FileNotFoundError, match="whose sampling was stopped; run it again"):
         load_transfer_set(path.parent, TASK)
 
@@ -138,3 +146,27 @@ def test_a_missing_key_and_broken_json_are_refused(tmp_path: Path) -> None:
 def test_reading_a_set_does_not_import_diffusers() -> None:
     code = "import sys, tskd_monai.data.transfer_set; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_rejected_images_are_left_out(tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set")
+    content = json.loads(path.read_text())
+    content["rejected"] = [{**content["unlabeled"].pop(), "reasons": ["near_copy"]}]
+    path.write_text(json.dumps(content))
+    assert [entry["case"] for entry in load_transfer_set(path, TASK)] == ["synthetic_000000"]
+    content["rejected"].append({**content["unlabeled"].pop(), "reasons": ["near_copy"]})
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the gates rejected all 2"):
+        load_transfer_set(path, TASK)
+
+
+def test_label_maps_come_with_their_images(tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set")
+    label = path.parent / "labels/000001.png"
+    label.parent.mkdir()
+    label.write_bytes(b"label map")
+    change_entry(path, label="labels/000001.png", mask_sha256=hashlib.sha256(b"label map").hexdigest())
+    assert load_transfer_set(path, TASK)[1]["label"] == str(label.resolve())
+    label.write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"Expected labels/000001.png of .*unlabeled\[1\] as it was written"):
+        load_transfer_set(path, TASK)

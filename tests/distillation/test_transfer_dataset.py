@@ -33,16 +33,23 @@ def write_synthetic(folder: Path, task: Task) -> Path:
     (folder / "images").mkdir(parents=True)
     image = folder / "images/000000.png"
     Image.fromarray(np.full(task.image_size, 51, np.uint8)).save(image)
-    entry = {"image": "images/000000.png", "case": "synthetic_000000", "origin": "synthetic", "seed": 0}
+    entry = {
+        "image": "images/000000.png",
+        "case": "synthetic_000000",
+        "origin": "synthetic",
+        "seed": 0,
+        "condition": None,
+    }
     settings = {"checkpoint_sha256": "0" * 64, "sampler": "ddim", "num_inference_steps": 2, "batch_size": 1}
     manifest = {
         **settings,
-        "format_version": 1,
+        "format_version": 2,
         "task_hash": task.hash,
         "image_size": list(task.image_size),
         "channels": 1,
         "pixdim": list(task.pixdim),
         "base_seed": 0,
+        "condition": {"kind": "none"},
         "unlabeled": [{**entry, "sha256": file_sha256(image)}],
     }
     write_json(folder / "transfer_set.json", manifest)
@@ -55,7 +62,7 @@ def test_real_slices_come_first_and_synthetic_ones_last(study: Path, tmp_path: P
     preprocessing = training_preprocessing(task, ["image"])
     dataset = transfer_dataset(study, task, preprocessing, augmentation(["image"], strength=0.0), synthetic)
     assert len(dataset) == 2 * 6 + 1
-    assert all(set(dataset[index]) == {"image", "slice"} for index in (0, 12))
+    assert all(set(dataset[index]) == {"image", "slice", "position"} for index in (0, 12))
     assert dataset[0]["image"].shape == dataset[12]["image"].shape == (1, 32, 32)
     bare = transfer_dataset(study, task, preprocessing, augmentation(["image"]))
     assert len(bare) == 12

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from tskd_monai.synthesis.diffusion import build_noise_scheduler
-from tskd_monai.synthesis.sampling import build_sampler, sample_images, seeded_noise
+from tskd_monai.synthesis.sampling import ImageSampler, build_sampler, seeded_noise
 
 SHAPE = (1, 16, 16)
 
@@ -15,8 +15,8 @@ SHAPE = (1, 16, 16)
 def sample(
     unet: torch.nn.Module, scheduler: DDPMScheduler, seeds: list[int], **settings: Any
 ) -> dict[int, torch.Tensor]:
-    options: dict[str, Any] = {"batch_size": 4, "num_inference_steps": 3, **settings}
-    return dict(sample_images(unet, scheduler, seeds=seeds, image_shape=SHAPE, **options))
+    options: dict[str, Any] = {"image_shape": SHAPE, "batch_size": 4, "num_inference_steps": 3, **settings}
+    return {sampled.seed: sampled.image for sampled in ImageSampler(unet, scheduler, **options).sample(seeds)}
 
 
 class PerfectNetwork(torch.nn.Module):
@@ -25,9 +25,13 @@ class PerfectNetwork(torch.nn.Module):
     def __init__(self, clean: torch.Tensor, scheduler: DDPMScheduler) -> None:
         super().__init__()
         self.clean, self.scheduler = clean * 2 - 1, scheduler
-        self.config = type("Config", (), {"in_channels": 1, "sample_size": (16, 16)})()
+        self.config = type("Config", (), {"out_channels": 1, "sample_size": (16, 16)})()
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+    def forward(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, class_labels: None, return_dict: bool
+    ) -> tuple[torch.Tensor]:
+        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            return ((noisy - self.clean) / (timestep / 1000),)
         alpha = self.scheduler.alphas_cumprod[timestep.long()].clamp(min=2**-24).sqrt()
         sigma = (1 - alpha**2).sqrt()
         noise = (noisy - alpha * self.clean) / sigma
@@ -104,6 +108,32 @@ def test_a_perfect_network_leads_to_its_image(
         torch.testing.assert_close(image, clean, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "euler"])
+def test_a_perfect_flow_leads_to_its_image(sampler: str) -> None:
+    scheduler = build_noise_scheduler("flow")
+    clean = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+    for steps in (5, 20):
+        image = sample(PerfectNetwork(clean, scheduler), scheduler, [0], sampler=sampler, num_inference_steps=steps)[0]
+        torch.testing.assert_close(image, clean, atol=2e-3, rtol=0)
+
+
+def test_a_sampler_must_go_with_the_training(unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+    with pytest.raises(ValueError, match=r"\('dpmsolver\+\+', 'euler'\) for a flow matching model, found 'ddim'"):
+        sample(unet, build_noise_scheduler("flow"), [0], sampler="ddim")
+    with pytest.raises(ValueError, match=r"\('dpmsolver\+\+', 'ddim'\) for a diffusion model, found 'euler'"):
+        sample(unet, noise_scheduler, [0], sampler="euler")
+
+
+def test_another_batch_size_changes_hardly_a_pixel(unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+    images = [
+        torch.stack(list(sample(unet, noise_scheduler, list(range(12)), batch_size=size).values()))
+        for size in (1, 4, 7)
+    ]
+    reference, *others = [(batch * 255).round() for batch in images]
+    for other in others:
+        assert float(((reference - other).abs() <= 1).float().mean()) >= 0.999
+
+
 @pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim"])
 def test_sampling_starts_at_the_last_noise_level(sampler: str) -> None:
     for zero_snr in (False, True):
@@ -115,11 +145,9 @@ def test_sampling_starts_at_the_last_noise_level(sampler: str) -> None:
 
 
 def test_wrong_arguments_are_refused(unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
-    with pytest.raises(ValueError, match="found 'euler'"):
-        sample(unet, noise_scheduler, [0], sampler="euler")
     with pytest.raises(ValueError, match="at least 1, found 0 and 3"):
         sample(unet, noise_scheduler, [0], batch_size=0)
     with pytest.raises(ValueError, match="seeds of at least 0, found -1"):
         sample(unet, noise_scheduler, [0, -1])
-    with pytest.raises(ValueError, match=r"\(C, H, W\) = \(1, 32, 32\), found one whose input is \(4, 8, 8\)"):
-        sample_images(unet, noise_scheduler, seeds=[0], image_shape=(1, 32, 32), batch_size=1)
+    with pytest.raises(ValueError, match=r"\(C, H, W\) = \(1, 32, 32\), found one whose output is \(4, 8, 8\)"):
+        ImageSampler(unet, noise_scheduler, (1, 32, 32), batch_size=1)

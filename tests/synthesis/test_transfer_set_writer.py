@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +12,46 @@ from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from tskd_monai.data.transfer_set import load_transfer_set
-from tskd_monai.synthesis import transfer_set_writer
 from tskd_monai.synthesis.diffusion import build_unet
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
-from tskd_monai.synthesis.sampling import sample_images
+from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
 from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
 
 TASK = "a" * 64
 
 
 def write(folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, **changes: Any) -> Path:
-    settings: dict[str, Any] = {
-        "number": 5,
-        "image_shape": (1, 16, 16),
-        "batch_size": 2,
-        "task_hash": TASK,
-        "pixdim": (1.5, 1.5),
-        "base_seed": 7,
-        "num_inference_steps": 2,
-    }
-    return write_transfer_set(folder, unet, scheduler, **{**settings, **changes})
+    settings: dict[str, Any] = {"number": 5, "task_hash": TASK, "pixdim": (1.5, 1.5), "base_seed": 7}
+    sampling: dict[str, Any] = {"image_shape": (1, 16, 16), "batch_size": 2, "num_inference_steps": 2}
+    for name, value in changes.items():
+        (settings if name in settings else sampling)[name] = value
+    return write_transfer_set(folder, ImageSampler(unet, scheduler, **sampling), **settings)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+def stop_after(monkeypatch: pytest.MonkeyPatch, images: int, error: type[BaseException] = KeyboardInterrupt) -> None:
     """Makes the writer stop, as a kill would, when it comes to image number `images`."""
+    sample = ImageSampler.sample
 
-    def few(*args: Any, **kwargs: Any) -> Any:
-        for count, item in enumerate(sample_images(*args, **kwargs)):
+    def few(self: ImageSampler, seeds: Sequence[int]) -> Iterator[SampledImage]:
+        for count, item in enumerate(sample(self, seeds)):
             if count == images:
-                raise KeyboardInterrupt
+                raise error
             yield item
 
-    monkeypatch.setattr(transfer_set_writer, "sample_images", few)
+    monkeypatch.setattr(ImageSampler, "sample", few)
 
 
 def count_sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Returns a list to which every seed that is sampled from now on is added."""
-    seeds: list[int] = []
+    sampled: list[int] = []
+    sample = ImageSampler.sample
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        seeds.extend(kwargs["seeds"])
-        return sample_images(*args, **kwargs)
+    def counted(self: ImageSampler, seeds: Sequence[int]) -> Iterator[SampledImage]:
+        sampled.extend(seeds)
+        return sample(self, seeds)
 
-    monkeypatch.setattr(transfer_set_writer, "sample_images", counted)
-    return seeds
+    monkeypatch.setattr(ImageSampler, "sample", counted)
+    return sampled
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,10 +70,8 @@ def test_list_and_images_agree(complete: Path, unet: UNet2DModel, noise_schedule
     assert content["checkpoint_sha256"] == unet_sha256(unet)
     assert content["pixdim"] == [1.5, 1.5]
     assert set(contents(complete)) == {"transfer_set.json", *(f"images/00000{index}.png" for index in range(5))}
-    sampled = sample_images(
-        unet, noise_scheduler, seeds=[9], image_shape=(1, 16, 16), batch_size=2, num_inference_steps=2
-    )
-    expected = (dict(sampled)[9][0] * 255).round().numpy()
+    (sampled,) = ImageSampler(unet, noise_scheduler, (1, 16, 16), batch_size=2, num_inference_steps=2).sample([9])
+    expected = (sampled.image[0] * 255).round().numpy()
     with Image.open(entries[2]["image"]) as image:
         assert image.mode == "L"
         assert np.array_equal(np.asarray(image), expected)
@@ -105,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             write(folder, unet, noise_scheduler)
     assert not (folder / "transfer_set.json").exists()
-    progress = folder / "transfer_set.progress.jsonl"
+    progress = folder / "transfer_set.progress-0.jsonl"
     progress.write_text(progress.read_text() + '{"index": 4, "sha')
     seeds = count_sampled(monkeypatch)
     write(folder, unet, noise_scheduler)
@@ -165,7 +160,7 @@ def test_another_models_begun_folder_is_refused(
             write(tmp_path / "set", unet, noise_scheduler)
     torch.manual_seed(1)
     other = build_unet((16, 16), 1, (8, 16), patch_size=2)
-    with pytest.raises(ValueError, match=r"progress.jsonl to continue .* checkpoint_sha256 differ"):
+    with pytest.raises(ValueError, match=r"progress-0.jsonl to continue .* checkpoint_sha256 differ"):
         write(tmp_path / "set", other, noise_scheduler)
 
 

@@ -18,7 +18,8 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
     Args:
         data: items such as `{"image", "label", "case"}`; an item with `slices` gives these slices alone.
-        transform: of a whole item, to arrays `(C, H, W, D)`; slices are taken along D.
+        transform: of a whole item, to arrays `(C, H, W, D)`; slices are taken along D. A slice also has its index
+            `slice` and its `position` along the volume, from 0 to 1.
         slice_transform: of one slice, arrays `(C, H, W)`; its random state is the dataset's.
         keys: of the arrays.
 
@@ -48,7 +49,11 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         if any(not 0 <= index < depth for index in indices):
             raise ValueError(f"Expected slices of 0 to {depth - 1} of case {entry.get('case')}, found {list(indices)}.")
         return [
-            {**{key: array[..., index].contiguous() for key, array in arrays.items()}, "slice": index}
+            {
+                **{key: array[..., index].contiguous() for key, array in arrays.items()},
+                "slice": index,
+                "position": index / max(depth - 1, 1),
+            }
             for index in indices
         ]
 
@@ -61,6 +66,10 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
     def randomize(self, data: Any = None) -> None:
         """Draws nothing: the slice transform does."""
+
+    def arrays(self, key: str) -> list[torch.Tensor]:
+        """Returns the array of each slice, (C, H, W), before the slice transform."""
+        return [item[key] for item in self._slices]
 
     def classes_present(self, key: str = "label") -> list[set[int]]:
         """Returns the foreground classes on each slice, for samplers."""

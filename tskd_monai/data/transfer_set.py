@@ -2,9 +2,11 @@
 
 ```
 transfer_set/
-  images/000000.png, ...         8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
-  transfer_set.json              settings, provenance, {"unlabeled": [entry, ...]}; there when the set is complete
-  transfer_set.progress.jsonl    while sampling: the settings, then one line per finished image
+  images/000000.png, ...           8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
+  labels/000000.png, ...           8-bit class indices, where the model was told label maps
+  transfer_set.json                settings, provenance, {"unlabeled": [entry, ...]}; there when the set is complete.
+                                   Gates add what they measured to each entry and move some to "rejected"
+  transfer_set.progress-0.jsonl    while sampling, for each process: the settings, then a line per finished image
 ```
 """
 
@@ -17,9 +19,9 @@ from typing import Any
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "transfer_set.json"
-PROGRESS_NAME = "transfer_set.progress.jsonl"
+PROGRESS_PATTERN = "transfer_set.progress-*.jsonl"
 
 SETTINGS: dict[str, tuple[type, ...]] = {
     "format_version": (int,),
@@ -32,6 +34,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "num_inference_steps": (int,),
     "batch_size": (int,),
     "base_seed": (int,),
+    "condition": (dict,),
     "unlabeled": (list,),
 }
 ENTRY: dict[str, tuple[type, ...]] = {
@@ -40,7 +43,9 @@ ENTRY: dict[str, tuple[type, ...]] = {
     "origin": (str,),
     "seed": (int,),
     "sha256": (str,),
+    "condition": (dict, type(None)),
 }
+MASKED_ENTRY: dict[str, tuple[type, ...]] = {"label": (str,), "mask_sha256": (str,)}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,8 +54,26 @@ def image_name(index: int) -> str:
     return f"images/{index:06d}.png"
 
 
+def label_name(index: int) -> str:
+    """Returns the path of the label map of image `index` within the transfer set's folder."""
+    return f"labels/{index:06d}.png"
+
+
+def progress_name(rank: int) -> str:
+    """Returns the name of the progress file of a process."""
+    return PROGRESS_PATTERN.replace("*", str(rank))
+
+
+def progress_files(folder: Path) -> list[Path]:
+    """Returns the progress files of a transfer set whose sampling is not finished."""
+    return sorted(folder.glob(PROGRESS_PATTERN))
+
+
 def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
-    """Returns the entries of a transfer set, {"image", "case", "origin", "seed", "sha256"}, images as absolute paths.
+    """Returns the accepted images of a transfer set.
+
+    Each is {"image", "case", "origin", "seed", "sha256", "condition"}, with "label" where it was made for a label map
+    and with what gates have measured; paths are absolute.
 
     Args:
         path: of `transfer_set.json` or of its folder.
@@ -65,17 +88,23 @@ def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
     path = path / MANIFEST_NAME if path.is_dir() else path
     _refuse_unfinished(path)
     content = read_json(path)
-    _check_fields(content, SETTINGS, str(path))
+    _check_fields(content, {"format_version": (int,)}, str(path))
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"Expected format_version {FORMAT_VERSION} in {path}, found {content['format_version']}; sample it again."
         )
+    _check_fields(content, SETTINGS, str(path))
     if content["task_hash"] != task_hash:
         raise ValueError(
             f"Expected a transfer set of task {task_hash} in {path}, found one of task {content['task_hash']}; "
             "sample one for this task, or give the path of the right one."
         )
     entries = [_checked_entry(entry, path, index) for index, entry in enumerate(content["unlabeled"])]
+    if not entries and content.get("rejected"):
+        raise ValueError(
+            f"Expected at least one accepted image in {path}, but the gates rejected all {len(content['rejected'])}; "
+            "look at the report of the gates, train the diffusion model longer or on more images."
+        )
     if not entries:
         raise ValueError(f"Expected at least one image in unlabeled of {path}, found none; sample it again.")
     for key in ("image", "case"):
@@ -85,7 +114,7 @@ def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
 
 
 def _refuse_unfinished(path: Path) -> None:
-    if not path.is_file() and path.with_name(PROGRESS_NAME).is_file():
+    if not path.is_file() and progress_files(path.parent):
         raise FileNotFoundError(f"Expected {path}, found a transfer set whose sampling was stopped; run it again.")
 
 
@@ -109,14 +138,21 @@ def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
         raise ValueError(f"Expected sha256 in {where} to be 64 hex digits, found {entry['sha256']!r}.")
     if not entry["case"]:
         raise ValueError(f"Expected case in {where} to name a case, found an empty string.")
+    checked = {**entry, "image": _checked_file(entry["image"], entry["sha256"], path, where)}
+    if "label" in entry:
+        _check_fields(entry, MASKED_ENTRY, where)
+        checked["label"] = _checked_file(entry["label"], entry["mask_sha256"], path, where)
+    return checked
+
+
+def _checked_file(name: str, sha256: str, path: Path, where: str) -> str:
+    """Returns the absolute path of a file of the set, after checking that it is there and as it was written."""
     folder = path.parent.resolve()
-    image = (folder / entry["image"]).resolve()
-    if not image.is_relative_to(folder):
-        raise ValueError(f"Expected image in {where} to be inside the list's folder, found {entry['image']!r}.")
-    if not image.is_file():
-        raise FileNotFoundError(f"Expected the image {entry['image']} of {where}, found no such file; sample it again.")
-    if file_sha256(image) != entry["sha256"]:
-        raise ValueError(
-            f"Expected {entry['image']} of {where} as it was written, found another file; sample it again."
-        )
-    return {**entry, "image": str(image)}
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder):
+        raise ValueError(f"Expected files of {where} to be inside the list's folder, found {name!r}.")
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected the file {name} of {where}, found no such file; sample it again.")
+    if file_sha256(file) != sha256:
+        raise ValueError(f"Expected {name} of {where} as it was written, found another file; sample it again.")
+    return str(file)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from tskd_monai.evaluation.panels import data_uri
 
 DPI = 200
 INK = {"light": "#3c4043", "dark": "#c9cdd2"}
@@ -21,6 +25,7 @@ METHOD_COLOURS = {  # Okabe and Ito; the dark page gets the lighter shades
 }
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+BINS = (6, 24)  # least and most of a histogram
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,44 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cha
         histories: title of the method -> rows of its history.jsonl.
     """
     return _in_both_themes(lambda theme: _draw_curves(histories, theme))
+
+
+def histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str) -> Chart:
+    """Returns the distributions of groups of any size in common bins, as shares, so that their heights compare.
+
+    Args:
+        groups: name -> at least one finite value.
+        threshold: drawn as a vertical line; what lies below it was dropped.
+        quantity: what the values are, with its unit if it has one.
+    """
+    return _in_both_themes(lambda theme: _draw_histogram(groups, threshold, quantity, theme))
+
+
+def bin_edges(groups: Iterable[Sequence[float]], threshold: float) -> np.ndarray:
+    """Returns the edges of equal bins over all values and the threshold, as many as the smallest group can fill.
+
+    Their number is 2 n^(1/3), Rice's rule, kept between 6 and 24.
+    """
+    groups = list(groups)
+    everything = [threshold, *(value for values in groups for value in values)]
+    least, most = BINS
+    number = math.ceil(2 * min(map(len, groups)) ** (1 / 3))
+    return np.histogram_bin_edges(everything, bins=min(most, max(least, number)))
+
+
+def shares(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
+    """Returns the percentage of the values in each bin."""
+    return 100 * np.histogram(values, bins=edges)[0] / len(values)
+
+
+def chart_figure(chart: Chart, alt: str, caption: str) -> str:
+    """Returns the HTML that shows a chart in the theme of the page; both texts are plain."""
+    return (
+        '<figure class="chart"><picture>'
+        f'<source srcset="{data_uri(chart.dark)}" media="screen and (prefers-color-scheme: dark)">'
+        f'<img src="{data_uri(chart.light)}" alt="{escape(alt)}"></picture>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
@@ -99,6 +142,32 @@ def _draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], theme: st
     handles, labels = panels[0].get_legend_handles_labels()
     columns = min(2, len(labels))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK[theme])
+    return figure
+
+
+def _draw_histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str, theme: str) -> Figure:
+    figure = Figure(figsize=(3.4, 2.5), layout="constrained")
+    axes = _plain_axes(figure.add_subplot(), theme)
+    edges = bin_edges(groups.values(), threshold)
+    for index, (name, values) in enumerate(groups.items()):
+        height, colour = shares(values, edges), _colour(len(groups) - 1 - index, theme)
+        axes.stairs(height, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
+        axes.stairs(height, edges, color=colour, linewidth=1.6, linestyle=LINES[len(groups) - 1 - index], label=name)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, 1.18 * top)
+    axes.plot([threshold] * 2, [0, 1.03 * top], color=INK[theme], linewidth=1.4, linestyle=":")
+    left = 2 * threshold < edges[0] + edges[-1]
+    axes.annotate(
+        f"dropped below {threshold:.3g}",
+        (edges[0] if left else edges[-1], 1.06 * top),
+        horizontalalignment="left" if left else "right",
+        color=INK[theme],
+        fontsize=9.5,
+    )
+    axes.locator_params(nbins=5)
+    axes.set_xlabel(quantity, color=INK[theme])
+    axes.set_ylabel("Images (%)", color=INK[theme])
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK[theme], fontsize=9.5)
     return figure
 
 

@@ -13,7 +13,8 @@ from string import Template
 
 from tskd_monai.data.atomic import atomic_path
 from tskd_monai.evaluation.comparison import FEW_PATIENTS, PairedComparison, compare, count_of_patients
-from tskd_monai.evaluation.figures import Chart, strip_plot, training_curves
+from tskd_monai.evaluation.figures import chart_figure, strip_plot, training_curves
+from tskd_monai.evaluation.gates_section import gates_section
 from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
 from tskd_monai.evaluation.overlays import overlay_section
 from tskd_monai.evaluation.panels import contact_sheet, data_uri
@@ -105,7 +106,7 @@ def _accuracy(report: Report, results: Mapping[str, Result], difference: PairedC
     dice = {result.method.title: result.dice for result in results.values()}
     spoken = "; ".join(f"{title} {finite_mean(values.values()):.3f}" for title, values in dice.items())
     caption = "One mark per patient, the vertical bar is the mean; thin lines join the same patient."
-    text += _chart(strip_plot(dice), f"Dice per patient under each method. Means: {spoken}.", caption)
+    text += chart_figure(strip_plot(dice), f"Dice per patient under each method. Means: {spoken}.", caption)
     return f"{text}<details><summary>Dice of every patient</summary>{patient_table(results)}</details>"
 
 
@@ -122,9 +123,17 @@ def _distance_unit(report: Report) -> str:
 
 
 def _transfer_set(report: Report) -> str:
-    """Returns contact sheets of synthetic and real images side by side; "" without synthetic images."""
-    if not report.synthetic_images:
+    """Returns the section on synthetic images; "" without such images and without gates."""
+    sheets = _sheets(report) if report.synthetic_images else ""
+    gates = gates_section(report.gates) if report.gates else ""
+    if not sheets and not gates:
         return ""
+    title = "Synthetic images beside real ones" if sheets else "Synthetic images"
+    return f"<section><h2>{title}</h2>{sheets}{gates}</section>"
+
+
+def _sheets(report: Report) -> str:
+    """Returns contact sheets of synthetic and real images side by side."""
     sheets = ""
     for name, paths in (("Synthetic", report.synthetic_images), ("Real", report.real_images)):
         if paths:
@@ -133,7 +142,7 @@ def _transfer_set(report: Report) -> str:
             caption = f"<figcaption>{name} <span>{shown} of {len(paths)}, evenly spaced</span></figcaption>"
             image = f'<img src="{data_uri(contact_sheet(paths, limit=SHEET_LIMIT))}" alt="{alt}">'
             sheets += f"<figure>{image}{caption}</figure>"
-    return f'<section><h2>Synthetic images beside real ones</h2><div class="sheets">{sheets}</div></section>'
+    return f'<div class="sheets">{sheets}</div>'
 
 
 def _curves(results: Mapping[str, Result]) -> str:
@@ -142,17 +151,8 @@ def _curves(results: Mapping[str, Result]) -> str:
         return ""
     last = "; ".join(f"{title} ends at a loss of {rows[-1]['train_loss']:.3f}" for title, rows in histories.items())
     caption = "Losses of different methods are different functions: compare their shape, not their height."
-    chart = _chart(training_curves(histories), f"Training curves. {last}.", caption)
+    chart = chart_figure(training_curves(histories), f"Training curves. {last}.", caption)
     return f"<section><h2>Training</h2>{chart}</section>"
-
-
-def _chart(chart: Chart, alt: str, caption: str) -> str:
-    return (
-        '<figure class="chart"><picture>'
-        f'<source srcset="{data_uri(chart.dark)}" media="screen and (prefers-color-scheme: dark)">'
-        f'<img src="{data_uri(chart.light)}" alt="{escape(alt)}"></picture>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
 
 
 def _notes(report: Report) -> str:

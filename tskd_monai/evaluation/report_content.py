@@ -53,6 +53,7 @@ class Report:
         real_images: real training images to show beside them; may be empty.
         settings: what the run was made with, shown as a table.
         notes: sentences the reader must know, shown as a list.
+        gates: folder with the `gates.json` and `contact_sheet.png` of the transfer set; None leaves the gates out.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Report:
     real_images: Sequence[Path] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    gates: Path | None = None
 
     def __post_init__(self) -> None:
         keys = [method.key for method in self.methods]

@@ -18,18 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.checksum import file_sha256
-from tskd_monai.synthesis.diffusion import patch_size_of
+from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of, patch_size_of
 from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "diffusion.json"
 WEIGHTS_NAME = "unet/diffusion_pytorch_model.safetensors"
+SCHEDULER_CONFIG_NAME = "scheduler/scheduler_config.json"
 REQUIRED_KEYS = ("task_hash", "image_size", "channels")
+NOISE_SCHEDULERS: dict[str, type[NoiseScheduler]] = {
+    kind.__name__: kind for kind in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class DiffusionModel:
     """
 
     unet: UNet2DModel
-    noise_scheduler: DDPMScheduler
+    noise_scheduler: NoiseScheduler
     record: dict[str, Any]
 
     @property
@@ -60,7 +64,7 @@ def unet_sha256(unet: UNet2DModel) -> str:
 
 
 def save_diffusion_pipeline(
-    folder: str | Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, record: Mapping[str, Any]
+    folder: str | Path, unet: UNet2DModel, noise_scheduler: NoiseScheduler, record: Mapping[str, Any]
 ) -> Path:
     """Writes the pipeline folder beside its place, then moves it there; returns the folder.
 
@@ -84,6 +88,7 @@ def save_diffusion_pipeline(
         **record,
         "image_size": list(record["image_size"]),
         "patch_size": patch_size,
+        "condition": condition_of(unet),
         "unet_sha256": file_sha256(new / WEIGHTS_NAME),
         "versions": package_versions(),
     }
@@ -117,8 +122,18 @@ def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionMode
         raise ValueError(
             f"Expected the weights in {folder / WEIGHTS_NAME} to fit its config.json, they differ: {wrong}."
         )
-    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    return DiffusionModel(unet=unet.eval(), noise_scheduler=scheduler, record=record)
+    return DiffusionModel(unet=unet.eval(), noise_scheduler=_load_scheduler(folder), record=record)
+
+
+def _load_scheduler(folder: Path) -> NoiseScheduler:
+    path = folder / SCHEDULER_CONFIG_NAME
+    config = read_json(path)
+    if config.get("_class_name") not in NOISE_SCHEDULERS:
+        raise ValueError(
+            f"Expected _class_name in {path} to be one of {', '.join(NOISE_SCHEDULERS)}, found "
+            f"{config.get('_class_name')!r}; train again."
+        )
+    return NOISE_SCHEDULERS[config["_class_name"]].from_config(config)
 
 
 def _check_record(folder: Path, record: Any, task_hash: str) -> None:

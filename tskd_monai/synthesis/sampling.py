@@ -1,123 +1,176 @@
 """Images from a diffusion model, where image k depends on seed k alone.
 
-Noise is drawn per image from a CPU generator with the image's own seed. Batches always have the same size, padded at
-the end: kernels choose their order of summation by shape, so only a fixed shape gives the same bits for a seed
-whatever else is sampled with it (on one machine, build and number of threads).
+Noise is drawn per image from a CPU generator with the image's own seed, and so is what the image is conditioned on.
+Batches always have the same size, padded at the end: kernels choose their order of summation by shape, so only a fixed
+shape gives the same bits for a seed whatever else is sampled with it (on one machine, build and number of threads).
 
 Sources:
-    Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Song et al. 2021, arXiv 2010.02502 (DDIM).
+    Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Song et al. 2021, arXiv 2010.02502 (DDIM);
+    Lipman et al. 2022, arXiv 2210.02747 (flow matching, integrated by Euler's method).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from tskd_monai.synthesis.diffusion import patch_size_of
+from tskd_monai.synthesis.conditions import ConditionSource, DrawnCondition, Unconditional
+from tskd_monai.synthesis.diffusion import NoiseScheduler, patch_size_of, predict
 
-SAMPLERS = ("dpmsolver++", "ddim")
+DIFFUSION_SAMPLERS = ("dpmsolver++", "ddim")
+FLOW_SAMPLERS = ("dpmsolver++", "euler")
 # The log SNR/2 from which epsilon prediction starts on a cosine schedule: below, x = (x_t - σ·ε)/α divides by nearly
 # zero. The value is the one diffusers documents; v and sample prediction have no such division.
 EPSILON_LAMBDA_MIN = -5.1
 
-Sampler: TypeAlias = DPMSolverMultistepScheduler | DDIMScheduler
+Sampler: TypeAlias = DPMSolverMultistepScheduler | DDIMScheduler | FlowMatchEulerDiscreteScheduler
 
 
-def build_sampler(noise_scheduler: DDPMScheduler, sampler: str = "dpmsolver++") -> Sampler:
-    """Returns a deterministic sampler with the betas and prediction type of a training schedule.
+def build_sampler(noise_scheduler: NoiseScheduler, sampler: str = "dpmsolver++") -> Sampler:
+    """Returns a deterministic sampler with the noise levels and prediction type of a training schedule.
 
-    Both start at the last noise level ("trailing"), where training ends too, and both clip each prediction of the
-    clean image to [-1, 1]. Karras' noise levels are not used: on schedules that end in pure noise they spend most
-    steps where nothing is decided yet.
+    All start at the last noise level, where training ends too. DPM-Solver++ and DDIM clip each prediction of the clean
+    image to [-1, 1]. Karras' noise levels are not used: on schedules that end in pure noise they spend most steps where
+    nothing is decided yet.
 
     Args:
         noise_scheduler: of the training.
-        sampler: "dpmsolver++" (second order, multistep; 15 to 20 steps suffice) or "ddim" (100 and more).
+        sampler: "dpmsolver++" (second order, multistep; 15 to 20 steps suffice), "ddim" (100 and more; not for flow
+            matching) or "euler" (20 and more; for flow matching alone).
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or one that does not go with the training.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"Expected sampler to be one of {SAMPLERS}, found {sampler!r}.")
+    flow = isinstance(noise_scheduler, FlowMatchEulerDiscreteScheduler)
+    expected = FLOW_SAMPLERS if flow else DIFFUSION_SAMPLERS
+    if sampler not in expected:
+        kind = "flow matching" if flow else "diffusion"
+        raise ValueError(f"Expected sampler to be one of {expected} for a {kind} model, found {sampler!r}.")
+    if sampler == "euler":
+        return FlowMatchEulerDiscreteScheduler.from_config(noise_scheduler.config)
     config = noise_scheduler.config
     if sampler == "ddim":
         return DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=True, clip_sample_range=1.0)
+    clipping = {"thresholding": True, "sample_max_value": 1.0}  # with this bound, thresholding is clipping
+    if flow:
+        return DPMSolverMultistepScheduler(
+            config.num_train_timesteps, prediction_type="flow_prediction", use_flow_sigmas=True, **clipping
+        )
     lambda_min = EPSILON_LAMBDA_MIN if config.prediction_type == "epsilon" else -float("inf")
     return DPMSolverMultistepScheduler.from_config(
-        config,
-        timestep_spacing="trailing",
-        lambda_min_clipped=lambda_min,
-        thresholding=True,
-        sample_max_value=1.0,  # with this bound, thresholding is clipping
+        config, timestep_spacing="trailing", lambda_min_clipped=lambda_min, **clipping
     )
 
 
-def sample_images(
-    unet: UNet2DModel,
-    noise_scheduler: DDPMScheduler,
-    *,
-    seeds: Sequence[int],
-    image_shape: Sequence[int],
-    batch_size: int,
-    num_inference_steps: int = 20,
-    sampler: str = "dpmsolver++",
-    device: str | torch.device = "cpu",
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields (seed, image) in the order of `seeds`; an image is float32 (C, H, W) in [0, 1] on the CPU.
+@dataclass(frozen=True)
+class SampledImage:
+    """An image from the model.
 
-    The U-Net is moved to `device` and set to evaluation mode.
+    Attributes:
+        seed: that it came from.
+        image: float32 (C, H, W) in [0, 1], on the CPU.
+        condition: that it was made for.
+    """
 
-    Args:
-        unet: with the weights to sample from.
+    seed: int
+    image: torch.Tensor
+    condition: DrawnCondition
+
+
+@dataclass(frozen=True)
+class ImageSampler:
+    """Samples images from a diffusion model by seed.
+
+    Attributes:
+        unet: with the weights to sample from; it is moved to `device` and set to evaluation mode.
         noise_scheduler: of the training.
-        seeds: one per image, not negative.
         image_shape: (C, H, W).
-        batch_size: of every call of the network, the last one included.
+        batch_size: of every call of the network, the last one included. Another one changes images in their last bits.
         num_inference_steps: calls of the network per batch.
         sampler: name for `build_sampler`.
         device: that the network runs on.
+        conditions: that the network was trained with.
 
     Raises:
         ValueError: for an unknown sampler, other images than the U-Net's, or numbers that are not positive.
     """
-    if batch_size < 1 or num_inference_steps < 1:
-        raise ValueError(
-            f"Expected batch_size and num_inference_steps of at least 1, found {batch_size} and {num_inference_steps}."
-        )
-    if any(seed < 0 for seed in seeds):
-        raise ValueError(f"Expected seeds of at least 0, found {min(seeds)}.")
-    patch_size = patch_size_of(unet, image_shape)
-    solver = build_sampler(noise_scheduler, sampler)
-    unet.to(device).eval()
 
-    def batches() -> Iterator[tuple[int, torch.Tensor]]:
-        for start in range(0, len(seeds), batch_size):
-            batch = list(seeds[start : start + batch_size])
-            padded = batch + batch[-1:] * (batch_size - len(batch))
-            noise = pixel_unshuffle(seeded_noise(padded, image_shape).to(device), patch_size)
-            symmetric = pixel_shuffle(_denoise(unet, solver, noise, num_inference_steps), patch_size)
-            images = ((symmetric + 1) / 2).clamp(0, 1).float().cpu()
-            yield from zip(batch, images[: len(batch)].clone(), strict=True)
+    unet: UNet2DModel
+    noise_scheduler: NoiseScheduler
+    image_shape: Sequence[int]
+    batch_size: int
+    num_inference_steps: int = 20
+    sampler: str = "dpmsolver++"
+    device: str | torch.device = "cpu"
+    conditions: ConditionSource = field(default_factory=Unconditional)
 
-    return batches()
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_inference_steps < 1:
+            raise ValueError(
+                "Expected batch_size and num_inference_steps of at least 1, "
+                f"found {self.batch_size} and {self.num_inference_steps}."
+            )
+        patch_size_of(self.unet, self.image_shape)
+        build_sampler(self.noise_scheduler, self.sampler)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the images besides their seeds and the weights; JSON."""
+        channels, height, width = self.image_shape
+        return {
+            "image_size": [height, width],
+            "channels": channels,
+            "sampler": self.sampler,
+            "num_inference_steps": self.num_inference_steps,
+            "batch_size": self.batch_size,
+            "condition": self.conditions.settings,
+        }
+
+    def sample(self, seeds: Sequence[int]) -> Iterator[SampledImage]:
+        """Yields the images in the order of `seeds`.
+
+        Args:
+            seeds: one per image, not negative.
+
+        Raises:
+            ValueError: for a negative seed, before anything is sampled.
+        """
+        if any(seed < 0 for seed in seeds):
+            raise ValueError(f"Expected seeds of at least 0, found {min(seeds)}.")
+        return self._sample(seeds)
+
+    def _sample(self, seeds: Sequence[int]) -> Iterator[SampledImage]:
+        solver = build_sampler(self.noise_scheduler, self.sampler)
+        self.unet.to(self.device).eval()
+        for start in range(0, len(seeds), self.batch_size):
+            batch = list(seeds[start : start + self.batch_size])
+            padded = batch + batch[-1:] * (self.batch_size - len(batch))
+            drawn = [self.conditions.draw(seed) for seed in padded]
+            images = self._sample_batch(solver, padded, drawn)
+            for seed, image, condition in zip(batch, images, drawn, strict=False):
+                yield SampledImage(seed, image.clone(), condition)
+
+    @torch.inference_mode()
+    def _sample_batch(self, solver: Sampler, seeds: Sequence[int], drawn: Sequence[DrawnCondition]) -> torch.Tensor:
+        """Returns images (B, C, H, W) in [0, 1] for `batch_size` seeds."""
+        patch_size = patch_size_of(self.unet, self.image_shape)
+        noise = pixel_unshuffle(seeded_noise(seeds, self.image_shape).to(self.device), patch_size)
+        conditions = self.conditions.batch(drawn, patch_size)
+        conditions = {name: tensor.to(self.device) for name, tensor in conditions.items()}
+        solver.set_timesteps(self.num_inference_steps, device=noise.device)
+        sample = noise * getattr(solver, "init_noise_sigma", 1.0)  # flow matching starts from noise as it is
+        for timestep in solver.timesteps:
+            prediction = predict(self.unet, sample, timestep, conditions)
+            sample = solver.step(prediction, timestep, sample, return_dict=False)[0]
+        return ((pixel_shuffle(sample, patch_size) + 1) / 2).clamp(0, 1).float().cpu()
 
 
 def seeded_noise(seeds: Sequence[int], image_shape: Sequence[int]) -> torch.Tensor:
     """Returns standard normal noise (B, C, H, W) on the CPU, each image from a generator with its own seed."""
     generators = (torch.Generator().manual_seed(seed) for seed in seeds)
     return torch.stack([torch.randn(tuple(image_shape), generator=generator) for generator in generators])
-
-
-@torch.inference_mode()
-def _denoise(unet: UNet2DModel, solver: Sampler, noise: torch.Tensor, num_inference_steps: int) -> torch.Tensor:
-    """Returns the clean images, in [-1, 1], that the sampler reaches from this noise."""
-    solver.set_timesteps(num_inference_steps, device=noise.device)
-    sample = noise * solver.init_noise_sigma
-    for timestep in solver.timesteps:
-        prediction = unet(solver.scale_model_input(sample, timestep), timestep, return_dict=False)[0]
-        sample = solver.step(prediction, timestep, sample, return_dict=False)[0]
-    return sample

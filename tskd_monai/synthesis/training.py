@@ -1,24 +1,215 @@
-"""The end of a diffusion model's training."""
+"""The training of a diffusion model: adapters for MONAI's stock `SupervisedTrainer`, and its end.
+
+Sources:
+    Ho et al. 2020, arXiv 2006.11239 (noise prediction); Salimans and Ho 2022, arXiv 2202.00512 (v-prediction);
+    Hang et al. 2023, arXiv 2303.09556 (min-SNR weighting); Lipman et al. 2022, arXiv 2210.02747 (flow matching).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffusers import DDPMScheduler
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from monai.data.meta_tensor import MetaTensor
+from monai.engines.utils import PrepareBatch
+from monai.inferers.inferer import Inferer
+from torch.nn.functional import pixel_unshuffle
 
 from tskd_monai.data.task import Task
+from tskd_monai.synthesis.diffusion import (
+    NoiseScheduler,
+    check_condition,
+    label_map_condition,
+    position_condition,
+    predict,
+)
 from tskd_monai.synthesis.ema import EmaHandler
 from tskd_monai.synthesis.pipeline_folder import save_diffusion_pipeline
 from tskd_monai.training.history import TrainingHistory
+from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.record import write_record
 from tskd_monai.training.samplers import process_rank
+
+VALUE_TOLERANCE = 0.01  # interpolation may overshoot [0, 1] by a little; un-normalised images are off by far more
+
+
+def min_snr_weights(noise_scheduler: NoiseScheduler, gamma: float | None) -> torch.Tensor:
+    """Returns the weight of each noise level in the loss, (T,).
+
+    In terms of the clean image the error at signal-to-noise ratio SNR weighs min(SNR, gamma). Written for what the
+    network predicts, that is min(SNR, gamma) for "sample", divided by SNR for "epsilon" and by SNR + 1 for
+    "v_prediction" (Hang et al. 2023).
+
+    Args:
+        noise_scheduler: from `build_noise_scheduler`.
+        gamma: where the weight stops to grow; None weighs every level 1, in terms of what the network predicts.
+
+    Raises:
+        ValueError: for a gamma that is not positive, or one with "flow", whose levels weigh the same.
+    """
+    steps = noise_scheduler.config.num_train_timesteps
+    if gamma is None:
+        return torch.ones(steps)
+    if isinstance(noise_scheduler, FlowMatchEulerDiscreteScheduler):
+        raise ValueError(f"Expected no snr_gamma with prediction_type flow, found {gamma}; leave it at None.")
+    if gamma <= 0:
+        raise ValueError(f"Expected snr_gamma to be positive, found {gamma}.")
+    signal = noise_scheduler.alphas_cumprod.double()
+    ratio = signal / (1 - signal)
+    clipped = ratio.clamp(max=gamma)
+    divisor = {"sample": torch.ones_like(ratio), "epsilon": ratio, "v_prediction": ratio + 1}
+    return (clipped / divisor[noise_scheduler.config.prediction_type]).float()
+
+
+class DiffusionTarget(NamedTuple):
+    """What the network should predict (B, C·p², H/p, W/p), and each image's weight in the loss (B,)."""
+
+    values: torch.Tensor
+    weights: torch.Tensor
+
+
+class DiffusionLoss(torch.nn.Module):
+    """Mean squared error, each image weighted by its noise level."""
+
+    def forward(self, prediction: torch.Tensor, target: DiffusionTarget) -> torch.Tensor:
+        """Returns the loss, a scalar.
+
+        Args:
+            prediction: of the network, (B, C·p², H/p, W/p).
+            target: of the same shape, with weights.
+        """
+        errors = (prediction - target.values).square().flatten(1).mean(1)
+        return (errors * target.weights).mean()
+
+
+class DiffusionPrepareBatch(PrepareBatch):
+    """Makes (noisy image, target, (timesteps,), conditions) of a batch of images, for `SupervisedTrainer`.
+
+    With x the image in [-1, 1], ε standard normal, t uniform and ᾱ the schedule, the noisy image is
+    √ᾱ_t·x + √(1 - ᾱ_t)·ε; the target is ε, v = √ᾱ_t·ε - √(1 - ᾱ_t)·x, or x, by the schedule's prediction type.
+    For "flow" it is (1 - σ)·x + σ·ε with σ = (t + 1) / T, and the target is ε - x.
+    Noise and timesteps come from torch's global generator of the batch's device.
+
+    Args:
+        noise_scheduler: from `build_noise_scheduler`.
+        patch_size: that of the U-Net.
+        snr_gamma: of `min_snr_weights`.
+        condition: that the U-Net was built for.
+        num_classes: of the label maps, background included.
+        image_key: of the batch's images, (B, C, H, W) in [0, 1]. Beside it a batch has, by condition, `position` (B,)
+            in [0, 1] or `label` (B, 1, H, W) of class indices.
+    """
+
+    def __init__(
+        self,
+        noise_scheduler: NoiseScheduler,
+        patch_size: int = 1,
+        snr_gamma: float | None = None,
+        condition: str = "none",
+        num_classes: int | None = None,
+        image_key: str = "image",
+    ) -> None:
+        check_condition(condition, num_classes)
+        self.noise_scheduler, self.patch_size, self.image_key = noise_scheduler, patch_size, image_key
+        self.condition, self.num_classes = condition, num_classes
+        self.weights = min_snr_weights(noise_scheduler, snr_gamma)
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,  # of Tensor.to, by the interface
+    ) -> tuple[torch.Tensor, DiffusionTarget, tuple[torch.Tensor], dict[str, Any]]:
+        """Returns noisy images (B, C·p², H/p, W/p), the target, timesteps (B,), and the network's conditions.
+
+        Raises:
+            ValueError: when the values are not in [0, 1].
+        """
+        images = _plain(batchdata[self.image_key]).to(device=device, non_blocking=non_blocking, **kwargs)
+        clean = pixel_unshuffle(_to_symmetric(images), self.patch_size)
+        noise = torch.randn_like(clean)
+        levels = torch.randint(0, len(self.weights), (clean.shape[0],), device=clean.device)
+        noisy, timesteps, values = self._diffuse(clean, noise, levels)
+        target = DiffusionTarget(values, self.weights.to(clean.device)[levels])
+        return noisy, target, (timesteps,), self._conditions(batchdata, clean.device)
+
+    def _diffuse(
+        self, clean: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns noisy images, the timesteps the network is told, and what it should predict."""
+        if isinstance(self.noise_scheduler, FlowMatchEulerDiscreteScheduler):
+            timesteps = levels + 1
+            sigma = (timesteps / len(self.weights)).view(-1, 1, 1, 1)
+            return (1 - sigma) * clean + sigma * noise, timesteps, noise - clean
+        noisy = self.noise_scheduler.add_noise(clean, noise, levels)
+        prediction_type = self.noise_scheduler.config.prediction_type
+        if prediction_type == "v_prediction":
+            return noisy, levels, self.noise_scheduler.get_velocity(clean, noise, levels)
+        return noisy, levels, noise if prediction_type == "epsilon" else clean
+
+    def _conditions(self, batchdata: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+        if self.condition == "slice_position":
+            return position_condition(batchdata["position"].to(device))
+        if self.condition == "label_map" and self.num_classes is not None:
+            labels = _plain(batchdata["label"]).to(device)
+            return label_map_condition(labels, self.num_classes, self.patch_size)
+        return {}
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+
+
+def _to_symmetric(images: torch.Tensor) -> torch.Tensor:
+    """Returns images of [0, 1] in [-1, 1].
+
+    Raises:
+        ValueError: when they were not in [0, 1], or hold NaN.
+    """
+    low, high = (float(value) for value in torch.aminmax(images))
+    if not (low >= -VALUE_TOLERANCE and high <= 1 + VALUE_TOLERANCE):
+        raise ValueError(f"Expected images in [0, 1] for diffusion, found [{low:.4g}, {high:.4g}]; normalise them.")
+    return images.clamp(0, 1) * 2 - 1
+
+
+class DiffusionInferer(Inferer):
+    """Calls a diffusers U-Net on noisy images and returns the bare float32 tensor.
+
+    Args:
+        precision: "float32", or "bfloat16" where a CPU or GPU computes in it, nearly twice as fast.
+        device: that the network is on.
+    """
+
+    def __init__(self, precision: str = "float32", device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.autocast = PrecisionInferer(precision, device)
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., Any],
+        *args: Any,  # by the interface: (timesteps,)
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Returns the network's prediction, shaped as `inputs`.
+
+        Args:
+            inputs: noisy images (B, C·p², H/p, W/p).
+            network: the U-Net, or a wrapper of it such as DDP.
+            args: the timesteps (B,).
+            kwargs: conditions of the batch.
+        """
+        (timesteps,) = args
+        return self.autocast(inputs, lambda noisy: predict(network, noisy, timesteps, kwargs))
 
 
 def finish_diffusion(
     ema: EmaHandler,
-    noise_scheduler: DDPMScheduler,
+    noise_scheduler: NoiseScheduler,
     history: TrainingHistory,
     output_dir: str | Path,
     task: Task,

@@ -1,174 +1,222 @@
 """Sampling a transfer set to disk.
 
-It can be killed at any time and run again: images whose file has the recorded sha256 are kept, all others are sampled
-again from their own seeds, with the same result.
+It can be killed at any time and run again: images whose files have the recorded sha256 are kept, all others are sampled
+again from their own seeds, with the same result. Several processes share the images that are missing.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 from tqdm import tqdm
 
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
-from tskd_monai.data.transfer_set import FORMAT_VERSION, MANIFEST_NAME, PROGRESS_NAME, image_name
+from tskd_monai.data.transfer_set import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    image_name,
+    label_name,
+    progress_files,
+    progress_name,
+)
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
-from tskd_monai.synthesis.sampling import sample_images
+from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
+from tskd_monai.training.distributed import wait_for_all
 from tskd_monai.training.record import package_versions
+from tskd_monai.training.samplers import process_count, process_rank
 
 logger = logging.getLogger(__name__)
+
+SAMPLED_FIELDS = ("index", "sha256", "mask_sha256", "condition")
 
 
 def write_transfer_set(
     output_dir: str | Path,
-    unet: UNet2DModel,
-    noise_scheduler: DDPMScheduler,
+    sampler: ImageSampler,
     *,
     number: int,
-    image_shape: Sequence[int],
-    batch_size: int,
     task_hash: str,
     pixdim: Sequence[float] | None = None,
     base_seed: int = 0,
-    num_inference_steps: int = 20,
-    sampler: str = "dpmsolver++",
-    device: str | torch.device = "cpu",
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Samples the images that are still missing and writes the list; returns the path of `transfer_set.json`.
 
     Args:
-        output_dir: of the transfer set; one that was begun or finished with the same settings is continued.
-        unet: with the weights to sample from.
-        noise_scheduler: of the training.
+        output_dir: of the transfer set; one that was begun or finished with the same settings is continued. What gates
+            have said about its images is kept, unless images are added.
+        sampler: of the images.
         number: of images; may grow from run to run.
-        image_shape: (C, H, W).
-        batch_size: of the network's calls. Another one changes images in their last bits, so it counts as a setting.
         task_hash: of the task that the model was trained for.
         pixdim: spacing of the rows and columns in mm; None for images without one.
         base_seed: image i has seed base_seed + i.
-        num_inference_steps: calls of the network per batch.
-        sampler: "dpmsolver++" or "ddim".
-        device: that the network runs on.
         provenance: what else is worth recording, such as the datalist's sha256; must be JSON.
 
     Raises:
         ValueError: when the folder holds images of other settings, or images of unknown origin.
+        OSError: when the disk is full; what is written stays and is kept by the next run.
     """
     if number < 1:
         raise ValueError(f"Expected number of images to be at least 1, found {number}.")
     output_dir = Path(output_dir)
-    channels, height, width = image_shape
     settings = {
         "format_version": FORMAT_VERSION,
         "task_hash": task_hash,
-        "checkpoint_sha256": unet_sha256(unet),
-        "image_size": [height, width],
-        "channels": channels,
+        "checkpoint_sha256": unet_sha256(sampler.unet),
         "pixdim": None if pixdim is None else [float(spacing) for spacing in pixdim],
-        "sampler": sampler,
-        "num_inference_steps": num_inference_steps,
-        "batch_size": batch_size,
         "base_seed": base_seed,
+        **sampler.settings,
     }
     finished = _finished_images(output_dir, settings)
     missing = [index for index in range(number) if index not in finished]
-    images = sample_images(
-        unet,
-        noise_scheduler,
-        seeds=[base_seed + index for index in missing],
-        image_shape=image_shape,
-        batch_size=batch_size,
-        num_inference_steps=num_inference_steps,
-        sampler=sampler,
-        device=device,
-    )
-    _begin_progress(output_dir, settings, finished)
-    bar = tqdm(images, total=number, initial=number - len(missing), desc="transfer set", unit="image")
-    for index, (_, image) in zip(missing, bar, strict=True):
-        finished[index] = _write_image(output_dir, index, image)
-    content = {
-        **settings,
-        "provenance": {**(provenance or {}), "versions": package_versions()},
-        "unlabeled": [_entry(index, base_seed, finished[index]) for index in range(number)],
-    }
-    write_json(output_dir / MANIFEST_NAME, content)
-    (output_dir / PROGRESS_NAME).unlink()
+    if not missing and _is_complete(output_dir, number):
+        return output_dir / MANIFEST_NAME
+    with _full_disk_explained(output_dir):
+        _begin_progress(output_dir, settings, finished)
+        _sample_share(output_dir, sampler, missing[process_rank() :: process_count()], base_seed)
+        wait_for_all()
+        if process_rank() == 0:
+            finished = _finished_images(output_dir, settings)
+            entries = [_entry(finished[index], base_seed) for index in range(number)]
+            content = {**settings, "provenance": {**(provenance or {}), "versions": package_versions()}}
+            write_json(output_dir / MANIFEST_NAME, {**content, "unlabeled": entries})
+            for path in progress_files(output_dir):
+                path.unlink()
     return output_dir / MANIFEST_NAME
 
 
-def _entry(index: int, base_seed: int, sha256: str) -> dict[str, Any]:
-    return {
+def _is_complete(output_dir: Path, number: int) -> bool:
+    """Whether the list is there, of this many images, and no sampling was begun after it."""
+    manifest = output_dir / MANIFEST_NAME
+    if not manifest.is_file() or progress_files(output_dir):
+        return False
+    return len(_listed(read_json(manifest))) == number
+
+
+def _listed(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the entries of a list, those that gates have rejected included."""
+    return [*content["unlabeled"], *content.get("rejected", [])]
+
+
+@contextmanager
+def _full_disk_explained(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"Expected room for the transfer set in {output_dir}, found the disk full; free some and run the same "
+            "command again, which goes on from here",
+        ) from error
+
+
+def _sample_share(output_dir: Path, sampler: ImageSampler, indices: Sequence[int], base_seed: int) -> None:
+    """Samples and writes these images, with a progress bar of the first process."""
+    images = sampler.sample([base_seed + index for index in indices])
+    bar = tqdm(images, total=len(indices), desc="Transfer set", unit="image", disable=process_rank() != 0)
+    for index, sampled in zip(indices, bar, strict=True):
+        line = _write_image(output_dir, index, sampled)
+        with (output_dir / progress_name(process_rank())).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _entry(sampled: Mapping[str, Any], base_seed: int) -> dict[str, Any]:
+    index = sampled["index"]
+    entry = {
         "image": image_name(index),
         "case": f"synthetic_{index:06d}",
         "origin": "synthetic",
         "seed": base_seed + index,
-        "sha256": sha256,
+        "sha256": sampled["sha256"],
+        "condition": sampled["condition"],
     }
+    if sampled["mask_sha256"] is not None:
+        entry |= {"label": label_name(index), "mask_sha256": sampled["mask_sha256"]}
+    return entry
 
 
-def _write_image(output_dir: Path, index: int, image: torch.Tensor) -> str:
-    """Writes an image (C, H, W) in [0, 1] as PNG, notes it in the progress file and returns the file's sha256."""
-    pixels = (image * 255).round().to(torch.uint8).numpy()
-    path = output_dir / image_name(index)
+def _write_image(output_dir: Path, index: int, sampled: SampledImage) -> dict[str, Any]:
+    """Writes an image as PNG, with its label map where it has one, and returns the line that says so."""
+    mask_sha256 = None
+    if sampled.condition.label is not None:
+        mask_sha256 = _write_png(output_dir / label_name(index), sampled.condition.label.numpy())
+    pixels = (sampled.image * 255).round().to(torch.uint8).numpy()
+    sha256 = _write_png(output_dir / image_name(index), pixels)
+    return {"index": index, "sha256": sha256, "mask_sha256": mask_sha256, "condition": sampled.condition.record}
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> str:
+    """Writes pixels (1 or 3, H, W), uint8, and returns the file's sha256."""
     with atomic_path(path) as temporary:
         Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).save(temporary)
-    sha256 = file_sha256(path)
-    _note_progress(output_dir, {"index": index, "sha256": sha256})
-    return sha256
+    return file_sha256(path)
 
 
-def _note_progress(output_dir: Path, line: Mapping[str, Any]) -> None:
-    with (output_dir / PROGRESS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def _begin_progress(output_dir: Path, settings: Mapping[str, Any], finished: Mapping[int, Mapping[str, Any]]) -> None:
+    """Writes the progress files anew: the first process's has all that is finished, the others' begin empty."""
+    wait_for_all()  # until everyone has read the former ones
+    if process_rank() == 0:
+        _write_lines(output_dir / progress_name(0), [settings, *finished.values()])
+        for path in progress_files(output_dir):
+            if path.name != progress_name(0):
+                path.unlink()
+    wait_for_all()
+    if process_rank():
+        _write_lines(output_dir / progress_name(process_rank()), [settings])
 
 
-def _begin_progress(output_dir: Path, settings: Mapping[str, Any], finished: Mapping[int, str]) -> None:
-    """Writes a progress file anew: the settings, and the images that are whole."""
-    lines = [settings, *({"index": index, "sha256": sha256} for index, sha256 in finished.items())]
-    with atomic_path(output_dir / PROGRESS_NAME) as temporary:
+def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    with atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _finished_images(output_dir: Path, settings: Mapping[str, Any]) -> dict[int, str]:
-    """Returns index and sha256 of the images on disk that earlier runs with the same settings wrote, by index.
+def _finished_images(output_dir: Path, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Returns, by index, what is recorded of the whole images that earlier runs with the same settings wrote.
 
     Raises:
         ValueError: when earlier runs had other settings, or left images but no word about them.
     """
-    recorded: dict[int, str] = {}
-    manifest, progress = output_dir / MANIFEST_NAME, output_dir / PROGRESS_NAME
+    recorded: dict[int, dict[str, Any]] = {}
+    manifest, progress = output_dir / MANIFEST_NAME, progress_files(output_dir)
     if manifest.is_file():
         content = read_json(manifest)
         _check_settings(manifest, content, settings)
-        recorded.update((entry["seed"] - content["base_seed"], entry["sha256"]) for entry in content["unlabeled"])
-    if progress.is_file():
-        header, *lines = _progress_lines(progress)
-        _check_settings(progress, header, settings)
-        recorded.update((line["index"], line["sha256"]) for line in lines)
-    if not manifest.is_file() and not progress.is_file() and any(output_dir.glob("images/*.png")):
+        for entry in _listed(content):
+            index = entry["seed"] - content["base_seed"]
+            recorded[index] = {name: entry.get(name) for name in SAMPLED_FIELDS} | {"index": index}
+    for path in progress:
+        header, *lines = _progress_lines(path)
+        _check_settings(path, header, settings)
+        recorded.update((line["index"], line) for line in lines)
+    if not manifest.is_file() and not progress and any(output_dir.glob("images/*.png")):
         raise ValueError(
             f"Expected {output_dir} to be new or a transfer set, found images without {MANIFEST_NAME}; "
             "choose another output_dir or remove them."
         )
-    whole = {index: sha256 for index, sha256 in sorted(recorded.items()) if _is_whole(output_dir, index, sha256)}
+    whole = {index: line for index, line in sorted(recorded.items()) if _is_whole(output_dir, line)}
     if len(whole) < len(recorded):
         logger.warning("%d images are missing or damaged and are sampled again.", len(recorded) - len(whole))
     return whole
 
 
-def _is_whole(output_dir: Path, index: int, sha256: str) -> bool:
-    path = output_dir / image_name(index)
-    return path.is_file() and file_sha256(path) == sha256
+def _is_whole(output_dir: Path, line: Mapping[str, Any]) -> bool:
+    files = {image_name(line["index"]): line["sha256"]}
+    if line["mask_sha256"] is not None:
+        files[label_name(line["index"])] = line["mask_sha256"]
+    paths = {output_dir / name: sha256 for name, sha256 in files.items()}
+    return all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in paths.items())
 
 
 def _progress_lines(path: Path) -> list[dict[str, Any]]:

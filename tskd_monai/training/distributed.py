@@ -37,6 +37,12 @@ def start_process_group() -> None:
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def wait_for_all() -> None:
+    """Returns when every process has come this far; at once where there is one alone."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def stop_process_group() -> None:
     """Leaves the processes that `start_process_group` joined, when all have come this far.
 
