@@ -2,20 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.engines import SupervisedTrainer
 
 from tskd_monai.synthesis.diffusion import (
-    DiffusionInferer,
-    DiffusionPrepareBatch,
     build_noise_scheduler,
     build_unet,
+    condition_of,
+    label_map_condition,
     patch_size_of,
+    position_condition,
+    predict,
 )
-
-
-def images(batch: int = 2, channels: int = 1, size: int = 16) -> torch.Tensor:
-    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +23,7 @@ def test_unet_keeps_the_shape(
 ) -> None:
     unet = build_unet(image_size, channels, blocks, patch_size=patch_size)
     shape = (2, channels * patch_size**2, image_size[0] // patch_size, image_size[1] // patch_size)
-    predicted = DiffusionInferer()(torch.randn(shape), unet, torch.tensor([0, 999]))
+    predicted = predict(unet, torch.randn(shape), torch.tensor([0, 999]), {})
     assert predicted.shape == shape
     assert patch_size_of(unet, (channels, *image_size)) == patch_size
 
@@ -45,7 +41,7 @@ def test_image_size_that_cannot_be_halved_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 32, 32), (1, 16, 32)])
 def test_unet_of_other_images_is_refused(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="found one whose input is"):
+    with pytest.raises(ValueError, match="found one whose output is"):
         patch_size_of(build_unet((16, 16), 1, (8, 8)), shape)
 
 
@@ -62,58 +58,34 @@ def test_impossible_schedules_are_refused() -> None:
         build_noise_scheduler("epsilon", zero_terminal_snr=True)
 
 
-@pytest.mark.parametrize("patch_size", [1, 2])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_a_perfect_prediction_gives_the_clean_image_back(prediction_type: str, patch_size: int) -> None:
-    scheduler = build_noise_scheduler(prediction_type)
-    torch.manual_seed(3)
-    batch = images(4)
-    noisy, target, (timesteps,), kwargs = DiffusionPrepareBatch(scheduler, patch_size)({"image": batch})
-    alpha = scheduler.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
-    sigma = (1 - alpha**2).sqrt()
-    clean = {
-        "epsilon": (noisy - sigma * target) / alpha,
-        "v_prediction": alpha * noisy - sigma * target,
-        "sample": target,
-    }[prediction_type]
-    assert kwargs == {}
-    assert timesteps.shape == (4,)
-    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(clean, patch_size), batch * 2 - 1, atol=1e-4, rtol=0)
+def test_a_position_changes_the_prediction() -> None:
+    unet = build_unet((16, 16), 1, (8, 8), patch_size=2, condition="slice_position")
+    noisy, timesteps = torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1), torch.tensor([500, 500])
+    same = predict(unet, noisy, timesteps, position_condition(torch.tensor([0.2, 0.2])))
+    other = predict(unet, noisy, timesteps, position_condition(torch.tensor([0.2, 0.8])))
+    assert torch.equal(same[0], same[1])
+    assert not torch.allclose(other[0], other[1])
+    assert condition_of(unet) == "slice_position"
+    assert patch_size_of(unet, (1, 16, 16)) == 2
 
 
-def test_draws_follow_the_global_seed_and_leave_the_batch_alone() -> None:
-    prepare, batch = DiffusionPrepareBatch(build_noise_scheduler()), {"image": MetaTensor(images())}
-    drawn = []
-    for seed in (5, 5, 6):
-        torch.manual_seed(seed)
-        drawn.append(prepare(batch)[0])
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    assert not isinstance(drawn[0], MetaTensor)
-    assert torch.equal(batch["image"].as_tensor(), images())
+def test_a_label_map_changes_the_prediction_where_it_differs() -> None:
+    unet = build_unet((16, 16), 1, (8, 8), patch_size=2, condition="label_map", num_classes=3)
+    labels = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
+    labels[1, :, 4:8] = 2
+    conditions = label_map_condition(labels, 3, patch_size=2)
+    assert conditions["label_map"].shape == (2, 2 * 4, 8, 8)
+    assert float(conditions["label_map"].sum()) == 4 * 16
+    noisy, timesteps = torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1), torch.tensor([500, 500])
+    predicted = predict(unet, noisy, timesteps, conditions)
+    assert predicted.shape == noisy.shape
+    assert not torch.allclose(predicted[0], predicted[1])
+    assert condition_of(unet) == "label_map"
+    assert patch_size_of(unet, (1, 16, 16)) == 2
 
 
-@pytest.mark.parametrize("bad", [images() * 255, images() - 0.5, images() * float("nan")])
-def test_images_that_are_not_normalised_are_refused(bad: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"Expected images in \[0, 1\] for diffusion"):
-        DiffusionPrepareBatch(build_noise_scheduler())({"image": bad})
-
-
-def test_stock_trainer_learns_one_image() -> None:
-    torch.manual_seed(0)
-    scheduler, unet = build_noise_scheduler("sample"), build_unet((16, 16), 1, (8, 8))
-    losses: list[float] = []
-    trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=1,
-        train_data_loader=[{"image": MetaTensor(images(1)).repeat(8, 1, 1, 1)}] * 30,
-        network=unet,
-        optimizer=torch.optim.AdamW(unet.parameters(), 3e-3),
-        loss_function=torch.nn.MSELoss(),
-        inferer=DiffusionInferer(),
-        prepare_batch=DiffusionPrepareBatch(scheduler),
-        decollate=False,
-    )
-    trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: losses.append(engine.state.output["loss"].item()))
-    trainer.run()
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+def test_unknown_conditions_are_refused() -> None:
+    with pytest.raises(ValueError, match="found 'text'"):
+        build_unet((16, 16), 1, (8, 8), condition="text")
+    with pytest.raises(ValueError, match="num_classes of at least 2 with condition label_map, found None"):
+        build_unet((16, 16), 1, (8, 8), condition="label_map")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from tskd_monai.synthesis import pipeline_folder
-from tskd_monai.synthesis.diffusion import build_unet
+from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.pipeline_folder import (
     load_diffusion_pipeline,
     save_diffusion_pipeline,
@@ -68,7 +68,7 @@ def test_a_missing_folder_and_missing_weights_are_named(folder: Path, tmp_path: 
 def test_record_must_be_complete_and_fit(tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
     with pytest.raises(ValueError, match="missing: task_hash, channels"):
         save_diffusion_pipeline(tmp_path / "diffusion", unet, noise_scheduler, {"image_size": (16, 16)})
-    with pytest.raises(ValueError, match="found one whose input is"):
+    with pytest.raises(ValueError, match="found one whose output is"):
         save_diffusion_pipeline(tmp_path / "diffusion", unet, noise_scheduler, {**RECORD, "image_size": (32, 32)})
 
 
@@ -98,3 +98,15 @@ def test_a_kill_while_saving_leaves_the_former_model(
             save_diffusion_pipeline(folder, build_unet((16, 16), 1, (8, 8)), noise_scheduler, RECORD)
     assert not folder.exists()
     assert load_diffusion_pipeline(folder, TASK).record == before
+
+
+def test_a_flow_comes_back_and_plain_diffusers_runs_it(tmp_path: Path, unet: UNet2DModel) -> None:
+    folder = save_diffusion_pipeline(tmp_path / "flow", unet, build_noise_scheduler("flow"), RECORD)
+    model = load_diffusion_pipeline(folder, TASK)
+    assert isinstance(model.noise_scheduler, FlowMatchEulerDiscreteScheduler)
+    assert model.record["condition"] == "none"
+    DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    config = folder / "scheduler/scheduler_config.json"
+    config.write_text(config.read_text().replace("FlowMatchEulerDiscreteScheduler", "UnknownScheduler"))
+    with pytest.raises(ValueError, match="_class_name in .*scheduler_config.json .* found 'UnknownScheduler'"):
+        load_diffusion_pipeline(folder, TASK)
