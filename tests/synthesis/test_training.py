@@ -21,7 +21,7 @@ from tskd_monai.synthesis.training import (
     DiffusionPrepareBatch,
     DiffusionTarget,
     finish_diffusion,
-    min_snr_weights,
+    snr_weights,
 )
 from tskd_monai.training.history import TrainingHistory
 
@@ -117,22 +117,22 @@ def test_a_flow_is_a_straight_line_from_image_to_noise() -> None:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_weighs_the_error_of_the_clean_image_alike(prediction_type: str) -> None:
+def test_the_range_weighs_the_error_of_the_clean_image_alike(prediction_type: str) -> None:
     scheduler = build_noise_scheduler(prediction_type)
     signal = scheduler.alphas_cumprod
     ratio = signal / (1 - signal)
     # An error e of the clean image is one of e·√SNR in epsilon, e·√(SNR + 1) in v.
     squared = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones(1000)}[prediction_type]
-    weights = min_snr_weights(scheduler, 5.0)
-    torch.testing.assert_close(weights * squared, ratio.clamp(max=5.0), rtol=1e-4, atol=1e-7)
-    assert torch.equal(min_snr_weights(scheduler, None), torch.ones(1000))
+    weights = snr_weights(scheduler, (0.5, 5.0))
+    torch.testing.assert_close(weights * squared, ratio.clamp(0.5, 5.0), rtol=1e-4, atol=1e-7)
+    assert torch.equal(snr_weights(scheduler, None), torch.ones(1000))
 
 
 def test_impossible_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="no snr_gamma with prediction_type flow, found 5"):
-        min_snr_weights(build_noise_scheduler("flow"), 5)
-    with pytest.raises(ValueError, match="to be positive, found 0"):
-        min_snr_weights(build_noise_scheduler(), 0)
+    with pytest.raises(ValueError, match=r"no snr_range with prediction_type flow, found \(0, 5\)"):
+        snr_weights(build_noise_scheduler("flow"), (0, 5))
+    with pytest.raises(ValueError, match=r"0 <= low < high, found \(5, 1\)"):
+        snr_weights(build_noise_scheduler(), (5, 1))
 
 
 def test_the_loss_weighs_images() -> None:

@@ -78,6 +78,7 @@ def build_unet(
         attention_head_dim=math.gcd(block_out_channels[-1], MAX_HEAD_CHANNELS),
         norm_num_groups=math.gcd(*block_out_channels, MAX_NORM_GROUPS),
         class_embed_type="timestep" if condition == "slice_position" else None,
+        resnet_time_scale_shift="scale_shift",
     )
 
 

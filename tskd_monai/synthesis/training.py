@@ -7,7 +7,7 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,32 +36,33 @@ from tskd_monai.training.samplers import process_rank
 VALUE_TOLERANCE = 0.01  # interpolation may overshoot [0, 1] by a little; un-normalised images are off by far more
 
 
-def min_snr_weights(noise_scheduler: NoiseScheduler, gamma: float | None) -> torch.Tensor:
+def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | None) -> torch.Tensor:
     """Returns the weight of each noise level in the loss, (T,).
 
-    In terms of the clean image the error at signal-to-noise ratio SNR weighs min(SNR, gamma). Written for what the
-    network predicts, that is min(SNR, gamma) for "sample", divided by SNR for "epsilon" and by SNR + 1 for
-    "v_prediction" (Hang et al. 2023).
+    In terms of the clean image the error at signal-to-noise ratio SNR weighs SNR, clamped to a range. Written for what
+    the network predicts, that is the clamped ratio for "sample", divided by SNR for "epsilon" and by SNR + 1 for
+    "v_prediction". The range (0, 5) is min-SNR-5 (Hang et al. 2023). A lower end above 0 keeps the noisiest levels,
+    where the outline of an image is decided, from being learnt last.
 
     Args:
         noise_scheduler: from `build_noise_scheduler`.
-        gamma: where the weight stops to grow; None weighs every level 1, in terms of what the network predicts.
+        snr_range: (low, high); None weighs every level 1, in terms of what the network predicts.
 
     Raises:
-        ValueError: for a gamma that is not positive, or one with "flow", whose levels weigh the same.
+        ValueError: for an empty range, or one with "flow", whose levels weigh the same.
     """
     steps = noise_scheduler.config.num_train_timesteps
-    if gamma is None:
+    if snr_range is None:
         return torch.ones(steps)
     if isinstance(noise_scheduler, FlowMatchEulerDiscreteScheduler):
-        raise ValueError(f"Expected no snr_gamma with prediction_type flow, found {gamma}; leave it at None.")
-    if gamma <= 0:
-        raise ValueError(f"Expected snr_gamma to be positive, found {gamma}.")
+        raise ValueError(f"Expected no snr_range with prediction_type flow, found {snr_range}; leave it at None.")
+    if len(snr_range) != 2 or not 0 <= snr_range[0] < snr_range[1]:
+        raise ValueError(f"Expected snr_range as [low, high] with 0 <= low < high, found {snr_range}.")
     signal = noise_scheduler.alphas_cumprod.double()
     ratio = signal / (1 - signal)
-    clipped = ratio.clamp(max=gamma)
+    clamped = ratio.clamp(*snr_range)
     divisor = {"sample": torch.ones_like(ratio), "epsilon": ratio, "v_prediction": ratio + 1}
-    return (clipped / divisor[noise_scheduler.config.prediction_type]).float()
+    return (clamped / divisor[noise_scheduler.config.prediction_type]).float()
 
 
 class DiffusionTarget(NamedTuple):
@@ -96,7 +97,7 @@ class DiffusionPrepareBatch(PrepareBatch):
     Args:
         noise_scheduler: from `build_noise_scheduler`.
         patch_size: that of the U-Net.
-        snr_gamma: of `min_snr_weights`.
+        snr_range: of `snr_weights`.
         condition: that the U-Net was built for.
         num_classes: of the label maps, background included.
         image_key: of the batch's images, (B, C, H, W) in [0, 1]. Beside it a batch has, by condition, `position` (B,)
@@ -107,7 +108,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         self,
         noise_scheduler: NoiseScheduler,
         patch_size: int = 1,
-        snr_gamma: float | None = None,
+        snr_range: Sequence[float] | None = None,
         condition: str = "none",
         num_classes: int | None = None,
         image_key: str = "image",
@@ -115,7 +116,7 @@ class DiffusionPrepareBatch(PrepareBatch):
         check_condition(condition, num_classes)
         self.noise_scheduler, self.patch_size, self.image_key = noise_scheduler, patch_size, image_key
         self.condition, self.num_classes = condition, num_classes
-        self.weights = min_snr_weights(noise_scheduler, snr_gamma)
+        self.weights = snr_weights(noise_scheduler, snr_range)
 
     def __call__(
         self,
