@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pipeline_stages import Pipeline
 
+from tskd_monai.data.atomic import read_json
 from tskd_monai.data.datalist import load_datalist, study_names
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
@@ -69,15 +70,17 @@ def write_pipeline_report(
         )
         for key, title in TITLES.items()
     ]
-    synthetic = load_transfer_set(pipeline.folder("transfer_set"), task.hash)
+    accepted = int(read_json(pipeline.folder("gates") / "gates.json")["counts"]["accepted"])
+    synthetic = load_transfer_set(pipeline.folder("transfer_set"), task.hash, rejected=True)
     report = Report(
         title=f"{task.name}: task-specific knowledge distillation",
-        summary=_summary(sections, len(synthetic)),
+        summary=_summary(sections, accepted),
         methods=methods,
         comparison=("student", "scratch"),
         labels=task.foreground,
         cases=entries,
         synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
+        gates=pipeline.folder("gates"),
         real_images=[Path(entry["image"]) for entry in sections["training"]],
         settings=settings,
         notes=notes,

@@ -17,13 +17,14 @@ from pipeline_report import write_pipeline_report
 from pipeline_stages import BUNDLES, Pipeline, Stage
 from plan_task import plan_study
 
+from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
 
 logger = logging.getLogger("run_pipeline")
 PRESETS = Path(__file__).with_name("presets.yaml")
-STAGES_IN_ALL = 9
+STAGES_IN_ALL = 10
 STAND_IN_NOTE = (
     "The teacher's encoder ({encoder}) stands in for a real foundation model, which cannot be shipped with this "
     "project. --teacher facebook/sam-vit-base uses SAM instead."
@@ -155,10 +156,17 @@ def run_stages(
         Stage("transfer_set", "Transfer set", synthesis, ["inference.yaml"],
               {**study, "seed": seed, "diffusion_dir": folder("diffusion"), **preset["sampling"]}, ["diffusion"])
     )  # fmt: skip
-    distilled = {"teacher_dir": folder("teacher"), "transfer_set": folder("transfer_set"), "student": student}
+    pipeline.run(
+        Stage("gates", "Gates of the transfer set", synthesis, ["gate.yaml"],
+              {**common, "teacher_dir": folder("teacher"), "transfer_set": folder("transfer_set")},
+              ["teacher", "transfer_set"])
+    )  # fmt: skip
+    distilled = {"teacher_dir": folder("teacher"), "student": student}
+    if accepted_images(pipeline):
+        distilled["transfer_set"] = folder("transfer_set")
     pipeline.run(
         Stage("distilled", "Distillation", distillation, ["train.yaml"],
-              {**common, **distilled, **preset["distillation"]}, ["teacher", "transfer_set"])
+              {**common, **distilled, **preset["distillation"]}, ["teacher", "gates"])
     )  # fmt: skip
     pipeline.run(
         Stage("student", "Fine-tuning of the distilled student", distillation, ["fine_tune.yaml"],
@@ -171,6 +179,14 @@ def run_stages(
               ["study"])
     )  # fmt: skip
     run_tests(pipeline, shared)
+
+
+def accepted_images(pipeline: Pipeline) -> int:
+    """Returns how many synthetic images the gates accepted, and says so where there are none."""
+    accepted = int(read_json(pipeline.folder("gates") / "gates.json")["counts"]["accepted"])
+    if not accepted:
+        logger.warning("    The gates rejected every synthetic image: the student learns from real images alone.")
+    return accepted
 
 
 def run_tests(pipeline: Pipeline, shared: dict[str, Any]) -> None:

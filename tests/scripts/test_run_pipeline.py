@@ -59,6 +59,7 @@ def test_pipeline_runs_to_the_report_and_resumes(tmp_path: Path) -> None:
     assert "Mean difference in Dice" in first.stderr
     report = (tmp_path / "run/report.html").read_text()
     assert "stands in for a real foundation model" in report and "facebook/sam-vit-base" in report
+    assert read_json(tmp_path / "run/gates/gates.json")["counts"]["sampled"] == 2
     assert "<img" in report and 'src="http' not in report
     for method in ("teacher", "student", "scratch"):
         assert read_json(tmp_path / f"run/predictions_{method}/metrics.json")
@@ -67,7 +68,7 @@ def test_pipeline_runs_to_the_report_and_resumes(tmp_path: Path) -> None:
     written = (tmp_path / "run/student/models/model.pt").stat().st_mtime_ns
     again = run_pipeline(tmp_path, *options)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert again.stderr.count("finished before") == 9
+    assert again.stderr.count("finished before") == 10
     assert (tmp_path / "run/student/models/model.pt").stat().st_mtime_ns == written
 
 

@@ -38,7 +38,12 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         self.keys = tuple(keys)
         self.transform = transform
         self.slice_transform = slice_transform
-        self._slices = [item for entry in tqdm(data, desc="Loading", unit="case") for item in self._cut(entry)]
+        self._slices: list[dict[str, Any]] = []
+        self.origins: list[tuple[str, int]] = []  # case and slice index of each
+        for entry in tqdm(data, desc="Loading", unit="case"):
+            items = self._cut(entry)
+            self._slices.extend(items)
+            self.origins.extend((str(entry.get("case")), item["slice"]) for item in items)
 
     def _cut(self, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         volume = self.transform(dict(entry))

@@ -69,8 +69,8 @@ def progress_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(PROGRESS_PATTERN))
 
 
-def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
-    """Returns the accepted images of a transfer set.
+def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) -> list[dict[str, Any]]:
+    """Returns the accepted images of a transfer set, by seed.
 
     Each is {"image", "case", "origin", "seed", "sha256", "condition"}, with "label" where it was made for a label map
     and with what gates have measured; paths are absolute.
@@ -78,6 +78,7 @@ def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
     Args:
         path: of `transfer_set.json` or of its folder.
         task_hash: of the task that images are wanted for.
+        rejected: whether those that gates have rejected are wanted too.
 
     Raises:
         FileNotFoundError: when the list or an image is missing.
@@ -99,7 +100,8 @@ def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
             f"Expected a transfer set of task {task_hash} in {path}, found one of task {content['task_hash']}; "
             "sample one for this task, or give the path of the right one."
         )
-    entries = [_checked_entry(entry, path, index) for index, entry in enumerate(content["unlabeled"])]
+    wanted = [*content["unlabeled"], *(content.get("rejected", []) if rejected else [])]
+    entries = [_checked_entry(entry, path, index) for index, entry in enumerate(wanted)]
     if not entries and content.get("rejected"):
         raise ValueError(
             f"Expected at least one accepted image in {path}, but the gates rejected all {len(content['rejected'])}; "
@@ -110,7 +112,7 @@ def load_transfer_set(path: str | Path, task_hash: str) -> list[dict[str, Any]]:
     for key in ("image", "case"):
         if len({entry[key] for entry in entries}) < len(entries):
             raise ValueError(f"Expected every {key} in unlabeled of {path} once, found one twice; sample it again.")
-    return entries
+    return sorted(entries, key=lambda entry: entry["seed"])
 
 
 def _refuse_unfinished(path: Path) -> None:

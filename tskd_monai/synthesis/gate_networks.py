@@ -1,0 +1,77 @@
+"""The networks that the gates of a transfer set ask: an encoder for features, a teacher for its confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tskd_monai.data.task import Task
+from tskd_monai.networks.encoders import ImageEncoder
+from tskd_monai.networks.pretrained import build_encoder
+from tskd_monai.networks.teacher import load_teacher, read_teacher_record
+
+
+@dataclass(frozen=True)
+class GateEncoder:
+    """An encoder whose features are compared.
+
+    Attributes:
+        name: that the report shows.
+        network: on `device`, in evaluation mode.
+        device: that the network is on.
+    """
+
+    name: str
+    network: ImageEncoder
+    device: str | torch.device
+
+    @torch.inference_mode()
+    def features(self, pixels: torch.Tensor, batch_size: int = 8) -> np.ndarray:
+        """Returns the image embeddings averaged over the image, (N, d).
+
+        Args:
+            pixels: images (N, C, H, W) in [0, 1].
+            batch_size: of the encoder's calls.
+        """
+        batches = pixels.split(batch_size)
+        pooled = [self.network(batch.to(self.device)).image_embeddings.float().mean((2, 3)) for batch in batches]
+        return torch.cat(pooled).cpu().numpy()
+
+
+def gate_encoder(
+    task: Task,
+    teacher_dir: str | Path | None,
+    encoder: str,
+    encoder_weights: str | Path | None,
+    device: str | torch.device = "cpu",
+) -> GateEncoder:
+    """Returns the encoder whose features are compared: a teacher's as it was before its tuning, or a named one.
+
+    Args:
+        task: of the study.
+        teacher_dir: folder of the teacher; None for a named encoder.
+        encoder: name, without a teacher.
+        encoder_weights: of the encoder, or where the teacher's are now; None for those the teacher names.
+        device: for the encoder.
+    """
+    if teacher_dir is not None:
+        spec = read_teacher_record(teacher_dir)["spec"]
+        encoder, encoder_weights = spec["encoder"], encoder_weights or spec["encoder_weights"]
+    network = build_encoder(encoder, encoder_weights, task.image_size)
+    return GateEncoder(encoder, network.to(device).eval().requires_grad_(False), device)
+
+
+def gate_teacher(
+    task: Task,
+    teacher_dir: str | Path | None,
+    encoder_weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module | None:
+    """Returns the teacher whose confidence is asked for, or None without a teacher."""
+    if teacher_dir is None:
+        return None
+    return load_teacher(teacher_dir, encoder_weights, task_hash=task.hash).to(device)

@@ -1,0 +1,287 @@
+"""The gates of a transfer set: which sampled images a student may learn from, and how good they are as a whole.
+
+Two gates drop images: the teacher must be as sure of an image as of real ones, and the image must not be a near copy
+of a training image. Quality is measured and reported, and drops nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
+from tskd_monai.data.task import Task
+from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
+from tskd_monai.synthesis.confidence import teacher_confidence
+from tskd_monai.synthesis.contact_sheet import write_contact_sheet
+from tskd_monai.synthesis.gate_networks import GateEncoder
+from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
+from tskd_monai.synthesis.realism import kernel_distances, pair_similarities, spread
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+GATES_NAME = "gates.json"
+SHEET_NAME = "contact_sheet.png"
+BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it shows nobody
+KID_SUBSETS = 200
+KID_SUBSET_SIZE = 50
+NEAR_COPY, LOW_CONFIDENCE = "near_copy", "low_confidence"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with what is known of them.
+
+    Attributes:
+        pixels: (N, C, H, W) in [0, 1].
+        features: of the encoder, (N, d).
+        cases: patient of each.
+        slices: index of each in its volume.
+    """
+
+    pixels: torch.Tensor
+    features: np.ndarray
+    cases: Sequence[str]
+    slices: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """Nearest training images in one space.
+
+    Attributes:
+        synthetic: of the sampled images.
+        real: distances of the training images to the nearest of another patient.
+        threshold: below it a sampled image is a near copy.
+    """
+
+    synthetic: Nearest
+    real: np.ndarray
+    threshold: float
+
+    @property
+    def flags(self) -> np.ndarray:
+        """Which sampled images are near copies, (N,)."""
+        return self.synthetic.distances < self.threshold
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For `gates.json`."""
+        return {"threshold": self.threshold, "real": _list(self.real), "synthetic": _list(self.synthetic.distances)}
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The teacher's confidence.
+
+    Attributes:
+        synthetic: in the sampled images.
+        validation: in the validation images.
+        threshold: below it the teacher is not sure enough.
+    """
+
+    synthetic: np.ndarray
+    validation: np.ndarray
+    threshold: float
+
+    @property
+    def flags(self) -> np.ndarray:
+        """Which sampled images the teacher is not sure enough of, (N,)."""
+        return self.synthetic < self.threshold
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For `gates.json`."""
+        validation, synthetic = _list(self.validation), _list(self.synthetic)
+        return {"threshold": self.threshold, "validation": validation, "synthetic": synthetic}
+
+
+def _list(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def check_transfer_set(
+    transfer_set: str | Path,
+    output_dir: str | Path,
+    task: Task,
+    training: SliceDataset,
+    validation: SliceDataset,
+    encoder: GateEncoder,
+    teacher: nn.Module | None = None,
+    *,
+    confidence_quantile: float = 0.05,
+    near_copy_quantile: float = 0.01,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """Measures the images of a transfer set, moves those that a gate drops to `rejected` of its list, and says why.
+
+    Writes `gates.json` and `contact_sheet.png`, and then the list anew. Run again it starts from all sampled images.
+    Real images that show nothing, as the ends of a volume may, are left out of every comparison.
+
+    Args:
+        transfer_set: folder of the transfer set.
+        output_dir: for the two files.
+        task: of the study.
+        training: slices that the diffusion model was trained on, `image` (C, H, W); all are held in memory.
+        validation: slices of patients that it was not trained on.
+        encoder: whose features are compared.
+        teacher: whose confidence is asked for, on `device`; None leaves that gate open.
+        confidence_quantile: share of the validation images that the teacher may be less sure of.
+        near_copy_quantile: share of the training images that have a nearer one of another patient.
+        batch_size: of the networks' calls.
+        seed: of the draws of subsets and pairs.
+        device: that the teacher is on.
+
+    Returns:
+        The content of `gates.json`.
+
+    Raises:
+        FileNotFoundError: when the transfer set is missing.
+        ValueError: when it is of another task, or when there are too few real images to compare with.
+    """
+    folder, output_dir = Path(transfer_set), Path(output_dir)
+    entries = load_transfer_set(folder, task.hash, rejected=True)
+    synthetic, real, held_out = (
+        replace(images, features=encoder.features(images.pixels, batch_size))
+        for images in (_all(PreparedImageDataset(entries)), _showing(training), _showing(validation))
+    )
+    copies = _near_copies(synthetic, real, near_copy_quantile)
+    confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
+    near = copies["pixels"].flags | copies["features"].flags
+    unsure = np.zeros(len(entries), dtype=bool) if confidence is None else confidence.flags
+    counts = {
+        "sampled": len(entries),
+        "accepted": int((~(near | unsure)).sum()),
+        "near_copies": int(near.sum()),
+        "low_confidence": int(unsure.sum()),
+    }
+    content = {
+        "format_version": FORMAT_VERSION,
+        "task_hash": task.hash,
+        "checkpoint_sha256": read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
+        "settings": {
+            "confidence_quantile": confidence_quantile,
+            "near_copy_quantile": near_copy_quantile,
+            "encoder": encoder.name,
+            "kid_subset_size": min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
+            "kid_subsets": KID_SUBSETS,
+            "seed": seed,
+        },
+        "confidence": None if confidence is None else confidence.record,
+        "memorisation": {space: found.record for space, found in copies.items()},
+        "quality": _quality(synthetic, real, held_out, seed),
+        "counts": counts,
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    nearest = {space: found.synthetic for space, found in copies.items()}
+    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, nearest)
+    write_json(output_dir / GATES_NAME, content)
+    verdicts = [_verdict(index, near, unsure, confidence, nearest, real) for index in range(len(entries))]
+    _rewrite_list(folder / MANIFEST_NAME, verdicts, counts)
+    logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", counts)
+    return content
+
+
+def _all(dataset: SliceDataset) -> Images:
+    if not len(dataset):
+        raise ValueError("Expected images to compare with in the datalist, found none; see its sections.")
+    pixels = torch.stack([image.float() for image in dataset.arrays("image")])
+    cases, slices = zip(*dataset.origins, strict=True)
+    return Images(pixels, np.empty((0, 0)), cases, slices)
+
+
+def _showing(dataset: SliceDataset) -> Images:
+    """Returns the images that show something."""
+    images = _all(dataset)
+    shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
+    if len(shown) < 2:
+        raise ValueError(f"Expected at least two real images that show something, found {len(shown)}.")
+    cases, slices = ([names[index] for index in shown] for names in (images.cases, images.slices))
+    return Images(images.pixels[shown], images.features, cases, slices)
+
+
+def _near_copies(synthetic: Images, real: Images, quantile: float) -> dict[str, NearCopies]:
+    pixels = nearest_in_pixels(real.pixels, real.pixels, image_groups=real.cases, reference_groups=real.cases)
+    features = nearest_in_features(real.features, real.features, real.cases, real.cases)
+    found = {
+        "pixels": (nearest_in_pixels(synthetic.pixels, real.pixels), pixels.distances),
+        "features": (nearest_in_features(synthetic.features, real.features), features.distances),
+    }
+    return {
+        space: NearCopies(nearest, distances, float(np.quantile(distances, quantile)))
+        for space, (nearest, distances) in found.items()
+    }
+
+
+def _confidence(
+    teacher: nn.Module | None,
+    synthetic: Images,
+    held_out: Images,
+    quantile: float,
+    batch_size: int,
+    device: str | torch.device,
+) -> Confidence | None:
+    if teacher is None:
+        return None
+    validation = teacher_confidence(teacher, held_out.pixels, batch_size, device)
+    sampled = teacher_confidence(teacher, synthetic.pixels, batch_size, device)
+    return Confidence(sampled, validation, float(np.quantile(validation, quantile)))
+
+
+def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Any]:
+    """Returns how near and how varied the images are, beside the same of real images of other patients."""
+    # The kernel is not free of scale: features are measured in units of the training images' root mean square.
+    scale = float(np.sqrt(np.mean(np.square(real.features))))
+
+    def distance(images: Images) -> dict[str, float]:
+        draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)
+        return asdict(spread(draws))
+
+    return {
+        "kid": {"synthetic_validation": distance(synthetic), "training_validation": distance(real)},
+        "ms_ssim": {
+            "synthetic": asdict(spread(pair_similarities(synthetic.pixels, seed=seed))),
+            "training": asdict(spread(pair_similarities(real.pixels, real.cases, seed=seed))),
+        },
+    }
+
+
+def _verdict(
+    index: int,
+    near: np.ndarray,
+    unsure: np.ndarray,
+    confidence: Confidence | None,
+    nearest: Mapping[str, Nearest],
+    real: Images,
+) -> dict[str, Any]:
+    """Returns what the list says of an image besides what sampling said."""
+    found = {}
+    for space, distances in nearest.items():
+        at = int(distances.indices[index])
+        distance = round(float(distances.distances[index]), 6)
+        found[space] = {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
+    return {
+        "teacher_confidence": None if confidence is None else round(float(confidence.synthetic[index]), 6),
+        "nearest_training": found,
+        "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unsure[index]),
+    }
+
+
+def _rewrite_list(path: Path, verdicts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+    content = read_json(path)
+    entries = sorted([*content["unlabeled"], *content.get("rejected", [])], key=lambda entry: entry["seed"])
+    judged = [{**entry, **verdict} for entry, verdict in zip(entries, verdicts, strict=True)]
+    content["unlabeled"] = [entry for entry in judged if not entry["reasons"]]
+    content["rejected"] = [entry for entry in judged if entry["reasons"]]
+    write_json(path, {**content, "gates": dict(counts)})

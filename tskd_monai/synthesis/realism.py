@@ -1,0 +1,125 @@
+"""How well a set of images resembles another as a whole, and how varied it is.
+
+Sources:
+    Bińkowski et al. 2018, arXiv 1801.01401 (kernel inception distance); Wang et al. 2003, "Multiscale structural
+    similarity for image quality assessment" (MS-SSIM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.metrics.regression import compute_ms_ssim
+
+KERNEL_DEGREE = 3
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the finest scale to the coarsest
+MS_SSIM_KERNEL = 11  # pixels
+PAIRS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over random draws, and where 95 % of the draws lie."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+
+def spread(draws: Sequence[float] | np.ndarray) -> Spread:
+    """Returns mean, 2.5 % and 97.5 % quantile of draws."""
+    low, high = np.quantile(np.asarray(draws, dtype=np.float64), (0.025, 0.975))
+    return Spread(float(np.mean(draws)), float(low), float(high))
+
+
+def kernel_distances(
+    first: np.ndarray, second: np.ndarray, subsets: int = 100, subset_size: int = 50, seed: int = 0
+) -> np.ndarray:
+    """Returns the unbiased kernel inception distance of each of many random pairs of subsets, (subsets,).
+
+    The kernel is (x·y / d + 1)³; its value depends on the features' scale. The estimate is unbiased, so two sets of one
+    distribution give values around 0, on both sides. With one seed and sets of the same sizes the subsets are the same,
+    so that differences of two models can be taken draw by draw.
+
+    Args:
+        first: features (N, d).
+        second: features (M, d).
+        subsets: number of draws.
+        subset_size: images of a draw from each set; the smaller set's size where that is less.
+        seed: of the draws.
+
+    Raises:
+        ValueError: when a set has fewer than two images.
+    """
+    size = min(subset_size, len(first), len(second))
+    if size < 2:
+        raise ValueError(
+            f"Expected at least two images in each set for a kernel distance, found {len(first)} and {len(second)}."
+        )
+    generator = np.random.default_rng(seed)
+    distances = []
+    for _ in range(subsets):
+        x = first[generator.choice(len(first), size, replace=False)].astype(np.float64)
+        y = second[generator.choice(len(second), size, replace=False)].astype(np.float64)
+        within = _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y))
+        distances.append(within - 2 * float(_kernel(x, y).mean()))
+    return np.array(distances)
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** KERNEL_DEGREE
+
+
+def _mean_off_diagonal(matrix: np.ndarray) -> float:
+    size = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / (size * (size - 1)))
+
+
+def pair_similarities(
+    images: torch.Tensor, groups: Sequence[object] | None = None, pairs: int = 200, seed: int = 0
+) -> np.ndarray:
+    """Returns the MS-SSIM of random pairs of images, at most (pairs,): the lower, the more varied the images.
+
+    Images smaller than 176 pixels are compared at fewer scales, as many as the window of 11 pixels allows.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        groups: of each image, such as its patient; only images of different groups make a pair.
+        pairs: to be drawn; fewer where there are not as many.
+        seed: of the draw.
+
+    Raises:
+        ValueError: when no two images make a pair.
+    """
+    first, second = np.triu_indices(len(images), k=1)
+    if groups is not None:
+        _, group = np.unique(np.asarray([str(name) for name in groups]), return_inverse=True)
+        apart = group[first] != group[second]
+        first, second = first[apart], second[apart]
+    if not len(first):
+        raise ValueError("Expected at least two images, of two patients if they are real, found none to compare.")
+    chosen = np.random.default_rng(seed).choice(len(first), min(pairs, len(first)), replace=False)
+    weights = _scale_weights(min(images.shape[-2:]))
+    values = []
+    for start in range(0, len(chosen), PAIRS_AT_ONCE):
+        batch = chosen[start : start + PAIRS_AT_ONCE]
+        x, y = images[torch.from_numpy(first[batch])], images[torch.from_numpy(second[batch])]
+        values.append(compute_ms_ssim(x, y, spatial_dims=2, weights=weights).flatten().numpy())
+    return np.concatenate(values)
+
+
+def _scale_weights(side: int) -> tuple[float, ...]:
+    """Returns the weights of the scales that MONAI allows at this image size, which sum to 1."""
+    scales = len(MS_SSIM_WEIGHTS)
+    while scales > 1 and side // (scales - 1) ** 2 < MS_SSIM_KERNEL:
+        scales -= 1
+    chosen = MS_SSIM_WEIGHTS[:scales]
+    return tuple(weight / sum(chosen) for weight in chosen)
