@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,3 +177,70 @@ def test_images_of_unknown_origin_are_refused(
         write(tmp_path, unet, noise_scheduler)
     with pytest.raises(ValueError, match="at least 1, found 0"):
         write(tmp_path / "set", unet, noise_scheduler, number=0)
+
+
+def test_a_full_disk_is_explained_and_nothing_is_lost(
+    complete: Path, tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        save = Image.Image.save
+
+        def save_until_full(image: Image.Image, path: Path, *args: Any, **kwargs: Any) -> None:
+            if "000003" in str(path):
+                Path(path).write_bytes(b"half an image")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(image, path, *args, **kwargs)
+
+        patch.setattr(Image.Image, "save", save_until_full)
+        with pytest.raises(OSError, match="found the disk full; free some and run the same command again"):
+            write(folder, unet, noise_scheduler)
+    assert sorted(path.name for path in (folder / "images").iterdir()) == [f"00000{index}.png" for index in range(3)]
+    seeds = count_sampled(monkeypatch)
+    write(folder, unet, noise_scheduler)
+    assert seeds == [10, 11]
+    assert contents(folder) == contents(complete)
+
+
+def test_gated_images_are_kept_and_growing_forgets_the_gates(
+    complete: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = complete / "transfer_set.json"
+    content = json.loads(path.read_text())
+    content["rejected"] = [{**content["unlabeled"].pop(1), "reasons": ["near_copy"]}]
+    path.write_text(json.dumps(content))
+    seeds = count_sampled(monkeypatch)
+    write(complete, unet, noise_scheduler)
+    assert json.loads(path.read_text()) == content
+    write(complete, unet, noise_scheduler, number=6)
+    assert seeds == [12]
+    assert "rejected" not in json.loads(path.read_text())
+    assert len(load_transfer_set(complete, TASK)) == 6
+
+
+def test_processes_share_the_images(tmp_path: Path) -> None:
+    script = tmp_path / "sample.py"
+    script.write_text(SHARED_SAMPLING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    alone = subprocess.run([sys.executable, str(script), "alone"], env=environment, cwd=tmp_path, timeout=200)
+    together = subprocess.run([*command, "together"], env=environment, cwd=tmp_path, timeout=200)
+    assert alone.returncode == together.returncode == 0
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together")
+
+
+SHARED_SAMPLING = """
+import os, sys, torch
+from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
+from tskd_monai.synthesis.sampling import ImageSampler
+from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
+from tskd_monai.training.distributed import start_process_group, stop_process_group
+
+torch.manual_seed(0)
+sampler = ImageSampler(build_unet((16, 16), 1, (8, 16), patch_size=2), build_noise_scheduler(), (1, 16, 16), 2, 2)
+if "RANK" in os.environ:
+    start_process_group()
+write_transfer_set(sys.argv[1], sampler, number=7, task_hash="a" * 64)
+if "RANK" in os.environ:
+    stop_process_group()
+"""
