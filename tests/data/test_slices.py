@@ -63,7 +63,7 @@ def test_a_slice_that_is_not_there_is_refused(index: int) -> None:
 
 
 def test_only_the_named_keys_are_kept() -> None:
-    assert set(SliceDataset(CASES, _load, keys=("image",))[0]) == {"image", "slice"}
+    assert set(SliceDataset(CASES, _load, keys=("image",))[0]) == {"image", "slice", "position"}
 
 
 def test_the_same_seed_gives_the_same_items_and_no_item_changes_the_volumes() -> None:
@@ -93,7 +93,7 @@ def test_a_transform_without_randomness_can_be_seeded() -> None:
 
 def test_prepared_images_are_scaled_and_keep_their_rows(prepared: list[dict[str, Any]]) -> None:
     dataset = PreparedImageDataset(prepared)
-    assert len(dataset) == 2 and set(dataset[0]) == {"image", "slice"}
+    assert len(dataset) == 2 and set(dataset[0]) == {"image", "slice", "position"}
     expected = np.arange(30, dtype=np.float32).reshape(1, 6, 5)
     np.testing.assert_allclose(dataset[0]["image"], expected / 255)
     np.testing.assert_allclose(dataset[1]["image"], (expected + 200) / 255)

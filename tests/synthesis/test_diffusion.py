@@ -39,6 +39,12 @@ def test_image_size_that_cannot_be_halved_is_refused() -> None:
         build_unet((16, 20), 1, (8, 8, 8), patch_size=2)
 
 
+@pytest.mark.parametrize(("side", "levels"), [(96, 4), (48, 3), (20, 1)])
+def test_planned_levels_fit_the_image_size(side: int, levels: int) -> None:
+    unet = build_unet((side, side), 1, patch_size=4)
+    assert tuple(unet.config.block_out_channels) == (32, 64, 128, 128)[-levels:]
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 32, 32), (1, 16, 32)])
 def test_unet_of_other_images_is_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="found one whose output is"):

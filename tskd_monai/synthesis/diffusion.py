@@ -27,6 +27,7 @@ from torch.nn.functional import pixel_unshuffle
 FLOW = "flow"
 PREDICTION_TYPES = ("sample", "v_prediction", "epsilon", FLOW)
 CONDITIONS = ("none", "slice_position", "label_map")
+BLOCK_OUT_CHANNELS = (32, 64, 128, 128)
 MAX_NORM_GROUPS = 8  # with one channel per group, group norm would erase each channel's mean
 MAX_HEAD_CHANNELS = 32
 POSITION_SCALE = 1000.0  # slice positions in [0, 1] are embedded with the frequencies made for 1000 noise levels
@@ -37,7 +38,7 @@ NoiseScheduler: TypeAlias = DDPMScheduler | FlowMatchEulerDiscreteScheduler
 def build_unet(
     image_size: Sequence[int],
     channels: int,
-    block_out_channels: Sequence[int] = (32, 64, 128),
+    block_out_channels: Sequence[int] | None = None,
     layers_per_block: int = 1,
     patch_size: int = 1,
     condition: str = "none",
@@ -48,7 +49,8 @@ def build_unet(
     Args:
         image_size: (H, W) in pixels; multiples of patch_size · 2^(levels - 1).
         channels: of an image, 1 or 3.
-        block_out_channels: features of each level, from full resolution down; each level halves the resolution.
+        block_out_channels: features of each level, from full resolution down; each level halves the resolution. None:
+            32, 64, 128, 128, or the last of these where the image size cannot be halved as often.
         layers_per_block: residual blocks per level on the way down; one more on the way up.
         patch_size: side of the pixel blocks that become channels; 1 keeps the pixels.
         condition: what the network is told, "none", "slice_position" or "label_map".
@@ -59,6 +61,8 @@ def build_unet(
     """
     check_condition(condition, num_classes)
     height, width = image_size
+    if block_out_channels is None:
+        block_out_channels = _planned_channels(image_size, patch_size)
     factor = patch_size * 2 ** (len(block_out_channels) - 1)
     if height % factor or width % factor:
         raise ValueError(
@@ -80,6 +84,13 @@ def build_unet(
         class_embed_type="timestep" if condition == "slice_position" else None,
         resnet_time_scale_shift="scale_shift",
     )
+
+
+def _planned_channels(image_size: Sequence[int], patch_size: int) -> Sequence[int]:
+    channels = BLOCK_OUT_CHANNELS
+    while len(channels) > 1 and any(side % (patch_size * 2 ** (len(channels) - 1)) for side in image_size):
+        channels = channels[1:]
+    return channels
 
 
 def check_condition(condition: str, num_classes: int | None) -> None:
