@@ -71,7 +71,8 @@ def test_documented_commands_run_in_order(workplace: Path) -> None:
             run_command(command, workplace)
     study = workplace / "study"
     assert (study / "teacher/adapter/adapter_model.safetensors").is_file()
-    assert len(read_json(study / "transfer_set/transfer_set.json")["unlabeled"]) == 16
+    transfer_set = read_json(study / "transfer_set/transfer_set.json")
+    assert len(transfer_set["unlabeled"]) + len(transfer_set["rejected"]) == transfer_set["gates"]["sampled"] == 16
     assert (study / "student/models/model.pt").is_file()
     assert set(read_json(workplace / "predictions_validation/metrics.json"))
     check_one_mask_for_nifti_and_dicom(workplace / "predictions", workplace / "scan.nii.gz")
