@@ -31,7 +31,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         self,
         data: Sequence[Mapping[str, Any]],
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-        slice_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        slice_transform: Callable[[Any], Any] | None = None,
         keys: Sequence[str] = ("image", "label"),
     ) -> None:
         self.data = data
@@ -99,7 +99,7 @@ class PreparedImageDataset(SliceDataset):
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],
-        slice_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        slice_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(data, _read_prepared, slice_transform, keys=("image",))
 

@@ -87,7 +87,7 @@ def build_unet(
 
 
 def _planned_channels(image_size: Sequence[int], patch_size: int) -> Sequence[int]:
-    channels = BLOCK_OUT_CHANNELS
+    channels: Sequence[int] = BLOCK_OUT_CHANNELS
     while len(channels) > 1 and any(side % (patch_size * 2 ** (len(channels) - 1)) for side in image_size):
         channels = channels[1:]
     return channels

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from tskd_monai.data.task import Task
-from tskd_monai.networks.encoders import ImageEncoder
-from tskd_monai.networks.pretrained import build_encoder
+from tskd_monai.networks.pretrained import Encoder, build_encoder
 from tskd_monai.networks.teacher import load_teacher, read_teacher_record
 
 
@@ -26,7 +25,7 @@ class GateEncoder:
     """
 
     name: str
-    network: ImageEncoder
+    network: Encoder
     device: str | torch.device
 
     @torch.inference_mode()

@@ -207,7 +207,8 @@ def _showing(dataset: SliceDataset) -> Images:
     shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
     if len(shown) < 2:
         raise ValueError(f"Expected at least two real images that show something, found {len(shown)}.")
-    cases, slices = ([names[index] for index in shown] for names in (images.cases, images.slices))
+    cases = [images.cases[index] for index in shown]
+    slices = [images.slices[index] for index in shown]
     return Images(images.pixels[shown], images.features, cases, slices)
 
 
