@@ -52,9 +52,7 @@ def diffusion_keys(condition: str = "none") -> list[str]:
     return ["image", "label"] if condition == "label_map" else ["image"]
 
 
-def movement(
-    keys: Sequence[str], image_size: Sequence[int], strength: float = 1.0
-) -> RandAffined | None:
+def movement(keys: Sequence[str], image_size: Sequence[int], strength: float = 1.0) -> RandAffined | None:
     """Returns the random transform of a training slice: rotation, scaling and shift, grey values as they are.
 
     A model that sees few images many times learns them by heart; moved a little, they are never twice the same.
