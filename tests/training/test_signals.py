@@ -15,7 +15,8 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 @pytest.fixture(autouse=True)
 def former_handlers() -> Iterator[list[object]]:
     former = [signal.getsignal(number) for number in WATCHED]
-    yield former
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    yield [signal.getsignal(number) for number in WATCHED]
     for number, handler in zip(WATCHED, former, strict=True):
         signal.signal(number, handler)
 
