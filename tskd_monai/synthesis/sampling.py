@@ -35,8 +35,8 @@ def build_sampler(noise_scheduler: NoiseScheduler, sampler: str = "dpmsolver++")
     """Returns a deterministic sampler with the noise levels and prediction type of a training schedule.
 
     All start at the last noise level, where training ends too. DPM-Solver++ and DDIM clip each prediction of the clean
-    image to [-1, 1]. Karras' noise levels are not used: on schedules that end in pure noise they spend most steps where
-    nothing is decided yet.
+    image to [-1, 1]. DPM-Solver++ spaces its steps evenly in the log SNR (its authors' own choice), which costs nothing
+    and brings 20 steps closer to 250; epsilon prediction, whose noisiest levels have to be skipped, keeps even times.
 
     Args:
         noise_scheduler: of the training.
@@ -61,10 +61,11 @@ def build_sampler(noise_scheduler: NoiseScheduler, sampler: str = "dpmsolver++")
         return DPMSolverMultistepScheduler(
             config.num_train_timesteps, prediction_type="flow_prediction", use_flow_sigmas=True, **clipping
         )
-    lambda_min = EPSILON_LAMBDA_MIN if config.prediction_type == "epsilon" else -float("inf")
-    return DPMSolverMultistepScheduler.from_config(
-        config, timestep_spacing="trailing", lambda_min_clipped=lambda_min, **clipping
-    )
+    if config.prediction_type == "epsilon":
+        spacing = {"timestep_spacing": "trailing", "lambda_min_clipped": EPSILON_LAMBDA_MIN}
+    else:
+        spacing = {"use_lu_lambdas": True}
+    return DPMSolverMultistepScheduler.from_config(config, **spacing, **clipping)
 
 
 @dataclass(frozen=True)
