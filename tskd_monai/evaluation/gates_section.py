@@ -101,8 +101,8 @@ def _sheet(path: Path, encoder: str) -> str:
         "pixels and by features"
     )
     caption = (
-        "Two blocks of four rows, each from the top: real images; synthetic images; the training image nearest to the "
-        f"synthetic one above in pixels; the nearest in features of {encoder}."
+        "From the top: real training images; synthetic images; below each the training image nearest to it in pixels "
+        f"and in features of {encoder}; then the same of the synthetic images that are nearest to a training image."
     )
     image = f'<img src="{data_uri(png)}" alt="{alt}" style="--width: {width}px">'
     return (
