@@ -24,7 +24,7 @@ from tskd_monai.synthesis.confidence import teacher_confidence
 from tskd_monai.synthesis.contact_sheet import write_contact_sheet
 from tskd_monai.synthesis.gate_networks import GateEncoder
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
-from tskd_monai.synthesis.realism import kernel_distances, pair_similarities, spread
+from tskd_monai.synthesis.realism import feature_scale, kernel_distances, pair_similarities, spread
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def check_transfer_set(
     entries = load_transfer_set(folder, task.hash, rejected=True)
     synthetic, real, held_out = (
         replace(images, features=encoder.features(images.pixels, batch_size))
-        for images in (_all(PreparedImageDataset(entries)), _showing(training), _showing(validation))
+        for images in (_all(PreparedImageDataset(entries)), showing_images(training), showing_images(validation))
     )
     copies = _near_copies(synthetic, real, near_copy_quantile)
     confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
@@ -201,8 +201,15 @@ def _all(dataset: SliceDataset) -> Images:
     return Images(pixels, np.empty((0, 0)), cases, slices)
 
 
-def _showing(dataset: SliceDataset) -> Images:
-    """Returns the images that show something."""
+def showing_images(dataset: SliceDataset) -> Images:
+    """Returns the images that show something, without features.
+
+    Args:
+        dataset: slices with `image` (C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: when there are fewer than two.
+    """
     images = _all(dataset)
     shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
     if len(shown) < 2:
@@ -242,8 +249,7 @@ def _confidence(
 
 def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Any]:
     """Returns how near and how varied the images are, beside the same of real images of other patients."""
-    # The kernel is not free of scale: features are measured in units of the training images' root mean square.
-    scale = float(np.sqrt(np.mean(np.square(real.features))))
+    scale = feature_scale(real.features)
 
     def distance(images: Images) -> dict[str, float]:
         draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)

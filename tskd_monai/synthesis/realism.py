@@ -40,6 +40,11 @@ def spread(draws: Sequence[float] | np.ndarray) -> Spread:
     return Spread(float(np.mean(draws)), float(low), float(high))
 
 
+def feature_scale(features: np.ndarray) -> float:
+    """Returns the root mean square of features (N, d), the unit to measure them in: the kernel is not scale-free."""
+    return float(np.sqrt(np.mean(np.square(features))))
+
+
 def kernel_distances(
     first: np.ndarray, second: np.ndarray, subsets: int = 100, subset_size: int = 50, seed: int = 0
 ) -> np.ndarray:
