@@ -51,7 +51,7 @@ def test_the_student_gives_the_same_logits_without_the_projection(images: torch.
         assert torch.equal(projected(images)["logits"], before)
         assert torch.equal(network(images), before)
     assert set(network.state_dict()) == set(build_student("compact_unet_small", 1, 3).state_dict())
-    assert set(projected.state_dict()) == {f"network.{name}" for name in network.state_dict()} | {
+    assert set(projected.state_dict()) == {f"student.network.{name}" for name in network.state_dict()} | {
         "projection.weight",
         "projection.bias",
     }
@@ -69,8 +69,8 @@ def test_a_copy_takes_its_own_features(images: torch.Tensor) -> None:
     original = FeatureProjection(TwoPaths(), "always", 4, 7)
     duplicate = copy.deepcopy(original)
     with torch.no_grad():
-        duplicate.network.always.weight.zero_()
-        duplicate.network.always.bias.zero_()
+        duplicate.student.network.always.weight.zero_()
+        duplicate.student.network.always.bias.zero_()
         features = duplicate(images)["features"]
     assert torch.equal(features, duplicate.projection.bias.detach().reshape(1, 7, 1, 1).expand_as(features))
     assert original(images)["features"].std() > 0
@@ -79,8 +79,8 @@ def test_a_copy_takes_its_own_features(images: torch.Tensor) -> None:
 def test_features_of_a_former_image_are_never_given(images: torch.Tensor) -> None:
     projected = FeatureProjection(TwoPaths(), "sometimes", 6, 7)
     projected(images)
-    projected.network.run_both = False
-    with pytest.raises(RuntimeError, match="feature layer to run in the student's forward pass; it did not"):
+    projected.student.network.run_both = False
+    with pytest.raises(RuntimeError, match="feature layer to run in the network's forward pass; it did not"):
         projected(images)
 
 

@@ -20,11 +20,12 @@ from monai.transforms import (
 
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform
+from tskd_monai.transforms.coordinates import AddCoordinatesd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
 
-INTERPOLATION = {"image": "bilinear", "label": "nearest"}
+INTERPOLATION = {"image": "bilinear", "label": "nearest", "coordinates": "bilinear"}
 
 
 def preprocessing(task: Task, keys: Sequence[str] = ("image",), series_uid: str | None = None) -> Compose:
@@ -63,12 +64,14 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
     There are no mirror images: left and right differ in a patient.
 
     Args:
-        keys: `image`, or `image` and `label`, which move together.
+        keys: `image`, and what moves with it: `label`, or `coordinates`, which are added first.
         strength: scales rotation (15 degrees), scaling (15 %), shift (6 %), contrast, blur and noise.
     """
     modes = [INTERPOLATION[key] for key in keys]
+    first = [AddCoordinatesd()] if "coordinates" in keys else []
     return Compose(
         [
+            *first,
             RandAffined(
                 keys,
                 prob=0.8,

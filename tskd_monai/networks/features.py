@@ -1,4 +1,4 @@
-"""Features from inside a network, projected to a teacher's."""
+"""Features from inside a network, and their projection to a teacher's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,40 @@ from typing import Any
 
 import torch
 from torch import nn
+
+
+class LayerFeatures(nn.Module):
+    """A network that also gives the output of one of its layers.
+
+    Args:
+        network: images (B, C, H, W) to logits (B, K, H, W).
+        layer: name of the layer whose output (B, F, h, w) is taken, as in `network.named_modules()`.
+
+    Raises:
+        ValueError: when the network has no such layer.
+    """
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        super().__init__()
+        layers = dict(network.named_modules())
+        if layer not in layers:
+            raise ValueError(
+                f"Expected a layer of {type(network).__name__}, found {layer}; it has {sorted(layers)[1:]}."
+            )
+        self.network = network
+        self._features: torch.Tensor | None = None
+        layers[layer].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self._features = output
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns logits (B, K, H, W) and features (B, F, h, w) of images (B, C, H, W)."""
+        logits = self.network(images)
+        features, self._features = self._features, None
+        if features is None:
+            raise RuntimeError("Expected the feature layer to run in the network's forward pass; it did not.")
+        return logits, features
 
 
 class FeatureProjection(nn.Module):
@@ -26,23 +60,10 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, network: nn.Module, layer: str, feature_channels: int, teacher_channels: int) -> None:
         super().__init__()
-        layers = dict(network.named_modules())
-        if layer not in layers:
-            raise ValueError(
-                f"Expected a layer of {type(network).__name__}, found {layer}; it has {sorted(layers)[1:]}."
-            )
-        self.network = network
+        self.student = LayerFeatures(network, layer)
         self.projection = nn.Conv2d(feature_channels, teacher_channels, kernel_size=1)
-        self._features: torch.Tensor | None = None
-        layers[layer].register_forward_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        self._features = output
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns `logits` (B, K, H, W) and `features` (B, E, h, w) of images (B, C, H, W)."""
-        logits = self.network(images)
-        features, self._features = self._features, None
-        if features is None:
-            raise RuntimeError("Expected the feature layer to run in the student's forward pass; it did not.")
+        logits, features = self.student(images)
         return {"logits": logits, "features": self.projection(features)}

@@ -25,6 +25,7 @@ class VfmSegmenter(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.spec = spec
+        self.embed_dim = int(encoder.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits ``(B, num_classes, H, W)`` for images ``(B, 1 | 3, H, W)`` in [0, 1]."""

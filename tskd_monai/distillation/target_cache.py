@@ -1,0 +1,145 @@
+"""A teacher's answers on disk: asked once for each image, whatever the augmentation and the number of epochs.
+
+A file holds the probabilities of the foreground classes as `round(255 * sqrt(p))` in 8 bits, which is fine where
+probabilities are small, and the features in float16. Its name is a hash of the teacher, the task and the image, so that
+a file is never taken for another's answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.task import Task
+from tskd_monai.networks.teacher_networks import TeacherNetwork
+from tskd_monai.training.samplers import process_count, process_rank
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+LEVELS = 255
+DAMAGE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+class CachedAnswer(NamedTuple):
+    """What a teacher says of one image.
+
+    Attributes:
+        foreground: square roots of the probabilities of classes 1 to K - 1 in 255 steps, (K - 1, H, W), uint8; without
+            a map where the teacher gives no classes.
+        features: (E, h, w), float16.
+    """
+
+    foreground: Tensor
+    features: Tensor
+
+
+class TargetCache:
+    """A folder of answers of one teacher for one task.
+
+    Args:
+        folder: made when missing.
+        teacher: its weights are part of every file's name.
+        task: of the study.
+    """
+
+    def __init__(self, folder: str | Path, teacher: TeacherNetwork, task: Task) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"Expected a folder at --cache_dir {folder}, found a file; choose another place.")
+        self.prefix = f"{FORMAT_VERSION} {state_sha256(teacher)} {task.hash}"
+
+    def path(self, image: Tensor) -> Path:
+        """Returns the file of an image's answer."""
+        digest = hashlib.sha256(f"{self.prefix} {image.dtype} {tuple(image.shape)}".encode())
+        digest.update(image.contiguous().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()[:32]}.npz"
+
+    def read(self, image: Tensor) -> CachedAnswer | None:
+        """Returns the answer to an image, or None where there is none or it is damaged."""
+        path = self.path(image)
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                return CachedAnswer(torch.from_numpy(content["foreground"]), torch.from_numpy(content["features"]))
+        except DAMAGE as error:
+            logger.warning("%s is damaged (%s); the teacher is asked again.", path.name, type(error).__name__)
+            return None
+
+    def write(self, image: Tensor, answer: CachedAnswer) -> None:
+        """Keeps the answer to an image."""
+        with atomic_path(self.path(image)) as temporary:
+            np.savez_compressed(temporary, foreground=answer.foreground.numpy(), features=answer.features.numpy())
+
+
+def state_sha256(network: TeacherNetwork) -> str:
+    """Returns the sha256 of a network's weights and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def quantise(logits: Tensor | None, features: Tensor) -> list[CachedAnswer]:
+    """Returns the answers of a batch: logits (B, K, H, W), or None, and features (B, E, h, w)."""
+    if logits is None:
+        roots = torch.zeros(len(features), 0, 1, 1, dtype=torch.uint8)
+    else:
+        roots = (LEVELS * F.softmax(logits.float(), dim=1)[:, 1:].sqrt()).round().to(torch.uint8)
+    return [CachedAnswer(root, map_) for root, map_ in zip(roots.cpu(), features.cpu().half(), strict=True)]
+
+
+@torch.no_grad()
+def cached_answers(
+    teacher: TeacherNetwork,
+    images: Sequence[Tensor],
+    cache: TargetCache,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+) -> list[CachedAnswer]:
+    """Returns the teacher's answer to each image; those that the cache lacks are asked for and kept.
+
+    Stopped, it goes on with what is missing. Of several processes each asks its share.
+
+    Args:
+        teacher: frozen, in eval mode, on `device`.
+        images: (C, H, W), float32, as the network sees them before augmentation.
+        cache: to read and fill.
+        device: of the teacher.
+        batch_size: images in one forward pass.
+    """
+    missing = [image for image in images[process_rank() :: process_count()] if cache.read(image) is None]
+    if missing:
+        for start in tqdm(range(0, len(missing), batch_size), desc="Asking the teacher", unit="batch"):
+            batch = missing[start : start + batch_size]
+            answers = quantise(*teacher.forward_with_embeddings(torch.stack(batch).to(device)))
+            for image, answer in zip(batch, answers, strict=True):
+                cache.write(image, answer)
+    if process_count() > 1:
+        torch.distributed.barrier()
+    kept = [answer for answer in map(cache.read, images) if answer is not None]
+    if len(kept) < len(images):
+        raise RuntimeError(f"Expected the answers just written to {cache.folder}, found some damaged; check the disk.")
+    _report(cache, images, len(missing))
+    return kept
+
+
+def _report(cache: TargetCache, images: Sequence[Tensor], asked: int) -> None:
+    if process_rank() == 0:
+        megabytes = sum(path.stat().st_size for path in {cache.path(image) for image in images}) / 1e6
+        line = "Teacher targets: %d images, %d of them asked for now; %.1f MB on disk."
+        logger.info(line, len(images), asked, megabytes)

@@ -1,0 +1,44 @@
+"""A teacher from its folder: a tuned foundation model, or a student bundle in that role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.task import Task
+from tskd_monai.distillation.student_bundle import load_student_weights
+from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.students import build_student, student_size
+from tskd_monai.networks.teacher import load_teacher
+from tskd_monai.networks.teacher_networks import SegmentationNetworkTeacher
+
+STUDENT_CONFIG = Path("configs") / "inference.json"
+
+
+def load_any_teacher(
+    folder: str | Path, task: Task, encoder_weights: str | Path | None = None
+) -> VfmSegmenter | SegmentationNetworkTeacher:
+    """Loads a teacher, frozen and in evaluation mode.
+
+    Args:
+        folder: that `teacher_lora` wrote, or a student bundle: a network that was trained without a foundation model.
+        task: of the study; a teacher of another task is refused.
+        encoder_weights: where a foundation model's weights are now, if they have moved.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or a file of it is missing.
+        ValueError: if it was made for another task, or a file differs from its record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Expected the teacher's folder at --teacher_dir {folder}, found none; train one with teacher_lora first."
+        )
+    if not (folder / STUDENT_CONFIG).is_file():
+        return load_teacher(folder, encoder_weights, task_hash=task.hash)
+    name = read_json(folder / STUDENT_CONFIG)["student"]
+    network = build_student(name, task.channels, task.num_classes)
+    network.load_state_dict(load_student_weights(folder, task) or {})
+    size = student_size(name)
+    teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)
+    return teacher.requires_grad_(False).eval()
