@@ -1,4 +1,4 @@
-"""The cells of a benchmark suite: one dataset, fold, seed and method each."""
+"""The cells of a benchmark suite: one dataset, fold, seed and method each, made of stages that cells share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +18,100 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training and its evaluation.
+class Study:
+    """What is learned from.
 
     Attributes:
-        suite: name of the suite's file.
-        bundle: that is trained.
-        score: section that is scored: `validation` or `test`.
         dataset: short name.
         folder: of the dataset in `TSKD_REAL_DATA`.
         labels: that replace the datalist's, or None.
         image_size: rows and columns the network sees.
         labelled_slices: budget; None for all.
+        planned_from: budget whose labels the task is planned from, so that larger ones have the same task; None for
+            the study's own.
         fold: of the datalist's cross-validation, or None.
         seed: of the draw of labelled slices and of training.
-        method: name.
-        settings: overrides of the bundle's `train` config.
     """
 
-    suite: str
-    bundle: str
-    score: str
     dataset: str
     folder: str
     labels: dict[str, str] | None
     image_size: int
     labelled_slices: int | None
+    planned_from: int | None
     fold: int | None
     seed: int
-    method: str
+
+    @property
+    def split(self) -> str:
+        """Fold, or seed where there are no folds."""
+        return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A call of a bundle.
+
+    Attributes:
+        name: of the stage.
+        bundle: that is run.
+        configs: names of its config files, later ones override.
+        settings: overrides of their options.
+        inputs: stages whose output folder is the value of an option.
+        label_free: whether it looks at no training label, so that all budgets share it.
+    """
+
+    name: str
+    bundle: str
+    configs: tuple[str, ...]
     settings: dict[str, Any]
+    inputs: dict[str, Stage]
+    label_free: bool
+
+    def study(self, study: Study) -> Study:
+        """Returns the study as far as this stage depends on it."""
+        if not self.label_free:
+            return study
+        budget = study.planned_from or study.labelled_slices
+        return replace(study, dataset=study.folder, labelled_slices=budget, planned_from=None)
+
+    def key(self, study: Study) -> str:
+        """Hex sha256 of everything that decides what the stage writes."""
+        inputs = {option: stage.key(study) for option, stage in self.inputs.items()}
+        own = {**asdict(replace(self, inputs={})), "inputs": inputs, "study": asdict(self.study(study))}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+    def chain(self) -> list[Stage]:
+        """Returns the stages that this one needs, first to last, and itself."""
+        before = [stage for needed in self.inputs.values() for stage in needed.chain()]
+        return list({stage.name: stage for stage in [*before, self]}.values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a study, and its evaluation.
+
+    Attributes:
+        suite: name of the suite's file.
+        score: section that is scored: `validation` or `test`.
+        study: that it learns from.
+        stage: the method's last; what it writes is scored.
+    """
+
+    suite: str
+    score: str
+    study: Study
+    stage: Stage
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.stage.name
 
     @property
     def name(self) -> str:
         """How the cell is called on the command line, and its result file."""
-        split = f"seed{self.seed}" if self.fold is None else f"fold{self.fold}"
-        return f"{self.dataset}-{split}-{self.method}"
+        return f"{self.study.dataset}-{self.study.split}-{self.method}"
 
     @property
     def result_file(self) -> Path:
@@ -63,7 +121,7 @@ class Cell:
     @property
     def config_hash(self) -> str:
         """sha256 of everything that decides the result."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(f"{self.stage.key(self.study)} {self.score}".encode()).hexdigest()
 
 
 def suite_names() -> list[str]:
@@ -71,46 +129,67 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in (FOLDER / "suites").glob("*.yaml"))
 
 
+def read_suite(suite: str) -> dict[str, Any]:
+    """Returns the content of a suite's file."""
+    return dict(yaml.safe_load((FOLDER / "suites" / f"{suite}.yaml").read_text()))
+
+
 def load_cells(suite: str) -> list[Cell]:
-    """Returns the cells of a suite; methods that are to be compared stand beside each other."""
-    content = yaml.safe_load((FOLDER / "suites" / f"{suite}.yaml").read_text())
+    """Returns the cells of a suite: all studies of the first method, then of the next."""
+    content = read_suite(suite)
+    stages = _stages(content)
+    methods = content.get("methods", list(stages))
     return [
-        Cell(
-            suite=suite,
-            bundle=content["bundle"],
-            score=content["score"],
-            dataset=name,
-            folder=dataset["folder"],
-            labels={str(value): label for value, label in dataset["labels"].items()} if "labels" in dataset else None,
-            image_size=content["image_size"],
-            labelled_slices=dataset.get("labelled_slices"),
-            fold=fold,
-            seed=seed,
-            method=method,
-            settings={**content["settings"], **dataset.get("settings", {}), **settings},
-        )
-        for name, dataset in content["datasets"].items()
-        for fold, seed in _splits(dataset)
-        for method, settings in content["methods"].items()
+        Cell(suite, content["score"], study, stages[method])
+        for method in methods
+        for study in _studies(content)
+        if study.dataset not in content.get("left_out", {}).get(method, [])
     ]
 
 
-def _splits(dataset: Mapping[str, Any]) -> Iterator[tuple[int | None, int]]:
-    for fold in dataset.get("folds", [None]):
-        for seed in dataset["seeds"]:
-            yield fold, seed
+def _stages(content: Mapping[str, Any]) -> dict[str, Stage]:
+    """Returns the stages by name; each takes the suite's defaults, and its inputs are named before it."""
+    stages: dict[str, Stage] = {}
+    defaults = content.get("defaults", {})
+    for name, described in content["stages"].items():
+        stages[name] = Stage(
+            name=name,
+            bundle=described.get("bundle", defaults.get("bundle")),
+            configs=tuple(described.get("configs", defaults.get("configs"))),
+            settings={**defaults.get("settings", {}), **described.get("settings", {})},
+            inputs={option: stages[needed] for option, needed in described.get("inputs", {}).items()},
+            label_free=described.get("label_free", False),
+        )
+    return stages
 
 
-def data_folder(cell: Cell) -> Path:
-    """Returns the folder of the cell's dataset.
+def _studies(content: Mapping[str, Any]) -> Iterator[Study]:
+    for name, dataset in content["datasets"].items():
+        labels = {str(value): label for value, label in dataset["labels"].items()} if "labels" in dataset else None
+        for fold in dataset.get("folds", [None]):
+            for seed in dataset["seeds"]:
+                yield Study(
+                    dataset=name,
+                    folder=dataset["folder"],
+                    labels=labels,
+                    image_size=content["image_size"],
+                    labelled_slices=dataset.get("labelled_slices"),
+                    planned_from=dataset.get("planned_from"),
+                    fold=fold,
+                    seed=seed,
+                )
+
+
+def data_folder(study: Study) -> Path:
+    """Returns the folder of the study's dataset.
 
     Raises:
         FileNotFoundError: when `TSKD_REAL_DATA` is unset or has no such dataset.
     """
-    path = Path(os.environ.get("TSKD_REAL_DATA", "")) / cell.folder
+    path = Path(os.environ.get("TSKD_REAL_DATA", "")) / study.folder
     if "TSKD_REAL_DATA" not in os.environ or not (path / "datalist.json").is_file():
         raise FileNotFoundError(
-            f"Expected {cell.folder}/datalist.json in the folder that TSKD_REAL_DATA names "
+            f"Expected {study.folder}/datalist.json in the folder that TSKD_REAL_DATA names "
             f"({os.environ.get('TSKD_REAL_DATA', 'unset')}), found none. Set it to the folder of the datasets."
         )
     return path

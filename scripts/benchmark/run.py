@@ -1,8 +1,9 @@
 """Runs the cells of a benchmark suite that have no result yet, several at a time, one thread each.
 
-A cell plans its study, trains by the bundle's own configs, and is scored on the suite's section. Its numbers go to
-results/SUITE/CELL.json; a cell whose settings have changed is run again. Stopped, the same command goes on with what is
-left. TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
+A cell plans its study, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage that
+several cells need is run once. Numbers go to results/SUITE/CELL.json; a cell whose settings have changed is run again.
+Stopped, the same command goes on with what is left; with --work-dir it also finds the stages that were finished.
+TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cells import Cell, data_folder, load_cells, suite_names, weights_file
+from cells import RANDOM, Cell, data_folder, load_cells, suite_names, weights_file
 
 logger = logging.getLogger("benchmark")
 
@@ -44,7 +44,7 @@ def run_cells(cells: list[Cell], jobs: int, work_dir: Path) -> list[str]:
             left = (time.monotonic() - started) / number * (len(cells) - number) / 60
             if error := future.exception():
                 failed.append(cell.name)
-                logger.error("%s failed: %s (log: %s)", cell.name, error, work_dir / cell.name / "log.txt")
+                logger.error("%s failed: %s (log: %s)", cell.name, error, _log_file(cell, work_dir))
             else:
                 score, seconds = future.result()
                 line = "[%d/%d, %.0f min left] %s: %s Dice %.3f, %.0f s"
@@ -53,21 +53,22 @@ def run_cells(cells: list[Cell], jobs: int, work_dir: Path) -> list[str]:
 
 
 def _run_one(cell: Cell, work_dir: Path) -> tuple[float, float]:
-    from bundle_cell import run_cell
+    from cell_run import run_cell
 
-    folder = work_dir / cell.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with (folder / "log.txt").open("w") as log:
+    log_file = _log_file(cell, work_dir)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("w") as log:
         # The bars and messages of a bundle belong to the cell, not to the terminal that all cells share.
         sys.stdout.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         started = time.monotonic()
-        score = run_cell(cell, folder)
-    for large in ("last.pt", "best.pt"):
-        (folder / "model" / large).unlink(missing_ok=True)
+        score = run_cell(cell, work_dir)
     return score, time.monotonic() - started
+
+
+def _log_file(cell: Cell, work_dir: Path) -> Path:
+    return work_dir / "logs" / f"{cell.suite}-{cell.name}.txt"
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("suite", choices=suite_names())
     parser.add_argument("--cell", default="*", help="only cells whose name matches this pattern")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--work-dir", type=Path, help="for checkpoints and logs (default: a temporary folder)")
+    parser.add_argument("--work-dir", type=Path, help="for the stages and logs (default: a temporary folder)")
     parser.add_argument("--again", action="store_true", help="run cells again that have a result")
     parser.add_argument("--list", action="store_true", help="list the cells and stop")
     args = parser.parse_args()
@@ -90,8 +91,9 @@ def main() -> None:
         return
     try:
         for cell in left:
-            data_folder(cell)
-            weights_file(cell.settings["encoder_weights"])
+            data_folder(cell.study)
+            for stage in cell.stage.chain():
+                weights_file(stage.settings.get("encoder_weights", RANDOM))
     except FileNotFoundError as error:
         parser.error(str(error))
     logger.info("%d cells, %d of them finished.", len(cells), len(cells) - len(left))

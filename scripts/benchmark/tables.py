@@ -1,7 +1,4 @@
-"""Writes a suite's table from its results into the document that shows it, between its two markers.
-
-The unit is the patient: seeds are averaged within a patient first, intervals are bootstrapped over patients.
-"""
+"""Writes a suite's tables from its results into the document that shows them, between its two markers."""
 
 from __future__ import annotations
 
@@ -12,16 +9,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-from cells import FOLDER, RESULTS, load_cells, suite_names
+from cells import FOLDER, RESULTS, load_cells, read_suite, suite_names
+from comparisons import Patients, Result, gap_closed, holm, paired, patient_means, sign_flip_p
 
 from tskd_monai.data.atomic import atomic_path, read_json
-from tskd_monai.evaluation.comparison import compare
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
-from tskd_monai.evaluation.summary import class_means, finite_mean
 
 ROOT = FOLDER.parents[1]
-Result = Mapping[str, Any]
+SMALLEST_GAP = 0.02  # below, or where its interval reaches 0, there is nothing to distil
 
 
 def load_results(suite: str) -> list[Result]:
@@ -43,25 +38,14 @@ def load_results(suite: str) -> list[Result]:
     return results
 
 
-def patient_means(results: Sequence[Result], metric: str) -> dict[str, float]:
-    """Returns patient -> mean over seeds of the mean of `metric` over the classes; undefined ones are left out."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        rows = [{**row, metric: math.nan if row[metric] is None else row[metric]} for row in result["rows"]]
-        for case, value in class_means(rows, metric).items():
-            values.setdefault(case, []).append(value)
-    return {case: finite_mean(of_case) for case, of_case in values.items()}
-
-
 def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any], unit: str = "mm") -> list[str]:
     """Returns the lines of one dataset's table, a method each, with the reference's lead over it."""
-    methods = {
-        name: [r for r in results if r["method"] == name] for name in dict.fromkeys(r["method"] for r in results)
-    }
+    methods = _by_method(results)
     ours = patient_means(methods[reference], "dice")
+    counted = "trainable_parameters" if _has_trainable_parameters(results) else "parameters"
     lines = [
         f"| method | Dice (95 % interval) | HD95 ({unit}) | missed | {reference} minus it (95 % interval) "
-        f"| trained parameters |{' time a step | peak memory |' if costs else ''}",
+        f"| {counted.replace('trainable_', 'trained ')} |{' time a step | peak memory |' if costs else ''}",
         f"|{'---|' * (8 if costs else 6)}",
     ]
     for name, of_method in methods.items():
@@ -70,37 +54,77 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
         missed = sum(row["missed"] for result in of_method for row in result["rows"])
         cells = [f"`{name}`", _with_interval(list(dice.values())), f"{fmean(distances):.1f}", str(missed)]
         cells.append("" if name == reference else _difference(ours, dice))
-        cells.append(f"{of_method[0]['training']['trainable_parameters']:,}")
+        cells.append(f"{of_method[0]['stages'][-1]['results'][counted]:,}")
         if costs:
             cells += _cost(costs[name], costs[reference])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    names = dict.fromkeys(result["method"] for result in results)
+    return {name: [result for result in results if result["method"] == name] for name in names}
+
+
+def _has_trainable_parameters(results: Sequence[Result]) -> bool:
+    return all("trainable_parameters" in result["stages"][-1]["results"] for result in results)
+
+
 def _with_interval(values: Sequence[float]) -> str:
-    low, high = bootstrap_mean_interval(values)
-    return f"{fmean(values):.3f} ({low:.3f} to {high:.3f})"
+    return f"{fmean(values):.3f} {_interval(bootstrap_mean_interval(values), '')}"
 
 
-def _difference(first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    both = sorted(first.keys() & second.keys())  # while a suite is running, folds are missing here and there
-    difference = compare({case: first[case] for case in both}, {case: second[case] for case in both})
-    low, high = difference.interval_95
-    return f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+def _interval(bounds: tuple[float, float], sign: str = "+") -> str:
+    return f"({bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f})"
+
+
+def _difference(first: Patients, second: Patients) -> str:
+    difference = paired(first, second)
+    return f"{difference.mean:+.3f} {_interval(difference.interval_95)}"
 
 
 def _cost(cost: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     return [f"{cost['seconds_per_step'] / reference['seconds_per_step']:.2f}x", f"{cost['peak_mb']:,.0f} MB"]
 
 
+def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]:
+    """Returns sentences on the suite's primary comparisons (Holm) and on how much of the teacher's lead is kept.
+
+    Args:
+        results: of one dataset.
+        content: of the suite: `reference`, `primary` (methods that the reference is compared with), `gap` (names of
+            the methods `teacher` and `scratch`).
+    """
+    patients = {name: patient_means(of_method, "dice") for name, of_method in _by_method(results).items()}
+    reference, lines = content["reference"], []
+    primary = [name for name in content.get("primary", []) if name in patients]
+    if primary:
+        p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in primary}
+        told = ", ".join(f"`{name}` p = {p:.3f}" for name, p in holm(p_values).items())
+        lines.append(f"`{reference}` against its primary comparisons, sign-flip test by patient, Holm: {told}.")
+    gap = content.get("gap")
+    if gap and {gap["teacher"], gap["scratch"]} <= patients.keys():
+        lines.append(_gap_sentence(patients, reference, gap))
+    return lines
+
+
+def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping[str, str]) -> str:
+    closed = gap_closed(patients[reference], patients[gap["scratch"]], patients[gap["teacher"]])
+    lead = f"`{gap['teacher']}` leads `{gap['scratch']}` by {closed.gap:+.3f} {_interval(closed.gap_interval)}"
+    if closed.gap < SMALLEST_GAP or closed.gap_interval[0] <= 0:
+        return f"{lead}: nothing to distil is shown here, and this budget counts neither for nor against."
+    low, high = closed.share_interval
+    return f"{lead}; `{reference}` closes {closed.share:.0%} ({low:.0%} to {high:.0%}) of it."
+
+
 def is_shown(suite: str) -> bool:
     """Whether a document shows this suite's table."""
-    return "document" in yaml.safe_load((FOLDER / "suites" / f"{suite}.yaml").read_text())
+    return "document" in read_suite(suite)
 
 
 def suite_text(suite: str) -> str:
     """Returns a suite's tables, one per dataset, with how many patients and labels stand behind each."""
-    content = yaml.safe_load((FOLDER / "suites" / f"{suite}.yaml").read_text())
+    content = read_suite(suite)
     results = load_results(suite)
     cost_file = RESULTS / suite / "cost.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
@@ -111,6 +135,7 @@ def suite_text(suite: str) -> str:
         if not any(result["method"] == content["reference"] for result in of_dataset):
             continue
         lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs, unit), ""]
+        lines += [line for sentence in findings(of_dataset, content) for line in (sentence, "")]
     return "\n".join(lines)
 
 
@@ -118,12 +143,17 @@ def _caption(dataset: str, results: Sequence[Result]) -> str:
     patients = len({row["case"] for result in results for row in result["rows"]})
     trainings = len({(result["fold"], result["seed"]) for result in results})
     first = results[0]
-    settings = first["settings"]
-    return (
+    caption = (
         f"**{dataset}**, {first['labelled']['slices'] or 'all'} labelled slices, {patients} {first['score']} patients, "
-        f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'}), "
-        f"{settings['epoch_length'] * settings['max_epochs']} steps of {settings['batch_size']}:"
+        f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'})"
     )
+    steps = {_steps(result) for result in results}
+    return f"{caption}, {steps.pop()}:" if len(steps) == 1 else f"{caption}:"
+
+
+def _steps(result: Result) -> str:
+    settings = result["stages"][-1]["settings"]
+    return f"{settings['epoch_length'] * settings['max_epochs']} steps of {settings['batch_size']}"
 
 
 def replace_block(text: str, name: str, block: str) -> str:
@@ -140,8 +170,7 @@ def replace_block(text: str, name: str, block: str) -> str:
 
 def document_of(suite: str) -> Path:
     """Returns the document that shows a suite's table."""
-    content = yaml.safe_load((FOLDER / "suites" / f"{suite}.yaml").read_text())
-    return ROOT / str(content["document"])
+    return ROOT / str(read_suite(suite)["document"])
 
 
 def main() -> None:

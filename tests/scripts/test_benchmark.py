@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.phantom_study import write_study
 
+SECTIONS = {"training": 2, "validation": 1, "test": 1}
 BENCHMARK = Path(__file__).parent.parent.parent / "scripts" / "benchmark"
 
 
@@ -35,30 +37,73 @@ def result(method: str, seed: int, dice: dict[str, float | None]) -> dict[str, o
         {"case": case, "label": 1, "name": "organ", "dice": value, "hd95_mm": 2.0, "nsd": 1.0, "missed": 0}
         for case, value in dice.items()
     ]
-    return {"method": method, "seed": seed, "rows": rows, "training": {"trainable_parameters": 1234}}
+    stages = [{"name": method, "results": {"trainable_parameters": 1234}}]
+    return {"method": method, "seed": seed, "rows": rows, "stages": stages}
 
 
-def test_cells_have_names_of_their_own_and_methods_stand_beside_each_other() -> None:
+def a_study(**changes: object) -> Any:
+    """A small study, with any field changed."""
+    fields: dict[str, Any] = {"dataset": "phantom", "folder": "phantom", "labels": None, "image_size": 48}
+    fields |= {"labelled_slices": 8, "planned_from": None, "fold": None, "seed": 0}
+    return script("cells").Study(**{**fields, **changes})
+
+
+def a_stage(name: str, **changes: object) -> Any:
+    """A stage of the teacher's bundle, with any field changed."""
+    fields: dict[str, Any] = {"bundle": "teacher_lora", "configs": ("train.yaml",), "settings": {}, "inputs": {}}
+    return script("cells").Stage(**{"name": name, **fields, "label_free": False, **changes})
+
+
+def test_cells_have_names_of_their_own() -> None:
     cells = script("cells")
     for suite in cells.suite_names():
         of_suite = cells.load_cells(suite)
         assert len({cell.name for cell in of_suite}) == len(of_suite)
-        methods = len({cell.method for cell in of_suite})
-        assert len({cell.method for cell in of_suite[:methods]}) == methods
 
 
 def test_a_cell_of_other_settings_is_another_cell() -> None:
     cell = script("cells").load_cells("teacher")[0]
-    other = dataclasses.replace(cell, settings={**cell.settings, "learning_rate": 1.0})
-    assert cell.config_hash != other.config_hash
+    stage = dataclasses.replace(cell.stage, settings={**cell.stage.settings, "learning_rate": 1.0})
+    assert cell.config_hash != dataclasses.replace(cell, stage=stage).config_hash
+    assert cell.config_hash != dataclasses.replace(cell, score="validation").config_hash
     assert cell.config_hash == dataclasses.replace(cell).config_hash
+
+
+def test_what_an_earlier_stage_did_decides_the_later_ones() -> None:
+    first, other = a_stage("teacher"), a_stage("teacher", settings={"lora_rank": 2})
+    last, of_other = (a_stage("student", inputs={"teacher_dir": stage}) for stage in (first, other))
+    assert [stage.name for stage in last.chain()] == ["teacher", "student"]
+    assert last.key(a_study()) != of_other.key(a_study())
+    assert last.key(a_study()) != last.key(a_study(labelled_slices=16))
+
+
+def test_budgets_share_the_stages_that_look_at_no_label() -> None:
+    free = a_stage("mae", label_free=True)
+    small, large = a_study(planned_from=8), a_study(dataset="more labels", labelled_slices=16, planned_from=8)
+    assert free.key(small) == free.key(large)
+    assert free.key(small) != free.key(a_study(planned_from=8, seed=1))
+    tuned = a_stage("mae_tuned", inputs={"initial_student": free})
+    assert tuned.key(small) != tuned.key(large)
+
+
+def test_a_larger_budget_has_the_task_of_the_one_it_is_planned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "phantom", seed=3, sections=SECTIONS, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
+    monkeypatch.setenv("TSKD_REAL_DATA", str(tmp_path))
+    workplace = script("stages").Workplace(tmp_path / "work")
+    files = [workplace.study_files(a_study(labelled_slices=budget, planned_from=4)) for budget in (4, 12)]
+    small, large = (Path(of_study["task"]).read_text() for of_study in files)
+    assert small == large
+    labelled = [read_json(of_study["datalist"])["training"] for of_study in files]
+    assert [sum(len(entry["slices"]) for entry in entries) for entries in labelled] == [4, 12]
 
 
 def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cells = script("cells")
     monkeypatch.setenv("TSKD_REAL_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="chaos_t2spir/datalist.json.*TSKD_REAL_DATA"):
-        cells.data_folder(cells.load_cells("teacher")[0])
+        cells.data_folder(a_study(folder="chaos_t2spir"))
     monkeypatch.delenv("TSKD_WEIGHTS", raising=False)
     with pytest.raises(FileNotFoundError, match="TSKD_WEIGHTS names .unset."):
         cells.weights_file("vit.safetensors")
@@ -67,7 +112,7 @@ def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_seeds_are_averaged_within_a_patient_before_patients_are_compared() -> None:
     tables = script("tables")
     results = [result("ours", 0, {"a": 0.8, "b": 0.6}), result("ours", 1, {"a": 0.6, "b": None})]
-    assert tables.patient_means(results, "dice") == {"a": pytest.approx(0.7), "b": pytest.approx(0.6)}
+    assert script("comparisons").patient_means(results, "dice") == {"a": pytest.approx(0.7), "b": pytest.approx(0.6)}
     results += [result("theirs", seed, {"a": 0.5, "b": 0.4}) for seed in (0, 1)]
     lines = tables.dataset_table(results, "ours", {})
     assert lines[2].startswith("| `ours` | 0.650 (0.600 to 0.700) | 2.0 | 0 |  | 1,234 |")
@@ -93,37 +138,66 @@ def test_documents_show_the_committed_results() -> None:
         assert tables.replace_block(text, suite, tables.suite_text(suite)) == text
 
 
-def test_a_cell_trains_and_is_scored_by_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holm_steps_down() -> None:
+    adjusted = script("comparisons").holm({"a": 0.04, "b": 0.01, "c": 0.03})
+    assert adjusted == {"b": pytest.approx(0.03), "c": pytest.approx(0.06), "a": pytest.approx(0.06)}
+
+
+def test_sign_flips_find_a_difference_that_every_patient_shows() -> None:
+    sign_flip_p = script("comparisons").sign_flip_p
+    second = {str(case): 0.5 for case in range(10)}
+    first = {case: 0.6 + int(case) / 100 for case in second}
+    assert sign_flip_p(first, second) == pytest.approx(2 / 2**10)
+    mixed = {case: 0.5 + (0.1 if int(case) % 2 else -0.1) for case in second}
+    assert sign_flip_p(mixed, second) > 0.9
+
+
+def test_gap_closed_is_the_share_of_the_teachers_lead() -> None:
+    gap_closed = script("comparisons").gap_closed
+    scratch = {str(case): 0.5 + case / 100 for case in range(8)}
+    teacher = {case: value + 0.2 for case, value in scratch.items()}
+    student = {case: value + 0.15 for case, value in scratch.items()}
+    closed = gap_closed(student, scratch, teacher)
+    assert closed.gap == pytest.approx(0.2) and closed.share == pytest.approx(0.75)
+    assert closed.share_interval == pytest.approx((0.75, 0.75))
+
+
+def test_a_budget_without_a_gap_is_not_counted() -> None:
+    tables = script("tables")
+    content = {"reference": "ours", "primary": ["scratch"], "gap": {"teacher": "teacher", "scratch": "scratch"}}
+    levels = {"ours": 0.61, "scratch": 0.6, "teacher": 0.61}
+    results = [result(name, 0, {str(case): level + case / 50 for case in range(6)}) for name, level in levels.items()]
+    holm_line, gap_line = tables.findings(results, content)
+    assert "`scratch` p = 0.031" in holm_line
+    assert "nothing to distil is shown here" in gap_line
+    results[2] = result("teacher", 0, {str(case): 0.7 + case / 50 for case in range(6)})
+    assert "`ours` closes 10% (10% to 10%) of it" in tables.findings(results, content)[1]
+
+
+def test_a_cell_runs_its_stages_once_and_is_scored_by_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = script("cells")
-    sections = {"training": 2, "validation": 1, "test": 1}
-    write_study(tmp_path / "phantom", seed=3, sections=sections, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
+    write_study(tmp_path / "phantom", seed=3, sections=SECTIONS, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
     monkeypatch.setenv("TSKD_REAL_DATA", str(tmp_path))
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
-    settings = {"encoder_weights": "shipped", "epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2}
-    cell = cells.Cell(
-        suite="tiny",
-        bundle="teacher_lora",
-        score="test",
-        dataset="phantom",
-        folder="phantom",
-        labels=None,
-        image_size=48,
-        labelled_slices=8,
-        fold=None,
-        seed=0,
-        method="lora",
-        settings=settings,
-    )
-    (tmp_path / "work").mkdir()
-    score = script("bundle_cell").run_cell(cell, tmp_path / "work")
-    content = read_json(tmp_path / "results" / "tiny" / "phantom-seed0-lora.json")
-    assert 0 <= score <= 1
+    short = {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2}
+    teacher = a_stage("lora", settings={"encoder_weights": "shipped", **short})
+    distilled = a_stage("distilled", bundle="distillation", settings=short, inputs={"teacher_dir": teacher})
+    run_cell = script("cell_run").run_cell
+    of_teacher, of_student = (cells.Cell("tiny", "test", a_study(), stage) for stage in (teacher, distilled))
+    assert 0 <= run_cell(of_teacher, tmp_path / "work") <= 1
+    made = next((tmp_path / "work" / "stages").glob("*lora*.json")).stat().st_mtime_ns
+    assert 0 <= run_cell(of_student, tmp_path / "work") <= 1
+    assert next((tmp_path / "work" / "stages").glob("*lora*.json")).stat().st_mtime_ns == made
+    content = read_json(tmp_path / "results" / "tiny" / "phantom-seed0-distilled.json")
     assert len(content["rows"]) == 4
     assert content["labelled"] == {"patients": 2, "slices": 8}
-    assert content["training"]["trainable_parameters"] > 0
-    assert str(tmp_path) not in (tmp_path / "results" / "tiny" / "phantom-seed0-lora.json").read_text()
-    monkeypatch.setattr(cells, "load_cells", lambda suite: [cell])
-    assert script("run").is_finished(cell)
-    write_json(cell.result_file, {**content, "config_hash": "another"})
-    assert not script("run").is_finished(cell)
-    assert math.isfinite(content["seconds"]["training"])
+    assert [stage["name"] for stage in content["stages"]] == ["lora", "distilled"]
+    assert content["stages"][0]["results"]["trainable_parameters"] > 0
+    assert content["stages"][1]["results"]["parameters"] > 0
+    assert str(tmp_path) not in of_student.result_file.read_text()
+    assert script("run").is_finished(of_student)
+    write_json(of_student.result_file, {**content, "config_hash": "another"})
+    assert not script("run").is_finished(of_student)
+    assert math.isfinite(content["evaluation_seconds"])
