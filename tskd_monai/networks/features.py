@@ -26,7 +26,7 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, network: nn.Module, layer: str, feature_channels: int, teacher_channels: int) -> None:
         super().__init__()
-        layers = dict(network.named_modules())
+        layers = dict(network.named_modules(remove_duplicate=False))  # MONAI's DynUNet holds each layer twice
         if layer not in layers:
             raise ValueError(
                 f"Expected a layer of {type(network).__name__}, found {layer}; it has {sorted(layers)[1:]}."
