@@ -93,7 +93,7 @@ def write_pipeline_report(
 def _latency(pipeline: Pipeline, task: Task) -> dict[str, float]:
     """Median ms of one slice on the CPU, networks taking turns."""
     student = pipeline.record("student")["parameters"]
-    network = build_student(_student_name(pipeline), task.channels, task.num_classes)
+    network = build_student(_student_name(pipeline), task.channels, task.num_classes, task.image_size)
     if sum(parameter.numel() for parameter in network.parameters()) != student:
         raise ValueError("Expected the student that the record describes, found another number of parameters.")
     networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(pipeline.folder("teacher")), "student": network}

@@ -21,6 +21,7 @@ from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
+from tskd_monai.networks.students import STUDENTS
 
 logger = logging.getLogger("run_pipeline")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
     )
-    parser.add_argument("--student", default="compact_unet_small", help="compact_unet_small or compact_unet_base")
+    parser.add_argument("--student", default="compact_unet_small", help=f"one of {', '.join(STUDENTS)}")
     parser.add_argument("--image-size", type=int, help="overrides the preset's")
     parser.add_argument("--labelled-slices", type=int, help="overrides the preset's")
     parser.add_argument("--fold", type=int, help="of the datalist's cross-validation")

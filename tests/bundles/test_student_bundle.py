@@ -33,7 +33,7 @@ TASK = Task(
 @pytest.fixture
 def student(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    network = build_student("compact_unet_small", TASK.channels, TASK.num_classes)
+    network = build_student("compact_unet_small", TASK.channels, TASK.num_classes, TASK.image_size)
     write_student_bundle(TEMPLATE, tmp_path / "student", TASK, "compact_unet_small", network.state_dict())
     return tmp_path / "student"
 
@@ -132,7 +132,7 @@ def test_monai_verifies_and_exports_the_bundle(student: Path, tmp_path: Path) ->
         bundle_root=str(student),
     )
     exported = torch.jit.load(str(tmp_path / "model.ts"))
-    network = build_student("compact_unet_small", 1, 3)
+    network = build_student("compact_unet_small", 1, 3, TASK.image_size)
     network.load_state_dict(torch.load(student / "models/model.pt", weights_only=True))
     images = torch.rand(1, 1, 48, 48)
     torch.testing.assert_close(exported(images), network(images))

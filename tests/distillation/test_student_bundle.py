@@ -20,6 +20,7 @@ from tskd_monai.distillation.student_bundle import (
     start_from,
     write_student_bundle,
 )
+from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.students import build_student
 from tskd_monai.training.checkpoint import BestCheckpoint
 from tskd_monai.training.history import TrainingHistory
@@ -31,7 +32,7 @@ SMALL, BASE = "compact_unet_small", "compact_unet_base"
 
 def student_weights(task: Task, seed: int = 0, name: str = SMALL) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return build_student(name, task.channels, task.num_classes).state_dict()
+    return build_student(name, task.channels, task.num_classes, task.image_size).state_dict()
 
 
 def same(first: Any, second: Any) -> bool:
@@ -85,6 +86,7 @@ def test_metadata_tells_the_tasks_classes(bundle: Path) -> None:
     assert formats["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver", "2": "spleen"}
     assert formats["outputs"]["pred"]["num_channels"] == 3
     assert formats["inputs"]["image"]["channel_def"] == {"0": "image"}
+    assert formats["inputs"]["image"]["spatial_shape"] == formats["outputs"]["pred"]["spatial_shape"] == [32, 48]
     assert (formats["inputs"]["image"]["num_channels"], formats["inputs"]["image"]["modality"]) == (1, "MR")
     assert metadata["task"] == "Segmentation of liver, spleen"
     assert metadata["name"].startswith("tiny: ")
@@ -134,16 +136,28 @@ def test_incomplete_template_is_refused_before_any_weights(tmp_path: Path, make_
 
 
 def test_student_starts_from_a_bundle(bundle: Path, make_task: MakeTask) -> None:
-    network = build_student(BASE, 1, 3)
+    network = build_student(BASE, 1, 3, (32, 48))
     assert start_from(network, bundle, make_task()) is network
     assert same(network.state_dict(), student_weights(make_task(), name=BASE))
 
 
 def test_without_a_bundle_the_student_starts_as_it_is(make_task: MakeTask) -> None:
-    network = build_student(SMALL, 1, 3)
+    network = build_student(SMALL, 1, 3, (32, 48))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert load_student_weights(None, make_task()) is None
     assert same(start_from(network, None, make_task()).state_dict(), before)
+
+
+def test_a_vit_starts_from_published_weights(vit_tiny_weights: Path, make_task: MakeTask) -> None:
+    network = build_student("vit_tiny", 1, 3, (32, 48))
+    assert start_from(network, None, make_task(), vit_tiny_weights) is network
+    published = build_encoder("vit_tiny_patch16", vit_tiny_weights, (32, 48))
+    assert same(network.encoder.state_dict(), published.state_dict())
+
+
+def test_published_weights_and_a_bundle_contradict_each_other(bundle: Path, make_task: MakeTask) -> None:
+    with pytest.raises(ValueError, match="--initial_student or --encoder_weights, found both .*leave out one"):
+        start_from(build_student(BASE, 1, 3, (32, 48)), bundle, make_task(), "vit.safetensors")
 
 
 def test_bundle_of_another_task_is_refused(bundle: Path, make_task: MakeTask) -> None:
@@ -151,7 +165,7 @@ def test_bundle_of_another_task_is_refused(bundle: Path, make_task: MakeTask) ->
     with pytest.raises(
         ValueError, match=rf"student bundle {bundle.name} was made for another task: .*{other.hash[:12]}"
     ):
-        start_from(build_student(BASE, 1, 3), bundle, other)
+        start_from(build_student(BASE, 1, 3, (32, 48)), bundle, other)
 
 
 def test_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path, make_task: MakeTask) -> None:
@@ -162,7 +176,7 @@ def test_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path, make_ta
 
 def finish(folder: Path, task: Task) -> tuple[torch.nn.Module, BestCheckpoint]:
     """Finish a training of four epochs whose second was the best."""
-    network = build_student(SMALL, 1, 3)
+    network = build_student(SMALL, 1, 3, (32, 48))
     best = BestCheckpoint(folder / "best.pt", network)
     engine = Engine(lambda engine, batch: None)
     for epoch, metric in ((1, 0.5), (2, 0.75), (4, 0.25)):

@@ -46,7 +46,10 @@ def train(teacher: VfmSegmenter, steps: int = 3) -> FeatureProjection:
     """Distil for a few steps with the stock trainer; return the student, whose weights have changed."""
     size = student_size("compact_unet_small")
     student = FeatureProjection(
-        build_student("compact_unet_small", 1, 3), size.feature_layer, size.feature_channels, teacher.encoder.embed_dim
+        build_student("compact_unet_small", 1, 3, (SIZE, SIZE)),
+        size.feature_layer,
+        size.feature_channels,
+        teacher.encoder.embed_dim,
     )
     before = fingerprint(student)
     trainer = SupervisedTrainer(

@@ -9,6 +9,8 @@ from torch import nn
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.students import STUDENTS, build_student, student_size
 
+GRIDS = {"unet_large": (2, 3), "vit_tiny": (2, 3)}  # of the distilled layer; an eighth of the image unless told
+
 
 class TwoPaths(nn.Module):
     """Runs its second layer only when it is told to."""
@@ -30,10 +32,10 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_shapes(images: torch.Tensor, name: str) -> None:
     size = student_size(name)
-    projected = FeatureProjection(build_student(name, 1, 3), size.feature_layer, size.feature_channels, 20)
+    projected = FeatureProjection(build_student(name, 1, 3, (32, 48)), size.feature_layer, size.feature_channels, 20)
     outputs = projected(images)
     assert set(outputs) == {"logits", "features"}
-    assert outputs["logits"].shape == (2, 3, 32, 48) and outputs["features"].shape == (2, 20, 4, 6)
+    assert outputs["logits"].shape == (2, 3, 32, 48) and outputs["features"].shape == (2, 20, *GRIDS.get(name, (4, 6)))
 
 
 def test_features_are_the_projected_output_of_the_layer(images: torch.Tensor) -> None:
@@ -44,13 +46,13 @@ def test_features_are_the_projected_output_of_the_layer(images: torch.Tensor) ->
 
 
 def test_the_student_gives_the_same_logits_without_the_projection(images: torch.Tensor) -> None:
-    network = build_student("compact_unet_small", 1, 3).eval()
+    network = build_student("compact_unet_small", 1, 3, (32, 48)).eval()
     with torch.no_grad():
         before = network(images)
         projected = FeatureProjection(network, student_size("compact_unet_small").feature_layer, 128, 9).eval()
         assert torch.equal(projected(images)["logits"], before)
         assert torch.equal(network(images), before)
-    assert set(network.state_dict()) == set(build_student("compact_unet_small", 1, 3).state_dict())
+    assert set(network.state_dict()) == set(build_student("compact_unet_small", 1, 3, (32, 48)).state_dict())
     assert set(projected.state_dict()) == {f"student.network.{name}" for name in network.state_dict()} | {
         "projection.weight",
         "projection.bias",

@@ -5,38 +5,77 @@ import torch
 
 from tskd_monai.networks.students import STUDENTS, build_student, student_size
 
+MILLIONS = {
+    "compact_unet_small": 0.2,
+    "compact_unet_base": 1.6,
+    "unet_large": 7.3,
+    "planned_unet": 20.6,
+    "vit_tiny": 5.9,
+}
+FEATURE_STRIDES = {"unet_large": 16, "vit_tiny": 16}
+SIZE = (48, 32)
+
 
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_have_the_size_of_the_images(name: str, channels: int) -> None:
-    network = build_student(name, channels, 5).eval()
+    network = build_student(name, channels, 5, SIZE).eval()
     with torch.inference_mode():
-        assert network(torch.rand(2, channels, 40, 24)).shape == (2, 5, 40, 24)
-
-
-@pytest.mark.parametrize(("name", "millions"), [("compact_unet_small", 0.2), ("compact_unet_base", 1.6)])
-def test_sizes_are_what_the_comments_say(name: str, millions: float) -> None:
-    count = sum(parameter.numel() for parameter in build_student(name, 1, 5).parameters())
-    assert round(count / 1e6, 1) == millions
+        assert network(torch.rand(2, channels, *SIZE)).shape == (2, 5, *SIZE)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-def test_the_feature_layer_is_the_deepest(name: str) -> None:
-    size, network = student_size(name), build_student(name, 1, 2)
-    shapes: dict[str, torch.Size] = {}
-    for layer, module in network.named_modules():
-        module.register_forward_hook(lambda _, __, output, layer=layer: shapes.update({layer: output.shape}))
-    network(torch.rand(1, 1, 64, 48))
-    assert shapes[size.feature_layer] == (1, size.feature_channels, 8, 6)
-    assert min(shape[-1] for shape in shapes.values()) == 6  # nothing is at a lower resolution
-    parent = size.feature_layer.rsplit(".", 2)[0]
-    assert shapes[parent][-1] == 12  # and the level above is at a higher one
+def test_sizes_are_what_the_comments_say(name: str) -> None:
+    count = sum(parameter.numel() for parameter in build_student(name, 1, 5, (128, 128)).parameters())
+    assert round(count / 1e6, 1) == MILLIONS[name]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_feature_layer_is_at_an_eighth_or_a_sixteenth(name: str) -> None:
+    size, network = student_size(name), build_student(name, 1, 2, SIZE)
+    shapes: list[torch.Size] = []
+    layer = dict(network.named_modules(remove_duplicate=False))[size.feature_layer]
+    layer.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+    network(torch.rand(1, 1, *SIZE))
+    stride = FEATURE_STRIDES.get(name, 8)
+    assert shapes == [(1, size.feature_channels, SIZE[0] // stride, SIZE[1] // stride)]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_encoder_ends_at_the_deepest_layer_with_the_students_own_weights(name: str) -> None:
+    network = build_student(name, 1, 2, SIZE)
+    part = student_size(name).encoder(network)
+    features = part.module(torch.rand(2, 1, *SIZE))
+    stride = FEATURE_STRIDES.get(name, 8)
+    assert features.shape == (2, part.channels, SIZE[0] // stride, SIZE[1] // stride)
+    own = {id(parameter) for parameter in network.parameters()}
+    assert {id(parameter) for parameter in part.module.parameters()} < own
+
+
+@pytest.mark.parametrize("name", ["compact_unet_small", "unet_large", "planned_unet"])
+def test_the_trunk_lacks_the_last_block_alone(name: str) -> None:
+    network = build_student(name, 1, 2, SIZE)
+    part = student_size(name).trunk(network)
+    assert part.module(torch.rand(2, 1, *SIZE)).shape == (2, part.channels, SIZE[0] // 2, SIZE[1] // 2)
+    inside = {id(parameter) for parameter in part.module.parameters()}
+    outside = {name for name, parameter in network.named_parameters() if id(parameter) not in inside}
+    last = ("model.2.",) if name != "planned_unet" else ("upsamples.2.", "output_block.")
+    assert outside and all(name.startswith(last) for name in outside)
+
+
+def test_state_dicts_of_published_students_keep_their_names() -> None:
+    unit = "model.0.conv.unit0"
+    names = list(build_student("compact_unet_small", 1, 2, SIZE).state_dict())
+    assert len(names) == 46
+    assert names[:3] == [f"{unit}.conv.weight", f"{unit}.conv.bias", f"{unit}.adn.N.weight"]
+    assert names[-1] == "model.2.1.conv.unit0.conv.bias"
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_an_image_is_segmented_alike_alone_and_in_a_batch(training: bool) -> None:
+@pytest.mark.parametrize("name", ["compact_unet_small", "planned_unet", "vit_tiny"])
+def test_an_image_is_segmented_alike_alone_and_in_a_batch(name: str, training: bool) -> None:
     torch.manual_seed(0)
-    network = build_student("compact_unet_small", 1, 3).train(training)
+    network = build_student(name, 1, 3, (32, 32)).train(training)
     images = torch.rand(3, 1, 32, 32) * torch.tensor([1.0, 20.0, 0.1]).reshape(3, 1, 1, 1)
     with torch.no_grad():
         together = network(images)
@@ -45,24 +84,31 @@ def test_an_image_is_segmented_alike_alone_and_in_a_batch(training: bool) -> Non
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
-def test_every_parameter_learns() -> None:
-    network = build_student("compact_unet_small", 1, 3)
-    network(torch.rand(2, 1, 32, 32)).square().mean().backward()
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_parameter_learns(name: str) -> None:
+    network = build_student(name, 1, 3, SIZE)
+    network(torch.rand(2, 1, *SIZE)).square().mean().backward()
     # A bias in front of a norm cancels out, so a gradient of nothing but rounding is right there.
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
-def test_the_seed_decides_the_weights() -> None:
-    def first_weight(seed: int) -> torch.Tensor:
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_seed_decides_the_weights(name: str) -> None:
+    def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return next(build_student("compact_unet_small", 1, 2).parameters())
+        return torch.cat([parameter.flatten() for parameter in build_student(name, 1, 2, SIZE).parameters()])
 
-    assert torch.equal(first_weight(1), first_weight(1)) and not torch.equal(first_weight(1), first_weight(2))
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    expected = r"a student among \['compact_unet_base', 'compact_unet_small'\], found unet"
+    expected = r"a student among \['compact_unet_base', 'compact_unet_small', .*\], found unet"
     with pytest.raises(ValueError, match=expected):
         student_size("unet")
     with pytest.raises(ValueError, match=expected):
-        build_student("unet", 1, 2)
+        build_student("unet", 1, 2, SIZE)
+
+
+def test_an_image_size_that_cannot_be_halved_as_often_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"multiples of 16 for a U-Net of 5 levels, found \(40, 32\)"):
+        build_student("unet_large", 1, 2, (40, 32))

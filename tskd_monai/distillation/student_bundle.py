@@ -11,6 +11,7 @@ import torch
 
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
+from tskd_monai.networks.vit_student import load_encoder_weights
 from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.record import write_record
@@ -75,8 +76,27 @@ def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, tor
     return dict(weights)
 
 
-def start_from(network: torch.nn.Module, bundle: str | Path | None, task: Task) -> torch.nn.Module:
-    """Returns the network with the weights of a student bundle, or as it is without one."""
+def start_from(
+    network: torch.nn.Module, bundle: str | Path | None, task: Task, encoder_weights: str | Path | None = None
+) -> torch.nn.Module:
+    """Returns the network with the weights of a student bundle or published encoder weights, or as it is.
+
+    Args:
+        network: the student.
+        bundle: of a student of the same kind; None: random weights.
+        task: of the student.
+        encoder_weights: file of ImageNet weights for `vit_tiny`.
+
+    Raises:
+        ValueError: when both are given, or what is given does not fit the network.
+    """
+    if bundle is not None and encoder_weights is not None:
+        raise ValueError(
+            f"Expected --initial_student or --encoder_weights, found both ({Path(bundle).name} and "
+            f"{Path(encoder_weights).name}); leave out one."
+        )
+    if encoder_weights is not None:
+        load_encoder_weights(network, encoder_weights)
     weights = load_student_weights(bundle, task)
     if weights is not None:
         network.load_state_dict(weights)
@@ -138,11 +158,13 @@ def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
     modalities = {"percentile": image["modality"], "hu_window": "CT", "rgb": "RGB"}
     image.update(
         num_channels=task.channels,
+        spatial_shape=list(task.image_size),
         modality=modalities[task.intensity.mode],
         channel_def={"0": "image"} if task.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
     )
     pred.update(
         num_channels=task.num_classes,
+        spatial_shape=list(task.image_size),
         channel_def={str(index): label.name for index, label in enumerate(task.labels)},
     )
     return metadata

@@ -37,7 +37,7 @@ def load_any_teacher(
     if not (folder / STUDENT_CONFIG).is_file():
         return load_teacher(folder, encoder_weights, task_hash=task.hash)
     name = read_json(folder / STUDENT_CONFIG)["student"]
-    network = build_student(name, task.channels, task.num_classes)
+    network = build_student(name, task.channels, task.num_classes, task.image_size)
     network.load_state_dict(load_student_weights(folder, task) or {})
     size = student_size(name)
     teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)

@@ -21,7 +21,7 @@ class LayerFeatures(nn.Module):
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         super().__init__()
-        layers = dict(network.named_modules())
+        layers = dict(network.named_modules(remove_duplicate=False))  # MONAI's DynUNet holds each layer twice
         if layer not in layers:
             raise ValueError(
                 f"Expected a layer of {type(network).__name__}, found {layer}; it has {sorted(layers)[1:]}."

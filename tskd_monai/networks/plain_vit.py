@@ -138,7 +138,7 @@ class PlainVit(nn.Module):
             All as ``(B, 1 + N, C)``, the class token first.
         """
         tokens = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
         tokens, states = run_layers(self.blocks, tokens, depths, recompute=recompute)
         return self.norm(tokens), states
 

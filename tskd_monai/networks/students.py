@@ -1,43 +1,28 @@
-"""Students: small networks that MONAI provides, at named sizes."""
+"""Students: small networks at named sizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from monai.networks.nets import UNet
+from torch import nn
 
+from tskd_monai.networks.compact_unet import CompactUNet
+from tskd_monai.networks.planned_unet import PlannedUNet
+from tskd_monai.networks.vit_student import CompactViT
 
-@dataclass(frozen=True)
-class CompactUNet:
-    """Size of a compact U-Net.
+Student = CompactUNet | PlannedUNet | CompactViT
 
-    Attributes:
-        channels: of each level; every level but the last halves the resolution.
-        num_res_units: residual convolutions a level.
-    """
-
-    channels: tuple[int, ...]
-    num_res_units: int
-
-    @property
-    def feature_layer(self) -> str:
-        """Name of the deepest layer, whose output is distilled."""
-        return ".".join(["model"] + ["1.submodule"] * (len(self.channels) - 1))
-
-    @property
-    def feature_channels(self) -> int:
-        """Channels of that layer's output."""
-        return self.channels[-1]
-
-
-STUDENTS = {
+STUDENTS: dict[str, Student] = {
     "compact_unet_small": CompactUNet((16, 32, 64, 128), 1),  # 0.2 M parameters with 5 classes
     "compact_unet_base": CompactUNet((32, 64, 128, 256), 2),  # 1.6 M
+    "unet_large": CompactUNet((36, 72, 144, 288, 512), 2),  # 7.3 M: the control that is not distilled
+    "planned_unet": PlannedUNet(),  # 20.6 M for images of 128 pixels: the control that configures itself
+    "vit_tiny": CompactViT("vit_tiny_patch16", 192),  # 5.9 M
 }
 
 
-def student_size(name: str) -> CompactUNet:
-    """Returns the size of a named student.
+def student_size(name: str) -> Student:
+    """Returns the size of a named student, with the layer of it that is distilled.
 
     Raises:
         ValueError: when there is none of that name.
@@ -47,24 +32,17 @@ def student_size(name: str) -> CompactUNet:
     return STUDENTS[name]
 
 
-def build_student(name: str, in_channels: int, out_channels: int) -> UNet:
-    """Returns a student, images (B, C, H, W) to logits (B, K, H, W); H and W are multiples of 8.
-
-    Instance norm keeps a single slice's result independent of its batch.
+def build_student(name: str, in_channels: int, out_channels: int, image_size: Sequence[int]) -> nn.Module:
+    """Returns a student with random weights, images (B, C, H, W) to logits (B, K, H, W).
 
     Args:
         name: of a student, for example `compact_unet_small`.
         in_channels: C.
         out_channels: K, with background.
+        image_size: (H, W) of the task, in pixels.
+
+    Raises:
+        ValueError: when the name is unknown, or the network cannot take images of that size.
     """
-    size = student_size(name)
-    return UNet(
-        spatial_dims=2,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=size.channels,
-        strides=(2,) * (len(size.channels) - 1),
-        num_res_units=size.num_res_units,
-        norm=("instance", {"affine": True}),
-        act="LEAKYRELU",
-    )
+    height, width = image_size
+    return student_size(name).build(in_channels, out_channels, (height, width))
