@@ -79,3 +79,10 @@ def test_a_gpu_without_bfloat16_is_refused_but_not_in_float32(monkeypatch: pytes
         PrecisionInferer("bfloat16", "cuda:0")
     with pytest.raises(ValueError, match="found mps"):
         PrecisionInferer("bfloat16", "mps")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_each_tensor_of_a_mapping_is_float32(precision: str) -> None:
+    network = torch.nn.Linear(4, 2)
+    outputs = PrecisionInferer(precision)(torch.rand(3, 4), lambda images: {"logits": network(images), "one": images})
+    assert {name: value.dtype for name, value in outputs.items()} == {"logits": torch.float32, "one": torch.float32}

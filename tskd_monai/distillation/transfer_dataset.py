@@ -75,7 +75,7 @@ def distillation_dataset(
     task: Task,
     preprocessing: Compose,
     augmentation: Compose,
-    teacher: TeacherNetwork,
+    teacher: TeacherNetwork | None,
     cache_dir: str | Path | None,
     transfer_set: str | Path | None = None,
     fold: int | None = None,
@@ -88,13 +88,13 @@ def distillation_dataset(
         task: of the study.
         preprocessing: of a volume's `image`.
         augmentation: of a slice's `image` and `coordinates`.
-        teacher: on `device`; asked for what the cache lacks.
+        teacher: on `device`; asked for what the cache lacks; None where there is no cache.
         cache_dir: of the cache; None: none, the teacher is asked in every step.
         transfer_set: folder with `transfer_set.json`; None: real images alone.
         fold: of the datalist.
         device: of the teacher.
     """
-    if cache_dir is None:
+    if cache_dir is None or teacher is None:
         return transfer_dataset(datalist, task, preprocessing, augmentation, transfer_set, fold)
     images = transfer_dataset(datalist, task, preprocessing, None, transfer_set, fold)
     tensors = [torch.as_tensor(images[index]["image"]) for index in range(len(images))]

@@ -12,7 +12,9 @@ from monai.transforms import (
     RandAffined,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    RandScaleCropd,
     RandScaleIntensityd,
+    Resized,
     ResizeWithPadOrCropd,
     Spacingd,
     Transform,
@@ -87,3 +89,18 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
             RandGaussianNoised("image", prob=0.3, std=0.04 * strength),
         ]
     )
+
+
+def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
+    """Returns the random transforms of one view of a slice's `image`, (C, H, W) in [0, 1], for contrastive learning.
+
+    What two views have in common is what is learnt, so they differ more than `augmentation` lets images differ: a
+    crop anywhere in the image comes first.
+
+    Args:
+        task: whose image size the crop is resized to.
+        smallest_crop: sides of the smallest crop, as a share of the image's.
+    """
+    crop = RandScaleCropd("image", roi_scale=smallest_crop, max_roi_scale=1.0, random_size=True)
+    fit = Resized("image", spatial_size=task.image_size, mode="bilinear")
+    return Compose([crop, fit, *augmentation(["image"], strength=1.5).transforms])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class PrecisionInferer(SimpleInferer):
             _require_bfloat16(self.device_type)
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns the network's output, a tensor or several by name, as float32.
+        """Returns the network's output as float32, each tensor of it where it is a mapping.
 
         Args:
             inputs: images (B, C, H, W), float32.
@@ -44,7 +44,7 @@ class PrecisionInferer(SimpleInferer):
         """
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             output = network(inputs, *args, **kwargs)
-        if isinstance(output, dict):
+        if isinstance(output, Mapping):
             return {name: value.float() for name, value in output.items()}
         return output.float()
 

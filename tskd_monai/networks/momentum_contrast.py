@@ -1,0 +1,74 @@
+"""Momentum contrast: an encoder learns to know an image again in another view of it.
+
+Source: Chen et al. 2021 (MoCo v3, An Empirical Study of Training Self-Supervised Vision Transformers).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tskd_monai.networks.network_part import NetworkPart, train_alone
+from tskd_monai.networks.students import student_size
+from tskd_monai.networks.vit_student import VitStudent
+
+HIDDEN_CHANNELS = 512
+OUT_CHANNELS = 128
+
+
+class MomentumContrast(nn.Module):
+    """Gives each view's query, from the encoder that learns, and its key, from one that follows it slowly.
+
+    Args:
+        network: the student; what is outside of its encoder is left as it is. A ViT's patch projection stays at its
+            first weights, as in the paper, without which training is unstable.
+        encoder: of the student.
+    """
+
+    def __init__(self, network: nn.Module, encoder: NetworkPart) -> None:
+        super().__init__()
+        train_alone(network, encoder.module)
+        if isinstance(network, VitStudent):
+            network.encoder.backbone.patch_embed.requires_grad_(False)
+        self.network = network
+        pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.encoder = nn.Sequential(encoder.module, *pooled, _mlp(encoder.channels, layers=3))
+        self.predictor = _mlp(OUT_CHANNELS, layers=2)
+        self.momentum_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """Returns `queries` and `keys` (B, 2, D) of two views of each image, (B, 2, C, H, W)."""
+        images = views.flatten(0, 1)
+        queries = self.predictor(self.encoder(images))
+        with torch.no_grad():
+            keys = self.momentum_encoder(images)
+        return {"queries": queries.unflatten(0, (-1, 2)), "keys": keys.unflatten(0, (-1, 2))}
+
+    @torch.no_grad()
+    def update_momentum_encoder(self, momentum: float) -> None:
+        """Moves the momentum encoder towards the encoder: `momentum` times its own weights plus the rest of those."""
+        followers, leaders = self.momentum_encoder.parameters(), self.encoder.parameters()
+        for follower, leader in zip(followers, leaders, strict=True):
+            follower.lerp_(leader, 1 - momentum)
+
+
+def momentum_contrast(network: nn.Module, student: str) -> MomentumContrast:
+    """Returns the momentum contrast of a student, whose encoder's weights it trains.
+
+    Args:
+        network: the student.
+        student: its name.
+    """
+    return MomentumContrast(network, student_size(student).encoder(network))
+
+
+def _mlp(in_channels: int, layers: int) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between them; the last norm has no weights, as in the paper."""
+    parts: list[nn.Module] = []
+    for _ in range(layers - 1):
+        parts += [nn.Linear(in_channels, HIDDEN_CHANNELS, bias=False), nn.BatchNorm1d(HIDDEN_CHANNELS), nn.ReLU()]
+        in_channels = HIDDEN_CHANNELS
+    last = nn.Linear(in_channels, OUT_CHANNELS, bias=False)
+    return nn.Sequential(*parts, last, nn.BatchNorm1d(OUT_CHANNELS, affine=False))
