@@ -11,7 +11,12 @@ from PIL import Image
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Task
-from tskd_monai.inference.preprocessing import augmentation, preprocessing, training_preprocessing
+from tskd_monai.inference.preprocessing import (
+    augmentation,
+    contrastive_augmentation,
+    preprocessing,
+    training_preprocessing,
+)
 from tskd_monai.inference.slicewise import slice_inferer
 
 MakeTask = Callable[..., Task]
@@ -196,3 +201,22 @@ def test_augmentation_without_labels_draws_the_same() -> None:
     both = augmentation().set_random_state(3)(blob())["image"]
     alone = augmentation(("image",)).set_random_state(3)({"image": blob()["image"]})["image"]
     assert torch.equal(torch.as_tensor(both), torch.as_tensor(alone))
+
+
+def test_views_for_contrast_have_the_tasks_size_and_differ_by_seed_alone(make_task: MakeTask) -> None:
+    task = make_task(image_size=(32, 48))
+    image = torch.rand(1, 32, 48, generator=torch.Generator().manual_seed(0))
+
+    def view(seed: int) -> torch.Tensor:
+        return torch.as_tensor(contrastive_augmentation(task).set_random_state(seed)({"image": image})["image"])
+
+    assert view(1).shape == (1, 32, 48)
+    assert torch.equal(view(1), view(1)) and not torch.equal(view(1), view(2))
+
+
+def test_crops_for_contrast_are_anywhere_in_the_image(make_task: MakeTask) -> None:
+    rows = torch.linspace(0, 1, 32).reshape(1, 32, 1).expand(1, 32, 48)
+    crop_and_fit = Compose(contrastive_augmentation(make_task(), 0.4).transforms[:2]).set_random_state(0)
+    views = [torch.as_tensor(crop_and_fit({"image": rows})["image"]) for _ in range(40)]
+    assert min(view.min() for view in views) < 0.05 and max(view.max() for view in views) > 0.95
+    assert min(view.max() - view.min() for view in views) < 0.6
