@@ -104,6 +104,15 @@ def test_without_a_cache_nothing_is_kept(study: Path, tmp_path: Path, caplog: py
     assert read_json(tmp_path / "online" / "record.json")["stage"] == "distillation"
 
 
+def test_the_student_is_trained_in_the_precision_that_is_asked_for(study: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        distil(study, tmp_path / precision, precision=precision, cache_dir=str(tmp_path / "answers"))
+    exact, rough = weights(study, tmp_path / "float32"), weights(study, tmp_path / "bfloat16")
+    assert {value.dtype for value in rough.values()} == {torch.float32}
+    assert any(not torch.equal(exact[name], rough[name]) for name in exact)
+    assert all((exact[name] - rough[name]).abs().max() < 0.02 for name in exact)
+
+
 def fill(study: Path, cache_dir: Path) -> None:
     config = str(BUNDLE / "configs" / "cache_teacher.yaml")
     changes = options(study, cache_dir.parent / "distilled", cache_dir=str(cache_dir), device="cpu")
