@@ -100,6 +100,13 @@ def test_outside_the_image_is_zero_or_the_border() -> None:
     torch.testing.assert_close(follow(coordinates, maps, "border")[outside], torch.ones(int(outside.sum())))
 
 
+def test_zeros_mixed_in_at_the_edge_are_undone_down_to_one_half() -> None:
+    maps = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+    coordinates = homogeneous_coordinates(16, 24)[None]
+    torch.testing.assert_close(follow(0.6 * coordinates, maps), maps, rtol=0, atol=1e-5)
+    assert follow(0.4 * coordinates, maps).abs().max() == 0
+
+
 @pytest.mark.parametrize("size", [(8, 8), (16, 24), (64, 96)])
 def test_maps_may_have_any_resolution(size: tuple[int, int]) -> None:
     plane = homogeneous_coordinates(*size)[None, :2]  # maps that tell where they are
