@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 REQUIRED_CONFIGS = {
     "teacher_lora": ("train", "inference"),
     "diffusion_synthesis": ("train", "inference"),
-    "distillation": ("train",),
+    "distillation": ("train", "cache_teacher"),
     "segmentation": ("train", "inference"),
 }
 NO_CONFIGS = frozenset({"metadata.json", "task.json"})

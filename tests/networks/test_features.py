@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tskd_monai.networks.features import FeatureProjection
+from tskd_monai.networks.features import FeatureProjection, LayerFeatures
 from tskd_monai.networks.students import STUDENTS, build_student, student_size
 
 GRIDS = {"unet_large": (2, 3), "vit_tiny": (2, 3)}  # of the distilled layer; an eighth of the image unless told
@@ -36,6 +36,13 @@ def test_shapes(images: torch.Tensor, name: str) -> None:
     outputs = projected(images)
     assert set(outputs) == {"logits", "features"}
     assert outputs["logits"].shape == (2, 3, 32, 48) and outputs["features"].shape == (2, 20, *GRIDS.get(name, (4, 6)))
+
+
+def test_a_layers_output_comes_with_the_logits_and_leaves_them_as_they_are(images: torch.Tensor) -> None:
+    network = TwoPaths()
+    logits, features = LayerFeatures(network, "always")(images)
+    assert logits.shape == (2, 6, 32, 48) and features.shape == (2, 4, 32, 48)
+    assert torch.equal(features, network.always(images)) and torch.equal(logits, network(images))
 
 
 def test_features_are_the_projected_output_of_the_layer(images: torch.Tensor) -> None:

@@ -1,10 +1,11 @@
-"""What is wrong with a study is said when the teacher's training is started as it is documented, by file and case."""
+"""What is wrong with a study is said when a training is started as it is documented, by file and case."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from tskd_monai.data.atomic import write_json
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.planning import plan_task
-from tskd_monai.data.task import save_task
+from tskd_monai.data.task import Task, load_task, save_task
+from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.networks.teacher import build_teacher, save_teacher
 
-BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "teacher_lora"
+BUNDLES = Path(__file__).parent.parent.parent / "bundles"
 SHORT = {"epoch_length": 1, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -50,17 +54,17 @@ def write_list(folder: Path, datalist: dict[str, Any]) -> Path:
     return path
 
 
-def train(folder: Path, datalist: Path, task: Path, **options: Any) -> None:
+def train(folder: Path, datalist: Path, task: Path, bundle: str = "teacher_lora", **options: Any) -> None:
     """Run train.yaml as the bundle's runner does."""
     workflow = ConfigWorkflow(
-        config_file=str(BUNDLE / "configs/train.yaml"),
-        meta_file=str(BUNDLE / "configs/metadata.json"),
+        config_file=str(BUNDLES / bundle / "configs/train.yaml"),
+        meta_file=str(BUNDLES / bundle / "configs/metadata.json"),
         logging_file=False,
         workflow_type="train",
-        bundle_root=str(BUNDLE),
+        bundle_root=str(BUNDLES / bundle),
         datalist=str(datalist),
         task=str(task),
-        output_dir=str(folder / "teacher"),
+        output_dir=str(folder / "output"),
         **{**SHORT, **options},
     )
     workflow.initialize()
@@ -72,16 +76,16 @@ def refusal(folder: Path, datalist: Path, task: Path, **options: Any) -> str:
     with pytest.raises(Exception, match=".") as caught:
         train(folder, datalist, task, **options)
     error: BaseException | None = caught.value
-    while error is not None and not isinstance(error, ValueError):
+    while error is not None and not isinstance(error, ValueError | FileNotFoundError):
         error = error.__cause__
     assert error is not None, repr(caught.value)
-    assert not (folder / "teacher" / "record.json").exists()
+    assert not (folder / "output" / "record.json").exists()
     return str(error)
 
 
 def test_a_sound_study_trains(study: Path, tmp_path: Path) -> None:
     train(tmp_path, damaged(study, tmp_path, "training_image", lambda v, a: (v, a)), study / "task.json")
-    assert (tmp_path / "teacher" / "record.json").is_file()
+    assert (tmp_path / "output" / "record.json").is_file()
 
 
 def _one(value: float) -> Change:
@@ -163,7 +167,7 @@ def test_images_of_any_size_train(study: Path, tmp_path: Path, size: int) -> Non
             nib.save(nib.Nifti1Image(voxels * (key == "image"), np.diag([7.2, 7.2, 27.0, 1])), path)
             datalist[section][0][key] = str(path)
     train(tmp_path, write_list(tmp_path, datalist), tmp_path / "task.json")
-    assert (tmp_path / "teacher" / "record.json").is_file()
+    assert (tmp_path / "output" / "record.json").is_file()
 
 
 def test_options_that_do_not_exist_are_refused(study: Path, tmp_path: Path) -> None:
@@ -173,3 +177,85 @@ def test_options_that_do_not_exist_are_refused(study: Path, tmp_path: Path) -> N
         ({"patience": 0}, "Expected --patience of at least 1 validation, or None, found 0"),
     ):
         assert expected in refusal(tmp_path, study / "datalist.json", study / "task.json", **options)
+
+
+# Distillation: the teacher, the transfer set and the cache belong to the task.
+
+
+def write_teacher(folder: Path, task: Task) -> Path:
+    """Write a teacher that was not trained."""
+    teacher = build_teacher(
+        encoder="sam_demo",
+        encoder_weights="random",
+        image_size=task.image_size,
+        num_classes=task.num_classes,
+        decoder="light",
+        rank=2,
+        seed=3,
+    )
+    save_teacher(teacher, folder, task_hash=task.hash)
+    return folder
+
+
+def distillation_refusal(study: Path, folder: Path, teacher_dir: Path, **options: Any) -> str:
+    """Return the message that a distillation ends with, before anything was trained or asked for."""
+    files = (study / "datalist.json", study / "task.json")
+    message = refusal(folder, *files, bundle="distillation", teacher_dir=str(teacher_dir), **options)
+    assert not (folder / "output" / "last.pt").exists()
+    assert not list(folder.rglob("*.npz"))
+    return message
+
+
+def test_a_missing_teacher_is_named(study: Path, tmp_path: Path) -> None:
+    message = distillation_refusal(study, tmp_path, tmp_path / "nowhere")
+    assert re.search(r"Expected the teacher's folder at --teacher_dir .*nowhere, found none; train one with", message)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "online"])
+def test_a_teacher_of_another_task_is_refused(study: Path, tmp_path: Path, cached: bool) -> None:
+    task = load_task(study / "task.json")
+    other = replace(task, name="another study")
+    options = {} if cached else {"cache_dir": "$None"}
+    message = distillation_refusal(study, tmp_path, write_teacher(tmp_path / "teacher", other), **options)
+    assert f"was trained for task {other.hash[:12]}, this is task {task.hash[:12]}; train a teacher for it" in message
+
+
+def test_a_student_of_another_task_is_no_teacher(study: Path, tmp_path: Path) -> None:
+    task = load_task(study / "task.json")
+    other = replace(task, name="another study")
+    write_student_bundle(BUNDLES / "segmentation", tmp_path / "control", other, "compact_unet_small", {})
+    message = distillation_refusal(study, tmp_path, tmp_path / "control")
+    assert f"student bundle control was made for another task: expected task hash {task.hash[:12]}" in message
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "online"])
+def test_a_transfer_set_of_another_spacing_is_refused(study: Path, tmp_path: Path, cached: bool) -> None:
+    task = load_task(study / "task.json")
+    other = replace(task, pixdim=(2 * task.pixdim[0], task.pixdim[1]))
+    manifest = {
+        "format_version": 2,
+        "task_hash": other.hash,
+        "checkpoint_sha256": "0" * 64,
+        "image_size": list(other.image_size),
+        "channels": 1,
+        "pixdim": list(other.pixdim),
+        "sampler": "ddim",
+        "num_inference_steps": 2,
+        "batch_size": 1,
+        "base_seed": 0,
+        "condition": {"kind": "none"},
+        "unlabeled": [],
+    }
+    write_json(tmp_path / "set" / "transfer_set.json", manifest)
+    options = {"transfer_set": str(tmp_path / "set"), **({} if cached else {"cache_dir": "$None"})}
+    message = distillation_refusal(study, tmp_path, write_teacher(tmp_path / "teacher", task), **options)
+    assert re.search(
+        rf"Expected a transfer set of task {task.hash} .*, found one of task {other.hash}; sample", message
+    )
+
+
+def test_a_file_in_the_caches_place_is_refused(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers").write_text("")
+    teacher = write_teacher(tmp_path / "teacher", load_task(study / "task.json"))
+    message = distillation_refusal(study, tmp_path, teacher, cache_dir=str(tmp_path / "answers"))
+    assert re.search(r"Expected a folder at --cache_dir .*answers, found a file; choose another place", message)

@@ -37,6 +37,20 @@ def test_bfloat16_is_real_inside_and_float32_outside(images: torch.Tensor) -> No
     assert 0 < (rough - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+def test_outputs_by_name_are_float32_too(images: torch.Tensor) -> None:
+    network = Recorder()
+
+    def by_name(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": network(images), "features": network.first(images)}
+
+    exact, rough = (PrecisionInferer(precision)(images, by_name) for precision in ("float32", "bfloat16"))
+    assert network.dtypes == [torch.float32, torch.bfloat16]
+    assert {name: value.dtype for name, value in rough.items()} == dict.fromkeys(exact, torch.float32)
+    assert rough["features"].shape == (2, 8, 8, 8)
+    for name in ("logits", "features"):
+        assert 0 < (rough[name] - exact[name]).abs().max() < 0.02 * exact[name].abs().max()
+
+
 def trained(precision: str, images: torch.Tensor) -> tuple[Recorder, float]:
     """Return the network after a stock training of four steps, and its last loss."""
     network = Recorder()

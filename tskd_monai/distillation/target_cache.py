@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LEVELS = 255
-DAMAGE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+# What reading a damaged file raises: a flipped bit in a zip header asks for a password or an unknown compression.
+DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class CachedAnswer(NamedTuple):
@@ -90,7 +91,7 @@ def state_sha256(network: TeacherNetwork) -> str:
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,174 @@
+"""The distillation bundle with and without the teacher's answers on disk, as the runner runs its configs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow, run
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.phantom_study import write_study
+from tskd_monai.data.planning import plan_task
+from tskd_monai.data.task import load_task, save_task
+from tskd_monai.distillation.student_bundle import load_student_weights
+from tskd_monai.distillation.target_cache import TargetCache, state_sha256
+from tskd_monai.distillation.teachers import load_any_teacher
+from tskd_monai.networks.teacher import build_teacher, save_teacher
+
+BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "distillation"
+SHORT = {"epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1, "seed": 5, "device": "cpu"}
+SLICES = 6
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a study of one training and one validation case of six slices, with a teacher that was not trained."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(
+        folder, seed=3, sections={"training": 1, "validation": 1}, shape=(32, 32, 6), spacing=(10.8, 10.8, 27.0)
+    )
+    task = plan_task(load_datalist(folder / "datalist.json"), image_size=32)
+    save_task(task, folder / "task.json")
+    teacher = build_teacher(
+        encoder="sam_demo",
+        encoder_weights="random",
+        image_size=task.image_size,
+        num_classes=task.num_classes,
+        decoder="light",
+        rank=2,
+        seed=3,
+    )
+    save_teacher(teacher, folder / "teacher", task_hash=task.hash)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="tskd_monai")
+
+
+def options(study: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
+    """Return what a user gives on the command line."""
+    files = {"datalist": "datalist.json", "task": "task.json", "teacher_dir": "teacher"}
+    paths = {name: str(study / file) for name, file in files.items()}
+    return {"bundle_root": str(BUNDLE), **paths, "output_dir": str(output_dir), **changes}
+
+
+def distil(study: Path, output_dir: Path, **changes: Any) -> None:
+    """Run train.yaml by the runner that the command line calls."""
+    torch.manual_seed(0)  # the student's first weights
+    config = str(BUNDLE / "configs" / "train.yaml")
+    run(config_file=config, logging_file=False, **SHORT, **options(study, output_dir, **changes))
+
+
+def asked(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the log says of the teacher's answers, without their size."""
+    return [message.split(";")[0] for message in caplog.messages if message.startswith("Teacher targets")]
+
+
+def weights(study: Path, output_dir: Path) -> dict[str, torch.Tensor]:
+    found = load_student_weights(output_dir, load_task(study / "task.json"))
+    assert found is not None
+    return found
+
+
+def test_a_second_training_asks_for_nothing_and_ends_alike(
+    study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = load_any_teacher(study / "teacher", load_task(study / "task.json"))
+    before = state_sha256(teacher)
+    distil(study, tmp_path / "first")
+    answers = tmp_path / "first" / "teacher_targets"
+    kept = {path.name: path.stat().st_mtime_ns for path in answers.iterdir()}
+    assert 0 < len(kept) <= SLICES
+    distil(study, tmp_path / "second", cache_dir=str(answers))
+    assert asked(caplog) == [f"Teacher targets: {SLICES} images, {number} of them asked for now" for number in (6, 0)]
+    assert {path.name: path.stat().st_mtime_ns for path in answers.iterdir()} == kept
+    assert not (tmp_path / "second" / "teacher_targets").exists()
+    first, second = weights(study, tmp_path / "first"), weights(study, tmp_path / "second")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert state_sha256(load_any_teacher(study / "teacher", load_task(study / "task.json"))) == before
+
+
+def test_without_a_cache_nothing_is_kept(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    distil(study, tmp_path / "online", cache_dir="$None")
+    assert asked(caplog) == []
+    assert not list(tmp_path.rglob("*.npz"))
+    assert weights(study, tmp_path / "online")
+    assert read_json(tmp_path / "online" / "record.json")["stage"] == "distillation"
+
+
+def test_the_student_is_trained_in_the_precision_that_is_asked_for(study: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        distil(study, tmp_path / precision, precision=precision, cache_dir=str(tmp_path / "answers"))
+    exact, rough = weights(study, tmp_path / "float32"), weights(study, tmp_path / "bfloat16")
+    assert {value.dtype for value in rough.values()} == {torch.float32}
+    assert any(not torch.equal(exact[name], rough[name]) for name in exact)
+    assert all((exact[name] - rough[name]).abs().max() < 0.02 for name in exact)
+
+
+def fill(study: Path, cache_dir: Path) -> None:
+    config = str(BUNDLE / "configs" / "cache_teacher.yaml")
+    changes = options(study, cache_dir.parent / "distilled", cache_dir=str(cache_dir), device="cpu")
+    run(config_file=config, logging_file=False, **changes)
+
+
+def test_the_cache_is_filled_before_and_elsewhere(
+    study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(study, tmp_path / "answers")
+    assert [path.name for path in tmp_path.iterdir()] == ["answers"]  # nothing was trained
+    next((tmp_path / "answers").iterdir()).unlink()  # as if it had been stopped
+    fill(study, tmp_path / "answers")
+    distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "answers"))
+    assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them asked for now" for number in (6, 1, 0)]
+    assert not (tmp_path / "distilled" / "teacher_targets").exists()
+
+
+def test_a_student_is_a_teacher_too(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    distil(study, tmp_path / "control")
+    distil(study, tmp_path / "distilled", teacher_dir=str(tmp_path / "control"))
+    assert asked(caplog) == ["Teacher targets: 6 images, 6 of them asked for now"] * 2
+    task = load_task(study / "task.json")
+    folder = tmp_path / "distilled" / "teacher_targets"
+    cache = TargetCache(folder, load_any_teacher(tmp_path / "control", task), task)
+    other = TargetCache(folder, load_any_teacher(study / "teacher", task), task)
+    assert cache.prefix != other.prefix
+
+
+def train(study: Path, output_dir: Path, stop_after: int | None = None) -> dict[str, Any]:
+    """Train for three epochs, or until one is over; return the content of the last checkpoint."""
+    torch.manual_seed(0)  # the student's first weights
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "train.yaml"),
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        **{**SHORT, "max_epochs": 3},
+        **options(study, output_dir),
+    )
+    workflow.initialize()
+    if stop_after is not None:
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop_after), trainer.terminate)
+    workflow.run()
+    return torch.load(output_dir / "last.pt", weights_only=True)
+
+
+def test_stopped_and_resumed_is_uninterrupted(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = train(study, tmp_path / "whole")
+    stopped = train(study, tmp_path / "parts", stop_after=1)
+    assert (stopped["progress"]["epoch"], whole["progress"]["epoch"]) == (1, 3)
+    resumed = train(study, tmp_path / "parts")
+    assert asked(caplog)[-1] == "Teacher targets: 6 images, 0 of them asked for now"
+    assert not torch.equal(*(content["network"]["projection.weight"] for content in (stopped, resumed)))
+    for name, value in whole["network"].items():
+        assert torch.equal(resumed["network"][name], value), name
+    for number, state in whole["optimizer"]["state"].items():
+        assert torch.equal(resumed["optimizer"]["state"][number]["exp_avg_sq"], state["exp_avg_sq"]), number
