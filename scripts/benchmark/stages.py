@@ -43,7 +43,8 @@ class Workplace:
         """Runs a stage, and before it those that it needs, unless that was done before.
 
         Returns:
-            The stage's name, settings and seconds, and the results of its record.
+            The stage's name and settings, its seconds, those of the processor, which other work on the machine hardly
+            changes, and the results of its record.
         """
         for needed in stage.inputs.values():
             self.run(needed, study)
@@ -52,10 +53,13 @@ class Workplace:
         with locked(output.with_suffix(".lock")):
             if not finished.is_file():
                 shutil.rmtree(output, ignore_errors=True)
-                started = time.monotonic()
+                started, cpu_started = time.monotonic(), time.process_time()
                 self._call(stage, study, output)
-                seconds = round(time.monotonic() - started, 1)
-                write_json(finished, {**_described(stage), "seconds": seconds, "results": _results(output)})
+                seconds = {
+                    "seconds": round(time.monotonic() - started, 1),
+                    "cpu_seconds": round(time.process_time() - cpu_started, 1),
+                }
+                write_json(finished, {**_described(stage), **seconds, "results": _results(output)})
                 for name in LARGE_FILES:
                     (output / name).unlink(missing_ok=True)
         return dict(read_json(finished))

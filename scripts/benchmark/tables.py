@@ -45,9 +45,9 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
     counted = "trainable_parameters" if _has_trainable_parameters(results) else "parameters"
     lines = [
         f"| method | Dice (95 % interval) | HD95 ({unit}) | missed | {reference} minus it (95 % interval) "
-        f"| {counted.replace('trainable_', 'trained ')} |{' time a step | peak memory |' if costs else ''}",
-        f"|{'---|' * (8 if costs else 6)}",
+        f"| {counted.replace('trainable_', 'trained ')} |{_extra_heads(results, costs)}",
     ]
+    lines.append(f"|{'---|' * (lines[0].count('|') - 1)}")
     for name, of_method in methods.items():
         dice = patient_means(of_method, "dice")
         distances = [value for value in patient_means(of_method, "hd95_mm").values() if not math.isnan(value)]
@@ -57,6 +57,8 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
         cells.append(f"{of_method[0]['stages'][-1]['results'][counted]:,}")
         if costs:
             cells += _cost(costs[name], costs[reference])
+        if _has_cpu_seconds(results):
+            cells.append(f"{fmean(_core_minutes(result) for result in of_method):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -68,6 +70,19 @@ def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def _has_trainable_parameters(results: Sequence[Result]) -> bool:
     return all("trainable_parameters" in result["stages"][-1]["results"] for result in results)
+
+
+def _has_cpu_seconds(results: Sequence[Result]) -> bool:
+    return all("cpu_seconds" in stage for result in results for stage in result["stages"])
+
+
+def _core_minutes(result: Result) -> float:
+    return float(sum(stage["cpu_seconds"] for stage in result["stages"]) / 60)
+
+
+def _extra_heads(results: Sequence[Result], costs: Mapping[str, Any]) -> str:
+    heads = " time a step | peak memory |" if costs else ""
+    return f"{heads} core-minutes, all stages |" if _has_cpu_seconds(results) else heads
 
 
 def _with_interval(values: Sequence[float]) -> str:
@@ -93,7 +108,7 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
     Args:
         results: of one dataset.
         content: of the suite: `reference`, `primary` (methods that the reference is compared with), `gap` (names of
-            the methods `teacher` and `scratch`).
+            the methods `teacher` and `scratch`), `non_inferior` (a `method`, and the one that it is compared `to`).
     """
     patients = {name: patient_means(of_method, "dice") for name, of_method in _by_method(results).items()}
     reference, lines = content["reference"], []
@@ -102,6 +117,10 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
         p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in primary}
         told = ", ".join(f"`{name}` p = {p:.3f}" for name, p in holm(p_values).items())
         lines.append(f"`{reference}` against its primary comparisons, sign-flip test by patient, Holm: {told}.")
+    compared = content.get("non_inferior")
+    if compared and set(compared.values()) <= patients.keys():
+        first, second = compared["method"], compared["to"]
+        lines.append(f"`{first}` minus `{second}`: {_difference(patients[first], patients[second])}.")
     gap = content.get("gap")
     if gap and {gap["teacher"], gap["scratch"]} <= patients.keys():
         lines.append(_gap_sentence(patients, reference, gap))
@@ -111,6 +130,8 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
 def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping[str, str]) -> str:
     closed = gap_closed(patients[reference], patients[gap["scratch"]], patients[gap["teacher"]])
     lead = f"`{gap['teacher']}` leads `{gap['scratch']}` by {closed.gap:+.3f} {_interval(closed.gap_interval)}"
+    kept = fmean(patients[reference].values()) / fmean(patients[gap["teacher"]].values())
+    lead = f"`{reference}` keeps {kept:.1%} of the Dice of `{gap['teacher']}`. {lead}"
     if closed.gap < SMALLEST_GAP or closed.gap_interval[0] <= 0:
         return f"{lead}: nothing to distil is shown here, and this budget counts neither for nor against."
     low, high = closed.share_interval
