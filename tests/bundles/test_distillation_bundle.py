@@ -62,9 +62,8 @@ def options(study: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
 
 def distil(study: Path, output_dir: Path, **changes: Any) -> None:
     """Run train.yaml by the runner that the command line calls."""
-    torch.manual_seed(0)  # the student's first weights
     config = str(BUNDLE / "configs" / "train.yaml")
-    run(config_file=config, logging_file=False, **SHORT, **options(study, output_dir, **changes))
+    run(config_file=config, logging_file=False, **{**SHORT, **options(study, output_dir, **changes)})
 
 
 def asked(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -172,3 +171,13 @@ def test_stopped_and_resumed_is_uninterrupted(study: Path, tmp_path: Path, caplo
         assert torch.equal(resumed["network"][name], value), name
     for number, state in whole["optimizer"]["state"].items():
         assert torch.equal(resumed["optimizer"]["state"][number]["exp_avg_sq"], state["exp_avg_sq"]), number
+
+
+def test_the_seed_alone_decides_the_student(study: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, seed in (("first", 5), ("again", 5), ("other", 6)):
+        torch.rand(len(found) + 1)  # what ran before in this process has drawn numbers
+        distil(study, tmp_path / name, cache_dir=str(tmp_path / "answers"), seed=seed)
+        found[name] = weights(study, tmp_path / name)
+    assert all(torch.equal(value, found["again"][name]) for name, value in found["first"].items())
+    assert any(not torch.equal(value, found["other"][name]) for name, value in found["first"].items())

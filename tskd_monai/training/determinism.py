@@ -19,6 +19,13 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
+def seed_generators(seed: int) -> None:
+    """Seeds Python, NumPy and torch: a config's first step, before a network draws its first weights."""
+    random.seed(seed)
+    np.random.seed(seed % SEED_LIMIT)
+    torch.manual_seed(seed)
+
+
 class ReseedEachEpoch:
     """Seeds every source of random numbers at the start of each epoch, from the seed and the epoch's number.
 
@@ -40,8 +47,6 @@ class ReseedEachEpoch:
     def __call__(self, engine: Engine) -> None:
         """Seeds Python, NumPy, torch, the dataset and the sampler."""
         seed = epoch_seed(self.seed, engine.state.epoch, process_rank())
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_generators(seed)
         self.dataset.set_random_state(seed=seed)
         self.sampler.set_epoch(engine.state.epoch)
