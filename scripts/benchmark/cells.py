@@ -76,9 +76,9 @@ class Stage:
         return replace(study, dataset=study.folder, labelled_slices=budget, planned_from=None)
 
     def key(self, study: Study) -> str:
-        """Hex sha256 of everything that decides what the stage writes."""
+        """Hex sha256 of everything that decides what the stage writes; stages that differ in name alone share it."""
         inputs = {option: stage.key(study) for option, stage in self.inputs.items()}
-        own = {**asdict(replace(self, inputs={})), "inputs": inputs, "study": asdict(self.study(study))}
+        own = {**asdict(replace(self, name="", inputs={})), "inputs": inputs, "study": asdict(self.study(study))}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def chain(self) -> list[Stage]:

@@ -37,7 +37,8 @@ class Workplace:
     def output(self, stage: Stage, study: Study) -> Path:
         """Returns the folder that a stage writes into."""
         own = stage.study(study)
-        return self.folder / "stages" / f"{own.dataset}-{own.split}-{stage.name}-{stage.key(study)[:12]}"
+        what = f"{stage.bundle}-{Path(stage.configs[-1]).stem}"
+        return self.folder / "stages" / f"{own.dataset}-{own.split}-{what}-{stage.key(study)[:12]}"
 
     def run(self, stage: Stage, study: Study) -> dict[str, Any]:
         """Runs a stage, and before it those that it needs, unless that was done before.
@@ -62,7 +63,7 @@ class Workplace:
                 write_json(finished, {**_described(stage), **seconds, "results": _results(output)})
                 for name in LARGE_FILES:
                     (output / name).unlink(missing_ok=True)
-        return dict(read_json(finished))
+        return {"name": stage.name, **read_json(finished)}
 
     def _call(self, stage: Stage, study: Study, output: Path) -> None:
         settings = {**stage.settings, "seed": study.seed, "output_dir": str(output)}
@@ -124,7 +125,6 @@ def locked(path: Path) -> Iterator[None]:
 
 def _described(stage: Stage) -> dict[str, Any]:
     return {
-        "name": stage.name,
         "bundle": stage.bundle,
         "configs": list(stage.configs),
         "settings": stage.settings,

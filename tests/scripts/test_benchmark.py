@@ -73,6 +73,7 @@ def test_what_an_earlier_stage_did_decides_the_later_ones() -> None:
     first, other = a_stage("teacher"), a_stage("teacher", settings={"lora_rank": 2})
     last, of_other = (a_stage("student", inputs={"teacher_dir": stage}) for stage in (first, other))
     assert [stage.name for stage in last.chain()] == ["teacher", "student"]
+    assert last.key(a_study()) == dataclasses.replace(last, name="renamed").key(a_study())
     assert last.key(a_study()) != of_other.key(a_study())
     assert last.key(a_study()) != last.key(a_study(labelled_slices=16))
 
@@ -187,9 +188,9 @@ def test_a_cell_runs_its_stages_once_and_is_scored_by_the_bundle(
     run_cell = script("cell_run").run_cell
     of_teacher, of_student = (cells.Cell("tiny", "test", a_study(), stage) for stage in (teacher, distilled))
     assert 0 <= run_cell(of_teacher, tmp_path / "work") <= 1
-    made = next((tmp_path / "work" / "stages").glob("*lora*.json")).stat().st_mtime_ns
+    made = next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns
     assert 0 <= run_cell(of_student, tmp_path / "work") <= 1
-    assert next((tmp_path / "work" / "stages").glob("*lora*.json")).stat().st_mtime_ns == made
+    assert next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns == made
     content = read_json(tmp_path / "results" / "tiny" / "phantom-seed0-distilled.json")
     assert len(content["rows"]) == 4
     assert content["labelled"] == {"patients": 2, "slices": 8}
