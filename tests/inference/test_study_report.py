@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,15 +140,16 @@ def test_progress_tells_the_time_left_and_no_path(run: Run, studies: Path, caplo
     assert not any("Doe" in line or str(studies) in line for line in lines)
 
 
-def test_processes_share_the_studies(bundle: Path, studies: Path, tmp_path: Path) -> None:
+def test_processes_share_the_studies(run: Run, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (studies / "broken.nii.gz").unlink()
-    configs = [str(bundle / "configs" / name) for name in ("inference.json", "multi_gpu_inference.json")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(bundle)]
-    command += ["--tree", str(studies), "--output_dir", str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = read_json(tmp_path / "out" / "summary.json")
-    assert summary["done"] == 3
-    assert "1 of 2 studies" in done.stdout + done.stderr and "1 of 1 studies" in done.stdout + done.stderr
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    written = []
+    for rank in (1, 0):  # one after the other: the first that writes the summary is the last to come
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        out = run(tree=str(studies))
+        written.append(len(list(out.glob("*_seg.nii.gz"))))
+        assert (out / "summary.json").is_file() == (rank == 0)
+    assert written == [1, 3]
+    assert read_json(out / "summary.json")["done"] == 3
