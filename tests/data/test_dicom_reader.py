@@ -201,7 +201,7 @@ def _truncate(dataset: FileDataset, index: int) -> None:
         (_colour, "found RGB with 3 sample"),
         (_truncate, r"Expected readable pixels in IM\d+.dcm, found them truncated"),
         (lambda d, _: setattr(d, "PhotometricInterpretation", "MONOCHROME1"), "found MONOCHROME1"),
-        (lambda d, _: setattr(d, "NumberOfFrames", 5), "enhanced multi-frame image, which this version does not"),
+        (lambda d, _: setattr(d, "NumberOfFrames", 5), "found 5 frames without functional groups"),
         (lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"]), "found a Siemens mosaic"),
         (lambda d, _: setattr(d, "HighBit", 14), "Expected HighBit 15 in series, found 14"),
         (lambda d, _: delattr(d, "ImagePositionPatient"), "Expected 3 numbers for ImagePositionPatient"),

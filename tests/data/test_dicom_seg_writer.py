@@ -13,8 +13,10 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
 from tskd_monai.data.dicom_reader import read_grid
-from tskd_monai.data.dicom_seg_writer import DicomSegWriter, segment_codings
+from tskd_monai.data.dicom_resampling import to_slices
+from tskd_monai.data.dicom_seg_writer import DicomSegWriter
 from tskd_monai.data.output_names import output_name
+from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.task import Label
 from tskd_monai.data.volume_reader import load_image_transform
 
@@ -30,16 +32,16 @@ LABELS = [
 OBLIQUE = ((0.936293, 0.289629, -0.198669), (-0.301247, 0.952, -0.054))
 
 
-def label_map(folder: Path, labels: tuple[int, ...] = (0, 1, 2, 4)) -> MetaTensor:
+def label_map(folder: Path, labels: tuple[int, ...] = (0, 1, 2, 4), irregular: str = "refuse") -> MetaTensor:
     """Returns random labels on all slices but the first, (1, columns, rows, slices); 3 is absent by default."""
-    image = EnsureChannelFirstd("image")(load_image_transform("image")({"image": folder}))["image"]
+    image = EnsureChannelFirstd("image")(load_image_transform("image", irregular=irregular)({"image": folder}))["image"]
     values = np.random.default_rng(0).choice(labels, image.shape)
     values[..., 0] = 0
     return MetaTensor(torch.from_numpy(values), meta=image.meta)
 
 
-def save(pred: MetaTensor, folder: Path, labels: Any = LABELS) -> Path:
-    writer: Any = partial(DicomSegWriter, labels=labels)
+def save(pred: MetaTensor, folder: Path, labels: Any = LABELS, kind: str = "BINARY") -> Path:
+    writer: Any = partial(DicomSegWriter, labels=labels, segmentation_type=kind)
     SaveImaged(
         "pred",
         output_dir=folder,
@@ -65,11 +67,13 @@ def read_back(path: Path, folder: Path) -> np.ndarray:
     return frames.transpose(2, 1, 0)
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 @pytest.mark.parametrize("directions", [((1, 0, 0), (0, 1, 0)), OBLIQUE])
-def test_voxels_return_on_the_source_grid(tmp_path, write_series, directions):
+def test_voxels_return_on_the_source_grid(tmp_path, write_series, directions, kind):
     folder = write_series(tmp_path / "1.2.3.4", directions=directions).folder
     pred = label_map(folder)
-    path = save(pred, tmp_path / "out")
+    path = save(pred, tmp_path / "out", kind=kind)
+    assert dcmread(path).SegmentationType == kind
     assert path.name == f"{pred.meta['series_hash']}_seg.dcm"
     np.testing.assert_array_equal(read_back(path, folder), pred[0])
 
@@ -125,6 +129,42 @@ def test_seg_refers_to_its_source(tmp_path, write_series):
     for tag in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID"):
         assert segmentation[tag].value == grid.headers[0][tag].value
     assert segmentation.SeriesInstanceUID != uid
+
+
+def _tilt(dataset: FileDataset, index: int) -> None:
+    x, y, z = dataset.ImagePositionPatient
+    dataset.ImagePositionPatient = [x, y + 0.75 * index, z]  # one row a slice
+
+
+@pytest.mark.parametrize(("places", "edit"), [((0, 2.5, 5, 10), None), ((0, 2.5, 5), _tilt)])
+def test_resampled_series_gets_its_seg_on_the_slices_as_scanned(tmp_path, write_series, places, edit):
+    folder = write_series(tmp_path / "series", places=places, edit=edit).folder
+    pred = label_map(folder, irregular="resample")
+    segmentation = hd.seg.segread(save(pred, tmp_path / "out"))
+    _, grid = read_grid(folder, irregular="resample")
+    frames = segmentation.get_pixels_by_source_instance(
+        [header.SOPInstanceUID for header in grid.headers], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(frames.transpose(2, 1, 0), to_slices(np.asarray(pred[0]), grid))
+    assert frames.any() and len(frames) == len(places)
+
+
+def test_enhanced_image_is_referred_to_by_its_frames(tmp_path):
+    shape, affine = (10, 14, 4), np.diag([1.5, 2.0, 4.0, 1.0])
+    paths = write_dicom_series(tmp_path / "classic", np.arange(560).reshape(shape), affine, seed=1, shuffle=True)
+    image = hd.legacy.LegacyConvertedEnhancedMRImage([dcmread(p) for p in sorted(paths)], hd.UID(), 7, hd.UID(), 1)
+    (tmp_path / "enhanced").mkdir()
+    image.save_as(tmp_path / "enhanced" / "image.dcm")
+    pred = label_map(tmp_path / "enhanced")
+    segmentation = hd.seg.segread(save(pred, tmp_path / "out"))
+    _, grid = read_grid(tmp_path / "enhanced")
+    frames = segmentation.get_pixels_by_source_frame(
+        image.SOPInstanceUID,
+        [int(header.ReferencedFrameNumber) for header in grid.headers],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+    )
+    np.testing.assert_array_equal(frames.transpose(2, 1, 0), pred[0])
 
 
 def test_label_values_need_not_be_consecutive(tmp_path, write_series):
@@ -195,15 +235,11 @@ def test_labels_are_checked():
         DicomSegWriter(labels=[(1, "liver"), (1, "spleen")])
     with pytest.raises(ValueError, match="Expected value, name and perhaps snomed"):
         DicomSegWriter(labels=[{"id": 1}])
-    with pytest.raises(ValueError, match=r"Expected \[value, scheme, meaning\] .* of liver, found type: 10200004"):
-        segment_codings(Label(1, "liver", {"type": "10200004"}))
 
 
-def test_codings_follow_the_name_and_yield_to_the_task():
-    assert segment_codings(Label(1, "Kidney_Left"))["laterality"][2] == "Left"
-    assert segment_codings(Label(1, "lesion"))["type"] == ("85756007", "SCT", "Tissue")
-    own = segment_codings(Label(1, "liver", {"type": ["108369006", "SCT", "Neoplasm"]}))
-    assert own["type"][2] == "Neoplasm" and own["category"][2] == "Anatomical Structure"
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match=r"segmentation_type among \('BINARY', 'LABELMAP'\), found 'FRACTIONAL'"):
+        DicomSegWriter(labels=[(1, "liver")], segmentation_type="FRACTIONAL")
 
 
 def test_missing_highdicom_names_the_extra(monkeypatch):

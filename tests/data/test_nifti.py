@@ -150,3 +150,14 @@ def test_corner_distance_is_zero_for_one_affine_and_grows_with_the_volume():
     moved[0, 0] += 0.01
     assert corner_distance((10, 10, 10), AFFINE, AFFINE) == 0
     assert corner_distance((101, 10, 10), AFFINE, moved) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), path)
+    content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(ValueError, match=r"header claims 54000000000000 bytes of voxels, the file holds"):
+        read_nifti(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.inference.studies import find_studies
+from tskd_monai.inference.studies import find_studies, own_share
 
 
 def touch(*paths: Path) -> None:
@@ -101,3 +101,40 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
 def test_neither_image_nor_datalist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected --image .* or --datalist, found neither"):
         find_studies()
+
+
+def test_list_gives_each_in_its_order(tmp_path: Path) -> None:
+    touch(tmp_path / "b.nii", tmp_path / "series" / "IM1", tmp_path / "more" / "a.nii.gz")
+    found = find_studies([tmp_path / "b.nii", tmp_path / "series", tmp_path / "more"])
+    assert [Path(study["image"]).name for study in found] == ["b.nii", "series", "a.nii.gz"]
+
+
+def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:
+    touch(tmp_path / "top.nii", tmp_path / "Doe" / "t2.nii.gz", tmp_path / "Roe" / "t2.nii.gz", tmp_path / "notes.txt")
+    touch(tmp_path / "Poe" / "S1" / "1.dcm", tmp_path / "Poe" / "S2" / "1.dcm", tmp_path / "Poe" / "S3" / "notes")
+    found = find_studies(tree=tmp_path)
+    names = [study.get("name") for study in found]
+    assert len(set(names)) == 4 and names[0] == "top" and names.count(None) == 2
+    assert not any("oe" in name for name in names if name)
+    assert {Path(study["image"]).name for study in found if "name" not in study} == {"S1", "S2"}
+
+
+def test_name_in_a_tree_stays_when_files_are_added(tmp_path: Path) -> None:
+    touch(tmp_path / "Doe" / "t2.nii.gz")
+    before = find_studies(tree=tmp_path)
+    touch(tmp_path / "Roe" / "t2.nii.gz")
+    assert before[0] in find_studies(tree=tmp_path)
+
+
+def test_tree_that_is_empty_missing_or_one_too_many_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Expected images or DICOM series in"):
+        find_studies(tree=tmp_path)
+    with pytest.raises(FileNotFoundError, match="Expected a folder of studies at .*gone"):
+        find_studies(tree=tmp_path / "gone")
+    with pytest.raises(ValueError, match="Expected --image or --tree, found both"):
+        find_studies(tmp_path, tree=tmp_path)
+
+
+def test_alone_a_process_has_all_studies() -> None:
+    studies = [{"image": "a"}, {"image": "b"}]
+    assert own_share(studies) == studies

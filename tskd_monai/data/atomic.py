@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG)
+"""What the user can mend: permissions, space, the length of a name."""
 
 
 @contextmanager
@@ -19,17 +23,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made when missing.
+
+    Raises:
+        OSError: when the disk is full or the folder takes no file; says which and what to do.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        raise OSError(
+            error.errno,
+            f"Expected room and permission to write {path.name}, found: {os.strerror(error.errno)}; "
+            "free some space or choose another output folder.",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def write_json(path: str | Path, content: Any) -> None:

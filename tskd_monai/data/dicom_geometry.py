@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
+from tskd_monai.data.dicom_stack import REFUSE, check_irregular, slice_drift, slice_indices
+
 logger = logging.getLogger(__name__)
 
 ORIENTATION_TOLERANCE = 1e-3
@@ -18,53 +20,38 @@ ORIENTATION_TOLERANCE = 1e-3
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Largest relative difference of PixelSpacing between slices."""
 
-GRID_TOLERANCE = 0.1
-"""How far a slice may lie off the regular grid along the normal, in slice spacings: headers may round to 0.1 mm."""
-
-NOTICED_OFF_GRID = 0.01
-"""As GRID_TOLERANCE, but worth a line in the log."""
-
-DRIFT_TOLERANCE = 0.1
-"""How far the slices may drift within their plane over the whole stack, in pixels; more is a gantry tilt."""
-
 THICKNESS_TOLERANCE = 0.01
 """Relative difference of SliceThickness from the spacing of the positions that is worth a line in the log."""
 
-SAME_POSITION_MM = 1e-3
-"""Slices closer than this are two images of one position."""
-
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-VARYING_TAGS = (
-    "EchoTime",
-    "InversionTime",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
-    "DiffusionBValue",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "ImageType",
-)
-"""By these the images of one position tell each other apart."""
 
 
 @dataclass(frozen=True)
 class SeriesGrid:
-    """The voxel grid of a series, axes (columns, rows, slices).
+    """The voxel grid of a series, axes (columns, rows, slices), and where the slices lie on it.
 
     Attributes:
         headers: of the slices, in the order of the last axis.
-        shape: columns, rows, slices.
+        shape: columns, rows, slices of the grid; more than the images have where they are resampled.
         affine: to RAS mm, float64 (4, 4).
+        indices: place of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
+        offsets: voxel of the grid on which the first pixel of each slice lies, not whole under a tilt (n, 2).
     """
 
     headers: tuple[FileDataset, ...]
     shape: tuple[int, int, int]
     affine: np.ndarray
+    indices: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the slices are the grid's, pixel for voxel."""
+        return len(self.headers) == self.shape[2] and not self.offsets.any()
 
 
-def series_grid(headers: Sequence[FileDataset], name: str) -> SeriesGrid:
-    """Returns the grid on which the slices of one series lie.
+def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFUSE) -> SeriesGrid:
+    """Returns the upright regular grid on which the slices of one series lie.
 
     Slices are ordered by their position along the normal of their plane (row × column direction, LPS), whatever
     InstanceNumber says, and the spacing is that of the positions, whatever SliceThickness says.
@@ -72,42 +59,47 @@ def series_grid(headers: Sequence[FileDataset], name: str) -> SeriesGrid:
     Args:
         headers: of the slices, in any order.
         name: of the series in messages, such as its folder's.
+        irregular: what to do with a gantry tilt and single missing slices, `refuse` or `resample`. Resampled, the grid
+            has the missing slices too and is wide enough for all slices of a sheared stack.
 
     Raises:
         ValueError: when slices differ in size, spacing or orientation, share a position, are missing or unevenly
             spaced, or are sheared by a gantry tilt.
     """
+    check_irregular(irregular)
     _require_geometry(headers, name)
     _require_equal(headers, name)
-    row_direction, column_direction = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
-    normal = np.cross(row_direction, column_direction)
+    plane = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(*plane)
+    pixel_mm = np.array([float(value) for value in headers[0].PixelSpacing])[::-1]
     positions = np.array([header.ImagePositionPatient for header in headers], float)
     order = np.argsort(positions @ normal, kind="stable")
     ordered = tuple(headers[index] for index in order)
     positions = positions[order]
-    row_spacing, column_spacing = (float(value) for value in headers[0].PixelSpacing)
     if len(headers) > 1:
-        spacing = _even_spacing(positions @ normal, ordered, name)
-        _require_no_tilt(positions, normal, min(row_spacing, column_spacing), name)
+        spacing, indices = slice_indices(positions @ normal, ordered, name, irregular)
+        drift = slice_drift(positions, plane, pixel_mm, name, irregular)
     else:
-        spacing = _thickness(headers[0], name)
+        spacing, indices, drift = _thickness(headers[0], name), np.zeros(1, int), np.zeros((1, 2))
         logger.warning("%s has one slice; its thickness, %.3g mm, is taken from the header.", name, spacing)
     _notice_thickness(ordered[0], spacing, name)
+    start = np.floor(drift.min(axis=0))
+    extent = np.ceil((drift - start).max(axis=0)).astype(int)
     lps = np.eye(4)
-    lps[:3, 0] = row_direction * column_spacing
-    lps[:3, 1] = column_direction * row_spacing
-    lps[:3, 2] = normal * spacing
-    lps[:3, 3] = positions[0]
-    return SeriesGrid(ordered, (int(headers[0].Columns), int(headers[0].Rows), len(headers)), LPS_TO_RAS @ lps)
+    lps[:3, :3] = np.column_stack([plane[0] * pixel_mm[0], plane[1] * pixel_mm[1], normal * spacing])
+    lps[:3, 3] = positions[0] + lps[:3, :2] @ start
+    columns, rows = int(headers[0].Columns) + int(extent[0]), int(headers[0].Rows) + int(extent[1])
+    shape = (columns, rows, int(indices[-1]) + 1)
+    return SeriesGrid(ordered, shape, LPS_TO_RAS @ lps, indices, drift - start)
 
 
 def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
     """Refuses multi-frame images and those without a place in the patient."""
     for header in headers:
-        if int(header.get("NumberOfFrames") or 1) > 1 or "SharedFunctionalGroupsSequence" in header:
+        if int(header.get("NumberOfFrames") or 1) > 1:
             raise ValueError(
-                f"Expected one slice per file in {name}, found an enhanced multi-frame image, which this version does "
-                "not read; convert it to classic DICOM or NIfTI (for example with dcm2niix)."
+                f"Expected one slice per file or enhanced CT or MR in {name}, found {header.NumberOfFrames} frames "
+                "without functional groups that place them; convert the series to NIfTI (for example with dcm2niix)."
             )
         if "MOSAIC" in (header.get("ImageType") or ()):
             raise ValueError(
@@ -152,55 +144,6 @@ def _require_equal(headers: Sequence[Dataset], name: str) -> None:
                 f"Expected one {tag} in {name}, found {_tally(kinds)}; a localizer or a second stack shares the "
                 "series: move its files to another folder."
             )
-
-
-def _even_spacing(places: np.ndarray, headers: Sequence[Dataset], name: str) -> float:
-    """Returns the slice spacing, mm, of ascending places along the normal, mm; refuses repeats and gaps."""
-    steps = np.diff(places)
-    repeated = np.flatnonzero(steps < SAME_POSITION_MM)
-    if len(repeated):
-        pair = headers[repeated[0]], headers[repeated[0] + 1]
-        differing = [tag for tag in VARYING_TAGS if pair[0].get(tag) != pair[1].get(tag)]
-        raise ValueError(
-            f"Expected one image per position in {name}, found {len(repeated)} duplicate positions among "
-            f"{len(places)} images ({'they differ in ' + ', '.join(differing) if differing else 'repeated files'}); "
-            "put one volume into a folder of its own."
-        )
-    spacing = float(places[-1] - places[0]) / len(steps)
-    off_grid = float(np.abs(places - np.linspace(places[0], places[-1], len(places))).max()) / spacing
-    if off_grid > GRID_TOLERANCE:
-        usual = float(np.median(steps))
-        odd = np.flatnonzero(np.abs(steps - usual) > GRID_TOLERANCE * usual)
-        gaps = ", ".join(f"{places[i]:.2f} to {places[i + 1]:.2f}" for i in odd[:5])
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise ValueError(
-            f"Expected evenly spaced slices in {name}, found steps of {steps.min():.3g} to {steps.max():.3g} mm, "
-            f"usually {usual:.3g} mm; missing or uneven at {gaps or 'every slice'}{more} (mm along the slice normal). "
-            "Export the series again if slices are missing."
-        )
-    if off_grid > NOTICED_OFF_GRID:
-        logger.warning(
-            "%s: slices lie up to %.2g mm off a regular grid of %.4g mm; the grid is used.",
-            name,
-            off_grid * spacing,
-            spacing,
-        )
-    return spacing
-
-
-def _require_no_tilt(positions: np.ndarray, normal: np.ndarray, pixel: float, name: str) -> None:
-    """Refuses slices that shift within their plane from one to the next, and names the angle."""
-    offsets = positions - positions[0]
-    along = offsets @ normal
-    drift = np.linalg.norm(offsets - along[:, None] * normal, axis=1)
-    if drift.max() > DRIFT_TOLERANCE * pixel:
-        furthest = int(drift.argmax())
-        angle = np.degrees(np.arctan2(drift[furthest], along[furthest]))
-        raise ValueError(
-            f"Expected slices stacked at right angles in {name}, found them sheared by {angle:.1f} degrees, as a "
-            f"gantry tilt does ({drift.max():.3g} mm in plane); resample the series to an upright grid first "
-            "(dcm2niix does it)."
-        )
 
 
 def _thickness(header: Dataset, name: str) -> float:

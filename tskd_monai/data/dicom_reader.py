@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from tskd_monai.data.dicom_geometry import SeriesGrid, series_grid
+from tskd_monai.data.dicom_resampling import to_grid
 from tskd_monai.data.dicom_series import find_series
+from tskd_monai.data.dicom_stack import REFUSE
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ class DicomSeries:
     """A series as a volume.
 
     Attributes:
-        voxels: float32 (columns, rows, slices), rescale slope and intercept applied (HU for CT).
+        voxels: float32, of the grid's shape (columns, rows, slices), rescale applied (HU for CT).
         affine: to RAS mm, float64 (4, 4).
         uid: SeriesInstanceUID; empty where the files leave it blank.
         grid: the grid, with the header of each slice in order.
@@ -33,12 +36,14 @@ class DicomSeries:
     grid: SeriesGrid
 
 
-def read_series(folder: str | Path, series_uid: str | None = None) -> DicomSeries:
+def read_series(folder: str | Path, series_uid: str | None = None, irregular: str = REFUSE) -> DicomSeries:
     """Returns the image series in a folder as a volume, or refuses it.
 
     Args:
         folder: holds the series, perhaps in subfolders.
         series_uid: SeriesInstanceUID to read where there are several.
+        irregular: what to do with a gantry tilt and single missing slices: `refuse`, or `resample` to a regular
+            upright grid by linear interpolation, with a notice. Voxels that no slice covers get the lowest value.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
@@ -46,40 +51,64 @@ def read_series(folder: str | Path, series_uid: str | None = None) -> DicomSerie
         ValueError: when there are several series, the geometry is no regular grid, the images are not single-channel
             MONOCHROME2, or pixels are damaged; the message says which.
     """
-    uid, grid = read_grid(folder, series_uid)
+    uid, grid = read_grid(folder, series_uid, irregular)
     name = Path(folder).absolute().name
-    columns, rows, count = grid.shape
-    stack = np.empty((count, rows, columns), dtype=np.float32)
-    for index, header in enumerate(grid.headers):
-        _require_grey(header, name)
-        path = Path(str(header.filename))
-        try:
-            dataset = dcmread(path, force=True)
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(
-                f"Expected a whole DICOM file, found {path.name} unreadable ({error}); export the series again."
-            ) from error
-        stack[index] = _rescaled(dataset, path.name)
     first = grid.headers[0]
+    stack = np.empty((len(grid.headers), int(first.Rows), int(first.Columns)), dtype=np.float32)
+    for header in grid.headers:
+        _require_grey(header, name)
+    for path, slices in _by_file(grid.headers).items():
+        _read_file(path, grid.headers, slices, stack)
     if first.get("Modality") == "CT" and first.get("RescaleIntercept") is None:
         logger.warning("%s is CT without RescaleIntercept; its stored values are taken for HU.", name)
-    logger.info("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), count, rows, columns)
-    return DicomSeries(stack.transpose(2, 1, 0), grid.affine, uid, grid)
+    logger.info("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), *stack.shape)
+    voxels = stack.transpose(2, 1, 0)
+    return DicomSeries(voxels if grid.is_regular else to_grid(voxels, grid), grid.affine, uid, grid)
 
 
-def read_grid(folder: str | Path, series_uid: str | None = None) -> tuple[str, SeriesGrid]:
+def read_grid(folder: str | Path, series_uid: str | None = None, irregular: str = REFUSE) -> tuple[str, SeriesGrid]:
     """Returns the series' UID and grid without reading a pixel: what `read_series` goes by, in the same order.
 
     Args:
         folder: holds the series, perhaps in subfolders.
         series_uid: SeriesInstanceUID to read where there are several.
+        irregular: as for `read_series`.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
         ValueError: when there are several series or the geometry is no regular grid.
     """
     series = find_series(folder, series_uid)
-    return series.uid, series_grid(series.headers, Path(folder).absolute().name)
+    return series.uid, series_grid(series.headers, Path(folder).absolute().name, irregular)
+
+
+def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
+    """Returns which slices each file holds: one, or the frames of an enhanced image."""
+    files: dict[Path, list[int]] = {}
+    for index, header in enumerate(headers):
+        files.setdefault(Path(str(header.filename)), []).append(index)
+    return files
+
+
+def _read_file(path: Path, headers: Sequence[FileDataset], slices: Sequence[int], stack: np.ndarray) -> None:
+    """Puts the physical values of one file's slices into the stack (slices, rows, columns)."""
+    try:
+        dataset = dcmread(path, force=True)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"Expected a whole DICOM file, found {path.name} unreadable ({error}); export the series again."
+        ) from error
+    pixels = _decoded(dataset, path.name)
+    frames = pixels if pixels.ndim == 3 else pixels[None]
+    for index in slices:
+        header = headers[index]
+        frame = int(header.get("ReferencedFrameNumber", 1)) - 1
+        expected = (int(header.Rows), int(header.Columns))
+        if frame >= len(frames) or frames.shape[1:] != expected:
+            raise ValueError(
+                f"Expected {expected} pixels in {path.name}, found {pixels.shape}; export the series again."
+            )
+        stack[index] = _rescaled(frames[frame], header, path.name)
 
 
 def _require_grey(header: Dataset, name: str) -> None:
@@ -98,23 +127,19 @@ def _require_grey(header: Dataset, name: str) -> None:
         raise ValueError(f"Expected HighBit {stored - 1} in {name}, found {header.HighBit}; export the series again.")
 
 
-def _rescaled(dataset: Dataset, name: str) -> np.ndarray:
+def _rescaled(pixels: np.ndarray, header: Dataset, name: str) -> np.ndarray:
     """Returns the physical values of one slice, float64 (rows, columns)."""
     slope, intercept = (
-        default if dataset.get(tag) is None else float(dataset.get(tag))
+        default if header.get(tag) is None else float(header.get(tag))
         for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise ValueError(f"Expected a finite rescale other than zero in {name}, found {slope} and {intercept}.")
-    pixels = _decoded(dataset, name)
-    expected = (int(dataset.Rows), int(dataset.Columns))
-    if pixels.shape != expected:
-        raise ValueError(f"Expected {expected} pixels in {name}, found {pixels.shape}; export the series again.")
     return pixels * slope + intercept
 
 
 def _decoded(dataset: Dataset, name: str) -> np.ndarray:
-    """Returns the stored values of one slice, (rows, columns)."""
+    """Returns the stored values of a file, (rows, columns) or (frames, rows, columns)."""
     try:
         return dataset.pixel_array
     except Exception as error:  # each decoder plugin raises its own kind

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monai.config import DtypeLike, PathLike
+from pydicom import dcmread
 
 from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.dicom_stack import REFUSE
 from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.segment_codes import segment_codings
 from tskd_monai.data.segmentation_writers import LabelMapWriter, checked_output_path, log_written
 from tskd_monai.data.task import Label
 
@@ -24,38 +27,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Coding = tuple[str, str, str]
-"""Code value, scheme, meaning."""
-
-ANATOMICAL_STRUCTURE: Coding = ("123037004", "SCT", "Anatomical Structure")
-TISSUE: Coding = ("85756007", "SCT", "Tissue")
-"""Category and type of a name that the table does not have: the generic code that 3D Slicer uses too."""
-
-ORGANS: dict[str, Coding] = {
-    "liver": ("10200004", "SCT", "Liver"),
-    "spleen": ("78961009", "SCT", "Spleen"),
-    "kidney": ("64033007", "SCT", "Kidney"),
-}
-LATERALITIES: dict[str, Coding] = {
-    "right": ("24028007", "SCT", "Right"),
-    "left": ("7771000", "SCT", "Left"),
-}
-
 REQUIRED_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 UTF_8 = "ISO_IR 192"
 """Holds any name; the source's own character set may be blank or a combination, which highdicom does not take."""
+
+SEGMENTATION_TYPES = ("BINARY", "LABELMAP")
 
 SERIES_NUMBER = 300
 """Of the SEG's own series; scanners count from 1."""
 
 
 class DicomSegWriter(LabelMapWriter):
-    """Writes a label map as one BINARY DICOM SEG with a segment per label.
+    """Writes a label map as one DICOM SEG with a segment per label.
 
     The source series is found again in the folder that the metadata name, with the code and in the order of the
-    reader, and each frame refers to its source instance. Only frames with foreground are stored (highdicom's
-    `omit_empty_frames`): a slice that no frame refers to is background, so a viewer that shows the segmentation alone
-    shows fewer slices than the image has. A label that is absent from the map keeps its description.
+    reader, and each frame refers to its source instance. The label map of a series that was resampled (`irregular`)
+    goes back to the slices as they were scanned, by nearest neighbour.
+
+    Only frames with foreground are stored (highdicom's `omit_empty_frames`): a slice that no frame refers to is
+    background, so a viewer that shows the segmentation alone shows fewer slices than the image has. A label that is
+    absent from the map keeps its description.
 
     For `SaveImaged(writer=...)` bind the labels: `functools.partial(DicomSegWriter, labels=...)`, in a bundle's
     config `_mode_: partial`.
@@ -68,10 +59,12 @@ class DicomSegWriter(LabelMapWriter):
             does not hold follows from the name (`right kidney`), or is Tissue.
         algorithm_name: of the model, for the segments' description.
         algorithm_version: of the model; the version of this package when None.
+        segmentation_type: `BINARY`, one bit per voxel and segment, which all viewers read; or `LABELMAP` (DICOM 2024e),
+            one number per voxel, smaller and newer.
 
     Raises:
         ImportError: when highdicom is not installed.
-        ValueError: when there is no label, or two have the same value.
+        ValueError: when there is no label, two have the same value, or the type is another.
     """
 
     def __init__(
@@ -82,6 +75,7 @@ class DicomSegWriter(LabelMapWriter):
         labels: Sequence[Label | Mapping[str, Any] | Sequence[Any]],
         algorithm_name: str = "tskd-monai",
         algorithm_version: str | None = None,
+        segmentation_type: str = "BINARY",
     ) -> None:
         super().__init__(None, scale)
         _require_highdicom()
@@ -89,6 +83,9 @@ class DicomSegWriter(LabelMapWriter):
         values = [label.value for label in self.labels]
         if not values or len(set(values)) != len(values):
             raise ValueError(f"Expected labels with distinct values above 0, found {values}; see labels in task.json.")
+        if segmentation_type not in SEGMENTATION_TYPES:
+            raise ValueError(f"Expected a segmentation_type among {SEGMENTATION_TYPES}, found {segmentation_type!r}.")
+        self.segmentation_type = segmentation_type
         self.algorithm_name = algorithm_name
         self.algorithm_version = algorithm_version or _package_version()
 
@@ -122,7 +119,7 @@ class DicomSegWriter(LabelMapWriter):
                 f"Expected a label map made from a DICOM series, found {folder.name or 'no source'}; "
                 "write .nii.gz for other images."
             )
-        _, grid = read_grid(folder, self.metadata.get("series_uid"))
+        _, grid = read_grid(folder, self.metadata.get("series_uid"), self.metadata.get("irregular", REFUSE))
         distance = corner_distance(grid.shape, grid.affine, self.affine)
         if grid.shape != self.labels_array.shape or distance > GRID_TOLERANCE_MM:
             raise ValueError(
@@ -141,10 +138,11 @@ class DicomSegWriter(LabelMapWriter):
         import highdicom as hd
 
         descriptions = [self._description(number, label) for number, label in enumerate(self.labels, start=1)]
+        source_images, pixels = _source_images(grid, self._segment_numbers(grid))
         return hd.seg.Segmentation(
-            source_images=[_with_required_tags(header) for header in grid.headers],
-            pixel_array=self._segment_numbers(),
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            source_images=source_images,
+            pixel_array=pixels,
+            segmentation_type=hd.seg.SegmentationTypeValues(self.segmentation_type),
             segment_descriptions=descriptions,
             series_instance_uid=hd.UID(),
             series_number=SERIES_NUMBER,
@@ -161,8 +159,10 @@ class DicomSegWriter(LabelMapWriter):
             omit_empty_frames=bool(self.labels_array.any()),
         )
 
-    def _segment_numbers(self) -> np.ndarray:
+    def _segment_numbers(self, grid: SeriesGrid) -> np.ndarray:
         """Returns segment numbers, (slices, rows, columns): the position of each value among the labels, from 1."""
+        from tskd_monai.data.dicom_resampling import to_slices
+
         numbers = np.zeros(65536, np.uint16)
         for number, label in enumerate(self.labels, start=1):
             numbers[label.value] = number
@@ -173,7 +173,7 @@ class DicomSegWriter(LabelMapWriter):
                 f"Expected the label values {[label.value for label in self.labels]}, found {unknown.tolist()} too; "
                 "give every value of the label map a label."
             )
-        return np.ascontiguousarray(segments.transpose(2, 1, 0))
+        return np.ascontiguousarray(to_slices(segments, grid).transpose(2, 1, 0))
 
     def _description(self, number: int, label: Label) -> SegmentDescription:
         import highdicom as hd
@@ -198,35 +198,6 @@ class DicomSegWriter(LabelMapWriter):
         return description
 
 
-def segment_codings(label: Label) -> dict[str, Coding]:
-    """Returns the codes of a label: `category`, `type` and, for one of a pair, `laterality`.
-
-    What `label.snomed` does not hold follows from the name's words (`right kidney`, `kidney_left`); a name that the
-    table does not have is Tissue in both.
-
-    Args:
-        label: of the task.
-
-    Raises:
-        ValueError: when a code is not `[value, scheme, meaning]`.
-    """
-    words = label.name.lower().replace("_", " ").replace("-", " ").split()
-    organ = ORGANS.get(" ".join(word for word in words if word not in LATERALITIES))
-    sides = [LATERALITIES[word] for word in words if word in LATERALITIES]
-    codings = {"category": ANATOMICAL_STRUCTURE, "type": organ} if organ else {"category": TISSUE, "type": TISSUE}
-    if len(sides) == 1:
-        codings["laterality"] = sides[0]
-    for key, coding in (label.snomed or {}).items():
-        if key not in ("category", "type", "laterality") or len(coding) != 3 or isinstance(coding, (str, Mapping)):
-            raise ValueError(
-                f"Expected [value, scheme, meaning] for category, type or laterality of {label.name}, "
-                f"found {key}: {coding}; see labels in task.json."
-            )
-        value, scheme, meaning = coding
-        codings[key] = (str(value), str(scheme), str(meaning))
-    return codings
-
-
 def _as_label(label: Label | Mapping[str, Any] | Sequence[Any]) -> Label:
     if isinstance(label, Label):
         return label
@@ -234,6 +205,27 @@ def _as_label(label: Label | Mapping[str, Any] | Sequence[Any]) -> Label:
         return Label(**label) if isinstance(label, Mapping) else Label(*label)
     except TypeError as error:
         raise ValueError(f"Expected value, name and perhaps snomed for a label, found {label}.") from error
+
+
+def _source_images(grid: SeriesGrid, segments: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
+    """Returns the images that highdicom takes and the segments (frames, rows, columns) in their order.
+
+    Classic images come one per slice. An enhanced image is one for all of its frames, which have an order of their own.
+
+    Raises:
+        ValueError: when the slices are a part of an enhanced image, or spread over several.
+    """
+    frames = [header.get("ReferencedFrameNumber") for header in grid.headers]
+    if not any(frames):
+        return [_with_required_tags(header) for header in grid.headers], segments
+    paths = {str(header.filename) for header in grid.headers}
+    image = dcmread(paths.pop(), stop_before_pixels=True)
+    if paths or int(image.NumberOfFrames) != len(frames):
+        raise ValueError(
+            f"Expected one enhanced image with the {len(frames)} slices of the series, found several or other frames; "
+            "write .nii.gz instead."
+        )
+    return [_with_required_tags(image)], segments[np.argsort(frames)]
 
 
 def _with_required_tags(header: Dataset) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
+
+from tskd_monai.data.dicom_frames import frame_headers
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ DERIVED_CLASSES = {
 
 @dataclass(frozen=True)
 class SeriesFiles:
-    """One image series: its identity and the header of each file, in no particular order.
+    """One image series: its identity and the header of each slice, in no particular order.
 
     Attributes:
         uid: SeriesInstanceUID; empty where it is blank in the files.
@@ -121,15 +124,28 @@ def _scan(folder: Path) -> tuple[list[SeriesFiles], Counter[str]]:
     """Returns the image series, largest first, and what else there was, by kind."""
     groups: dict[str, list[FileDataset]] = {}
     ignored: Counter[str] = Counter()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in _files(folder):
         header = read_header(path)
         kind = "other file" if header is None else _kind(header)
         if header is None or kind:
             ignored[kind] += not _is_no_image(path)
         else:
-            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append(header)
+            groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).extend(frame_headers(header))
     series = [SeriesFiles(uid, str(g[0].get("Modality") or "unknown modality"), tuple(g)) for uid, g in groups.items()]
     return sorted(series, key=lambda item: (-len(item.headers), item.uid)), +ignored
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns the files below a folder in order; refuses a subfolder that may not be read instead of passing it by."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(
+            f"Expected a readable folder, found {Path(error.filename).name} closed ({error.strerror}); "
+            "give read permission, or move the series."
+        ) from error
+
+    found = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names]
+    return sorted(path for path in found if path.is_file())
 
 
 def _kind(header: FileDataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 GRID_TOLERANCE_MM = 0.1
 """Two affines put a volume at the same place when no corner of it moves further than this."""
+
+GZIP_MAX_RATIO = 1032
+"""Deflate packs at most so many bytes into one."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 NON_MILLIMETRE_UNITS = ("meter", "micron")
@@ -90,10 +94,22 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
                 "export colour channels or real and imaginary parts as separate images."
             )
         shape = _volume_shape(image.shape, path.name)
+        _require_voxels_fit(image, path, compressed)
         voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
         while stream.read(1 << 20):  # to the end: gzip compares its checksum there
             pass
     return image.header, voxels
+
+
+def _require_voxels_fit(image: Any, path: Path, compressed: bool) -> None:
+    """Refuses a header that claims more voxels than the file can hold, before memory is taken for them."""
+    claimed = math.prod(int(size) for size in image.shape) * image.get_data_dtype().itemsize
+    largest = path.stat().st_size * (GZIP_MAX_RATIO if compressed else 1)
+    if claimed > largest:
+        raise ValueError(
+            f"Expected a complete NIfTI file, found {path.name} truncated or damaged (its header claims {claimed} "
+            f"bytes of voxels, the file holds {largest} at most); copy or export it again."
+        )
 
 
 def _header_size(stream: BinaryIO) -> int:

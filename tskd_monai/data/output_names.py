@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.task import Task
 
 SEGMENTATION_POSTFIX = "seg"
+MAX_NAME_BYTES = 200
+"""File systems take 255: this leaves room for what is put before a name while it is written, and for its ending."""
+
 IMAGE_ENDINGS = (".nii", ".nii.gz", *IMAGE_SUFFIXES)
 
 
@@ -19,7 +23,15 @@ def output_name(metadata: Mapping[str, Any], transform: Any) -> dict[str, str | 
     if not name:
         name = Path(str(metadata["filename_or_obj"])).name.removesuffix(".gz").removesuffix(".nii")
     # MONAI cuts off what follows the last dot, and a case may have one.
-    return {"subject": f"{name}.nii.gz", "idx": None}
+    return {"subject": f"{shortened(str(name))}.nii.gz", "idx": None}
+
+
+def shortened(name: str) -> str:
+    """Returns the name, or where a file system would not take it its beginning and a hash of all of it."""
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    beginning = name.encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore")
+    return f"{beginning}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def output_suffix(task: Task) -> str:
@@ -29,7 +41,7 @@ def output_suffix(task: Task) -> str:
 
 def segmentation_path(output_dir: str | Path, name: str, task: Task) -> Path:
     """Returns where the segmentation of a study of that name is written."""
-    return Path(output_dir) / f"{name}_{SEGMENTATION_POSTFIX}{output_suffix(task)}"
+    return Path(output_dir) / f"{shortened(name)}_{SEGMENTATION_POSTFIX}{output_suffix(task)}"
 
 
 def file_stem(path: Path) -> str:

@@ -14,7 +14,8 @@ from monai.data import ImageReader
 from monai.transforms import LoadImaged
 from monai.utils import SpaceKeys
 
-from tskd_monai.data.dicom_reader import read_series
+from tskd_monai.data.dicom_reader import DicomSeries, read_series
+from tskd_monai.data.dicom_stack import REFUSE, check_irregular
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
 from tskd_monai.data.nifti import read_nifti
 
@@ -23,7 +24,11 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def load_image_transform(
-    keys: KeysCollection, *, series_uid: str | None = None, allow_missing_keys: bool = False
+    keys: KeysCollection,
+    *,
+    series_uid: str | None = None,
+    irregular: str = REFUSE,
+    allow_missing_keys: bool = False,
 ) -> LoadImaged:
     """Returns the transform that reads images and labels of a datalist with `VolumeReader` alone.
 
@@ -33,13 +38,14 @@ def load_image_transform(
     Args:
         keys: of the items to read.
         series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
+        irregular: what to do with a gantry tilt and single missing slices, `refuse` or `resample`.
         allow_missing_keys: do not raise when a key is missing.
     """
     with warnings.catch_warnings():
         # MONAI builds all its readers to register them; one warns that it has no GPU decoder. None of them is asked.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         transform = LoadImaged(keys, reader=None, allow_missing_keys=allow_missing_keys)
-    transform.register(VolumeReader(series_uid=series_uid))
+    transform.register(VolumeReader(series_uid, irregular))
     return transform
 
 
@@ -49,14 +55,22 @@ class VolumeReader(ImageReader):
     NIfTI gives (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1) with a trailing
     channel axis of three where it is RGB. All put the same keys into the metadata, so that images of different
     formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files),
-    `spatial_shape`, `original_channel_dim`, `space`, `series_uid` and `series_hash` (empty unless DICOM).
+    `spatial_shape`, `original_channel_dim`, `space`, and `modality`, `series_uid` and `series_hash` (empty unless
+    DICOM), and `irregular` as given here.
 
     Args:
         series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
+        irregular: what to do with a gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to
+            a regular upright grid with a notice.
+
+    Raises:
+        ValueError: when `irregular` is neither.
     """
 
-    def __init__(self, series_uid: str | None = None) -> None:
+    def __init__(self, series_uid: str | None = None, irregular: str = REFUSE) -> None:
+        check_irregular(irregular)
         self.series_uid = series_uid
+        self.irregular = irregular
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Returns True: what cannot be read is refused by `read`, not passed on to another reader."""
@@ -91,14 +105,14 @@ class VolumeReader(ImageReader):
     def _read_path(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         name = path.name.lower()
         if path.is_dir():
-            series = read_series(path, self.series_uid)
-            return series.voxels, _metadata(series.voxels, series.affine, series.uid, path)
+            series = read_series(path, self.series_uid, self.irregular)
+            return series.voxels, self._metadata(series.voxels, series.affine, series, path)
         if name.endswith(NIFTI_SUFFIXES):
             voxels, affine = read_nifti(path)
-            return voxels, _metadata(voxels, affine)
+            return voxels, self._metadata(voxels, affine)
         if name.endswith(IMAGE_SUFFIXES):
             pixels = read_image_file(path)
-            return pixels, _metadata(pixels, np.eye(4))
+            return pixels, self._metadata(pixels, np.eye(4))
         if not path.exists():
             raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")
         advice = "name the folder of the series" if name.endswith(DICOM_SUFFIXES) else "convert it, or name its folder"
@@ -107,16 +121,20 @@ class VolumeReader(ImageReader):
             f"series, found {path.name}; {advice}."
         )
 
-
-def _metadata(array: np.ndarray, affine: np.ndarray, uid: str = "", folder: Path | None = None) -> dict[str, Any]:
-    """Returns the metadata that MONAI's transforms and writers go by, and the series' identity."""
-    identity = uid or (folder.name if folder else "")
-    return {
-        "affine": affine.copy(),
-        "original_affine": affine.copy(),
-        "spatial_shape": np.array(array.shape[:3]),
-        "original_channel_dim": float("nan") if array.ndim == 3 else -1,
-        "space": SpaceKeys.RAS,
-        "series_uid": uid,
-        "series_hash": hashlib.sha256(identity.encode()).hexdigest()[:8] if folder else "",
-    }
+    def _metadata(
+        self, array: np.ndarray, affine: np.ndarray, series: DicomSeries | None = None, folder: Path | None = None
+    ) -> dict[str, Any]:
+        """Returns the metadata that MONAI's transforms and writers go by, and the series' identity."""
+        # Without a UID the folder is the identity, all of its path: many are called `CT`.
+        identity = (series.uid if series else "") or str(folder.absolute() if folder else "")
+        return {
+            "affine": affine.copy(),
+            "original_affine": affine.copy(),
+            "spatial_shape": np.array(array.shape[:3]),
+            "original_channel_dim": float("nan") if array.ndim == 3 else -1,
+            "space": SpaceKeys.RAS,
+            "modality": str(series.grid.headers[0].get("Modality") or "") if series else "",
+            "series_uid": series.uid if series else "",
+            "series_hash": hashlib.sha256(identity.encode()).hexdigest()[:8] if series else "",
+            "irregular": self.irregular,
+        }

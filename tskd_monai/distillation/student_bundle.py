@@ -22,10 +22,12 @@ TEMPLATE_FILES = (
     "configs/inference.json",
     "configs/evaluate.json",
     "configs/train.json",
+    "configs/multi_gpu_inference.json",
     "configs/multi_gpu_train.json",
     "configs/dicom_seg.json",
     "configs/logging.conf",
     "docs/README.md",
+    "docs/inputs.md",
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
 

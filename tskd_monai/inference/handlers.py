@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from tskd_monai.inference.failures import root_cause
+
 
 class RaiseRootCause:
     """Ends a failed run with the error that started it instead of the transform that passed it on.
@@ -18,13 +20,11 @@ class RaiseRootCause:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: Engine, error: BaseException) -> None:
-        """Raises the first ValueError or FileNotFoundError behind `error`, else `error` itself."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, (ValueError, FileNotFoundError)):
-                raise cause from None
-            cause = cause.__cause__ or cause.__context__
-        raise error
+        """Raises the first error behind `error` that is meant for users, else `error` itself."""
+        cause = root_cause(error)
+        if cause is error:
+            raise error
+        raise cause from None
 
 
 def existing_checkpoint(path: str | Path) -> str:

@@ -23,6 +23,7 @@ from monai.transforms import (
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform
 from tskd_monai.transforms.coordinates import AddCoordinatesd
+from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
@@ -30,18 +31,22 @@ from tskd_monai.transforms.naming import NameOutputd
 INTERPOLATION = {"image": "bilinear", "label": "nearest", "coordinates": "bilinear"}
 
 
-def preprocessing(task: Task, keys: Sequence[str] = ("image",), series_uid: str | None = None) -> Compose:
+def preprocessing(
+    task: Task, keys: Sequence[str] = ("image",), series_uid: str | None = None, irregular: str = "refuse"
+) -> Compose:
     """Returns the transform from files to arrays `(C, H, W, D)` at the task's orientation, spacing and intensity.
 
     Args:
         task: of the study.
         keys: `image`, or `image` and `label`; labels become network classes.
         series_uid: which DICOM series to take from a folder that holds several.
+        irregular: what to do with a gantry tilt and single missing slices of a DICOM series, `refuse` or `resample`.
     """
     modes = [INTERPOLATION[key] for key in keys]
     steps: list[Transform] = [
-        load_image_transform(list(keys), series_uid=series_uid),
+        load_image_transform(list(keys), series_uid=series_uid, irregular=irregular),
         EnsureChannelFirstd(keys),
+        CheckImageFitsTaskd("image", task.channels, task.intensity.mode),
         NameOutputd("image"),
     ]
     if "label" in keys:

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 class ScaleToUnitRanged(MapTransform):
     """Scales an image linearly so that a lower value becomes 0 and an upper one 1, clipped.
 
-    NaN and infinite voxels are left out of the percentiles and become 0, with a notice. A constant image becomes 0.
+    NaN and infinite voxels are left out of the percentiles and become 0, with a notice. A constant image becomes 0,
+    with a notice too.
 
     Args:
         keys: of images `(C, …)` of any real type; the result is float32.
@@ -54,6 +55,7 @@ class ScaleToUnitRanged(MapTransform):
             lower, upper = np.percentile(values, [lower, upper]) if values.size else (0.0, 0.0)
         span = float(upper) - float(lower)
         if span <= 0:
+            logger.warning("The image is constant; it becomes 0 throughout.")
             return torch.zeros_like(image)
         unit = ((image - float(lower)) / span).clamp(0, 1)
         # `where` on a MetaTensor keeps its geometry.

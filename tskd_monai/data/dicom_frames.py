@@ -1,0 +1,56 @@
+"""Enhanced multi-frame images (PS3.3 C.7.6.16) as one header for each frame, as if each were a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+
+FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+UNFOLDED = (*FUNCTIONAL_GROUPS, "NumberOfFrames")
+
+
+def frame_headers(header: FileDataset) -> list[FileDataset]:
+    """Returns the header of each frame of an enhanced multi-frame image, or of any other image the header itself.
+
+    What the functional groups say of all frames and of this one stands at the top of its header, where classic images
+    have it (`ImagePositionPatient`, `RescaleSlope`); `ReferencedFrameNumber`, from 1, says which frame it is.
+
+    Args:
+        header: of a file, without pixels.
+
+    Raises:
+        ValueError: when there are not as many functional groups as frames.
+    """
+    if FUNCTIONAL_GROUPS[1] not in header:
+        return [header]
+    groups = header[FUNCTIONAL_GROUPS[1]].value
+    count = int(header.get("NumberOfFrames") or 1)
+    if len(groups) != count:
+        raise ValueError(
+            f"Expected functional groups of {count} frames in an enhanced image, found {len(groups)}; "
+            "the header is damaged, export the series again."
+        )
+    common = Dataset()
+    common.update({element.tag: element for element in header if element.keyword not in UNFOLDED})
+    for item in header.get(FUNCTIONAL_GROUPS[0]) or ():
+        common.update(dict(_elements(item)))
+    return [_frame_header(header, common, group, number) for number, group in enumerate(groups, start=1)]
+
+
+def _frame_header(header: FileDataset, common: Dataset, group: Dataset, number: int) -> FileDataset:
+    # not `copy`, which shares the elements with the original
+    frame = FileDataset(header.filename or "", {}, file_meta=header.file_meta)
+    frame.update(common)
+    frame.update(dict(_elements(group)))
+    frame.ReferencedFrameNumber = number
+    return frame
+
+
+def _elements(group: Dataset) -> Iterator[tuple]:
+    """Yields what the macros of a functional group hold, each macro being a sequence of one item."""
+    for macro in group:
+        if isinstance(macro.value, Sequence) and len(macro.value) == 1:
+            for element in macro.value[0]:
+                yield element.tag, element

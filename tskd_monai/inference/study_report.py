@@ -1,0 +1,187 @@
+"""A run over many studies: one that fails is reported and the others go on, and what was done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+
+from tskd_monai.data.atomic import atomic_path, read_json, write_json
+from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
+from tskd_monai.data.task import Task
+from tskd_monai.inference.failures import describe
+from tskd_monai.inference.studies import Study, own_share
+from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
+
+logger = logging.getLogger(__name__)
+
+RECORDS = "records"
+DONE, FAILED = "done", "failed"
+MM3_PER_ML = 1000.0
+
+
+class StudyReport:
+    """What became of each study, on disk as soon as it is known.
+
+    `output_dir/records/` holds a file for each study, named by a hash of the input, the weights, the task and the
+    settings: a study with the same hash that was done is not done again. At the end `summary.json` tells what became
+    of each study and `volumes.csv` the volume of each class in mL.
+
+    Args:
+        studies: of the run, all processes' together.
+        output_dir: of the run.
+        task: of the model.
+        checkpoint: file of the weights.
+        settings: options that the outputs depend on.
+        resume: do not do again what was done.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        output_dir: str | Path,
+        task: Task,
+        checkpoint: str | Path,
+        settings: Mapping[str, Any],
+        resume: bool = True,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.task = task
+        common = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
+        self._paths = {study["image"]: self._record_path(study, common) for study in studies}
+        self.studies = list(studies)
+        self.pending = [s for s in own_share(studies) if not (resume and self._is_done(self._paths[s["image"]]))]
+        """The studies that this process has yet to do."""
+        self._results: dict[Path, dict[str, Any]] = {}
+        self._started = time.monotonic()
+
+    def run(self, evaluator: SupervisedEvaluator) -> None:
+        """Segments the pending studies and writes `summary.json` and `volumes.csv`.
+
+        Raises:
+            RuntimeError: at the end, when a study failed; names each with the reason.
+        """
+        before = len(own_share(self.studies)) - len(self.pending)
+        if before:
+            logger.info("%d studies were done before; --resume False does them again.", before)
+        self._started = time.monotonic()
+        if self.pending:
+            evaluator.run()
+        self._summarise()
+
+    def segment(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> Any:
+        """Returns the evaluator's output for one study, or None for one that failed: its `iteration_update`."""
+        study = self.pending[int(batch[STUDY][0])]
+        started = time.monotonic()
+        if FAILURE in batch:
+            self._fail(study, batch[FAILURE][0])
+            return None
+        name = batch[OUTPUT][0]
+        try:
+            self._require_own_name(study, name)
+            output = engine._iteration(engine, batch)
+            volumes = self._volumes(output[0]["pred"])
+        except Exception as error:  # whatever the reason, the other studies do not suffer from it
+            logger.debug("The study failed here:", exc_info=True)
+            self._fail(study, describe(error), name)
+            return None
+        seconds = round(time.monotonic() - started, 2)
+        self._record(study, DONE, name=name, seconds=seconds, outputs=self._outputs(name), volumes_ml=volumes)
+        return output
+
+    def _record_path(self, study: Study, common: Mapping[str, Any]) -> Path:
+        identity = json.dumps({**common, **study, "files": _fingerprint(Path(study["image"]))}, sort_keys=True)
+        return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+
+    def _is_done(self, path: Path) -> bool:
+        if not path.is_file():
+            return False
+        record = read_json(path)
+        return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
+
+    def _require_own_name(self, study: Study, name: str) -> None:
+        """Raises ValueError when another study of the run has written under this name: a series that is there twice."""
+        for image, path in self._paths.items():
+            if image != study["image"] and self._is_done(path) and read_json(path)["name"] == name:
+                raise ValueError(
+                    f"Expected a name for each study, found {name} a second time; the series is there twice, "
+                    "leave one out."
+                )
+
+    def _outputs(self, name: str) -> list[str]:
+        beginning = f"{name}_{SEGMENTATION_POSTFIX}."
+        return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
+
+    def _volumes(self, pred: MetaTensor) -> dict[str, float]:
+        """Returns the volume of each class of a label map (1, X, Y, Z), mL."""
+        affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
+        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
+        labels = np.asarray(pred)
+        return {name: float((labels == value).sum()) * voxel_ml for value, name in self.task.foreground.items()}
+
+    def _fail(self, study: Study, message: str, name: str = "") -> None:
+        self._record(study, FAILED, name=name or study.get("name", ""), message=message)
+        logger.error("A study failed: %s", message)
+
+    def _record(self, study: Study, status: str, **content: Any) -> None:
+        """Writes down what became of a study, and says how far the run is."""
+        path, record = self._paths[study["image"]], {"image": study["image"], "status": status, **content}
+        self._results[path] = record
+        try:
+            write_json(path, record)
+        except OSError as error:  # the disk is full: the other studies and the summary say so too
+            logger.error("A study's record was not written: %s", error)
+        finished, total = len(self._results), len(self.pending)
+        left = (time.monotonic() - self._started) / finished * (total - finished)
+        logger.info("%d of %d studies, about %.0f s left.", finished, total, left)
+
+    def _summarise(self) -> None:
+        """Writes the summary of all processes' studies, once all have come this far, and raises for failed ones."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        known = [path for path in self._paths.values() if path in self._results or path.is_file()]
+        found = [self._results.get(path) or read_json(path) for path in known]
+        failed = [record for record in found if record["status"] == FAILED]
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            self._write_summary(found, failed)
+        if failed:
+            listing = "".join(f"\n  {record['name'] or 'a DICOM series'}: {record['message']}" for record in failed)
+            raise RuntimeError(f"{len(failed)} of {len(found)} studies failed; see summary.json:{listing}")
+
+    def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+        done = [record for record in found if record["status"] == DONE]
+        try:
+            write_json(
+                self.output_dir / "summary.json", {"done": len(done), "failed": len(failed), "studies": list(found)}
+            )
+            self._write_volumes(done)
+        except OSError as error:
+            if not failed:
+                raise
+            logger.error("The summary was not written: %s", error)  # the failures that are raised tell why
+
+    def _write_volumes(self, done: Sequence[Mapping[str, Any]]) -> None:
+        classes = list(self.task.foreground.values())
+        with atomic_path(self.output_dir / "volumes.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["study", *(f"{name} (mL)" for name in classes)])
+            for record in done:
+                writer.writerow([record["name"], *(f"{record['volumes_ml'][name]:.3f}" for name in classes)])
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """Returns what changes when a file or a file of a folder does."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return [len(states), hashlib.sha256(repr(states).encode()).hexdigest()]
