@@ -1,0 +1,88 @@
+"""Trains the student that is shipped as bundles/segmentation, on the training and validation patients of a datalist.
+
+To be run after every choice has been made: no section is left to choose by, so the last weights of each training come
+out. The test section is segmented and scored once. With --install weights and task go into bundles/segmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline_stages import BUNDLES, Pipeline, Stage
+from plan_task import plan_study
+
+from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.data.datalist import load_datalist
+
+logger = logging.getLogger("train_shipped_student")
+TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100
+# Validation on the training images, after the last epoch alone: it chooses nothing.
+LAST_WEIGHTS = {"validate#dataset#data#section": "training", "epoch_length": EPOCH_LENGTH, "precision": "bfloat16"}
+INSTALLED = ("models/model.pt", "configs/task.json")
+
+
+def merged_datalist(path: Path) -> dict[str, Any]:
+    """Returns a datalist whose training section holds its validation section too."""
+    datalist = load_datalist(path)
+    sections = {"training": datalist["training"] + datalist["validation"], "validation": []}
+    return {key: value for key, value in {**datalist, **sections}.items() if key not in ("folds", "folder")}
+
+
+def train(pipeline: Pipeline, shared: dict[str, Any], encoder: str, encoder_weights: str) -> None:
+    """Trains the teacher and the student, and scores the student on the test section."""
+    pipeline.run(
+        Stage("teacher", f"Teacher: {encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+              {**shared, **LAST_WEIGHTS, "encoder": encoder, "encoder_weights": encoder_weights, "batch_size": 4,
+               "max_epochs": TEACHER_EPOCHS, "val_interval": TEACHER_EPOCHS})
+    )  # fmt: skip
+    pipeline.run(
+        Stage("student", "Distillation", BUNDLES / "distillation", ["train.yaml"],
+              {**shared, **LAST_WEIGHTS, "teacher_dir": pipeline.folder("teacher"),
+               "max_epochs": STUDENT_EPOCHS, "val_interval": STUDENT_EPOCHS}, ["teacher"])
+    )  # fmt: skip
+    test = {key: shared[key] for key in ("datalist", "task")}
+    pipeline.run(
+        Stage("predictions_teacher", "Test: teacher", BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"],
+              {**test, "section": "test", "teacher_dir": pipeline.folder("teacher")}, ["teacher"])
+    )  # fmt: skip
+    pipeline.run(
+        Stage("predictions", "Test: student", pipeline.folder("student"), ["inference.json", "evaluate.json"],
+              {**test, "section": "test"}, ["student"])
+    )  # fmt: skip
+
+
+def install(student: Path) -> None:
+    """Copies the weights and the task of a student bundle into bundles/segmentation."""
+    for name in INSTALLED:
+        with atomic_path(BUNDLES / "segmentation" / name) as temporary:
+            shutil.copyfile(student / name, temporary)
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datalist", type=Path, required=True, help="of CHAOS T2-SPIR, with three sections")
+    parser.add_argument("--encoder", default="vit_tiny_patch16")
+    parser.add_argument("--encoder-weights", type=Path, required=True, help="file of the encoder's weights")
+    parser.add_argument("--image-size", type=int, default=192, help="rows and columns the networks see")
+    parser.add_argument("--output-dir", type=Path, required=True, help="everything is written below it")
+    parser.add_argument("--install", action="store_true", help="put the student into bundles/segmentation")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = args.output_dir.resolve()
+    write_json(folder / "source.json", merged_datalist(args.datalist))
+    datalist, task_file, _ = plan_study(folder / "source.json", folder, args.image_size)
+    pipeline = Pipeline(folder, total=4)
+    shared = {"datalist": datalist, "task": task_file, "seed": 0}
+    train(pipeline, shared, args.encoder, str(args.encoder_weights.resolve()))
+    if args.install:
+        install(pipeline.folder("student"))
+    logger.info("Test scores: %s", pipeline.folder("predictions") / "metrics.json")
+
+
+if __name__ == "__main__":
+    main()
