@@ -61,8 +61,10 @@ class StudyReport:
         common = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         self._paths = {study["image"]: self._record_path(study, common) for study in studies}
         self.studies = list(studies)
-        self.pending = [s for s in own_share(studies) if not (resume and self._is_done(self._paths[s["image"]]))]
+        done = [study for study in studies if resume and self._is_done(self._paths[study["image"]])]
+        self.pending = [study for study in own_share(studies) if study not in done]
         """The studies that this process has yet to do."""
+        self._owners = {read_json(self._paths[study["image"]])["name"]: study["image"] for study in done}
         self._results: dict[Path, dict[str, Any]] = {}
         self._started = time.monotonic()
 
@@ -112,12 +114,10 @@ class StudyReport:
 
     def _require_own_name(self, study: Study, name: str) -> None:
         """Raises ValueError when another study of the run has written under this name: a series that is there twice."""
-        for image, path in self._paths.items():
-            if image != study["image"] and self._is_done(path) and read_json(path)["name"] == name:
-                raise ValueError(
-                    f"Expected a name for each study, found {name} a second time; the series is there twice, "
-                    "leave one out."
-                )
+        if self._owners.setdefault(name, study["image"]) != study["image"]:
+            raise ValueError(
+                f"Expected a name for each study, found {name} a second time; the series is there twice, leave one out."
+            )
 
     def _outputs(self, name: str) -> list[str]:
         beginning = f"{name}_{SEGMENTATION_POSTFIX}."
