@@ -14,7 +14,6 @@ from monai.transforms import (
     RandGaussianSmoothd,
     RandScaleIntensityd,
     ResizeWithPadOrCropd,
-    Spacingd,
     Transform,
 )
 
@@ -23,6 +22,7 @@ from tskd_monai.data.volume_reader import load_image_transform
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
+from tskd_monai.transforms.slice_spacing import SliceSpacingd
 
 INTERPOLATION = {"image": "bilinear", "label": "nearest"}
 
@@ -45,8 +45,7 @@ def preprocessing(task: Task, keys: Sequence[str] = ("image",), series_uid: str 
         steps += [CheckLabelMatchesImaged(), EncodeLabelsd("label", task.label_values)]
     if task.axcodes is not None:
         steps.append(Orientationd(keys, axcodes=task.axcodes, labels=(("L", "R"), ("P", "A"), ("I", "S"))))
-    # -1 leaves the distance between slices as it is.
-    steps.append(Spacingd(keys, pixdim=(*task.pixdim, -1.0), mode=modes))
+    steps.append(SliceSpacingd(keys, task.pixdim, modes))
     steps.append(ScaleToUnitRanged("image", task.intensity.mode, task.intensity.lower, task.intensity.upper))
     return Compose(steps)
 
