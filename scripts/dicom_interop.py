@@ -42,7 +42,7 @@ def write_bundle(folder: Path) -> Path:
     labels = tuple(Label(value, name) for value, name in LABELS.items())
     task = Task("interop", labels, 1, (48, 48), (6.0, 6.0), "PLS", Intensity("percentile", 0.5, 99.5))
     torch.manual_seed(0)
-    network = build_student(STUDENT, task.channels, task.num_classes)
+    network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
     write_student_bundle(ROOT / "bundles" / "segmentation", folder, task, STUDENT, network.state_dict())
     return folder
 

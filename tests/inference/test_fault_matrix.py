@@ -52,7 +52,7 @@ def bundles(make_task: Callable[..., Task]) -> Iterator[dict[str, Path]]:
         folders = {modality: Path(name) / modality for modality in INTENSITIES}
         for modality, folder in folders.items():
             task = make_task(image_size=(32, 32), pixdim=(2.0, 2.0), intensity=INTENSITIES[modality])
-            weights = build_student(STUDENT, 1, task.num_classes).state_dict()
+            weights = build_student(STUDENT, 1, task.num_classes, task.image_size).state_dict()
             write_student_bundle(TEMPLATE, folder, task, STUDENT, weights)
             torch.save(Oracle().state_dict(), folder / "models" / "oracle.pt")
         yield folders

@@ -14,9 +14,9 @@ from monai.transforms import Compose
 from PIL import Image
 
 from tskd_monai.data.task import Intensity, Label, Task
+from tskd_monai.inference.label_map_inferer import LabelMapInferer
 from tskd_monai.inference.postprocessing import postprocessing, save_segmentation
 from tskd_monai.inference.preprocessing import preprocessing
-from tskd_monai.inference.slicewise import slice_inferer
 
 MakeTask = Callable[..., Task]
 WriteNifti = Callable[..., Path]
@@ -56,20 +56,32 @@ def segment(task: Task, image: Path, output_dir: Path) -> None:
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset([{"image": str(image), "name": "case.7"}], transform), batch_size=1),
         network=IntensityNetwork(task.num_classes),
-        inferer=slice_inferer(task),
-        postprocessing=Compose([postprocessing(task, transform), save_segmentation(task, output_dir)]),
+        inferer=LabelMapInferer(task),
+        postprocessing=Compose([postprocessing(task), save_segmentation(task, output_dir)]),
     ).run()
 
 
-def from_logits(task: Task, image: Path, label: Path) -> MetaTensor:
-    """Return the label map that comes of the one-hot label as the network's logits."""
+class ClassNetwork(torch.nn.Module):
+    """A perfect network for slices that hold classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(images[:, 0].long(), self.num_classes).movedim(-1, 1).float()
+
+
+def from_classes(task: Task, image: Path, label: Path, upsampling: str = "nearest") -> MetaTensor:
+    """Return the label map that comes of the label itself as the network's classes."""
     transform = preprocessing(task)
     classes = preprocessing(task, ("image", "label"))({"image": image, "label": label})["label"].as_tensor()
     (item,) = Dataset([{"image": image}], transform)
     batch = next(iter(DataLoader([item], batch_size=1)))
-    logits = torch.nn.functional.one_hot(classes[0].long(), task.num_classes).movedim(-1, 0).float()
-    batch["pred"] = MetaTensor(logits[None], meta=batch["image"].meta)
-    return postprocessing(task, transform)(decollate_batch(batch)[0])["pred"]
+    shown = MetaTensor(classes[None].float(), meta=batch["image"].meta)
+    shown.is_batch = True
+    batch["pred"] = LabelMapInferer(task, upsampling=upsampling)(shown, ClassNetwork(task.num_classes))
+    return postprocessing(task)(decollate_batch(batch)[0])["pred"]
 
 
 @pytest.mark.parametrize(("axcodes", "spacing", "rotation"), GRIDS)
@@ -87,7 +99,7 @@ def test_perfect_logits_come_back_as_the_label(
     grid = {"spacing": spacing, "axcodes": axcodes, "rotation": rotation}
     label = write_nifti("label.nii.gz", label_map(), **grid)
     image = write_nifti("image.nii.gz", np.random.default_rng(1).random(SHAPE).astype(np.float32), **grid)
-    found = from_logits(task, image, label)
+    found = from_classes(task, image, label)
     assert found.dtype == torch.uint8
     np.testing.assert_array_equal(found[0], np.asarray(nib.load(label).dataobj))
     np.testing.assert_allclose(found.affine, nib.load(label).affine, atol=1e-4)
@@ -128,19 +140,19 @@ def test_only_the_largest_component_of_named_labels_is_kept(make_task: MakeTask,
     expected = array.copy()
     expected[15:17, 2:4, 2:4] = 0
     image, label = write_nifti("image.nii.gz", array.astype(np.int16)), write_nifti("label.nii.gz", array)
-    found = from_logits(make_task(keep_largest_component=(4,)), image, label)
+    found = from_classes(make_task(keep_largest_component=(4,)), image, label)
     np.testing.assert_array_equal(found[0], expected)
     expected[15:17, 15:17, 2:4] = 0
-    both = from_logits(make_task(keep_largest_component=(1, 4)), image, label)
+    both = from_classes(make_task(keep_largest_component=(1, 4)), image, label)
     np.testing.assert_array_equal(both[0], expected)
-    np.testing.assert_array_equal(from_logits(make_task(), image, label)[0], array)
+    np.testing.assert_array_equal(from_classes(make_task(), image, label)[0], array)
 
 
 def test_label_values_beyond_a_byte_come_back(make_task: MakeTask, write_nifti: WriteNifti) -> None:
     labels = (Label(0, "background"), Label(300, "liver"), Label(4, "spleen"))
     array = np.random.default_rng(0).choice(np.array([0, 300, 4], np.int16), SHAPE)
     image, label = write_nifti("image.nii.gz", array), write_nifti("label.nii.gz", array)
-    np.testing.assert_array_equal(from_logits(make_task(labels=labels), image, label)[0], array)
+    np.testing.assert_array_equal(from_classes(make_task(labels=labels), image, label)[0], array)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -163,4 +175,4 @@ def test_image_file_gives_a_png_of_its_size(make_task: MakeTask, tmp_path: Path,
 
 def test_label_that_the_task_lacks_cannot_be_kept(make_task: MakeTask) -> None:
     with pytest.raises(ValueError, match=r"expected values among \[1, 4\] in `keep_largest_component`, found \(2,\)"):
-        postprocessing(make_task(keep_largest_component=(2,)), Compose([]))
+        postprocessing(make_task(keep_largest_component=(2,)))

@@ -25,7 +25,7 @@ Run = Callable[..., Path]
 @pytest.fixture
 def bundle(tmp_path: Path, make_task: Callable[..., Task]) -> Path:
     task = make_task(image_size=(32, 32), pixdim=(2.0, 2.0), intensity=Intensity("percentile", 0.0, 100.0))
-    weights = build_student(STUDENT, 1, task.num_classes).state_dict()
+    weights = build_student(STUDENT, 1, task.num_classes, task.image_size).state_dict()
     write_student_bundle(ROOT / "bundles" / "segmentation", tmp_path / "bundle", task, STUDENT, weights)
     torch.save(Oracle().state_dict(), tmp_path / "bundle" / "models" / "oracle.pt")
     return tmp_path / "bundle"

@@ -8,28 +8,21 @@ from pathlib import Path
 from monai.transforms import SaveImaged
 
 from tskd_monai.data.dicom_seg_writer import DicomSegWriter
-from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name
 from tskd_monai.data.task import Task
+from tskd_monai.inference.background_writing import WriterThread
+from tskd_monai.inference.postprocessing import save_label_map
 
 
-def save_dicom_seg(task: Task, output_dir: str | Path, segmentation_type: str = "BINARY") -> SaveImaged:
+def save_dicom_seg(
+    task: Task, output_dir: str | Path, segmentation_type: str = "BINARY", thread: WriterThread | None = None
+) -> SaveImaged:
     """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that refers to it.
 
     Args:
         task: of the study; its labels' codes describe the segments.
         output_dir: where the file goes, named by a hash of the series' UID.
         segmentation_type: `BINARY` or `LABELMAP`.
+        thread: that writes in the background; None to write before going on.
     """
     writer = partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name, segmentation_type=segmentation_type)
-    return SaveImaged(
-        "pred",
-        output_dir=str(output_dir),
-        output_postfix=SEGMENTATION_POSTFIX,
-        output_ext=".dcm",
-        output_dtype=None,
-        resample=False,
-        separate_folder=False,
-        print_log=False,
-        writer=writer,  # type: ignore[arg-type]
-        output_name_formatter=output_name,
-    )
+    return save_label_map(writer, ".dcm", output_dir, thread)

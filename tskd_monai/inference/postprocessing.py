@@ -1,74 +1,66 @@
-"""From logits to a label map in the input's own geometry, on disk."""
+"""What is done to a label map before it is written, and how it is written."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    Invertd,
-    KeepLargestConnectedComponentd,
-    SaveImaged,
-    Transform,
-)
+from monai.transforms import Compose, SaveImaged, Transform
 
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name, output_suffix
+from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
 from tskd_monai.data.task import Task
-from tskd_monai.transforms.labels import DecodeLabelsd
+from tskd_monai.inference.background_writing import SaveInBackgroundd, WriterThread
+from tskd_monai.transforms.labels import KeepLargestComponentsd
 
 
-def postprocessing(task: Task, preprocessing: Compose) -> Compose:
-    """Returns the transform from `pred` logits `(K, H, W, D)` to a label map on the input's grid.
-
-    The class is chosen at the network's resolution and brought back by nearest neighbour: upsampling logits of many
-    classes to full size costs gigabytes.
+def postprocessing(task: Task) -> Compose:
+    """Returns the transform of `pred`, a label map (1, X, Y, Z) on the image's grid as `LabelMapInferer` leaves it.
 
     Args:
-        task: of the study.
-        preprocessing: the transform that brought the image to the network, to be undone.
+        task: of the study; names the labels of which only the largest connected component is kept.
     """
-    steps: list[Transform] = [AsDiscreted("pred", argmax=True)]
+    steps: list[Transform] = []
     if task.keep_largest_component:
-        classes = [task.label_values.index(value) for value in task.keep_largest_component]
-        steps.append(KeepLargestConnectedComponentd("pred", applied_labels=classes, independent=True))
-    steps.append(Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True))
-    steps.append(DecodeLabelsd("pred", task.label_values))
+        steps.append(KeepLargestComponentsd("pred", task.keep_largest_component))
     return Compose(steps)
 
 
-def save_segmentation(task: Task, output_dir: str | Path) -> SaveImaged:
-    """Returns the transform that writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images, whole or not at all."""
+def save_segmentation(
+    task: Task, output_dir: str | Path, thread: WriterThread | None = None, compression_level: int = 1
+) -> SaveImaged:
+    """Returns the transform that writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images, whole or not at all.
+
+    Args:
+        task: of the study.
+        output_dir: where to.
+        thread: that writes in the background; None to write before going on.
+        compression_level: of gzip, 1 (fast) to 9.
+    """
     suffix = output_suffix(task)
-    writer = "AtomicPngWriter" if suffix == ".png" else "AtomicNiftiWriter"
-    return SaveImaged(
-        "pred",
-        output_dir=str(output_dir),
-        output_postfix=SEGMENTATION_POSTFIX,
-        output_ext=suffix,
-        output_dtype=None,
-        resample=False,
-        separate_folder=False,
-        print_log=False,
-        writer=f"tskd_monai.data.segmentation_writers.{writer}",
-        output_name_formatter=output_name,
-    )
+    nifti = partial(AtomicNiftiWriter, compress_level=compression_level)
+    return save_label_map(AtomicPngWriter if suffix == ".png" else nifti, suffix, output_dir, thread)
 
 
-def save_dicom_seg(task: Task, output_dir: str | Path) -> SaveImaged:
-    """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that refers to it."""
-    from tskd_monai.data.dicom_seg_writer import DicomSegWriter
+def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: WriterThread | None = None) -> SaveImaged:
+    """Returns the transform that writes `pred` with one of our writers, named after the study.
 
-    return SaveImaged(
-        "pred",
-        output_dir=str(output_dir),
-        output_postfix=SEGMENTATION_POSTFIX,
-        output_ext=".dcm",
-        output_dtype=None,
-        resample=False,
-        separate_folder=False,
-        print_log=False,
-        writer=partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name),  # type: ignore[arg-type]
-        output_name_formatter=output_name,
-    )
+    Args:
+        writer: class of the writer, or what makes one.
+        suffix: of the file.
+        output_dir: where to.
+        thread: that writes in the background; None to write before going on.
+    """
+    options = {
+        "output_dir": str(output_dir),
+        "output_postfix": SEGMENTATION_POSTFIX,
+        "output_ext": suffix,
+        "output_dtype": None,
+        "resample": False,
+        "separate_folder": False,
+        "print_log": False,
+        "writer": writer,
+        "output_name_formatter": output_name,
+    }
+    return SaveImaged("pred", **options) if thread is None else SaveInBackgroundd(thread, "pred", options)

@@ -16,7 +16,6 @@ from monai.transforms import (
     RandScaleIntensityd,
     Resized,
     ResizeWithPadOrCropd,
-    Spacingd,
     Transform,
 )
 
@@ -27,6 +26,7 @@ from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
+from tskd_monai.transforms.slice_spacing import SliceSpacingd
 
 INTERPOLATION = {"image": "bilinear", "label": "nearest", "coordinates": "bilinear"}
 
@@ -53,8 +53,7 @@ def preprocessing(
         steps += [CheckLabelMatchesImaged(), EncodeLabelsd("label", task.label_values)]
     if task.axcodes is not None:
         steps.append(Orientationd(keys, axcodes=task.axcodes, labels=(("L", "R"), ("P", "A"), ("I", "S"))))
-    # -1 leaves the distance between slices as it is.
-    steps.append(Spacingd(keys, pixdim=(*task.pixdim, -1.0), mode=modes))
+    steps.append(SliceSpacingd(keys, task.pixdim, modes))
     steps.append(ScaleToUnitRanged("image", task.intensity.mode, task.intensity.lower, task.intensity.upper))
     return Compose(steps)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.task import Task
+from tskd_monai.inference.background_writing import WriterThread
 from tskd_monai.inference.failures import describe
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
@@ -44,6 +46,7 @@ class StudyReport:
         task: of the model.
         checkpoint: file of the weights.
         settings: options that the outputs depend on.
+        writer: that the evaluator's outputs are written by; a study is done when it has written them.
         resume: do not do again what was done.
     """
 
@@ -54,10 +57,11 @@ class StudyReport:
         task: Task,
         checkpoint: str | Path,
         settings: Mapping[str, Any],
+        writer: WriterThread,
         resume: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.task = task
+        self.task, self.writer = task, writer
         common = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         self._paths = {study["image"]: self._record_path(study, common) for study in studies}
         self.studies = list(studies)
@@ -87,20 +91,31 @@ class StudyReport:
         study = self.pending[int(batch[STUDY][0])]
         started = time.monotonic()
         if FAILURE in batch:
-            self._fail(study, batch[FAILURE][0])
+            self.writer.submit(partial(self._fail, study, batch[FAILURE][0]))
             return None
         name = batch[OUTPUT][0]
         try:
             self._require_own_name(study, name)
             output = engine._iteration(engine, batch)
-            volumes = self._volumes(output[0]["pred"])
         except Exception as error:  # whatever the reason, the other studies do not suffer from it
             logger.debug("The study failed here:", exc_info=True)
-            self._fail(study, describe(error), name)
+            self.writer.submit(partial(self._end_failed, study, error, name))
             return None
-        seconds = round(time.monotonic() - started, 2)
-        self._record(study, DONE, name=name, seconds=seconds, outputs=self._outputs(name), volumes_ml=volumes)
+        self.writer.submit(partial(self._end, study, name, output[0]["pred"], started))
         return output
+
+    def _end(self, study: Study, name: str, pred: MetaTensor, started: float) -> None:
+        """Records a study behind its writes, in the writer's thread."""
+        if failure := self.writer.take_failure():
+            self._fail(study, describe(failure), name)
+            return
+        outputs, seconds = self._outputs(name), round(time.monotonic() - started, 2)
+        volumes = class_volumes_ml(pred, self.task)
+        self._record(study, DONE, name=name, seconds=seconds, outputs=outputs, volumes_ml=volumes)
+
+    def _end_failed(self, study: Study, error: Exception, name: str) -> None:
+        self.writer.take_failure()  # of what this study had written before it failed
+        self._fail(study, describe(error), name)
 
     def _record_path(self, study: Study, common: Mapping[str, Any]) -> Path:
         identity = json.dumps({**common, **study, "files": _fingerprint(Path(study["image"]))}, sort_keys=True)
@@ -122,13 +137,6 @@ class StudyReport:
     def _outputs(self, name: str) -> list[str]:
         beginning = f"{name}_{SEGMENTATION_POSTFIX}."
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
-
-    def _volumes(self, pred: MetaTensor) -> dict[str, float]:
-        """Returns the volume of each class of a label map (1, X, Y, Z), mL."""
-        affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
-        labels = np.asarray(pred)
-        return {name: float((labels == value).sum()) * voxel_ml for value, name in self.task.foreground.items()}
 
     def _fail(self, study: Study, message: str, name: str = "") -> None:
         self._record(study, FAILED, name=name or study.get("name", ""), message=message)
@@ -178,6 +186,16 @@ class StudyReport:
             writer.writerow(["study", *(f"{name} (mL)" for name in classes)])
             for record in done:
                 writer.writerow([record["name"], *(f"{record['volumes_ml'][name]:.3f}" for name in classes)])
+
+
+def class_volumes_ml(pred: MetaTensor, task: Task) -> dict[str, float]:
+    """Returns the volume of each class of a label map (1, X, Y, Z), mL, counted plane by plane to save memory."""
+    affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
+    largest = max(task.label_values)
+    planes = np.moveaxis(np.asarray(pred)[0], -1, 0)
+    counts = np.sum([np.bincount(plane.ravel(), minlength=largest + 1) for plane in planes], axis=0)
+    return {name: float(counts[value]) * voxel_ml for value, name in task.foreground.items()}
 
 
 def _fingerprint(path: Path) -> list[Any]:

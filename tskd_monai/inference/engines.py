@@ -1,0 +1,221 @@
+"""What runs the network: torch, ONNX Runtime or OpenVINO, behind one call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tskd_monai.inference.exported_files import (
+    ONNX_FILE,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
+    exported_file,
+    is_accepted,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import openvino
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+
+Predictor = Callable[[Tensor], Tensor]
+"""Windows (B, C, H, W) to logits (B, K, H, W)."""
+
+
+class Engine(Protocol):
+    """What an inferer asks for a predictor."""
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns what runs the network, or the exported form of it."""
+
+
+class TorchEngine:
+    """Runs the network itself."""
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns the network."""
+        return network
+
+
+class OnnxRuntimeEngine:
+    """Runs `model.onnx` with ONNX Runtime on as many threads as torch has.
+
+    Args:
+        path: of the exported network.
+
+    Raises:
+        ImportError: when onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        _require("onnxruntime", "onnx")
+        self.path = Path(path)
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns the session's predictor; the file is read at the first call."""
+        import onnxruntime
+
+        if self._session is None:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            self._session = onnxruntime.InferenceSession(str(self.path), options, ["CPUExecutionProvider"])
+        return self._predict
+
+    def _predict(self, windows: Tensor) -> Tensor:
+        assert self._session is not None
+        (logits,) = self._session.run(None, {self._session.get_inputs()[0].name: _as_array(windows)})
+        return torch.from_numpy(logits).to(windows.device)
+
+
+class OpenVinoEngine:
+    """Runs an OpenVINO graph on the CPU, as many windows at a time as there are streams (one to two threads each).
+
+    Args:
+        path: of the exported network, `.xml`.
+        precision: `fp32`, `bf16` (where the CPU lacks it, OpenVINO computes in fp32) or `int8` (of a quantised graph).
+
+    Raises:
+        ImportError: when openvino is not installed.
+    """
+
+    def __init__(self, path: str | Path, precision: str = "fp32") -> None:
+        _require("openvino", "openvino")
+        self.path = Path(path)
+        self.precision = precision
+        self._queues: dict[tuple[int, ...], openvino.AsyncInferQueue] = {}
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns the predictor; the graph is read and compiled at the first window of a size."""
+        return self._predict
+
+    def _predict(self, windows: Tensor) -> Tensor:
+        images = _as_array(windows)
+        queue = self._queue(images.shape[1:])
+        found: list[np.ndarray | None] = [None] * len(images)
+
+        def keep(request: Any, index: int) -> None:
+            found[index] = request.get_output_tensor(0).data.copy()
+
+        queue.set_callback(keep)
+        for index in range(len(images)):
+            queue.start_async({0: images[index : index + 1]}, userdata=index, share_inputs=True)
+        queue.wait_all()
+        return torch.from_numpy(np.concatenate(found)).to(windows.device)  # type: ignore[arg-type]
+
+    def _queue(self, shape: tuple[int, ...]) -> openvino.AsyncInferQueue:
+        """Returns the requests of a graph compiled for one window (C, H, W) each."""
+        import openvino
+
+        if shape not in self._queues:
+            core = openvino.Core()
+            graph = core.read_model(self.path)
+            graph.reshape([1, *shape])
+            options = {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            }
+            self._queues[shape] = openvino.AsyncInferQueue(core.compile_model(graph, "CPU", options))
+        return self._queues[shape]
+
+
+def choose_engine(
+    name: str = "auto",
+    precision: str = "auto",
+    models: str | Path = "models",
+    device: torch.device | str = "cpu",
+) -> Engine:
+    """Returns the engine of a name, or the one that `auto` picks, and logs which and why.
+
+    `auto` takes the network's own torch on a GPU, and where nothing was exported from the weights as they are; else
+    OpenVINO, else ONNX Runtime, whichever is installed. OpenVINO's `auto` precision is bf16 where the CPU computes in
+    it, else int8 where that was exported and accepted, else fp32.
+
+    Args:
+        name: `auto`, `torch`, `onnxruntime` or `openvino`.
+        precision: `auto`, `fp32`, or for OpenVINO `bf16` or `int8`.
+        models: folder with the weights and what was exported from them.
+        device: that torch runs on.
+
+    Raises:
+        FileNotFoundError: when a named engine's file is missing.
+        ImportError: when a named engine is not installed; names the extra.
+        ValueError: when a name is unknown, an engine has no such precision, or the file belongs to other weights.
+    """
+    if name not in ENGINES or precision not in PRECISIONS:
+        raise ValueError(
+            f"Expected --engine among {ENGINES} and --precision among {PRECISIONS}, found {name} and {precision}."
+        )
+    if name == "auto":
+        name, reason = _pick_engine(Path(models), torch.device(device))
+        logger.info("Engine: %s (%s).", name, reason)
+    if name == "openvino":
+        return _openvino_engine(Path(models), precision)
+    if precision not in ("auto", "fp32"):
+        raise ValueError(f"Expected --precision fp32 with the engine {name}, found {precision}; use --engine openvino.")
+    return TorchEngine() if name == "torch" else OnnxRuntimeEngine(exported_file(models, ONNX_FILE))
+
+
+def _pick_engine(models: Path, device: torch.device) -> tuple[str, str]:
+    """Returns the name of the best engine for what is there, and the reason."""
+    if device.type != "cpu":
+        return "torch", f"the network runs on {device.type}"
+    reasons = []
+    for name, file in (("openvino", OPENVINO_FILE), ("onnxruntime", ONNX_FILE)):
+        if find_spec(name) is None:
+            reasons.append(f"{name} is not installed")
+            continue
+        try:
+            exported_file(models, file)
+        except (FileNotFoundError, ValueError) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        return name, "; ".join([f"{file} was exported from these weights", *reasons])
+    return "torch", "; ".join(reasons)
+
+
+def _openvino_engine(models: Path, precision: str) -> OpenVinoEngine:
+    if precision == "auto":
+        precision, reason = _pick_precision(models)
+        logger.info("OpenVINO precision: %s (%s).", precision, reason)
+    return OpenVinoEngine(
+        exported_file(models, OPENVINO_INT8_FILE if precision == "int8" else OPENVINO_FILE), precision
+    )
+
+
+def _pick_precision(models: Path) -> tuple[str, str]:
+    """Returns the fastest precision that the CPU has and the export's check accepted, and the reason."""
+    _require("openvino", "openvino")
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    exported_file(models, OPENVINO_FILE)
+    if "BF16" in capabilities and is_accepted(models, "openvino", "bf16"):
+        return "bf16", "the CPU computes in it and the export's check accepted it"
+    if "INT8" in capabilities and is_accepted(models, "openvino", "int8"):
+        return "int8", "the CPU computes in it and the export's check accepted it"
+    return "fp32", f"no faster one is both accepted by the export's check and among the CPU's {capabilities}"
+
+
+def _as_array(windows: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(torch.as_tensor(windows).detach().cpu().numpy(), dtype=np.float32)
+
+
+def _require(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise ImportError(
+            f"The engine needs {package}, which is not installed; install the extra `{extra}`: "
+            f"pip install 'tskd-monai[{extra}]', or give --engine torch."
+        )

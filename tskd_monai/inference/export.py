@@ -1,0 +1,197 @@
+"""A student bundle's network as files of ONNX and OpenVINO, checked against the network itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.data.task import Task
+from tskd_monai.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
+from tskd_monai.inference.exported_files import (
+    ONNX_FILE,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
+    RECORD,
+    WEIGHTS,
+    file_record,
+    weights_record,
+)
+from tskd_monai.inference.handlers import existing_checkpoint
+from tskd_monai.inference.parity import Case, parity_rows, random_case
+
+if TYPE_CHECKING:
+    import openvino
+
+logger = logging.getLogger(__name__)
+
+ONNX_OPSET = 20
+CALIBRATION_WINDOWS = 300
+"""Slices that the ranges of int8 are taken from; nncf's own default."""
+
+
+def load_student(bundle: str | Path) -> tuple[nn.Module, Task]:
+    """Returns the trained network of a student bundle, in evaluation mode on the CPU, and its task.
+
+    Raises:
+        FileNotFoundError: when the bundle lacks its config, its task or its weights.
+    """
+    bundle = Path(bundle)
+    config = bundle / "configs" / "inference.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"Expected a student bundle, found no configs/inference.json in {bundle}.")
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser["bundle_root"] = str(bundle)
+    weights = existing_checkpoint(bundle / "models" / WEIGHTS)
+    network = cast(nn.Module, parser.get_parsed_content("network_def"))
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.eval(), parser.get_parsed_content("plan")
+
+
+def export_student(
+    bundle: str | Path,
+    engines: Sequence[str],
+    calibration: Sequence[Case] = (),
+    validation: Sequence[Case] = (),
+) -> list[dict[str, Any]]:
+    """Writes the exported files and `export.json` into the bundle's `models/`; returns the rows of the parity table.
+
+    An int8 graph that loses half a Dice point is removed again. The record comes last, so a stopped export leaves
+    files that no engine takes.
+
+    Args:
+        bundle: student bundle.
+        engines: `onnxruntime`, `openvino`.
+        calibration: images for int8; none, no int8.
+        validation: images with labels, on which int8 and bf16 are accepted or not; without, noise shows parity alone.
+
+    Raises:
+        ImportError: when a package is missing; names the extra.
+        ValueError: when int8 is to be made and there is no label to accept it by.
+    """
+    models = Path(bundle) / "models"
+    network, task = load_student(bundle)
+    if calibration and not any(case.classes is not None for case in validation):
+        raise ValueError("Expected labelled validation images to accept int8 by, found none; see --calibration.")
+    _require_exporters(engines)
+    (models / RECORD).unlink(missing_ok=True)
+    candidates = _write_files(network, task, models, engines, calibration)
+    rows = parity_rows(
+        network,
+        {key: engine(network) for key, engine in candidates.items()},
+        list(validation) or [random_case(task)],
+        task.num_classes,
+    )
+    _remove_refused_int8(models, rows)
+    names = [models / name for name in (ONNX_FILE, OPENVINO_FILE, OPENVINO_INT8_FILE)]
+    files = {name: digest for path in names if path.is_file() for name, digest in file_record(path).items()}
+    record = {**weights_record(models), "task": task.hash, "files": files, "parity": rows}
+    write_json(models / RECORD, record)
+    return rows
+
+
+def _write_files(
+    network: nn.Module, task: Task, models: Path, engines: Sequence[str], calibration: Sequence[Case]
+) -> dict[tuple[str, str], Engine]:
+    """Writes the files and returns the engines on them, by engine and precision."""
+    for name in (ONNX_FILE, OPENVINO_FILE, OPENVINO_INT8_FILE):
+        _remove(models / name)
+    export_onnx(network, task, models / ONNX_FILE)
+    candidates: dict[tuple[str, str], Engine] = {}
+    if "onnxruntime" in engines:
+        candidates["onnxruntime", "fp32"] = OnnxRuntimeEngine(models / ONNX_FILE)
+    if "openvino" in engines:
+        export_openvino(models / ONNX_FILE, models / OPENVINO_FILE)
+        for precision in ("fp32", "bf16"):
+            candidates["openvino", precision] = OpenVinoEngine(models / OPENVINO_FILE, precision)
+        if calibration:
+            windows = torch.cat([case.windows for case in calibration])
+            quantise_openvino(models / OPENVINO_FILE, windows, models / OPENVINO_INT8_FILE)
+            candidates["openvino", "int8"] = OpenVinoEngine(models / OPENVINO_INT8_FILE, "int8")
+    return candidates
+
+
+def export_onnx(network: nn.Module, task: Task, path: Path) -> None:
+    """Writes a network as ONNX: `images` (B, C, H, W) of the task's image size to `logits`, any B."""
+    images = torch.rand(2, task.channels, *task.image_size)  # 1 would be taken for a constant
+    program = torch.onnx.export(
+        network,
+        (images,),
+        dynamo=True,
+        opset_version=ONNX_OPSET,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+    assert program is not None
+    with atomic_path(path) as temporary:
+        program.save(str(temporary))
+
+
+def export_openvino(onnx_file: Path, path: Path) -> None:
+    """Writes an ONNX network as an OpenVINO graph in full precision, `.xml` and `.bin`."""
+    import openvino
+
+    _save_openvino(openvino.convert_model(onnx_file), path)
+
+
+def quantise_openvino(graph_file: Path, windows: Tensor, path: Path) -> None:
+    """Writes an OpenVINO graph in int8.
+
+    Args:
+        graph_file: in full precision.
+        windows: images that the ranges of values are taken from, (N, C, H, W); at most 300, evenly spaced.
+        path: of the quantised graph, `.xml`.
+    """
+    import nncf
+    import openvino
+
+    chosen = np.linspace(0, len(windows) - 1, min(len(windows), CALIBRATION_WINDOWS)).round().astype(int)
+    images = nncf.Dataset([windows[index : index + 1].numpy() for index in np.unique(chosen).tolist()])
+    graph = openvino.Core().read_model(graph_file)
+    quantised = nncf.quantize(graph, images, preset=nncf.QuantizationPreset.MIXED, subset_size=CALIBRATION_WINDOWS)
+    _save_openvino(quantised, path)
+
+
+def _save_openvino(graph: openvino.Model, path: Path) -> None:
+    """Writes the weights first: a graph without them cannot be read."""
+    import openvino
+
+    with atomic_path(path) as temporary:
+        openvino.save_model(graph, temporary, compress_to_fp16=False)
+        temporary.with_suffix(".bin").replace(path.with_suffix(".bin"))
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.suffix == ".xml":
+        path.with_suffix(".bin").unlink(missing_ok=True)
+
+
+def _remove_refused_int8(models: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        if row["precision"] == "int8" and not row["accepted"]:
+            logger.warning("int8 loses half a Dice point or more on the validation images; it is not kept.")
+            _remove(models / OPENVINO_INT8_FILE)
+
+
+def _require_exporters(engines: Sequence[str]) -> None:
+    wanted = [("onnx", "onnx"), ("onnxscript", "onnx")]
+    wanted += [("openvino", "openvino"), ("nncf", "openvino")] if "openvino" in engines else []
+    missing = sorted({(package, extra) for package, extra in wanted if find_spec(package) is None})
+    if missing:
+        extras = ",".join(sorted({extra for _, extra in missing}))
+        raise ImportError(
+            f"The export needs {', '.join(package for package, _ in missing)}, not installed; "
+            f"install the extras: pip install 'tskd-monai[{extras}]'."
+        )

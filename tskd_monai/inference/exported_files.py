@@ -1,0 +1,61 @@
+"""Exported networks beside a bundle's weights, and the record that says which weights they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.checksum import file_sha256
+
+WEIGHTS = "model.pt"
+RECORD = "export.json"
+ONNX_FILE = "model.onnx"
+OPENVINO_FILE = "model.xml"
+OPENVINO_INT8_FILE = "model_int8.xml"
+
+ADVICE = "write it with `python scripts/export.py STUDENT_BUNDLE`"
+
+
+def weights_record(models: Path) -> dict[str, str]:
+    """Returns what names the weights of a bundle in the record."""
+    return {"weights_sha256": file_sha256(models / WEIGHTS)}
+
+
+def file_record(path: Path) -> dict[str, str]:
+    """Returns the sha256 of an exported file, and of the weights beside an OpenVINO graph, by name."""
+    parts = [path] if path.suffix != ".xml" else [path, path.with_suffix(".bin")]
+    return {part.name: file_sha256(part) for part in parts}
+
+
+def exported_file(models: str | Path, name: str) -> Path:
+    """Returns the path of an exported file that was made from the weights beside it.
+
+    Training again replaces `model.pt` alone; an older export would go on segmenting with the former weights.
+
+    Args:
+        models: folder with `model.pt`, `export.json` and the exported files.
+        name: of the file.
+
+    Raises:
+        FileNotFoundError: when there is no such file or no record.
+        ValueError: when it was made from other weights, or changed since.
+    """
+    models = Path(models)
+    path = models / name
+    if not (path.is_file() and (models / RECORD).is_file()):
+        raise FileNotFoundError(f"Expected {name} and {RECORD} beside {WEIGHTS} in models/, found none; {ADVICE}.")
+    record = read_json(models / RECORD)
+    if record.get("weights_sha256") != file_sha256(models / WEIGHTS):
+        raise ValueError(f"Expected {name} made from {WEIGHTS} as it is, found it made from other weights; {ADVICE}.")
+    known: Mapping[str, Any] = record.get("files", {})
+    if any(known.get(part) != digest for part, digest in file_record(path).items()):
+        raise ValueError(f"Expected {name} as it was exported, found it changed since; {ADVICE}.")
+    return path
+
+
+def is_accepted(models: str | Path, engine: str, precision: str) -> bool:
+    """Returns whether the export's check of an engine against torch went well."""
+    checks = read_json(Path(models) / RECORD).get("parity", [])
+    return any(row["accepted"] for row in checks if (row["engine"], row["precision"]) == (engine, precision))

@@ -1,0 +1,156 @@
+"""Where the voxels of an image lie on the grid that the network saw it on, and label maps brought back to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from tskd_monai.transforms.slice_spacing import neighbours
+
+TOLERANCE_VOXELS = 0.01
+"""How far, at the far end of the image, a position may be off a grid with the same axes and slices."""
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """An image's voxels on the network's grid, which has the image's slices and runs along its axes in some order.
+
+    Attributes:
+        shape: of the image, voxels along its three array axes.
+        axes: the image's array axes of slices, of the network's rows and of its columns.
+        slices: for each of the network's slices, its index in the image, (D,) int64.
+        rows: for each image index along `axes[1]`, its position among the network's rows, (H,) float32.
+        columns: for each image index along `axes[2]`, its position among the network's columns, (W,) float32.
+    """
+
+    shape: tuple[int, int, int]
+    axes: tuple[int, int, int]
+    slices: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def empty_label_map(self, dtype: torch.dtype) -> Tensor:
+        """Returns zeros (slices, rows, columns) of the image's size, stored in that order."""
+        return torch.zeros([self.shape[axis] for axis in self.axes], dtype=dtype)
+
+    def to_image_axes(self, label_map: Tensor) -> Tensor:
+        """Returns a label map (slices, rows, columns) as a view along the image's array axes."""
+        return label_map.permute([self.axes.index(axis) for axis in range(3)])
+
+
+def image_grid(image: Tensor) -> ImageGrid:
+    """Returns where an image's voxels lie on the grid that `preprocessing` brought it to.
+
+    Args:
+        image: (C, H, W, D), with the metadata `original_affine` and `spatial_shape` of `VolumeReader`.
+
+    Raises:
+        TypeError: when it has no metadata.
+        ValueError: when the two grids differ by more than the order, direction and spacing of axes.
+    """
+    if not isinstance(image, MetaTensor) or not {"original_affine", "spatial_shape"} <= set(image.meta):
+        raise TypeError(
+            f"Expected an image with original_affine and spatial_shape, found {type(image).__name__} without; "
+            "load it with tskd_monai.inference.preprocessing."
+        )
+    shape = tuple(int(size) for size in np.asarray(image.meta["spatial_shape"]))
+    to_network = np.linalg.solve(
+        np.asarray(image.affine, dtype=np.float64), np.asarray(image.meta["original_affine"], dtype=np.float64)
+    )
+    scale, offset = to_network[:3, :3], to_network[:3, 3]
+    row, column, depth = (int(axis) for axis in np.abs(scale).argmax(axis=1))
+    positions = [np.arange(shape[axis]) * scale[i, axis] + offset[i] for i, axis in enumerate((row, column, depth))]
+    found = np.rint(positions[2])
+    stray = scale.copy()
+    stray[(0, 1, 2), (row, column, depth)] = 0
+    same_axes = {row, column, depth} == {0, 1, 2} and np.abs(stray * shape).max() < TOLERANCE_VOXELS
+    same_slices = (
+        np.abs(positions[2] - found).max() < TOLERANCE_VOXELS
+        and np.array_equal(np.sort(found), np.arange(image.shape[-1]))  # every slice once
+    )
+    if not (same_axes and same_slices):
+        raise ValueError(
+            f"Expected the image's {shape} voxels to be the network's {tuple(image.shape[1:])} but for order, "
+            f"direction and spacing in the plane, found the mapping {to_network[:3].round(4).tolist()}; "
+            "preprocess with tskd_monai.inference.preprocessing."
+        )
+    return ImageGrid(
+        (shape[0], shape[1], shape[2]),
+        (depth, row, column),
+        torch.from_numpy(np.argsort(found)),
+        torch.from_numpy(positions[0]).float(),
+        torch.from_numpy(positions[1]).float(),
+    )
+
+
+def nearest_classes(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Returns the class of the network's pixel next to each position, int64 (B, H, W).
+
+    Args:
+        logits: (B, K, h, w).
+        rows: positions among h, (H,); those beyond the border count as on it.
+        columns: positions among w, (W,).
+    """
+    classes = logits.argmax(dim=1)
+    row_index, column_index = (
+        positions.round().long().clamp(0, size - 1)
+        for positions, size in zip((rows, columns), classes.shape[1:], strict=True)
+    )
+    return classes[:, row_index][:, :, column_index]
+
+
+def linear_classes(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Returns the class of the largest logit at each position, logits interpolated linearly, int64 (B, H, W).
+
+    Where the four pixels around a position agree on a class, interpolation cannot change it: its logit is the largest
+    in all four. Only the rest, along the borders of organs, is interpolated, one class after the other, so neither
+    time nor memory is that of K classes at full size.
+
+    Args:
+        logits: (B, K, h, w).
+        rows: positions among h, (H,); those beyond the border count as on it.
+        columns: positions among w, (W,).
+    """
+    classes = logits.argmax(dim=1)
+    (top, bottom, down), (left, right, across) = (
+        neighbours(positions, size) for positions, size in zip((rows, columns), classes.shape[1:], strict=True)
+    )
+    corners = [classes[:, y][:, :, x] for y in (top, bottom) for x in (left, right)]
+    found = corners[0]
+    mixed = (corners[1] != found) | (corners[2] != found) | (corners[3] != found)
+    image, row, column = mixed.nonzero(as_tuple=True)
+    if len(image):
+        width = classes.shape[2]
+        start = image * (logits.shape[1] * classes.shape[1] * width)
+        indices = [start + y[row] * width + x[column] for y in (top, bottom) for x in (left, right)]
+        found[mixed] = _largest(
+            logits.reshape(-1), indices, down[row], across[column], logits.shape[1], logits[0, 0].numel()
+        )
+    return found
+
+
+def _largest(flat: Tensor, indices: list[Tensor], down: Tensor, across: Tensor, num_classes: int, plane: int) -> Tensor:
+    """Returns the class of the largest interpolated logit of each position, (N,).
+
+    Args:
+        flat: logits, (B * K * h * w,).
+        indices: of the four pixels around each position in the plane of class 0, (N,) each.
+        down: share of the lower two, (N,).
+        across: share of the right two, (N,).
+        num_classes: K.
+        plane: h * w.
+    """
+    best = torch.full_like(down, -torch.inf)
+    found = torch.zeros_like(indices[0])
+    for number in range(num_classes):
+        upper_left, upper_right, lower_left, lower_right = (flat[index + number * plane] for index in indices)
+        upper = torch.lerp(upper_left, upper_right, across)
+        logit = torch.lerp(upper, torch.lerp(lower_left, lower_right, across), down)
+        larger = logit > best
+        found[larger] = number
+        best = torch.maximum(best, logit)
+    return found

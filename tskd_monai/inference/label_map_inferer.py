@@ -1,0 +1,106 @@
+"""From a preprocessed image to its label map on the image's own grid, a batch of slices at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SlidingWindowInferer
+from torch import Tensor
+from torch.nn import functional as F
+
+from tskd_monai.data.task import Task
+from tskd_monai.inference.engines import Engine, Predictor, TorchEngine
+from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_classes, nearest_classes
+
+UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "linear": linear_classes,
+    "nearest": nearest_classes,
+}
+
+
+class LabelMapInferer(Inferer):
+    """Segments a volume: slices through the network, the class of every voxel of the image as it was read.
+
+    Logits exist for one batch of slices only. Memory is that of the image and one label map, whatever the number of
+    classes, and there is no inverse transform: the affines of image and network say where each voxel lies.
+
+    A slice of the task's image size, or smaller, is one window; a larger one is several that overlap.
+
+    Args:
+        task: for the size of windows and the label values.
+        sw_batch_size: slices, or windows of larger slices, in one forward pass.
+        overlap: share of a window that its neighbour sees too.
+        engine: what runs the network; torch when None.
+        upsampling: `linear`: logits are interpolated, then the class is chosen; `nearest`: the class of the nearest
+            pixel of the network.
+
+    Raises:
+        ValueError: when `upsampling` is neither.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sw_batch_size: int = 8,
+        overlap: float = 0.25,
+        engine: Engine | None = None,
+        upsampling: str = "linear",
+    ) -> None:
+        if upsampling not in UPSAMPLING:
+            raise ValueError(f"Expected --upsampling linear or nearest, found {upsampling}.")
+        self.window = task.image_size
+        self.label_values = task.label_values
+        self.sw_batch_size = sw_batch_size
+        self.engine = engine or TorchEngine()
+        self._classes = UPSAMPLING[upsampling]
+        self._windows = SlidingWindowInferer(self.window, sw_batch_size, overlap, mode="gaussian")
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> MetaTensor:
+        """Returns the label map (1, 1, X, Y, Z), uint8 where the label values fit, else int32, on the CPU.
+
+        Args:
+            inputs: one image (1, C, H, W, D) as `preprocessing` leaves it.
+            network: windows (B, C, H, W) to logits (B, K, H, W).
+            args: part of MONAI's interface; unused.
+            kwargs: part of MONAI's interface; unused.
+
+        Raises:
+            TypeError: when the image has no metadata.
+            ValueError: when there are several images, or the image is on no grid that can be undone.
+        """
+        if inputs.shape[0] != 1:
+            raise ValueError(
+                f"Expected one image at a time, found {inputs.shape[0]}; set batch_size of DataLoader to 1."
+            )
+        image = inputs[0]
+        grid = image_grid(image)
+        label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid))
+        assert isinstance(inputs, MetaTensor)  # or there were no metadata to make a grid of
+        restored = MetaTensor(label_map[None, None], meta={**inputs.meta, "affine": inputs.meta["original_affine"]})
+        restored.is_batch = inputs.is_batch
+        return restored
+
+    def _label_map(self, image: Tensor, predict: Predictor, grid: ImageGrid) -> Tensor:
+        """Returns label values (slices, rows, columns) on the image's grid."""
+        values = torch.tensor(self.label_values, dtype=torch.uint8 if max(self.label_values) < 256 else torch.int32)
+        label_map = grid.empty_label_map(values.dtype)
+        planes = image.as_tensor() if isinstance(image, MetaTensor) else image
+        rows, columns = grid.rows.to(planes.device), grid.columns.to(planes.device)
+        for start in range(0, len(grid.slices), self.sw_batch_size):
+            batch = slice(start, start + self.sw_batch_size)
+            logits = self._logits(planes[..., batch].movedim(-1, 0).contiguous(), predict)
+            label_map[grid.slices[batch]] = values[self._classes(logits, rows, columns).cpu()]
+        return label_map
+
+    def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:
+        """Returns logits (B, K, H, W) of slices (B, C, H, W)."""
+        missing = [window - size for window, size in zip(self.window, slices.shape[-2:], strict=True)]
+        if min(missing) < 0:
+            return cast(Tensor, self._windows(slices, predict))
+        top, left = missing[0] // 2, missing[1] // 2
+        padded = F.pad(slices, (left, missing[1] - left, top, missing[0] - top))
+        height, width = slices.shape[-2:]
+        return predict(padded)[:, :, top : top + height, left : left + width]
