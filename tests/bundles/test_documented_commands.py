@@ -36,7 +36,7 @@ def documented_commands(bundle: str) -> list[list[str]]:
 
 def run_command(command: list[str], folder: Path) -> None:
     """Runs a documented command with this environment's Python, shortened."""
-    configs = command[command.index("--config_file") + 1]
+    configs = command[command.index("--config_file") + 1] if "--config_file" in command else ""
     training = "train" in configs or "fine_tune" in configs
     extra = SHORT["train"] if training else SHORT["inference"] if "diffusion" in configs else []
     if command[0] == "torchrun":
@@ -52,7 +52,8 @@ def run_command(command: list[str], folder: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `bundles`, a planned study, a NIfTI scan and the same scan as a DICOM series."""
     folder = tmp_path_factory.mktemp("workplace")
-    (folder / "bundles").symlink_to(ROOT / "bundles")
+    for name in ("bundles", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
     sections = {"training": 2, "validation": 1, "test": 1}
     write_study(folder / "phantom", seed=3, sections=sections, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
     plan = [sys.executable, str(ROOT / "scripts/plan_task.py"), "phantom/datalist.json"]
