@@ -4,7 +4,7 @@ Every run is a process of its own with one engine; engines take turns. `zoo` is 
 `Invertd` of all logits at full resolution and torch. Wall seconds are of use on an idle machine only; CPU seconds, of
 all threads together, bear with company. Medians over the rounds.
 
-python scripts/benchmark/inference_speed.py FOLDER --scan ct --classes 5 --engines torch openvino zoo
+python scripts/benchmark/inference_speed.py FOLDER --scan ct --classes 5 --engines torch openvino-bf16 zoo
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 ZOO_STYLE = Path(__file__).parent / "zoo_style.json"
-ENGINES = ("torch", "onnxruntime", "openvino", "zoo")
+ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16", "zoo")
 PARTS = ("imports", "read", "transforms", "network", "upsampling", "write", "other", "whole")
 
 
@@ -77,7 +77,8 @@ def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, 
     _time_network(watch)
     _time_method(Compose, "__call__", "transforms", watch)
     files = [f"{bundle}/configs/inference.json", *([str(ZOO_STYLE)] if engine == "zoo" else [])]
-    options = {"engine": "torch" if engine == "zoo" else engine, "device": torch.device("cpu")}
+    name, _, precision = ("torch" if engine == "zoo" else engine).partition("-")
+    options = {"engine": name, "precision": precision or "fp32", "device": torch.device("cpu")}
     monai.bundle.run(
         config_file=files, bundle_root=bundle, image=scan, output_dir=output_dir, logging_file=False, **options
     )
@@ -168,7 +169,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     scan = write_scan(args.scan, args.folder)
     bundle = write_bundle(args.student, args.classes, args.image_size, args.scan, args.folder)
-    exported = [engine for engine in args.engines if engine in ("onnxruntime", "openvino")]
+    exported = sorted({engine.partition("-")[0] for engine in args.engines} - {"torch", "zoo"})
     if exported and not (bundle / "models" / "export.json").is_file():
         export_student(bundle, exported)
     measured = measure(bundle, scan, args.engines, args.rounds, args.threads)

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from torch.nn.functional import interpolate
 
-from tskd_monai.inference.image_grid import image_grid, linear_classes, nearest_classes
+from tskd_monai.inference.image_grid import image_grid, linear_labels, nearest_labels
 
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
 
@@ -66,7 +66,7 @@ def test_linear_is_the_argmax_of_interpolated_logits(smooth: bool, scale: float)
         logits = interpolate(logits[..., :4, :5], (12, 17), mode="bilinear")
     rows, columns = torch.arange(0, 13, scale) - 0.4, torch.arange(0, 18, scale) - 0.3
     expected = dense_linear(logits, rows, columns)
-    found = linear_classes(logits, rows, columns)
+    found = linear_labels(logits, rows, columns, torch.arange(logits.shape[1]))
     assert found.shape == expected.shape
     # float32 decides ties
     assert (found != expected).sum() <= 2
@@ -75,12 +75,14 @@ def test_linear_is_the_argmax_of_interpolated_logits(smooth: bool, scale: float)
 def test_both_give_the_classes_at_the_networks_own_pixels() -> None:
     logits = torch.randn(2, 4, 9, 8)
     rows, columns = torch.arange(9.0), torch.arange(7.0, -1.0, -1.0)
-    for classes in (linear_classes, nearest_classes):
-        assert torch.equal(classes(logits, rows, columns), logits.argmax(dim=1).flip(2))
+    for labels in (linear_labels, nearest_labels):
+        found = labels(logits, rows, columns, torch.tensor([0, 200, 7, 9], dtype=torch.uint8))
+        assert found.dtype == torch.uint8
+        assert torch.equal(found.long(), torch.tensor([0, 200, 7, 9])[logits.argmax(dim=1).flip(2)])
 
 
 def test_one_row_or_column_is_enough() -> None:
     logits = torch.randn(1, 3, 1, 6)
     expected = logits.argmax(dim=1).expand(1, 4, 6)
-    for classes in (linear_classes, nearest_classes):
-        assert torch.equal(classes(logits, torch.zeros(4), torch.arange(6.0)), expected)
+    for labels in (linear_labels, nearest_labels):
+        assert torch.equal(labels(logits, torch.zeros(4), torch.arange(6.0), torch.arange(3)), expected)

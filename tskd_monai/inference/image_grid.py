@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from tskd_monai.transforms.slice_spacing import neighbours
+from tskd_monai.transforms.slice_spacing import neighbours, resample_plane
 
 TOLERANCE_VOXELS = 0.01
 """How far, at the far end of the image, a position may be off a grid with the same axes and slices."""
@@ -87,24 +88,21 @@ def image_grid(image: Tensor) -> ImageGrid:
     )
 
 
-def nearest_classes(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Returns the class of the network's pixel next to each position, int64 (B, H, W).
+def nearest_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Returns the label value of the network's pixel next to each position, (B, H, W).
 
     Args:
         logits: (B, K, h, w).
         rows: positions among h, (H,); those beyond the border count as on it.
         columns: positions among w, (W,).
+        values: label value of each class, (K,); their type is the result's.
     """
-    classes = logits.argmax(dim=1)
-    row_index, column_index = (
-        positions.round().long().clamp(0, size - 1)
-        for positions, size in zip((rows, columns), classes.shape[1:], strict=True)
-    )
-    return classes[:, row_index][:, :, column_index]
+    labels = _largest(logits.unbind(dim=1), values)
+    return resample_plane(labels, rows, columns, "nearest")
 
 
-def linear_classes(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Returns the class of the largest logit at each position, logits interpolated linearly, int64 (B, H, W).
+def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Returns the label value of the largest logit at each position, logits interpolated linearly, (B, H, W).
 
     Where the four pixels around a position agree on a class, interpolation cannot change it: its logit is the largest
     in all four. Only the rest, along the borders of organs, is interpolated, one class after the other, so neither
@@ -114,43 +112,56 @@ def linear_classes(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         logits: (B, K, h, w).
         rows: positions among h, (H,); those beyond the border count as on it.
         columns: positions among w, (W,).
+        values: label value of each class, (K,), no two alike; their type is the result's.
     """
-    classes = logits.argmax(dim=1)
+    labels = _largest(logits.unbind(dim=1), values)
     (top, bottom, down), (left, right, across) = (
-        neighbours(positions, size) for positions, size in zip((rows, columns), classes.shape[1:], strict=True)
+        neighbours(positions, size) for positions, size in zip((rows, columns), labels.shape[1:], strict=True)
     )
-    corners = [classes[:, y][:, :, x] for y in (top, bottom) for x in (left, right)]
-    found = corners[0]
-    mixed = (corners[1] != found) | (corners[2] != found) | (corners[3] != found)
+    found = labels.index_select(1, top).index_select(2, left)
+    mixed = _mixed_cells(labels).index_select(1, top).index_select(2, left)
     image, row, column = mixed.nonzero(as_tuple=True)
-    if len(image):
-        width = classes.shape[2]
-        start = image * (logits.shape[1] * classes.shape[1] * width)
-        indices = [start + y[row] * width + x[column] for y in (top, bottom) for x in (left, right)]
-        found[mixed] = _largest(
-            logits.reshape(-1), indices, down[row], across[column], logits.shape[1], logits[0, 0].numel()
-        )
+    width, plane = logits.shape[3], logits.shape[2] * logits.shape[3]
+    start = image * (logits.shape[1] * plane)
+    corners = [start + y[row] * width + x[column] for y in (top, bottom) for x in (left, right)]
+    flat, shares = logits.reshape(-1), (down[row], across[column])
+    interpolated = (_interpolated(flat, corners, number * plane, *shares) for number in range(logits.shape[1]))
+    found[image, row, column] = _largest(interpolated, values)
     return found
 
 
-def _largest(flat: Tensor, indices: list[Tensor], down: Tensor, across: Tensor, num_classes: int, plane: int) -> Tensor:
-    """Returns the class of the largest interpolated logit of each position, (N,).
+def _largest(logits: Iterable[Tensor], values: Tensor) -> Tensor:
+    """Returns the label value of the largest of K logits, given one class at a time; the first of equals."""
+    best, labels = torch.empty(0), values
+    for number, logit in enumerate(logits):
+        if number == 0:
+            best, labels = logit, torch.full_like(logit, int(values[0]), dtype=values.dtype)
+        else:
+            labels.masked_fill_(logit > best, int(values[number]))
+            best = torch.maximum(best, logit)
+    return labels
+
+
+def _mixed_cells(labels: Tensor) -> Tensor:
+    """Returns for each pixel (B, h, w) whether the four of which it is the first are not all alike."""
+    down, across = (torch.zeros_like(labels, dtype=torch.bool) for _ in range(2))
+    down[:, :-1] = labels[:, 1:] != labels[:, :-1]
+    across[:, :, :-1] = labels[:, :, 1:] != labels[:, :, :-1]
+    mixed = down | across
+    mixed[:, :-1] |= across[:, 1:]
+    return mixed
+
+
+def _interpolated(flat: Tensor, corners: list[Tensor], offset: int, down: Tensor, across: Tensor) -> Tensor:
+    """Returns one class's logit at each position, (N,).
 
     Args:
         flat: logits, (B * K * h * w,).
-        indices: of the four pixels around each position in the plane of class 0, (N,) each.
+        corners: indices of the four pixels around each position in the plane of class 0, (N,) each.
+        offset: from that plane to the one of the class.
         down: share of the lower two, (N,).
         across: share of the right two, (N,).
-        num_classes: K.
-        plane: h * w.
     """
-    best = torch.full_like(down, -torch.inf)
-    found = torch.zeros_like(indices[0])
-    for number in range(num_classes):
-        upper_left, upper_right, lower_left, lower_right = (flat[index + number * plane] for index in indices)
-        upper = torch.lerp(upper_left, upper_right, across)
-        logit = torch.lerp(upper, torch.lerp(lower_left, lower_right, across), down)
-        larger = logit > best
-        found[larger] = number
-        best = torch.maximum(best, logit)
-    return found
+    upper_left, upper_right, lower_left, lower_right = (flat[corner + offset] for corner in corners)
+    upper = torch.lerp(upper_left, upper_right, across)
+    return torch.lerp(upper, torch.lerp(lower_left, lower_right, across), down)

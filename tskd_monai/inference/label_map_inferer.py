@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from tskd_monai.data.task import Task
 from tskd_monai.inference.engines import Engine, Predictor, TorchEngine
-from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_classes, nearest_classes
+from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
 
-UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "linear": linear_classes,
-    "nearest": nearest_classes,
+UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "linear": linear_labels,
+    "nearest": nearest_labels,
 }
 
 
@@ -55,7 +55,7 @@ class LabelMapInferer(Inferer):
         self.label_values = task.label_values
         self.sw_batch_size = sw_batch_size
         self.engine = engine or TorchEngine()
-        self._classes = UPSAMPLING[upsampling]
+        self._labels = UPSAMPLING[upsampling]
         self._windows = SlidingWindowInferer(self.window, sw_batch_size, overlap, mode="gaussian")
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> MetaTensor:
@@ -92,7 +92,7 @@ class LabelMapInferer(Inferer):
         for start in range(0, len(grid.slices), self.sw_batch_size):
             batch = slice(start, start + self.sw_batch_size)
             logits = self._logits(planes[..., batch].movedim(-1, 0).contiguous(), predict)
-            label_map[grid.slices[batch]] = values[self._classes(logits, rows, columns).cpu()]
+            label_map[grid.slices[batch]] = self._labels(logits, rows, columns, values).cpu()
         return label_map
 
     def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:

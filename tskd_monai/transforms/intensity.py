@@ -47,7 +47,8 @@ class ScaleToUnitRanged(MapTransform):
     def _scale(self, image: torch.Tensor) -> torch.Tensor:
         image = image.to(torch.float32)
         finite = torch.isfinite(image)
-        if not finite.all():
+        all_finite = bool(finite.all())
+        if not all_finite:
             logger.warning("%d NaN or infinite voxels are left out of the intensity scaling.", int((~finite).sum()))
         lower, upper = self.lower, self.upper
         if self.mode == "percentile":
@@ -58,5 +59,7 @@ class ScaleToUnitRanged(MapTransform):
             logger.warning("The image is constant; it becomes 0 throughout.")
             return torch.zeros_like(image)
         unit = ((image - float(lower)) / span).clamp(0, 1)
+        if all_finite:
+            return unit
         # `where` on a MetaTensor keeps its geometry.
         return torch.where(finite, unit, torch.zeros_like(unit))
