@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "stages": stages,
         "evaluation_seconds": round(time.monotonic() - started, 1),
         "rows": [_kept(row) for row in rows],
-        "versions": package_versions(),
+        "versions": {**package_versions(), "commit": _commit()},
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1},
     }
     write_json(cell.result_file, content)
@@ -71,6 +72,16 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the numbers the tables need; an undefined one is None."""
     numbers = {key: None if row[key] != row[key] else round(row[key], 6) for key in ("dice", "hd95_mm", "nsd")}
     return {"case": row["case"], "label": row["label"], "name": row["name"], **numbers, "missed": row["missed"]}
+
+
+def _commit() -> str:
+    """Commit of this checkout, with `+` where files have changed since; a cell runs to the same number at its commit."""
+    git = ("git", "-C", str(BUNDLES))
+    head, changes = (
+        subprocess.run([*git, *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "--", ".."))
+    )
+    return f"{head or 'unknown'}{'+' if changes else ''}"
 
 
 def _processor() -> str:
