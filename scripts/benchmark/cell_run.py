@@ -75,13 +75,15 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Commit of this checkout, with `+` where files have changed since; a cell runs to the same number at its commit."""
-    git = ("git", "-C", str(BUNDLES))
-    head, changes = (
-        subprocess.run([*git, *arguments], capture_output=True, text=True, check=False).stdout.strip()
-        for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "--", ".."))
-    )
-    return f"{head or 'unknown'}{'+' if changes else ''}"
+    """Commit of this checkout, at which a cell runs to the same number; `+` where files have changed since."""
+    code = (":/", ":(top,exclude)scripts/benchmark/results")
+    head = _git("rev-parse", "HEAD")
+    return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no", "--", *code) else head or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(BUNDLES), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _processor() -> str:
