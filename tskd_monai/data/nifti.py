@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 GRID_TOLERANCE_MM = 0.1
 """Two affines put a volume at the same place when no corner of it moves further than this."""
 
+SHEAR_TOLERANCE = 1e-3
+"""Largest cosine between two axes that is worth no line in the log: affines are stored in single precision."""
+
 GZIP_MAX_RATIO = 1032
 """Deflate packs at most so many bytes into one."""
 
@@ -166,4 +169,14 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
     if volume < np.finfo(np.float32).tiny or np.linalg.cond(affine[:3, :3]) > 1e6:
         raise ValueError(f"Expected an invertible affine in {name}, found {affine[:3].tolist()}; repair the header.")
+    _notice_shear(affine, name)
     return np.array(affine, dtype=np.float64)
+
+
+def _notice_shear(affine: np.ndarray, name: str) -> None:
+    """Says so when the axes are not at right angles: the network sees such a volume interpolated."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine > SHEAR_TOLERANCE:
+        angle = float(np.degrees(np.arcsin(cosine)))
+        logger.warning("%s: its axes are sheared by %.1f degrees; they are resampled for the network.", name, angle)
