@@ -94,6 +94,8 @@ def _interval(bounds: tuple[float, float], sign: str = "+") -> str:
 
 
 def _difference(first: Patients, second: Patients) -> str:
+    if not first.keys() & second.keys():  # a suite that is running
+        return "no patient yet"
     difference = paired(first, second)
     return f"{difference.mean:+.3f} {_interval(difference.interval_95)}"
 
@@ -112,7 +114,9 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
     """
     patients = {name: patient_means(of_method, "dice") for name, of_method in _by_method(results).items()}
     reference, lines = content["reference"], []
-    primary = [name for name in content.get("primary", []) if name in patients]
+    primary = [
+        name for name in content.get("primary", []) if patients[reference].keys() & patients.get(name, {}).keys()
+    ]
     if primary:
         p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in primary}
         told = ", ".join(f"`{name}` p = {p:.3f}" for name, p in holm(p_values).items())
@@ -122,7 +126,7 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
         first, second = compared["method"], compared["to"]
         lines.append(f"`{first}` minus `{second}`: {_difference(patients[first], patients[second])}.")
     gap = content.get("gap")
-    if gap and {gap["teacher"], gap["scratch"]} <= patients.keys():
+    if gap and set.intersection(*(set(patients.get(name, {})) for name in (reference, *gap.values()))):
         lines.append(_gap_sentence(patients, reference, gap))
     return lines
 
@@ -130,7 +134,8 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
 def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping[str, str]) -> str:
     closed = gap_closed(patients[reference], patients[gap["scratch"]], patients[gap["teacher"]])
     lead = f"`{gap['teacher']}` leads `{gap['scratch']}` by {closed.gap:+.3f} {_interval(closed.gap_interval)}"
-    kept = fmean(patients[reference].values()) / fmean(patients[gap["teacher"]].values())
+    both = patients[reference].keys() & patients[gap["teacher"]].keys()
+    kept = sum(patients[reference][case] for case in both) / sum(patients[gap["teacher"]][case] for case in both)
     lead = f"`{reference}` keeps {kept:.1%} of the Dice of `{gap['teacher']}`. {lead}"
     if closed.gap < SMALLEST_GAP or closed.gap_interval[0] <= 0:
         return f"{lead}: nothing to distil is shown here, and this budget counts neither for nor against."

@@ -59,24 +59,25 @@ def segment(student: Path, image: Path, **overrides: Any) -> Path:
 
 
 def refusal(student: Path, image: Path) -> str:
-    """Segments what must be refused, checks that nothing is written, and returns the first cause's message."""
+    """Segments what must be refused, checks that no segmentation is written, and returns the first cause's message."""
     with pytest.raises(RuntimeError) as raised:  # the runner wraps what a config raises
         segment(student, image)
-    assert files_below(student.parent / "predictions") == []
+    assert segmentations(student.parent / "predictions") == []
     cause: BaseException = raised.value
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return str(cause)
 
 
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+def segmentations(folder: Path) -> list[Path]:
+    """Returns what a run wrote beside its report."""
+    return [path for path in folder.glob("*") if path.is_file() and path.name not in ("summary.json", "volumes.csv")]
 
 
 def test_segmentation_lies_on_the_scans_grid_in_the_tasks_label_values(student: Path, tmp_path: Path) -> None:
     voxels, affine = volume()
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")
-    written = files_below(segment(student, tmp_path / "scan.nii.gz"))
+    written = segmentations(segment(student, tmp_path / "scan.nii.gz"))
     assert [path.name for path in written] == ["scan_seg.nii.gz"]
     segmentation = nib.load(written[0])
     assert segmentation.shape == voxels.shape
@@ -107,7 +108,7 @@ def test_folder_of_two_series_is_refused_and_one_can_be_chosen(student: Path, tm
     message = refusal(student, tmp_path / "both")
     assert re.search("Expected one DICOM series in .*, found 2.*--series_uid", message)
     uid = re.findall(r"2\.25\.\d+", message)[0]
-    assert len(files_below(segment(student, tmp_path / "both", series_uid=uid))) == 1
+    assert len(segmentations(segment(student, tmp_path / "both", series_uid=uid))) == 1
 
 
 def test_truncated_file_is_refused(student: Path, tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ def test_number_and_size_are_logged(
 ) -> None:
     large = [*images, torch.rand(1, 256, 256, generator=torch.Generator().manual_seed(2))]
     cached_answers(teacher, images[:2], cache)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         cached_answers(teacher, large, cache, batch_size=1)
     megabytes = sum(path.stat().st_size for path in cache.folder.iterdir()) / 1e6
