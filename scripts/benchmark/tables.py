@@ -57,8 +57,8 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
         cells.append(f"{of_method[0]['stages'][-1]['results'][counted]:,}")
         if costs:
             cells += _cost(costs[name], costs[reference])
-        if _has_cpu_seconds(results):
-            cells.append(f"{fmean(_core_minutes(result) for result in of_method):.1f}")
+        if timed := [result for result in of_method if _has_cpu_seconds(result)]:
+            cells.append(f"{fmean(_core_minutes(result) for result in timed):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -72,8 +72,8 @@ def _has_trainable_parameters(results: Sequence[Result]) -> bool:
     return all("trainable_parameters" in result["stages"][-1]["results"] for result in results)
 
 
-def _has_cpu_seconds(results: Sequence[Result]) -> bool:
-    return all("cpu_seconds" in stage for result in results for stage in result["stages"])
+def _has_cpu_seconds(result: Result) -> bool:
+    return all("cpu_seconds" in stage for stage in result["stages"])
 
 
 def _core_minutes(result: Result) -> float:
@@ -82,7 +82,7 @@ def _core_minutes(result: Result) -> float:
 
 def _extra_heads(results: Sequence[Result], costs: Mapping[str, Any]) -> str:
     heads = " time a step | peak memory |" if costs else ""
-    return f"{heads} core-minutes, all stages |" if _has_cpu_seconds(results) else heads
+    return f"{heads} core-minutes, all stages |" if any(map(_has_cpu_seconds, results)) else heads
 
 
 def _with_interval(values: Sequence[float]) -> str:
