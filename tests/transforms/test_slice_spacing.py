@@ -61,6 +61,12 @@ def test_positions_beyond_the_border_count_as_on_it() -> None:
     assert [each.tolist() for each in neighbours(torch.tensor([0.0, 2.0]), 1)] == [[0, 0], [0, 0], [0.0, 0.0]]
 
 
+def test_halfway_the_even_pixel_is_the_nearest() -> None:
+    halves = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    found = resample_plane(torch.arange(4.0).expand(4, 4), halves, halves, "nearest")
+    assert found[0].tolist() == [0, 2, 2]
+
+
 def test_other_modes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"modes among \('bilinear', 'nearest'\), found \('bicubic',\)"):
         SliceSpacingd("image", (1.0, 1.0), "bicubic")

@@ -84,7 +84,8 @@ def resample_plane(images: Tensor, rows: Tensor, columns: Tensor, mode: str = "b
     for axis, positions in ((-2, rows), (-1, columns)):
         below, above, share = neighbours(positions, images.shape[axis])
         if mode == "nearest":
-            images = images.index_select(axis, (below + share.round()).long())
+            # Halfway between two pixels the even one, as in `grid_sample`.
+            images = images.index_select(axis, positions.clamp(0, images.shape[axis] - 1).round().long())
         elif share.any():
             weight = share.to(images.dtype).reshape(-1, *[1] * (-1 - axis))
             images = torch.lerp(images.index_select(axis, below), images.index_select(axis, above), weight)
