@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from cells import Cell, data_folder
-from stages import BUNDLES, Workplace, run_bundle
+from stages import BUNDLES, Workplace, checkout_commit, run_bundle
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.checksum import file_sha256
@@ -48,7 +47,7 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "stages": stages,
         "evaluation_seconds": round(time.monotonic() - started, 1),
         "rows": [_kept(row) for row in rows],
-        "versions": {**package_versions(), "commit": _commit()},
+        "versions": {**package_versions(), "commit": checkout_commit()},
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1},
     }
     write_json(cell.result_file, content)
@@ -57,14 +56,15 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
 
 def _score(cell: Cell, workplace: Workplace) -> list[dict[str, Any]]:
     """Segments the section by the bundle that the last stage trained, and returns the rows of metrics.csv."""
-    model, predictions = workplace.output(cell.stage, cell.study), workplace.folder / "predictions" / cell.name
+    model = workplace.output(cell.stage, cell.study)
+    predictions = workplace.folder / "predictions" / f"{cell.name}-{cell.config_hash[:12]}"
     overrides = {"section": cell.score, "output_dir": str(predictions), **workplace.study_files(cell.study)}
     if cell.stage.bundle == "teacher_lora":
         run_bundle(
             BUNDLES / "teacher_lora", ("inference.yaml", "evaluate.yaml"), {**overrides, "teacher_dir": str(model)}
         )
     else:
-        run_bundle(model, ("inference.json", "evaluate.json"), overrides)
+        run_bundle(model, ("inference.json", "evaluate.json"), {**overrides, "resume": False})
     return read_metrics(predictions / "metrics.csv")
 
 
@@ -72,18 +72,6 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the numbers the tables need; an undefined one is None."""
     numbers = {key: None if row[key] != row[key] else round(row[key], 6) for key in ("dice", "hd95_mm", "nsd")}
     return {"case": row["case"], "label": row["label"], "name": row["name"], **numbers, "missed": row["missed"]}
-
-
-def _commit() -> str:
-    """Commit of this checkout, at which a cell runs to the same number; `+` where files have changed since."""
-    code = (":/", ":(top,exclude)scripts/benchmark/results")
-    head = _git("rev-parse", "HEAD")
-    return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no", "--", *code) else head or "unknown"
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(BUNDLES), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def _processor() -> str:

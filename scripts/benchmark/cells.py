@@ -47,6 +47,11 @@ class Study:
         """Fold, or seed where there are no folds."""
         return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}"
 
+    @property
+    def key(self) -> str:
+        """Hex sha256 of all fields."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -78,7 +78,8 @@ def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, 
     _time_method(Compose, "__call__", "transforms", watch)
     files = [f"{bundle}/configs/inference.json", *([str(ZOO_STYLE)] if engine == "zoo" else [])]
     name, _, precision = ("torch" if engine == "zoo" else engine).partition("-")
-    options = {"engine": name, "precision": precision or "fp32", "device": torch.device("cpu")}
+    # What an earlier measurement has done is done again.
+    options = {"engine": name, "precision": precision or "fp32", "device": torch.device("cpu"), "resume": False}
     monai.bundle.run(
         config_file=files, bundle_root=bundle, image=scan, output_dir=output_dir, logging_file=False, **options
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ class Workplace:
                     "seconds": round(time.monotonic() - started, 1),
                     "cpu_seconds": round(time.process_time() - cpu_started, 1),
                 }
-                write_json(finished, {**_described(stage), **seconds, "results": _results(output)})
+                results = {"commit": checkout_commit(), "results": _results(output)}
+                write_json(finished, {**_described(stage), **seconds, **results})
                 for name in LARGE_FILES:
                     (output / name).unlink(missing_ok=True)
         return {"name": stage.name, **read_json(finished)}
@@ -77,8 +79,7 @@ class Workplace:
 
     def study_files(self, study: Study) -> dict[str, str]:
         """Returns the options `datalist` and `task` of a study, which is planned when it was not yet."""
-        name = f"{study.dataset}-{study.split}-{study.labelled_slices}-{study.planned_from}-{study.image_size}"
-        folder = self.folder / "studies" / name
+        folder = self.folder / "studies" / f"{study.dataset}-{study.split}-{study.key[:12]}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / "task.json").is_file():
                 plan(study, folder)
@@ -109,6 +110,18 @@ def run_bundle(bundle: Path, configs: tuple[str, ...], overrides: dict[str, Any]
     """Runs a bundle's configs in this process."""
     files = [str(bundle / "configs" / name) for name in configs]
     monai.bundle.run(bundle_root=str(bundle), config_file=files, **overrides)
+
+
+def checkout_commit() -> str:
+    """Returns the commit at which what runs here runs to the same result; `+` where code has changed since."""
+    code = (":/", ":(top,exclude)scripts/benchmark/results")
+    head = _git("rev-parse", "HEAD")
+    return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no", "--", *code) else head or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(BUNDLES), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 @contextmanager

@@ -123,16 +123,18 @@ def cached_answers(
         device: of the teacher.
         batch_size: images in one forward pass.
     """
-    missing = [image for image in images[process_rank() :: process_count()] if cache.read(image) is None]
-    if missing:
-        for start in tqdm(range(0, len(missing), batch_size), desc="Asking the teacher", unit="batch"):
-            batch = missing[start : start + batch_size]
-            answers = quantise(*teacher.forward_with_embeddings(torch.stack(batch).to(device)))
-            for image, answer in zip(batch, answers, strict=True):
-                cache.write(image, answer)
+    own = range(process_rank(), len(images), process_count())
+    known = {index: cache.read(images[index]) for index in own}
+    missing = [index for index, answer in known.items() if answer is None]
+    for start in tqdm(range(0, len(missing), batch_size), desc="Asking the teacher", unit="batch", disable=not missing):
+        batch = missing[start : start + batch_size]
+        asked = torch.stack([images[index] for index in batch]).to(device)
+        for index, answer in zip(batch, quantise(*teacher.forward_with_embeddings(asked)), strict=True):
+            cache.write(images[index], answer)
     if process_count() > 1:
         torch.distributed.barrier()
-    kept = [answer for answer in map(cache.read, images) if answer is not None]
+    read = (known.get(index) or cache.read(image) for index, image in enumerate(images))
+    kept = [answer for answer in read if answer is not None]
     if len(kept) < len(images):
         raise RuntimeError(f"Expected the answers just written to {cache.folder}, found some damaged; check the disk.")
     _report(cache, images, len(missing))

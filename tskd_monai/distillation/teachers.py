@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.task import Task
-from tskd_monai.distillation.student_bundle import load_student_weights
+from tskd_monai.distillation.student_bundle import start_from
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.students import build_student, student_size
 from tskd_monai.networks.teacher import load_teacher
@@ -37,8 +37,7 @@ def load_any_teacher(
     if not (folder / STUDENT_CONFIG).is_file():
         return load_teacher(folder, encoder_weights, task_hash=task.hash)
     name = read_json(folder / STUDENT_CONFIG)["student"]
-    network = build_student(name, task.channels, task.num_classes, task.image_size)
-    network.load_state_dict(load_student_weights(folder, task) or {})
+    network = start_from(build_student(name, task.channels, task.num_classes, task.image_size), folder, task)
     size = student_size(name)
     teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)
     return teacher.requires_grad_(False).eval()

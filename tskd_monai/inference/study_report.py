@@ -65,10 +65,10 @@ class StudyReport:
         common = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         self._paths = {study["image"]: self._record_path(study, common) for study in studies}
         self.studies = list(studies)
-        done = [study for study in studies if resume and self._is_done(self._paths[study["image"]])]
-        self.pending = [study for study in own_share(studies) if study not in done]
+        done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
+        self.pending = [study for study in own_share(studies) if study["image"] not in done]
         """The studies that this process has yet to do."""
-        self._owners = {read_json(self._paths[study["image"]])["name"]: study["image"] for study in done}
+        self._owners = {read_json(path)["name"]: image for image, path in done.items()}
         self._results: dict[Path, dict[str, Any]] = {}
         self._started = time.monotonic()
 
@@ -106,12 +106,15 @@ class StudyReport:
 
     def _end(self, study: Study, name: str, pred: MetaTensor, started: float) -> None:
         """Records a study behind its writes, in the writer's thread."""
-        if failure := self.writer.take_failure():
-            self._fail(study, describe(failure), name)
+        try:
+            if failure := self.writer.take_failure():
+                raise failure
+            volumes = class_volumes_ml(pred, self.task)
+        except Exception as error:  # here it is known whose it is
+            self._fail(study, describe(error), name)
             return
-        outputs, seconds = self._outputs(name), round(time.monotonic() - started, 2)
-        volumes = class_volumes_ml(pred, self.task)
-        self._record(study, DONE, name=name, seconds=seconds, outputs=outputs, volumes_ml=volumes)
+        seconds = round(time.monotonic() - started, 2)
+        self._record(study, DONE, name=name, seconds=seconds, outputs=self._outputs(name), volumes_ml=volumes)
 
     def _end_failed(self, study: Study, error: Exception, name: str) -> None:
         self.writer.take_failure()  # of what this study had written before it failed
