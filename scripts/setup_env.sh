@@ -36,7 +36,7 @@ supported "$venv/bin/python" || die "needs Python 3.10, 3.11 or 3.12, but .venv 
 echo "Installing the package and its tools into .venv (first time: about 3 minutes and 4 GB)"
 rm -f "$stamp"
 if ! (cd -- "$root" && "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-  -c scripts/constraints.txt -e '.[dicom,onnx,dev]' 2>&1) | tee "$log" |
+  -c scripts/constraints.txt -e '.[training,dicom,onnx,dev]' 2>&1) | tee "$log" |
   awk '/^Collecting/ { print "  " $2; fflush() } /^Installing collected/ { print "  unpacking"; fflush() }'; then
   tail -n 20 "$log" >&2
   die "pip failed; its last lines are above, all of them in $log. Needed: access to a Python package index and about 4 GB of disk. Running this again goes on from here."

@@ -1,8 +1,9 @@
-"""The package as installed: cheap to import, and one version everywhere."""
+"""The package as installed: cheap to import, one version everywhere, and no training packages where it segments."""
 
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -41,3 +42,21 @@ def test_installed_version_is_the_packages() -> None:
 def test_package_tested_is_the_one_of_this_checkout() -> None:
     assert tskd_monai.__file__ is not None
     assert Path(tskd_monai.__file__).parent == ROOT / "tskd_monai"
+
+
+def test_segmenting_needs_no_package_of_the_training_extra() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    training = re.findall(r"^[\w-]+", config["options.extras_require"]["training"].strip(), re.MULTILINE)
+    assert "transformers" in training
+    targets = (ROOT / "bundles/segmentation/configs/inference.json").read_text(encoding="utf-8")
+    modules = sorted(set(re.findall(r'"(tskd_monai[\w.]*)\.\w+"', targets)) | {"tskd_monai.networks.students"})
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({training}))\n"  # None there makes an import fail
+        f"for module in {modules}: importlib.import_module(module)\n"
+        "build = sys.modules['tskd_monai.networks.students'].build_student\n"
+        "for name in ('compact_unet_small', 'vit_tiny'): build(name, 1, 2, (64, 64))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.sam.configuration_sam import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from tskd_monai.networks.encoders import (
     PATCH_SIZE,
@@ -91,7 +89,7 @@ class SamEncoder(nn.Module):
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
         # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = SamVisionEncoder(_vision_config(architecture, image_size))
+        self.backbone: Any = _vision_encoder(architecture, image_size)
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encodes images.
@@ -150,8 +148,12 @@ class SamEncoder(nn.Module):
             nn.init.normal_(layer.attn.rel_pos_w, std=INITIALISER_STD)
 
 
-def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionConfig:
-    return SamVisionConfig(
+def _vision_encoder(architecture: SamArchitecture, image_size: int) -> nn.Module:
+    # Imported here: students share this module's records, and where they only segment there is no transformers.
+    from transformers.models.sam.configuration_sam import SamVisionConfig
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+    config = SamVisionConfig(
         hidden_size=architecture.hidden_size,
         output_channels=architecture.embed_dim,
         num_hidden_layers=architecture.depth,
@@ -164,6 +166,7 @@ def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionC
         initializer_range=INITIALISER_STD,
         attn_implementation="sdpa",
     )
+    return SamVisionEncoder(config)
 
 
 def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
