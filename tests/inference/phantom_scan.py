@@ -59,6 +59,11 @@ def grid(axcodes: str = "PLS", rotation: tuple[float, float, float] = (0.0, 0.0,
     return make_grid(SHAPE, SPACING, axcodes, rotation_deg=rotation)
 
 
+def anisotropic_grid(axcodes: str) -> Grid:
+    """Returns a grid of thick slices whose pixels are not the task's."""
+    return make_grid((36, 34, 12), (1.3, 1.3, 4.0), axcodes)
+
+
 def scanned(where: Grid) -> np.ndarray:
     """Returns the stored values of a scan, uint16 of the grid's shape."""
     levels = np.zeros(256, np.uint16)

@@ -23,7 +23,7 @@ import pytest
 import torch
 from fault_rows import REFUSED, REPAIRED, Given, Row
 from monai.bundle import ConfigWorkflow
-from phantom_scan import Oracle, dice, dicom, nifti
+from phantom_scan import Oracle, anisotropic_grid, dice, dicom, nifti, right_handed
 
 from tskd_monai.data.task import Intensity, Task
 from tskd_monai.distillation.student_bundle import write_student_bundle
@@ -136,6 +136,30 @@ def test_row(
     notices = [r.getMessage() for r in caplog.records if r.name.startswith("tskd_monai") and r.levelname == "WARNING"]
     assert bool(notices) == bool(row.message) == (row.outcome == REPAIRED)
     assert row.message in "\n".join(notices)
+
+
+SAME_AXIS = str.maketrans("LPI", "RAS")
+
+
+@pytest.mark.parametrize("plane", dicom_faults.TASK_AXES)
+def test_thick_slices_score_alike_however_they_are_stored(plane: str, segment: Segment, tmp_path: Path) -> None:
+    """The pixels are not the task's: they are resampled to it and back."""
+    row = Row("thick slices", "exact", ())
+    axes = dicom_faults.TASK_AXES[plane]
+    slice_axis = axes[2].translate(SAME_AXIS)
+    scores: dict[str, list[float]] = {}
+    for code in (code for code in right_handed() if code[2].translate(SAME_AXIS) == slice_axis):
+        given = dicom(tmp_path, anisotropic_grid(code), name=code)
+        given = replace(given, overrides={"axcodes": axes}, output_dir=tmp_path / f"{code}_predictions")
+        (path,) = segment(row, given).glob("*_seg.nii.gz")
+        image = nib.load(path)
+        # Rows and columns differ in number: exchanged, they are another scan.
+        scores.setdefault(code.translate(SAME_AXIS), []).append(
+            min(dice(np.asarray(image.dataobj), image.affine, given))
+        )
+    assert [len(of_one_scan) for of_one_scan in scores.values()] == [4, 4]
+    for of_one_scan in scores.values():
+        assert min(of_one_scan) >= 0.999 * max(of_one_scan) > 0.99, scores
 
 
 @contextmanager
