@@ -67,10 +67,11 @@ esac
 bundle="$(cd -- "$bundle" && pwd)"
 name="${name:-$(basename -- "$bundle")}"
 
+home="$root/build/monai_label"
+server=("$root/scripts/monai_label_server.py" "$bundle" "$studies" --app "$home/apps/$port" --name "$name" --host "$host" --port "$port")
+"${PYTHON:-python3}" "${server[@]}" --check # before minutes are spent
 python="$(bash "$root/scripts/setup_monai_label.sh")"
 # Offline: what is not here is an error and not a download.
 export HF_HUB_OFFLINE=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-home="$root/build/monai_label"
 export MONAI_LABEL_DATASTORE_CACHE_PATH="${MONAI_LABEL_DATASTORE_CACHE_PATH:-$home/dicom}"
-exec "$python" "$root/scripts/monai_label_server.py" "$bundle" "$studies" \
-  --app "$home/apps/$port" --name "$name" --host "$host" --port "$port"
+exec "$python" "${server[@]}"

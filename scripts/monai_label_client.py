@@ -42,8 +42,12 @@ class LabelServer:
         """Returns what the server offers: models, trainers, labels."""
         return dict(self._ask("GET", "/info/"))
 
+    def datastore_status(self) -> dict[str, Any]:
+        """Returns how many images there are, and how many have a finished label."""
+        return dict(self._ask("GET", "/datastore/"))
+
     def datastore(self) -> dict[str, Any]:
-        """Returns the images and their labels."""
+        """Returns the images that are on the server's disk, and their labels."""
         return dict(self._ask("GET", "/datastore/", output="all"))
 
     def next_sample(self, strategy: str) -> dict[str, Any]:

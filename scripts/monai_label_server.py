@@ -1,4 +1,7 @@
-"""Starts the MONAI Label server on a bundle, in the server's own environment; see monai_label.sh."""
+"""Starts the MONAI Label server on a bundle, in the server's own environment; see monai_label.sh.
+
+The checks want no package, so that they can be made before that environment is.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ def check_port(host: str, port: int) -> None:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise ValueError(f"expected a free port, found {host}:{port} taken ({error}). Choose with --port.") from error
+            raise ValueError(
+                f"expected a free port, found {host}:{port} taken ({error}). Choose with --port."
+            ) from error
 
 
 def make_app(app: Path, bundle: Path, name: str) -> None:
@@ -85,6 +90,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--check", action="store_true", help="end when everything is as it should be")
     args = parser.parse_args()
     try:
         check_name(args.name)
@@ -93,6 +99,8 @@ def main() -> None:
     except ValueError as error:
         print(f"monai_label: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    if args.check:
+        return
     make_app(args.app, args.bundle, args.name)
     os.environ.setdefault("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", search_filter(args.bundle))
     announce(args.name, args.host, args.port, args.studies)

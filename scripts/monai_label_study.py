@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.task import load_task
 from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.evaluation.metrics import evaluate_case
 from tskd_monai.networks.students import build_student
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +59,9 @@ def write_scans(folder: Path) -> list[Scan]:
     for index, (name, (axcodes, rotation)) in enumerate(SCANS.items()):
         scan = Scan(folder / "images" / f"{name}.nii.gz", folder / "truth" / f"{name}.nii.gz")
         grid = make_grid(SHAPE, SPACING, axcodes, rotation_deg=rotation)
-        for path, volume in zip((scan.image, scan.label), render(sample_anatomy(SEED + index), grid, index), strict=True):
+        for path, volume in zip(
+            (scan.image, scan.label), render(sample_anatomy(SEED + index), grid, index), strict=True
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(volume, grid.matrix), path)
         scans.append(scan)
@@ -114,10 +118,6 @@ def run_bundle(bundle: Path, config: str, options: dict[str, str]) -> None:
         raise RuntimeError(f"{config} of {bundle.name} failed:\n{done.stderr[-3000:]}")
 
 
-def mean_dice(found: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the mean Dice over the true foreground classes of two label maps of one shape."""
-    scores = []
-    for value in np.unique(truth[truth > 0]):
-        first, second = found == value, truth == value
-        scores.append(2 * float((first & second).sum()) / float(first.sum() + second.sum()))
-    return float(np.mean(scores))
+def mean_dice(found: Path, truth: Path, labels: Mapping[int, str]) -> float:
+    """Returns the mean Dice of a label map over the foreground classes."""
+    return float(np.nanmean([row["dice"] for row in evaluate_case(found, truth, labels, truth.stem)]))
