@@ -72,6 +72,6 @@ server=("$root/scripts/monai_label_server.py" "$bundle" "$studies" --app "$home/
 "${PYTHON:-python3}" "${server[@]}" --check # before minutes are spent
 python="$(bash "$root/scripts/setup_monai_label.sh")"
 # Offline: what is not here is an error and not a download.
-export HF_HUB_OFFLINE=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+export HF_HUB_OFFLINE=1 PYTHONPATH="$root:$root/scripts/monai_label_stubs${PYTHONPATH:+:$PYTHONPATH}"
 export MONAI_LABEL_DATASTORE_CACHE_PATH="${MONAI_LABEL_DATASTORE_CACHE_PATH:-$home/dicom}"
 exec "$python" "${server[@]}"

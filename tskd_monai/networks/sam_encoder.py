@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.sam.configuration_sam import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from tskd_monai.networks.encoders import (
     PATCH_SIZE,
@@ -29,6 +27,9 @@ from tskd_monai.networks.encoders import (
 )
 from tskd_monai.networks.layer_stack import run_layers
 from tskd_monai.networks.sam_names import encoder_entries
+
+if TYPE_CHECKING:
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
 
@@ -91,7 +92,7 @@ class SamEncoder(nn.Module):
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
         # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = SamVisionEncoder(_vision_config(architecture, image_size))
+        self.backbone: Any = _vision_encoder(architecture, image_size)
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encodes images.
@@ -150,8 +151,12 @@ class SamEncoder(nn.Module):
             nn.init.normal_(layer.attn.rel_pos_w, std=INITIALISER_STD)
 
 
-def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionConfig:
-    return SamVisionConfig(
+def _vision_encoder(architecture: SamArchitecture, image_size: int) -> SamVisionEncoder:
+    # Here and not above: a student is built, and served by MONAI Label, where transformers is not installed.
+    from transformers.models.sam.configuration_sam import SamVisionConfig
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+    config = SamVisionConfig(
         hidden_size=architecture.hidden_size,
         output_channels=architecture.embed_dim,
         num_hidden_layers=architecture.depth,
@@ -164,6 +169,7 @@ def _vision_config(architecture: SamArchitecture, image_size: int) -> SamVisionC
         initializer_range=INITIALISER_STD,
         attn_implementation="sdpa",
     )
+    return SamVisionEncoder(config)
 
 
 def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
