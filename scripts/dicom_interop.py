@@ -5,21 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import nibabel as nib
 import numpy as np
 import torch
+from orthanc import ask, orthanc, request
 from pydicom import dcmread
 
 from tskd_monai.data.dicom_reader import read_series
@@ -34,7 +28,6 @@ from tskd_monai.networks.students import build_student
 ROOT = Path(__file__).parent.parent
 STUDENT = "compact_unet_small"
 ROTATIONS = {"axial": (0.0, 0.0, 0.0), "oblique": (8.0, -12.0, 20.0)}
-ORTHANC_START_SECONDS = 60
 
 
 def write_bundle(folder: Path) -> Path:
@@ -138,55 +131,6 @@ def check_series(name: str, bundle: Path, folder: Path) -> Path:
     check_with_dciodvfy(paths[0])
     check_with_dcm2niix(series, folder / "dcm2niix")
     return series
-
-
-def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def orthanc(folder: Path) -> Iterator[str]:
-    """Yields the address of an Orthanc of our own, on this machine alone."""
-    folder.mkdir()
-    port = free_port()
-    options = {"Name": "interop", "HttpPort": port, "RemoteAccessAllowed": False, "DicomServerEnabled": False}
-    options |= {"StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "Plugins": []}
-    (folder / "orthanc.json").write_text(json.dumps(options))
-    with (folder / "orthanc.log").open("w") as log:
-        server = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait_for(address)
-            yield address
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-def _wait_for(address: str) -> None:
-    end = time.monotonic() + ORTHANC_START_SECONDS
-    while True:
-        try:
-            request(f"{address}/system")
-            return
-        except (urllib.error.URLError, ConnectionError) as error:
-            if time.monotonic() > end:
-                raise SystemExit(f"FAILED: Orthanc did not answer in {ORTHANC_START_SECONDS} s ({error})") from error
-            time.sleep(0.2)
-
-
-def request(address: str, content: bytes | None = None) -> bytes:
-    """Returns the answer to a GET, or with content a POST."""
-    with urllib.request.urlopen(urllib.request.Request(address, data=content), timeout=60) as answer:
-        return bytes(answer.read())
-
-
-def ask(address: str, content: bytes | None = None) -> Any:
-    """Returns the answer as JSON."""
-    return json.loads(request(address, content))
 
 
 def check_round_trip(series: Path, bundle: Path, folder: Path) -> None:

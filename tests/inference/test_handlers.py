@@ -12,11 +12,11 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Lambdad
 
 from tskd_monai.data.task import Task
-from tskd_monai.inference.handlers import RaiseRootCause, existing_checkpoint
+from tskd_monai.inference.handlers import RaiseRootCause, existing_checkpoint, progress_bar
 from tskd_monai.inference.preprocessing import preprocessing
 
 
-def run(item: dict[str, Any], transform: Compose, handlers: tuple[RaiseRootCause, ...] = (RaiseRootCause(),)) -> None:
+def run(item: dict[str, Any], transform: Compose, handlers: tuple[Any, ...] = (RaiseRootCause(),)) -> None:
     """Run an evaluator over one item."""
     SupervisedEvaluator(
         device=torch.device("cpu"),
@@ -72,3 +72,8 @@ def test_checkpoint_that_exists_is_returned(tmp_path: Path) -> None:
 def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"trained weights at .*model\.pt, found none\. Give --bundle_root"):
         existing_checkpoint(tmp_path / "model.pt")
+
+
+def test_the_progress_bar_names_what_runs_and_counts(capfd: pytest.CaptureFixture[str]) -> None:
+    run({"image": torch.zeros(1, 2)}, Compose([]), (progress_bar("Segmenting"),))
+    assert "Segmenting" in capfd.readouterr().err

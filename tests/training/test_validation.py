@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler
 
-from tskd_monai.training.validation import ValidateEnds
+from tskd_monai.training.validation import ValidateEnds, validation_volumes
 
 
 def validated_epochs(max_epochs: int, interval: int, initial: bool, start: int = 0) -> tuple[list[int], int]:
@@ -45,3 +48,20 @@ def test_the_network_that_training_starts_from_is_validated_once() -> None:
 
 def test_a_resumed_training_has_been_validated_at_its_start() -> None:
     assert validated_epochs(5, 3, initial=True, start=2) == ([3, 5], 2)
+
+
+def double(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "image": 2 * item["image"]}
+
+
+def test_validation_volumes_are_preprocessed(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = validation_volumes([{"image": 3}, {"image": 4}], double, [{"image": 5}])
+    assert [item["image"] for item in dataset] == [6, 8]
+    assert not caplog.records
+
+
+def test_without_any_the_training_volumes_are_validated_on_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        dataset = validation_volumes([], double, [{"image": 5}])
+    assert [item["image"] for item in dataset] == [10]
+    assert "chosen on the 1 training image(s)" in caplog.text

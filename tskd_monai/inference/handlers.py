@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -39,3 +40,16 @@ def existing_checkpoint(path: str | Path) -> str:
             "the bundle; weights are written by the distillation bundle or come with a downloaded one."
         )
     return str(path)
+
+
+def progress_bar(desc: str) -> Any:
+    """Returns ignite's progress bar.
+
+    Args:
+        desc: in front of the bar.
+    """
+    try:
+        from ignite.handlers import ProgressBar
+    except ImportError:  # ignite below 0.5, which MONAI 1.5 and with it MONAI Label want
+        from ignite.contrib.handlers import ProgressBar
+    return ProgressBar(desc=desc)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from tskd_monai.networks.encoders import (
 )
 from tskd_monai.networks.layer_stack import run_layers
 from tskd_monai.networks.sam_names import encoder_entries
+
+if TYPE_CHECKING:
+    from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
 
@@ -148,8 +151,8 @@ class SamEncoder(nn.Module):
             nn.init.normal_(layer.attn.rel_pos_w, std=INITIALISER_STD)
 
 
-def _vision_encoder(architecture: SamArchitecture, image_size: int) -> nn.Module:
-    # Imported here: students share this module's records, and where they only segment there is no transformers.
+def _vision_encoder(architecture: SamArchitecture, image_size: int) -> SamVisionEncoder:
+    # Here and not above: a student is built, and served by MONAI Label, where transformers is not installed.
     from transformers.models.sam.configuration_sam import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
 

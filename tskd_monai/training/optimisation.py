@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from tskd_monai.networks.segmenter import VfmSegmenter
+if TYPE_CHECKING:
+    from tskd_monai.networks.segmenter import VfmSegmenter
 
 WARMUP_SHARE = 0.05
 POLY_POWER = 0.9

@@ -1,9 +1,40 @@
-"""Validations at both ends of a training, whatever the interval between the others."""
+"""What training is validated on, and validations at both its ends, whatever the interval between the others."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 from ignite.engine import Engine, Events
+from monai.data import CacheDataset
 from monai.engines import Evaluator
+
+logger = logging.getLogger(__name__)
+
+
+def validation_volumes(
+    data: Sequence[Mapping[str, Any]],
+    transform: Callable[[Any], Any],
+    training_data: Sequence[Mapping[str, Any]],
+) -> CacheDataset:
+    """Returns the volumes that choose the best weights, preprocessed and held in memory.
+
+    MONAI Label sets a share of its labels apart, which is none of the first one or two. Then the training volumes
+    have to do, with a warning: without any, no weights would be better than those training starts from.
+
+    Args:
+        data: items `{"image", "label"}` to validate on; may be empty.
+        transform: of an item.
+        training_data: the items trained on.
+    """
+    if not data:
+        logger.warning(
+            "No image to validate on: the best weights are chosen on the %d training image(s), which says nothing "
+            "about other images.",
+            len(training_data),
+        )
+    return CacheDataset(list(data or training_data), transform, num_workers=0)
 
 
 class ValidateEnds:

@@ -1,0 +1,117 @@
+"""Starts the MONAI Label server on a bundle, in the server's own environment; see monai_label.sh.
+
+The checks want no package, so that they can be made before that environment is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+OTHER_TYPES = ("deepedit", "deepgrow", "detection", "classification")
+"""MONAI Label takes a bundle for one of these by its name, and then calls it in another way."""
+
+
+def check_name(name: str) -> str:
+    """Returns the model's name when MONAI Label takes a bundle of that name for a segmentation.
+
+    Raises:
+        ValueError: when it does not, or the name could not be a folder's or part of an address.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"expected a name of letters, digits, _ . and -, found '{name}'. Choose one with --name.")
+    taken = [word for word in OTHER_TYPES if word in name.lower()]
+    if taken:
+        raise ValueError(f"expected no '{taken[0]}' in the name '{name}': MONAI Label goes by it. Choose with --name.")
+    return name
+
+
+def check_labels(task: Path) -> None:
+    """Raises ValueError unless label values are 0, 1, 2 …: viewers name and save labels by their order."""
+    values = [label["value"] for label in json.loads(task.read_text())["labels"]]
+    if values != list(range(len(values))):
+        raise ValueError(
+            f"expected label values {list(range(len(values)))} in {task}, found {values}. Viewers number labels in "
+            "their order; number them so in task.json and in the label files that the bundle is trained on."
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ValueError when something listens on the port already."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ValueError(
+                f"expected a free port, found {host}:{port} taken ({error}). Choose with --port."
+            ) from error
+
+
+def make_app(app: Path, bundle: Path, name: str) -> None:
+    """Copies MONAI Label's app for bundles into an empty folder and links the bundle as its only model."""
+    shutil.rmtree(app, ignore_errors=True)
+    source = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle"
+    shutil.copytree(source, app, ignore=shutil.ignore_patterns("logs", "model", "__pycache__"))
+    (app / "model").mkdir()
+    (app / "model" / name).symlink_to(bundle, target_is_directory=True)
+
+
+def search_filter(bundle: Path) -> str:
+    """Returns which series of a DICOMweb server are offered: those of the bundle's modality."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    return json.dumps({"Modality": metadata["network_data_format"]["inputs"]["image"]["modality"]})
+
+
+def announce(name: str, host: str, port: int, studies: str) -> None:
+    """Prints where viewers find the server."""
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    print(f"MONAI Label serves the model {name} on {studies}")
+    print(f"  3D Slicer   module MONAILabel, server address {address}")
+    if studies.startswith("http"):
+        print(f"  OHIF        {address}/ohif/")
+    print(f"  REST        {address}/docs")
+    print("Ctrl+C stops it. Its log follows.", flush=True)
+
+
+def main() -> None:
+    """Reads the command line, checks it and becomes the server."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("studies")
+    parser.add_argument("--app", type=Path, required=True, help="folder of this server alone, made anew")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--check", action="store_true", help="end when everything is as it should be")
+    args = parser.parse_args()
+    try:
+        check_name(args.name)
+        check_labels(args.bundle / "configs" / "task.json")
+        check_port(args.host, args.port)
+    except ValueError as error:
+        print(f"monai_label: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if args.check:
+        return
+    make_app(args.app, args.bundle, args.name)
+    os.environ.setdefault("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", search_filter(args.bundle))
+    announce(args.name, args.host, args.port, args.studies)
+    # The zoo's default source is asked over the network even for a bundle that is here.
+    settings = {"models": args.name, "zoo_source": "ngc", "sam2": "false"}
+    command = ["-m", "monailabel.main", "start_server", "--app", str(args.app), "--studies", args.studies]
+    command += ["--host", args.host, "--port", str(args.port)]
+    for key, value in settings.items():
+        command += ["--conf", key, value]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What the check of MONAI Label needs: phantom scans of several geometries, and a student trained on others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from plan_task import plan_study
+
+from tskd_monai.data.phantom import make_grid, render, sample_anatomy
+from tskd_monai.data.phantom_dicom import write_dicom_series
+from tskd_monai.data.phantom_study import write_study
+from tskd_monai.data.task import load_task
+from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.evaluation.metrics import evaluate_case
+from tskd_monai.networks.students import build_student
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDENT = "compact_unet_small"
+SHAPE, SPACING = (64, 64, 16), (5.4, 5.4, 10.8)
+IMAGE_SIZE = 64
+SECTIONS = {"training": 6, "validation": 2}
+# Little training, so that MONAI Label's has something to add.
+TRAINING = {"max_epochs": 4, "epoch_length": 50, "learning_rate": 0.003, "val_interval": 2}
+SCANS = {
+    "scan_1": ("LAS", (0.0, 0.0, 0.0)),
+    "scan_2": ("PIR", (0.0, 0.0, 0.0)),
+    "scan_3": ("RAS", (8.0, -12.0, 20.0)),
+    "scan_4": ("LPS", (0.0, 5.0, 0.0)),
+}
+"""Name of each scan to segment: where its array axes point to, and how it is rotated, degrees."""
+SEED = 50_000  # of the first scan's patient, none of the training study's
+SERIES_SEEDS = (51_000, 51_001, 51_002)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A phantom scan on disk.
+
+    Attributes:
+        image: a NIfTI file, or the folder of a DICOM series.
+        label: NIfTI file of its true labels, on the image's grid.
+    """
+
+    image: Path
+    label: Path
+
+
+def write_scans(folder: Path) -> list[Scan]:
+    """Returns the scans to segment: `images/` is what MONAI Label serves, `truth/` what an annotator would save."""
+    scans = []
+    for index, (name, (axcodes, rotation)) in enumerate(SCANS.items()):
+        scan = Scan(folder / "images" / f"{name}.nii.gz", folder / "truth" / f"{name}.nii.gz")
+        grid = make_grid(SHAPE, SPACING, axcodes, rotation_deg=rotation)
+        for path, volume in zip(
+            (scan.image, scan.label), render(sample_anatomy(SEED + index), grid, index), strict=True
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(volume, grid.matrix), path)
+        scans.append(scan)
+    return scans
+
+
+def write_series(folder: Path) -> list[Scan]:
+    """Returns the DICOM series to segment, each a study and a patient of its own."""
+    series = []
+    for seed in SERIES_SEEDS:
+        grid = make_grid(SHAPE, SPACING, "PLS")
+        image, label = render(sample_anatomy(seed), grid, seed)
+        scan = Scan(folder / f"series_{seed}", folder / f"truth_{seed}.nii.gz")
+        write_dicom_series(scan.image, image, grid.matrix, seed=seed, shuffle=True, patient_id=f"PHANTOM-{seed}")
+        nib.save(nib.Nifti1Image(label, grid.matrix), scan.label)
+        series.append(scan)
+    return series
+
+
+def train_student(folder: Path) -> Path:
+    """Returns a student bundle, trained briefly on a phantom study by the bundle's own `train.json`."""
+    study = write_study(folder / "study", seed=1, sections=SECTIONS, shape=SHAPE, spacing=SPACING)
+    datalist, task_file, _ = plan_study(study, folder / "plan", image_size=IMAGE_SIZE)
+    task = load_task(task_file)
+    torch.manual_seed(0)
+    network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
+    bundle = folder / "student"
+    write_student_bundle(ROOT / "bundles" / "segmentation", bundle, task, STUDENT, network.state_dict())
+    options = {"datalist": datalist, "device": "cpu", **TRAINING}
+    run_bundle(bundle, "train.json", {name: str(value) for name, value in options.items()})
+    return bundle
+
+
+def segment(bundle: Path, image: Path, output_dir: Path) -> Path:
+    """Returns the label map that the stock bundle runner makes of a scan, in this environment."""
+    options = {"image": str(image), "output_dir": str(output_dir), "engine": "torch", "device": "cpu"}
+    run_bundle(bundle, "inference.json", options)
+    return next(output_dir.glob("*_seg.nii.gz"))
+
+
+def run_bundle(bundle: Path, config: str, options: dict[str, str]) -> None:
+    """Runs a config of a bundle with `python -m monai.bundle run`.
+
+    Raises:
+        RuntimeError: when it fails; with the end of what it printed.
+    """
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
+    command += ["--config_file", str(bundle / "configs" / config)]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{config} of {bundle.name} failed:\n{done.stderr[-3000:]}")
+
+
+def mean_dice(found: Path, truth: Path, labels: Mapping[int, str]) -> float:
+    """Returns the mean Dice of a label map over the foreground classes."""
+    return float(np.nanmean([row["dice"] for row in evaluate_case(found, truth, labels, truth.stem)]))
