@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,22 @@ from zoo_export.cards import Card, load_card, readme
 from zoo_export.configs import export_config
 from zoo_export.contents import BUNDLES, PLACERS, Contents, Trained
 from zoo_export.large_files import write_large_files
-from zoo_export.pins import load_extras, load_pins, pinned
-from zoo_export.vendored_code import extras_named, needed_modules, outside_packages, vendor
+from zoo_export.pins import load_pins
+from zoo_export.vendored_code import needed_modules, vendor
 
 from tskd_monai.data.atomic import read_json, write_json
 
 ROOT = BUNDLES.parent
 SOURCE = ROOT / "tskd_monai"
-CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
-CORE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 ZOO_NAMES = {
     "segmentation": "abdomen_mr_tskd_segmentation",
     "teacher_lora": "abdomen_mr_tskd_teacher_segmentation",
     "diffusion_synthesis": "abdomen_mr_tskd_diffusion_synthesis",
     "distillation": "abdomen_mr_tskd_distillation",
 }
-RUN = "python -m monai.bundle run --bundle_root {name} --config_file {name}/configs/"
-COMMANDS = {
-    "segmentation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
-    "teacher_lora": RUN + "inference.yaml --image scan.nii.gz --output_dir predictions",
-    "diffusion_synthesis": RUN + "inference.yaml --number 8 --output_dir transfer_set",
-    "distillation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
-}
+BORROWED = {"distillation": ("evaluate.json", "inference.json")}
+"""Configs of `segmentation` that a bundle which writes students has too: it segments with one."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """One time for every file: the same bundle is the same zip."""
 
@@ -79,8 +72,9 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         contents = PLACERS[export.bundle](export.trained, draft)
-        metadata = fill_bundle(export.bundle, contents, draft, card)
-        _write_documents(export, contents, metadata, card, draft)
+        metadata, optional = fill_bundle(export.bundle, contents, draft, card)
+        text = readme(export.name, export.bundle, metadata, optional, contents.task, card, export.metrics)
+        _write_documents(export, text, card, draft / "docs")
         large = write_large_files(draft, export.urls)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
@@ -91,60 +85,44 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
     return folder, write_zip(folder, output / f"{export.name}_v{metadata['version']}.zip"), large
 
 
-def fill_bundle(bundle: str, contents: Contents, folder: Path, card: Card | None) -> dict[str, Any]:
-    """Writes configs, code, licence and metadata of a bundle, and returns the metadata."""
-    pins = load_pins(CONSTRAINTS)
-    extras = load_extras(ROOT / "setup.cfg", pins)
-    sources = config_sources(bundle)
-    for source in sources:
-        export_config(source, folder / "configs" / source.name, extras, contents.settings.get(source.name, {}))
-    modules = needed_modules(SOURCE, [source.read_text(encoding="utf-8") for source in sources])
-    vendor(SOURCE, modules, folder, extras)
-    for name in ("LICENSE", "configs/logging.conf"):
-        shutil.copyfile(BUNDLES / bundle / name, folder / name)
-    metadata = with_pins(contents.metadata, modules, pins, extras)
-    if card is not None:
-        metadata |= {"data_source": card.data.strip(), "weights_license": card.license}
-        metadata |= {"non_commercial": card.non_commercial, "tags": list(card.tags)}
-    write_json(folder / "configs" / "metadata.json", metadata)
-    if contents.template:
-        template = Contents(contents.task, read_json(BUNDLES / "segmentation" / "configs" / "metadata.json"), {})
-        (folder / "segmentation" / "docs").mkdir(parents=True)
-        fill_bundle("segmentation", template, folder / "segmentation", card=None)
-        for document in (BUNDLES / "segmentation" / "docs").glob("*.md"):
-            shutil.copyfile(document, folder / "segmentation" / "docs" / document.name)
-    return metadata
+def fill_bundle(
+    bundle: str, contents: Contents, folder: Path, card: Card | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Writes configs, code, licence and metadata of a bundle.
 
-
-def config_sources(bundle: str) -> list[Path]:
-    """Returns the configs of an exported bundle; one that writes students also segments with one."""
-    folder = BUNDLES / bundle / "configs"
-    own = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".yaml")]
-    own = [path for path in own if path.name not in ("metadata.json", "task.json")]
-    if bundle == "distillation":
-        own += [BUNDLES / "segmentation" / "configs" / name for name in ("evaluate.json", "inference.json")]
-    return own
-
-
-def with_pins(
-    metadata: Mapping[str, Any], modules: Iterable[Path], pins: dict[str, str], extras: Mapping[str, str]
-) -> dict[str, Any]:
-    """Returns metadata with the exact version of everything that the vendored modules import.
+    Returns:
+        The metadata, and the versions of what the code imports only where it is used. These are not in the metadata:
+        MONAI takes `optional_packages_version` for another name of `required_packages_version` and replaces that.
 
     Raises:
         ValueError: when the changelog lacks the current version.
     """
+    metadata = contents.metadata
     if metadata["version"] not in metadata["changelog"]:
-        raise ValueError(f"Expected a changelog entry for version {metadata['version']} in metadata.json, found none.")
-    modules = list(modules)
-    imports = outside_packages(modules)
-    required = pinned(imports.at_once - set(CORE), pins, CONSTRAINTS)
-    optional = pinned(imports.later - set(CORE), pins, CONSTRAINTS)
-    for extra in sorted(extras_named(modules)):
-        optional |= dict(package.split("==") for package in extras[extra].split())
-    core = {key: pins[name] for name, key in CORE.items()}
-    optional = {name: version for name, version in optional.items() if name not in required}
-    return {**metadata, **core, "required_packages_version": required, "optional_packages_version": optional}
+        raise ValueError(f"Expected a changelog entry for version {metadata['version']} of {bundle}, found none.")
+    pins = load_pins(ROOT / "scripts" / "constraints.txt", ROOT / "setup.cfg")
+    sources = config_sources(bundle)
+    for source in sources:
+        export_config(source, folder / "configs" / source.name, pins.extras, contents.settings.get(source.name, {}))
+    modules = needed_modules(SOURCE, [source.read_text(encoding="utf-8") for source in sources])
+    vendor(SOURCE, modules, folder, pins.extras)
+    for name in ("LICENSE", "configs/logging.conf"):
+        shutil.copyfile(BUNDLES / bundle / name, folder / name)
+    metadata = {**metadata, **pins.core(), "required_packages_version": pins.required(modules)}
+    if card is not None:
+        metadata |= {"data_source": card.data.strip(), "tags": list(card.tags)}
+        metadata |= {"weights_license": card.license, "non_commercial": card.non_commercial}
+    write_json(folder / "configs" / "metadata.json", metadata)
+    if bundle in BORROWED:
+        _write_template(contents, folder / "segmentation")
+    return metadata, pins.optional(modules)
+
+
+def config_sources(bundle: str) -> list[Path]:
+    """Returns the configs of an exported bundle: its own, and what it borrows."""
+    own = [path for path in sorted((BUNDLES / bundle / "configs").iterdir()) if path.suffix in (".json", ".yaml")]
+    borrowed = [BUNDLES / "segmentation" / "configs" / name for name in BORROWED.get(bundle, ())]
+    return [path for path in own if path.name not in ("metadata.json", "task.json")] + borrowed
 
 
 def write_zip(folder: Path, path: Path) -> Path:
@@ -158,15 +136,19 @@ def write_zip(folder: Path, path: Path) -> Path:
     return path
 
 
-def _write_documents(
-    export: Export, contents: Contents, metadata: Mapping[str, Any], card: Card | None, folder: Path
-) -> None:
+def _write_template(contents: Contents, folder: Path) -> None:
+    """Writes the bundle that students are made from, with the code that goes along with each of them."""
+    metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
+    (folder / "docs").mkdir(parents=True)
+    fill_bundle("segmentation", Contents(contents.task, metadata, {}), folder, card=None)
+    for document in (BUNDLES / "segmentation" / "docs").glob("*.md"):
+        shutil.copyfile(document, folder / "docs" / document.name)
+
+
+def _write_documents(export: Export, readme_text: str, card: Card | None, docs: Path) -> None:
     """Writes the README in the zoo's template, the project's own as `usage.md`, and the data's licence."""
-    docs = folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)
-    command = COMMANDS[export.bundle].format(name=export.name)
-    text = readme(export.name, metadata, contents.task, card, export.metrics, command)
-    (docs / "README.md").write_text(text, encoding="utf-8")
+    (docs / "README.md").write_text(readme_text, encoding="utf-8")
     for document in sorted((BUNDLES / export.bundle / "docs").glob("*.md")):
         usage = document.read_text(encoding="utf-8")
         usage = usage.replace(f"bundles/{export.bundle}", export.name).replace("study/student", export.name)

@@ -10,11 +10,20 @@ from typing import Any
 
 import yaml
 
+from zoo_export.pins import CORE
+
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.task import Task
 
 TEMPLATE = Path(__file__).parent / "readme_template.md"
 NOT_STATED = "Not stated: the bundle was exported without `--card`."
+RUN = "python -m monai.bundle run --bundle_root {name} --config_file {name}/configs/"
+COMMANDS = {
+    "segmentation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
+    "teacher_lora": RUN + "inference.yaml --image scan.nii.gz --output_dir predictions",
+    "diffusion_synthesis": RUN + "inference.yaml --number 8 --output_dir transfer_set",
+    "distillation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
+}
 INTENSITIES = {
     "percentile": "Intensities from percentile {lower:g} to {upper:g} of each volume become 0 to 1.",
     "hu_window": "Intensities from {lower:g} to {upper:g} HU become 0 to 1.",
@@ -67,17 +76,24 @@ def load_card(path: Path) -> Card:
 
 
 def readme(
-    name: str, metadata: Mapping[str, Any], task: Task, card: Card | None, metrics: Path | None, command: str
+    name: str,
+    bundle: str,
+    metadata: Mapping[str, Any],
+    optional: Mapping[str, str],
+    task: Task,
+    card: Card | None,
+    metrics: Path | None,
 ) -> str:
     """Returns the README in the zoo's template.
 
     Args:
         name: of the exported bundle.
+        bundle: of the project, that it was made from.
         metadata: of the exported bundle.
+        optional: versions of packages that are needed now and then.
         task: that the weights were trained for.
         card: what is known of the training; None: not stated.
         metrics: `metrics.json` of an evaluation; None: not measured.
-        command: that runs the bundle.
     """
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=metadata["name"],
@@ -91,17 +107,21 @@ def readme(
         preprocessing=_preprocessing(task),
         performance=_performance(metrics) if metrics else "Not measured for these weights.",
         training=card.training.strip() if card else NOT_STATED,
-        command=command,
+        command=COMMANDS[bundle].format(name=name),
         name=name,
-        packages=" ".join(f"{package}=={version}" for package, version in _packages(metadata).items()),
+        packages=_as_pip_takes_them(_packages(metadata)),
+        optional=_as_pip_takes_them(optional),
         weights_license=_weights_license(card),
         references="\n".join(f"[{number}] {text}" for number, text in enumerate(card.references, 1)) if card else "",
     )
 
 
 def _packages(metadata: Mapping[str, Any]) -> dict[str, str]:
-    core = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-    return {name: metadata[key] for name, key in core.items()} | metadata["required_packages_version"]
+    return {name: metadata[key] for name, key in CORE.items()} | metadata["required_packages_version"]
+
+
+def _as_pip_takes_them(versions: Mapping[str, str]) -> str:
+    return " ".join(f"{name}=={version}" for name, version in versions.items())
 
 
 def _weights_license(card: Card | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,11 @@ class Contents:
         task: that the weights are for.
         metadata: of the bundle, with the task's channels and classes.
         settings: for each config, new values of its top-level ids.
-        template: whether the bundle writes students and so holds the template of one.
     """
 
     task: Task
     metadata: dict[str, Any]
     settings: Mapping[str, Mapping[str, Any]]
-    template: bool = field(default=False)
 
 
 def place_student(trained: Trained, folder: Path) -> Contents:
@@ -72,7 +70,7 @@ def place_distilled(trained: Trained, folder: Path) -> Contents:
     student, task = _copy_student(_needed(trained, "distillation", "a student bundle"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
     metadata = fill_data_format(_metadata("distillation"), task)
-    return Contents(task, metadata, {"inference.json": {"student": student}}, template=True)
+    return Contents(task, metadata, {"inference.json": {"student": student}})
 
 
 def place_teacher(trained: Trained, folder: Path) -> Contents:
