@@ -17,6 +17,8 @@ from pathlib import Path
 from zoo_export.bundle import ZOO_NAMES, Export, export_bundle
 from zoo_export.contents import Trained
 
+SHIPPED_CARD = Path(__file__).parent / "zoo_export" / "shipped_student.yaml"
+
 
 def named_url(text: str) -> tuple[str, str]:
     """Returns (path below the bundle, address) of a `PATH=URL`."""
@@ -37,12 +39,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--encoder-weights", type=Path, help="file that a teacher was trained from, if not shipped")
     parser.add_argument("--url", type=named_url, action="append", default=[], metavar="PATH=URL",
                         help="where a file above 25 MB can be fetched; once for each")  # fmt: skip
-    parser.add_argument("--card", type=Path, help="YAML: tags, data, license, non_commercial, data_license, training")
+    parser.add_argument(
+        "--card", type=Path, help="YAML: tags, data, license, non_commercial, data_license, training, references"
+    )
     parser.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")
     args = parser.parse_args()
     trained = Trained(args.weights, args.task, args.encoder_weights)
     name = args.name or ZOO_NAMES[args.bundle]
-    args.export = Export(args.bundle, name, trained, args.card, args.metrics, dict(args.url))
+    card = args.card or (SHIPPED_CARD if args.bundle == "segmentation" and args.weights is None else None)
+    args.export = Export(args.bundle, name, trained, card, args.metrics, dict(args.url))
     args.error = parser.error
     return args
 

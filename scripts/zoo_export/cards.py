@@ -9,7 +9,6 @@ from string import Template
 from typing import Any
 
 import yaml
-
 from zoo_export.pins import CORE
 
 from tskd_monai.data.atomic import read_json
