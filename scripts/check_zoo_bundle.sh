@@ -65,15 +65,24 @@ mkdir elsewhere empty
 cp -r -- "$export" "$bundle"
 cd empty
 config="$(ls "$bundle"/configs/inference.*)"
-common=(--net_id network_def --meta_file "$bundle/configs/metadata.json" --config_file "$config" --bundle_root "$bundle")
-"$python" -m monai.bundle verify_metadata --meta_file "$bundle/configs/metadata.json" \
-  --filepath "$root/tests/bundles/meta_schema_20240725.json"
-if ! grep -q '_target_.*load_diffusion_pipeline' "$config"; then
-  "$python" -m monai.bundle verify_net_in_out "${common[@]}"
-  "$python" -m monai.bundle ckpt_export "${common[@]}" --ckpt_file "$bundle/models/model.pt" --filepath "$work/model.ts"
-  "$python" -m monai.bundle onnx_export "${common[@]}" --ckpt_file "$bundle/models/model.pt" --filepath "$work/model.onnx"
-  ls -l "$work/model.ts" "$work/model.onnx"
-fi
+"$python" - "$bundle" "$config" "$root/tests/bundles/meta_schema_20240725.json" <<'PY'
+import sys
+from pathlib import Path
+
+import torch
+from monai.bundle import ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+
+bundle, config, schema = sys.argv[1:]
+meta, weights = f"{bundle}/configs/metadata.json", f"{bundle}/models/model.pt"
+verify_metadata(meta_file=meta, filepath=schema)
+if "load_diffusion_pipeline" not in Path(config).read_text():
+    network = {"net_id": "network_def", "meta_file": meta, "config_file": config, "bundle_root": bundle}
+    verify_net_in_out(**network)
+    ckpt_export(filepath="model.ts", ckpt_file=weights, **network)
+    onnx_export(filepath="model.onnx", ckpt_file=weights, **network)
+    torch.jit.load("model.ts")
+    print({path.name: path.stat().st_size for path in Path().glob("model.*")}, "bytes")
+PY
 
 if [ -n "$original" ]; then
   say "The original and the export segment a phantom alike"

@@ -39,9 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--encoder-weights", type=Path, help="file that a teacher was trained from, if not shipped")
     parser.add_argument("--url", type=named_url, action="append", default=[], metavar="PATH=URL",
                         help="where a file above 25 MB can be fetched; once for each")  # fmt: skip
-    parser.add_argument(
-        "--card", type=Path, help="YAML: tags, data, license, non_commercial, data_license, training, references"
-    )
+    parser.add_argument("--card", type=Path, help=f"what only you know, as in scripts/zoo_export/{SHIPPED_CARD.name}")
     parser.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")
     args = parser.parse_args()
     trained = Trained(args.weights, args.task, args.encoder_weights)
