@@ -30,12 +30,16 @@ TEMPLATE_FILES = (
     "docs/inputs.md",
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
+VENDORED_CODE = "scripts"
+"""Folder of the code that an exported bundle brings along; a template of the project has none."""
 
 
 def write_student_bundle(
     template: str | Path, output_dir: str | Path, task: Task, student: str, weights: Mapping[str, torch.Tensor]
 ) -> None:
     """Fills the `segmentation` bundle in for a task and a student; `models/model.pt` comes last.
+
+    The code of an exported template goes along.
 
     Args:
         template: the `segmentation` bundle.
@@ -55,6 +59,8 @@ def write_student_bundle(
             )
         with atomic_path(output_dir / name) as temporary:
             shutil.copyfile(template / name, temporary)
+    if (template / VENDORED_CODE).is_dir():
+        shutil.copytree(template / VENDORED_CODE, output_dir / VENDORED_CODE, dirs_exist_ok=True)
     for name in CONFIGS_WITH_STUDENT:
         write_json(output_dir / name, {**read_json(output_dir / name), "student": student})
     save_task(task, output_dir / "configs" / "task.json")
@@ -146,27 +152,33 @@ def finish_student(
     write_record(Path(output_dir) / "record.json", stage, settings, inputs, results)
 
 
+def fill_data_format(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Returns a bundle's metadata with the channels, size and classes of a task in `network_data_format`."""
+    formats = metadata["network_data_format"]
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    modalities = {"percentile": image["modality"], "hu_window": "CT", "rgb": "RGB"}
+    image = {
+        **image,
+        "num_channels": task.channels,
+        "spatial_shape": list(task.image_size),
+        "modality": modalities[task.intensity.mode],
+        "channel_def": {"0": "image"} if task.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
+    }
+    pred = {
+        **pred,
+        "num_channels": task.num_classes,
+        "spatial_shape": list(task.image_size),
+        "channel_def": {str(index): label.name for index, label in enumerate(task.labels)},
+    }
+    return {**metadata, "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+
+
 def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
     """The template's metadata with the task's channels and classes."""
     names = ", ".join(task.foreground.values())
-    metadata = {
-        **metadata,
+    return {
+        **fill_data_format(metadata, task),
         "name": f"{task.name}: segmentation by a distilled student",
         "task": f"Segmentation of {names}",
         "description": f"A small student distilled from a tuned foundation model. Classes: {names}.",
     }
-    formats = metadata["network_data_format"]
-    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
-    modalities = {"percentile": image["modality"], "hu_window": "CT", "rgb": "RGB"}
-    image.update(
-        num_channels=task.channels,
-        spatial_shape=list(task.image_size),
-        modality=modalities[task.intensity.mode],
-        channel_def={"0": "image"} if task.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
-    )
-    pred.update(
-        num_channels=task.num_classes,
-        spatial_shape=list(task.image_size),
-        channel_def={str(index): label.name for index, label in enumerate(task.labels)},
-    )
-    return metadata

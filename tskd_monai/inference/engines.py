@@ -216,6 +216,6 @@ def _as_array(windows: Tensor) -> np.ndarray:
 def _require(package: str, extra: str) -> None:
     if find_spec(package) is None:
         raise ImportError(
-            f"The engine needs {package}, which is not installed; install the extra `{extra}`: "
-            f"pip install 'tskd-monai[{extra}]', or give --engine torch."
+            f"The engine needs {package}, which is not installed: pip install {package} (it comes with the extra "
+            f"`{extra}` of tskd-monai), or give --engine torch."
         )

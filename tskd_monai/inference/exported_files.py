@@ -15,7 +15,7 @@ ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "model.xml"
 OPENVINO_INT8_FILE = "model_int8.xml"
 
-ADVICE = "write it with `python scripts/export.py STUDENT_BUNDLE`"
+ADVICE = "write it with `python scripts/export.py STUDENT_BUNDLE` of tskd-monai"
 
 
 def weights_record(models: Path) -> dict[str, str]:

@@ -1,0 +1,133 @@
+"""The package's code that a bundle needs, found by following imports and copied into it as `scripts/`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGE = "tskd_monai"
+VENDORED = "scripts"
+"""The zoo's name for a bundle's own code; MONAI Label forgets the module of this name between two bundles."""
+NAME = re.compile(rf"\b{PACKAGE}(?:\.[A-Za-z_]\w*)+")
+INSTALL_EXTRA = re.compile(r"(?:install the extra `\w+`: )?pip install 'tskd-monai\[(\w+)\]'")
+BUNDLE_FILE = re.compile(r"bundles/\w+/(?=models/)")
+
+
+@dataclass
+class Imports:
+    """What a piece of code imports, as dotted names.
+
+    Attributes:
+        at_once: when the module is imported.
+        later: inside a function, or where a failure is caught.
+    """
+
+    at_once: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
+
+
+def imports_of(source: str) -> Imports:
+    """Returns what a module imports; what only type checkers see is left out."""
+    found = Imports()
+    _collect(ast.parse(source).body, found.at_once, found.later)
+    return found
+
+
+def needed_modules(root: Path, configs: Iterable[str]) -> list[Path]:
+    """Returns the files of the modules that configs name and of all that these import, sorted.
+
+    Args:
+        root: folder of the package.
+        configs: text of each config.
+
+    Raises:
+        ValueError: when a name stands for no module of the package.
+    """
+    waiting = {name for text in configs for name in NAME.findall(text)}
+    found: set[Path] = set()
+    while waiting:
+        path = _module_file(root, waiting.pop())
+        if path in found:
+            continue
+        found.add(path)
+        imports = imports_of(path.read_text(encoding="utf-8"))
+        waiting |= {name for name in imports.at_once | imports.later if name.split(".")[0] == PACKAGE}
+    return sorted(found)
+
+
+def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[str, str]) -> None:
+    """Copies modules, with the packages they stand in, to `scripts/` of a bundle and rewrites their names.
+
+    Args:
+        root: folder of the package.
+        modules: files below it.
+        bundle: the exported bundle.
+        extras: of each extra of the package, what pip is told to install in its place.
+    """
+    packages = {parent / "__init__.py" for path in modules for parent in path.parents if parent.is_relative_to(root)}
+    for path in sorted({*modules, *packages, root / "__init__.py"}):
+        copy = bundle / VENDORED / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(rewritten(path.read_text(encoding="utf-8"), extras), encoding="utf-8")
+
+
+def rewritten(text: str, extras: Mapping[str, str]) -> str:
+    """Returns code or a config as it reads in the bundle: `scripts` for the package, files below the bundle's root."""
+    text = INSTALL_EXTRA.sub(lambda match: f"pip install {extras[match[1]]}", text)
+    return BUNDLE_FILE.sub("", re.sub(rf"\b{PACKAGE}\b", VENDORED, text))
+
+
+def outside_packages(modules: Iterable[Path]) -> Imports:
+    """Returns the top-level packages that modules import, without this one and Python's own."""
+    found = Imports()
+    for path in modules:
+        imports = imports_of(path.read_text(encoding="utf-8"))
+        found.at_once |= _foreign(imports.at_once)
+        found.later |= _foreign(imports.later)
+    found.later -= found.at_once
+    return found
+
+
+def extras_named(modules: Iterable[Path]) -> set[str]:
+    """Returns the extras of the package that the messages of modules ask a user to install."""
+    return {extra for path in modules for extra in INSTALL_EXTRA.findall(path.read_text(encoding="utf-8"))}
+
+
+def _foreign(names: Iterable[str]) -> set[str]:
+    tops = {name.split(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {PACKAGE}
+
+
+def _module_file(root: Path, name: str) -> Path:
+    """The file of the module that `name`, a module or something in one, stands in."""
+    parts = name.split(".")[1:]
+    for count in range(len(parts), 0, -1):
+        path = root.joinpath(*parts[:count])
+        if path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+        if path.is_dir():
+            return path / "__init__.py"
+    if not parts or len(parts) == 1:
+        return root / "__init__.py"
+    raise ValueError(f"Expected a module of {PACKAGE} for {name}, found none below {root}; mend the name.")
+
+
+def _collect(body: Iterable[ast.stmt], at_once: set[str], later: set[str]) -> None:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            _collect(node.orelse, at_once, later)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            at_once.update(_names(node))
+        else:
+            later.update(name for inner in ast.walk(node) for name in _names(inner))
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
