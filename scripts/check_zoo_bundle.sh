@@ -79,7 +79,8 @@ if "load_diffusion_pipeline" not in Path(config).read_text():
     network = {"net_id": "network_def", "meta_file": meta, "config_file": config, "bundle_root": bundle}
     verify_net_in_out(**network)
     ckpt_export(filepath="model.ts", ckpt_file=weights, **network)
-    onnx_export(filepath="model.onnx", ckpt_file=weights, **network)
+    # By tracing: MONAI below 1.6 hands torch a scripted network otherwise, which the exporter of torch 2.9 refuses.
+    onnx_export(filepath="model.onnx", ckpt_file=weights, use_trace=True, **network)
     torch.jit.load("model.ts")
     print({path.name: path.stat().st_size for path in Path().glob("model.*")}, "bytes")
 PY
