@@ -91,9 +91,9 @@ if [ -n "$original" ]; then
   PYTHONPATH="$root" "$own" "$root/scripts/make_phantom_study.py" "$work/study" --training 1 --validation 0 --test 0
   image="$(ls "$work"/study/images/*.nii.gz | head -n 1)"
   PYTHONPATH="$root" "$own" -m monai.bundle run --bundle_root "$original" \
-    --config_file "$original/configs/inference.json" --image "$image" --output_dir "$work/original"
+    --config_file "$original/configs/inference.json" --image "$image" --engine torch --output_dir "$work/original"
   "$python" -m monai.bundle run --bundle_root "$bundle" --config_file "$config" --image "$image" \
-    --output_dir "$work/exported"
+    --engine torch --output_dir "$work/exported"
   "$python" - "$work" <<'PY'
 import sys
 from pathlib import Path
