@@ -127,9 +127,10 @@ def test_same_export_is_the_same_zip(
 
 def test_distillation_gives_its_students_their_code(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     metadata = read_json(ROOT / "bundles" / "distillation" / "configs" / "metadata.json")
-    fill_bundle("distillation", Contents(make_task(), metadata, {}), tmp_path, card=None)
+    fill_bundle("distillation", "zoo_name", Contents(make_task(), metadata, {}), tmp_path, card=None)
     assert (tmp_path / "configs" / "inference.json").is_file()
-    assert "$Path(@bundle_root) / 'segmentation'" in (tmp_path / "configs" / "train.yaml").read_text()
+    train = (tmp_path / "configs" / "train.yaml").read_text()
+    assert "$Path(@bundle_root) / 'segmentation'" in train and "--bundle_root zoo_name" in train
     write_student_bundle(tmp_path / "segmentation", tmp_path / "student", make_task(), "compact_unet_small", {})
     assert (tmp_path / "student" / "scripts" / "networks" / "students.py").is_file()
 

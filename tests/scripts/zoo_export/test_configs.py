@@ -24,7 +24,7 @@ initialize:
 
 def exported(folder: Path, name: str, text: str, settings: dict[str, str]) -> ConfigParser:
     (folder / name).write_text(text)
-    export_config(folder / name, folder / "out" / name, {}, settings)
+    export_config(folder / name, folder / "out" / name, "zoo_name", {}, settings)
     return ConfigParser(ConfigParser.load_config_file(str(folder / "out" / name)))
 
 
