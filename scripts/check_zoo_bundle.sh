@@ -79,7 +79,8 @@ if "load_diffusion_pipeline" not in Path(config).read_text():
     network = {"net_id": "network_def", "meta_file": meta, "config_file": config, "bundle_root": bundle}
     verify_net_in_out(**network)
     ckpt_export(filepath="model.ts", ckpt_file=weights, **network)
-    onnx_export(filepath="model.onnx", ckpt_file=weights, **network)
+    # By tracing: MONAI below 1.6 hands torch a scripted network otherwise, which the exporter of torch 2.9 refuses.
+    onnx_export(filepath="model.onnx", ckpt_file=weights, use_trace=True, **network)
     torch.jit.load("model.ts")
     print({path.name: path.stat().st_size for path in Path().glob("model.*")}, "bytes")
 PY
@@ -90,9 +91,9 @@ if [ -n "$original" ]; then
   PYTHONPATH="$root" "$own" "$root/scripts/make_phantom_study.py" "$work/study" --training 1 --validation 0 --test 0
   image="$(ls "$work"/study/images/*.nii.gz | head -n 1)"
   PYTHONPATH="$root" "$own" -m monai.bundle run --bundle_root "$original" \
-    --config_file "$original/configs/inference.json" --image "$image" --output_dir "$work/original"
+    --config_file "$original/configs/inference.json" --image "$image" --engine torch --output_dir "$work/original"
   "$python" -m monai.bundle run --bundle_root "$bundle" --config_file "$config" --image "$image" \
-    --output_dir "$work/exported"
+    --engine torch --output_dir "$work/exported"
   "$python" - "$work" <<'PY'
 import sys
 from pathlib import Path

@@ -28,8 +28,8 @@ def named_url(text: str) -> tuple[str, str]:
     return path, url
 
 
-def parse() -> argparse.Namespace:
-    """Reads the command line."""
+def command_line() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", choices=list(ZOO_NAMES), metavar="NAME", help=f"one of {', '.join(ZOO_NAMES)}")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder, zip and unit test go here")
@@ -37,26 +37,36 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, metavar="DIR", help="student bundle, teacher or diffusion model")
     parser.add_argument("--task", type=Path, help="task.json of a teacher or a diffusion model")
     parser.add_argument("--encoder-weights", type=Path, help="file that a teacher was trained from, if not shipped")
-    parser.add_argument("--url", type=named_url, action="append", default=[], metavar="PATH=URL",
-                        help="where a file above 25 MB can be fetched; once for each")  # fmt: skip
+    parser.add_argument(
+        "--url",
+        type=named_url,
+        action="append",
+        default=[],
+        metavar="PATH=URL",
+        help="where a file above 25 MB can be fetched; once for each",
+    )
     parser.add_argument("--card", type=Path, help=f"what only you know, as in scripts/zoo_export/{SHIPPED_CARD.name}")
     parser.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")
-    args = parser.parse_args()
-    trained = Trained(args.weights, args.task, args.encoder_weights)
-    name = args.name or ZOO_NAMES[args.bundle]
-    card = args.card or (SHIPPED_CARD if args.bundle == "segmentation" and args.weights is None else None)
-    args.export = Export(args.bundle, name, trained, card, args.metrics, dict(args.url))
-    args.error = parser.error
-    return args
+    return parser
 
 
 def main() -> None:
     """Reads the command line, exports and says what was written."""
-    args = parse()
+    parser = command_line()
+    args = parser.parse_args()
+    shipped = args.bundle == "segmentation" and args.weights is None
+    export = Export(
+        bundle=args.bundle,
+        name=args.name or ZOO_NAMES[args.bundle],
+        trained=Trained(args.weights, args.task, args.encoder_weights),
+        card=args.card or (SHIPPED_CARD if shipped else None),
+        metrics=args.metrics,
+        urls=dict(args.url),
+    )
     try:
-        folder, archive, large = export_bundle(args.export, args.output)
+        folder, archive, large = export_bundle(export, args.output)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
-        args.error(str(error))
+        parser.error(str(error))
     sys.stdout.write(f"{folder}\n{archive} ({archive.stat().st_size / 1e6:.2f} MB)\n")
     if large:
         sys.stdout.write(f"Leave out of the zoo's pull request (large_files.yml names them): {', '.join(large)}\n")

@@ -72,7 +72,7 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         contents = PLACERS[export.bundle](export.trained, draft)
-        metadata, optional = fill_bundle(export.bundle, contents, draft, card)
+        metadata, optional = fill_bundle(export.bundle, export.name, contents, draft, card)
         text = readme(export.name, export.bundle, metadata, optional, contents.task, card, export.metrics)
         _write_documents(export, text, card, draft / "docs")
         large = write_large_files(draft, export.urls)
@@ -86,7 +86,7 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
 
 
 def fill_bundle(
-    bundle: str, contents: Contents, folder: Path, card: Card | None
+    bundle: str, name: str, contents: Contents, folder: Path, card: Card | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Writes configs, code, licence and metadata of a bundle.
 
@@ -103,18 +103,19 @@ def fill_bundle(
     pins = load_pins(ROOT / "scripts" / "constraints.txt", ROOT / "setup.cfg")
     sources = config_sources(bundle)
     for source in sources:
-        export_config(source, folder / "configs" / source.name, pins.extras, contents.settings.get(source.name, {}))
+        settings = contents.settings.get(source.name, {})
+        export_config(source, folder / "configs" / source.name, name, pins.extras, settings)
     modules = needed_modules(SOURCE, [source.read_text(encoding="utf-8") for source in sources])
     vendor(SOURCE, modules, folder, pins.extras)
-    for name in ("LICENSE", "configs/logging.conf"):
-        shutil.copyfile(BUNDLES / bundle / name, folder / name)
+    for file in ("LICENSE", "configs/logging.conf"):
+        shutil.copyfile(BUNDLES / bundle / file, folder / file)
     metadata = {**metadata, **pins.core(), "required_packages_version": pins.required(modules)}
     if card is not None:
         metadata |= {"data_source": card.data.strip(), "tags": list(card.tags)}
         metadata |= {"weights_license": card.license, "non_commercial": card.non_commercial}
     write_json(folder / "configs" / "metadata.json", metadata)
     if bundle in BORROWED:
-        _write_template(contents, folder / "segmentation")
+        _write_template(name, contents, folder / "segmentation")
     return metadata, pins.optional(modules)
 
 
@@ -136,11 +137,11 @@ def write_zip(folder: Path, path: Path) -> Path:
     return path
 
 
-def _write_template(contents: Contents, folder: Path) -> None:
+def _write_template(name: str, contents: Contents, folder: Path) -> None:
     """Writes the bundle that students are made from, with the code that goes along with each of them."""
     metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
     (folder / "docs").mkdir(parents=True)
-    fill_bundle("segmentation", Contents(contents.task, metadata, {}), folder, card=None)
+    fill_bundle("segmentation", f"{name}/segmentation", Contents(contents.task, metadata, {}), folder, card=None)
     for document in (BUNDLES / "segmentation" / "docs").glob("*.md"):
         shutil.copyfile(document, folder / "docs" / document.name)
 

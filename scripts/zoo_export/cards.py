@@ -15,7 +15,7 @@ from tskd_monai.data.atomic import read_json
 from tskd_monai.data.task import Task
 
 TEMPLATE = Path(__file__).parent / "readme_template.md"
-NOT_STATED = "Not stated: the bundle was exported without `--card`."
+NOT_STATED = "Not stated by the `--card` of the export."
 RUN = "python -m monai.bundle run --bundle_root {name} --config_file {name}/configs/"
 COMMANDS = {
     "segmentation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
@@ -111,7 +111,7 @@ def readme(
         packages=_as_pip_takes_them(_packages(metadata)),
         optional=_as_pip_takes_them(optional),
         weights_license=_weights_license(card),
-        references="\n".join(f"[{number}] {text}" for number, text in enumerate(card.references, 1)) if card else "",
+        references=_references(card),
     )
 
 
@@ -121,6 +121,11 @@ def _packages(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def _as_pip_takes_them(versions: Mapping[str, str]) -> str:
     return " ".join(f"{name}=={version}" for name, version in versions.items())
+
+
+def _references(card: Card | None) -> str:
+    texts = card.references if card else ()
+    return "\n".join(f"[{number}] {text}" for number, text in enumerate(texts, 1)) or NOT_STATED
 
 
 def _weights_license(card: Card | None) -> str:

@@ -23,12 +23,15 @@ SIBLING = "$Path(@bundle_root).resolve().parent / 'segmentation'"
 INSIDE = "$Path(@bundle_root) / 'segmentation'"
 
 
-def export_config(source: Path, target: Path, extras: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+def export_config(
+    source: Path, target: Path, name: str, extras: Mapping[str, str], settings: Mapping[str, Any]
+) -> None:
     """Writes a config of a bundle as it reads in the exported one.
 
     Args:
         source: JSON or YAML; comments of YAML are kept.
         target: written.
+        name: of the exported bundle, for the commands in comments.
         extras: see `vendored_code.rewritten`.
         settings: new values of top-level ids, each on one line of the config.
 
@@ -36,6 +39,7 @@ def export_config(source: Path, target: Path, extras: Mapping[str, str], setting
         ValueError: when an id of `settings` is not in the config.
     """
     text = rewritten(source.read_text(encoding="utf-8"), extras).replace(SIBLING, INSIDE)
+    text = text.replace(f"bundles/{source.parent.parent.name}", name)
     export = _json_config if source.suffix == ".json" else _yaml_config
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(export(text, settings, source), encoding="utf-8")

@@ -125,6 +125,15 @@ def test_template_is_left_as_it_was(tmp_path: Path, make_task: MakeTask) -> None
     assert {path: file_sha256(path) for path in template.rglob("*") if path.is_file()} == before
 
 
+def test_code_of_an_exported_template_goes_along(tmp_path: Path, make_task: MakeTask) -> None:
+    shutil.copytree(TEMPLATE, tmp_path / "template")
+    (tmp_path / "template" / "scripts" / "data").mkdir(parents=True)
+    (tmp_path / "template" / "scripts" / "data" / "task.py").write_text("FORMAT = 1\n")
+    for _ in range(2):
+        write_student_bundle(tmp_path / "template", tmp_path / "new", make_task(), SMALL, student_weights(make_task()))
+    assert (tmp_path / "new" / "scripts" / "data" / "task.py").read_text() == "FORMAT = 1\n"
+
+
 def test_incomplete_template_is_refused_before_any_weights(tmp_path: Path, make_task: MakeTask) -> None:
     shutil.copytree(TEMPLATE, tmp_path / "template")
     (tmp_path / "template" / "configs" / "train.json").unlink()
