@@ -123,3 +123,11 @@ def test_a_word_is_no_switch(tmp_path: Path) -> None:
     history = TrainingHistory(tmp_path / "history.jsonl", optimizer)
     with pytest.raises(TypeError, match="Expected --tensorboard True or False, found the word 'false'"):
         TensorBoardCurves(tmp_path, history, "false")  # type: ignore[arg-type]
+
+
+def test_monais_own_handlers_are_left_out_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.is_off(False)
+    pytest.importorskip("tensorboard")
+    assert not tracking.is_off(True)
+    monkeypatch.setattr(tracking, "process_rank", lambda: 1)
+    assert tracking.is_off(True)
