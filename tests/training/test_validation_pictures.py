@@ -52,7 +52,7 @@ def train(folder: Path, epochs: int, done: int = 0, **options: Any) -> None:
 
     @trainer.on(Events.STARTED | Events.EPOCH_COMPLETED(every=2))
     def validate() -> None:
-        if trainer.state.epoch or not done:
+        if trainer.state.epoch != done or not done:
             validator.validate(trainer.state.epoch)
 
     trainer.run([0], max_epochs=epochs)
@@ -115,7 +115,7 @@ def test_image_reference_and_prediction_stand_side_by_side() -> None:
     image, label = torch.full((1, 8, 6, 4), 0.25), label_volume()
     nothing = one_hot(torch.zeros(1, 8, 6, 4), 3, dim=0)
     picture = compare_slice(image, label, nothing)
-    assert picture.shape == (3, 8, 18) and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape == (3, 8, 18) and picture.min() >= 0 and picture.max() <= 1
     bare, reference, prediction = np.split(picture, 3, axis=2)
     np.testing.assert_allclose(bare, 0.25)
     np.testing.assert_allclose(prediction, bare, atol=1e-6)  # background has no colour

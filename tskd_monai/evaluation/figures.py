@@ -36,13 +36,14 @@ class Chart:
     dark: bytes
 
 
-def strip_plot(dice: Mapping[str, Mapping[str, float]]) -> Chart:
-    """Returns the Dice of every patient under every method, a thin line joining a patient's points.
+def strip_plot(dice: Mapping[str, Mapping[str, float]], quantity: str = "Dice per patient, mean over classes") -> Chart:
+    """Returns the Dice of every patient under every method or of every class, a thin line joining a patient's points.
 
     Args:
-        dice: title of the method -> case -> Dice (mean over the classes); NaN is left out.
+        dice: title of the method or class -> case -> Dice; NaN is left out.
+        quantity: what the values are.
     """
-    return _in_both_themes(lambda theme: _draw_strips(dice, theme))
+    return _in_both_themes(lambda theme: _draw_strips(dice, quantity, theme))
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Chart:
@@ -101,7 +102,7 @@ def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
     return Chart(png("light"), png("dark"))
 
 
-def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
+def _draw_strips(dice: Mapping[str, Mapping[str, float]], quantity: str, theme: str) -> Figure:
     titles = list(dice)
     figure = Figure(figsize=(6.4, 0.9 + 0.5 * len(titles)), layout="constrained")
     axes = _plain_axes(figure.add_subplot(), theme)
@@ -118,7 +119,7 @@ def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FAINT[theme], linewidth=0.5, alpha=0.6)
-    axes.set_xlabel("Dice per patient, mean over classes", color=INK[theme])
+    axes.set_xlabel(quantity, color=INK[theme])
     return figure
 
 
