@@ -1,4 +1,4 @@
-"""What MONAI Deploy's bundle operator does with the student's TorchScript, without Deploy: the configs come from inside it.
+"""What MONAI Deploy's bundle operator does with a student's TorchScript and the configs inside it, without Deploy.
 
 The operator reads `metadata` and `inference` in the archive, drops every transform with `LoadImage` or `SaveImage` in
 its name, hands an image (W, H, D) with its affine to `preprocessing`, calls `inferer` on the network, then

@@ -1,4 +1,4 @@
-"""A dry run of every training: a table and OK, nothing written; an error that says what to do where something is wrong."""
+"""A dry run of every training ends with a table and OK, or with an error, and writes nothing."""
 
 from __future__ import annotations
 

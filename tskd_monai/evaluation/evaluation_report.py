@@ -121,7 +121,7 @@ def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -
 def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
     by_class = {name: values_of_class(rows, label, "dice") for label, name in task.foreground.items()}
     spoken = "; ".join(f"{name} {_number(finite_mean(values.values()))}" for name, values in by_class.items())
-    chart = strip_plot(by_class, "Dice per patient")
+    chart = strip_plot(by_class, "Dice per patient", one_colour=True)
     caption = "One mark per patient, the vertical bar is the mean; thin lines join the same patient."
     remark = (
         '<p class="quiet">Mean ± standard deviation over patients. HD95 is a mean over the structures found by both; a '
@@ -135,7 +135,8 @@ def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]
 def _pictures(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
     shown = studies[:SHOWN]
     which = "All cases" if len(shown) == len(studies) else f"The {len(shown)} worst of {len(studies)} cases"
-    text = f"<p>{which}, the lowest Dice first{', each on the slice where most pixels differ' if task.axcodes else ''}.</p>"
+    place = ", each on the slice where most pixels differ" if task.axcodes else ""
+    text = f"<p>{which}, the lowest Dice first{place}.</p>"
     text += study_legend(task.foreground)
     return text + "".join(study_panels(study, task.foreground) for study in shown)
 

@@ -15,7 +15,7 @@ from tskd_monai.evaluation.panels import foreground_box, label_colours, render_p
 
 MISSED, ADDED, CONFUSED = 1, 2, 3
 DIFFERENCES = {MISSED: "missed", ADDED: "added", CONFUSED: "another class"}
-DIFFERENCE_COLOURS = {MISSED: "#d55e00", ADDED: "#f0e442", CONFUSED: "#cc79a7"}
+DIFFERENCE_COLOURS = {MISSED: "#ff3b30", ADDED: "#00e5ff", CONFUSED: "#ffe600"}  # none is a label's
 
 
 def study_legend(labels: Mapping[int, str]) -> str:

@@ -65,8 +65,8 @@ class WriterThread:
 class SaveImageInBackgroundd(SaveImaged):
     """`SaveImaged` of label maps that hands the write to a thread; the dictionary goes on at once.
 
-    It is a `SaveImaged` by class and by name, so tools that leave that transform out of a bundle, as MONAI Label (by its
-    class) and MONAI Deploy (by `SaveImage` in its name) do, leave this one out.
+    It is a `SaveImaged` by class and has `SaveImage` in its name: MONAI Label, which goes by the one, and MONAI Deploy,
+    which goes by the other, leave it out where they write themselves.
 
     Args:
         thread: that writes.
