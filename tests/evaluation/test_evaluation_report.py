@@ -92,10 +92,21 @@ def test_classes_and_volumes_are_those_of_the_metrics(html: str, folder: Path) -
     text = " ".join(Page(html).text.split())
     liver = summary["classes"]["liver"]["dice"]
     assert f"{liver['mean']:.3f} ± {liver['sd']:.3f}" in text
-    assert f"Mean Dice {summary['dice']['mean']:.3f} (95 % interval" in text
+    assert f"Mean Dice {summary['dice']['mean']:.3f} on 3 patients." in text
     reference = 10 * 10 * 2 * 20 / 1000
     assert f"{reference - 60 * 20 / 1000:.1f} / {reference:.1f}" in text  # six rows of ten voxels are lost
     assert f"Mean difference{-sum(LOST.values()) * 10 * 20 / 1000 / 4:+.1f}" in re.sub(r"\s*\n\s*", "", Page(html).text)
+
+
+def test_an_interval_wants_enough_patients(
+    folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_report, "FEW_PATIENTS", 3)
+    path = write_evaluation_report(task, folder / "datalist.json", "test", folder / "out")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
+    low, high = json.loads((folder / "out" / "metrics.json").read_text())["dice"]["interval_95"]
+    assert f"(95 % interval {low:.3f} to {high:.3f}) on 3 patients" in text
 
 
 def test_only_so_many_cases_have_pictures(folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch) -> None:

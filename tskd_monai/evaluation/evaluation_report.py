@@ -11,6 +11,7 @@ from statistics import fmean, median, stdev
 from tskd_monai.data.atomic import atomic_path
 from tskd_monai.data.datalist import load_section
 from tskd_monai.data.task import Task
+from tskd_monai.evaluation.comparison import FEW_PATIENTS
 from tskd_monai.evaluation.evaluated_studies import EvaluatedStudy, evaluated_studies
 from tskd_monai.evaluation.figures import chart_figure, strip_plot
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
@@ -95,7 +96,7 @@ def _headline(rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
     if not dice:
         return "Neither the labels nor the segmentations show any structure."
     low, high = bootstrap_mean_interval(dice)
-    interval = "" if math.isnan(low) else f" (95 % interval {low:.3f} to {high:.3f})"
+    interval = "" if len(dice) < FEW_PATIENTS else f" (95 % interval {low:.3f} to {high:.3f})"
     worst = min(studies[0].rows, key=lambda row: math.inf if math.isnan(row["dice"]) else row["dice"])
     return (
         f"Mean Dice {fmean(dice):.3f}{interval} on {_count(len(dice), 'patient')}. The worst case is {studies[0].name} "

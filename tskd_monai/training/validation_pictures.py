@@ -56,7 +56,7 @@ class ValidationPictures:
             self._writer = open_writer(self.folder, first_step=engine.state.epoch + 1 if engine.state.epoch else 0)
 
     def _draw(self, validator: Engine) -> None:
-        number = (validator.state.iteration - 1) % (validator.state.epoch_length or 1) + 1
+        number = validator.state.iteration
         if self._writer is None or number > self.number:
             return
         batch: Any = validator.state.batch
