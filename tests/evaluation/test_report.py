@@ -5,13 +5,13 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 
 from tskd_monai.evaluation.metrics import evaluate_cases
@@ -20,33 +20,6 @@ from tskd_monai.evaluation.report import Method, Report, write_report
 from tskd_monai.evaluation.tables import format_count, format_seconds
 
 LABELS = {1: "liver", 2: "spleen <&>"}
-VOID = {"meta", "img", "source", "br"}
-
-
-class Page(HTMLParser):
-    """Collects tags with their attributes and checks that they close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def attributes(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def study(folder: Path, suffix: str = ".nii.gz", losses: tuple[int, int] = (1, 4)) -> Report:

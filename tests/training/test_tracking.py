@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from tskd_monai.training import tracking
 from tskd_monai.training.history import TrainingHistory, loss_of
 from tskd_monai.training.tracking import TensorBoardCurves
 
-TRAIN = Path(__file__).parent.parent.parent / "bundles" / "teacher_lora" / "configs" / "train.yaml"
+BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+TRAININGS = (
+    "teacher_lora/configs/train.yaml",
+    "diffusion_synthesis/configs/train.yaml",
+    "distillation/configs/train.yaml",
+    "distillation/configs/fine_tune.yaml",
+    "segmentation/configs/train.json",
+)
 NAMES = ("train_loss", "learning_rate", "val_mean_dice")
 
 
@@ -84,18 +92,23 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_monais_tracking_finds_its_places_in_the_config(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", TRAININGS)
+def test_monais_tracking_finds_its_places_in_the_config(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MONAI appends its handlers to two lists; without these it gives the engines arguments that ours do not have."""
+    monkeypatch.chdir(tmp_path)
     parser = ConfigParser()
-    parser.read_config(str(TRAIN))
-    parser["save_execute_config"] = False
+    parser.read_config(str(BUNDLES / config))
     handlers = len(parser["train#handlers"])
-    before = dict(parser.get("validate#evaluator"))
+    before = deepcopy(parser.get("validate#evaluator"))
     ConfigWorkflow.patch_bundle_tracking(parser, DEFAULT_MLFLOW_SETTINGS)
     assert parser.get("train#handlers")[handlers]["_target_"] == "MLFlowHandler"
-    assert parser.get("validate#handlers")[-1]["_target_"] == "MLFlowHandler"
     assert parser.get("validate#evaluator") == before
+    if before is not None:
+        assert parser.get("validate#handlers")[-1]["_target_"] == "MLFlowHandler"
     assert "decollate" not in parser.get("train#trainer")  # see the next test
+    assert not list(tmp_path.iterdir())  # the config, with all its paths, is not kept
 
 
 @pytest.mark.parametrize("decollate", [True, False])
@@ -123,3 +136,11 @@ def test_a_word_is_no_switch(tmp_path: Path) -> None:
     history = TrainingHistory(tmp_path / "history.jsonl", optimizer)
     with pytest.raises(TypeError, match="Expected --tensorboard True or False, found the word 'false'"):
         TensorBoardCurves(tmp_path, history, "false")  # type: ignore[arg-type]
+
+
+def test_monais_own_handlers_are_left_out_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.is_off(False)
+    pytest.importorskip("tensorboard")
+    assert not tracking.is_off(True)
+    monkeypatch.setattr(tracking, "process_rank", lambda: 1)
+    assert tracking.is_off(True)

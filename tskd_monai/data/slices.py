@@ -101,10 +101,11 @@ class PreparedImageDataset(SliceDataset):
         data: Sequence[Mapping[str, Any]],
         slice_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        super().__init__(data, _read_prepared, slice_transform, keys=("image",))
+        super().__init__(data, read_prepared_image, slice_transform, keys=("image",))
 
 
-def _read_prepared(entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read_prepared_image(entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the `image` (C, H, W, 1), float32 in [0, 1], of an entry that names an 8-bit grey or RGB file."""
     with Image.open(entry["image"]) as file:
         pixels = np.asarray(file, dtype=np.float32) / 255
     channels_first = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)

@@ -24,6 +24,7 @@ TEMPLATE_FILES = (
     "configs/train.json",
     "configs/multi_gpu_inference.json",
     "configs/multi_gpu_train.json",
+    "configs/dry_run.json",
     "configs/dicom_seg.json",
     "configs/logging.conf",
     "docs/README.md",

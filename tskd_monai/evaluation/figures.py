@@ -36,13 +36,19 @@ class Chart:
     dark: bytes
 
 
-def strip_plot(dice: Mapping[str, Mapping[str, float]]) -> Chart:
-    """Returns the Dice of every patient under every method, a thin line joining a patient's points.
+def strip_plot(
+    dice: Mapping[str, Mapping[str, float]],
+    quantity: str = "Dice per patient, mean over classes",
+    one_colour: bool = False,
+) -> Chart:
+    """Returns the Dice of every patient under every method or of every class, a thin line joining a patient's points.
 
     Args:
-        dice: title of the method -> case -> Dice (mean over the classes); NaN is left out.
+        dice: title of the method or class -> case -> Dice; NaN is left out.
+        quantity: what the values are.
+        one_colour: whether all marks look alike, where colours mean something else on the page.
     """
-    return _in_both_themes(lambda theme: _draw_strips(dice, theme))
+    return _in_both_themes(lambda theme: _draw_strips(dice, quantity, one_colour, theme))
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Chart:
@@ -101,7 +107,7 @@ def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
     return Chart(png("light"), png("dark"))
 
 
-def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
+def _draw_strips(dice: Mapping[str, Mapping[str, float]], quantity: str, one_colour: bool, theme: str) -> Figure:
     titles = list(dice)
     figure = Figure(figsize=(6.4, 0.9 + 0.5 * len(titles)), layout="constrained")
     axes = _plain_axes(figure.add_subplot(), theme)
@@ -110,7 +116,8 @@ def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
         axes.plot(*zip(*points, strict=True), color=FAINT[theme], linewidth=0.8, zorder=1)
     for row, title in enumerate(titles):
         values = [value for value in dice[title].values() if not math.isnan(value)]
-        axes.scatter(values, [row] * len(values), s=34, alpha=0.75, linewidth=0, zorder=2, **_marker(row, theme))
+        marker = _marker(0 if one_colour else row, theme)
+        axes.scatter(values, [row] * len(values), s=34, alpha=0.75, linewidth=0, zorder=2, **marker)
         if values:
             axes.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=INK[theme], linewidth=2, zorder=3)
     axes.set_yticks(range(len(titles)), titles)
@@ -118,7 +125,7 @@ def _draw_strips(dice: Mapping[str, Mapping[str, float]], theme: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FAINT[theme], linewidth=0.5, alpha=0.6)
-    axes.set_xlabel("Dice per patient, mean over classes", color=INK[theme])
+    axes.set_xlabel(quantity, color=INK[theme])
     return figure
 
 

@@ -31,7 +31,7 @@ def overlay_section(report: Report, results: Mapping[str, Result]) -> str:
     if all(Path(entry["label"]).name.endswith(NIFTI_SUFFIXES) for entry in report.cases):
         text += " The slice is the one on which the reference shows most of all structures together."
     text += "</p>"
-    text += _legend(report.labels)
+    text += legend(report.labels)
     for case, role in chosen.items():
         text += _patient(case, role, entries[case], report, results)
     return text
@@ -61,13 +61,13 @@ def _obstacle(report: Report) -> str | None:
 
 def _patient(case: str, role: str, entry: Mapping[str, Any], report: Report, results: Mapping[str, Result]) -> str:
     volume = load_for_display(Path(entry["image"]))
-    maps = {"Reference": _labels_for_display(Path(entry["label"]), None, report.labels)}
+    maps = {"Reference": labels_for_display(Path(entry["label"]), None, report.labels)}
     scores = {"Reference": ""}
     for result in results.values():
         predictions = result.method.predictions or {}
         if case in predictions:
             path = Path(predictions[case])
-            maps[result.method.title] = _labels_for_display(path, Path(entry["label"]), report.labels)
+            maps[result.method.title] = labels_for_display(path, Path(entry["label"]), report.labels)
             scores[result.method.title] = f"Dice {result.dice[case]:.3f}"
     if volume.array.shape[:3] != maps["Reference"].shape:
         raise ValueError(
@@ -78,10 +78,10 @@ def _patient(case: str, role: str, entry: Mapping[str, Any], report: Report, res
     place = f"{volume.view} slice {index + 1} of {volume.array.shape[2]}; {volume.orientation}" if volume.view else ""
     box = foreground_box([one[:, :, index] for one in maps.values()])
     colours = label_colours(report.labels)
-    panels = _panel(render_panel(volume.array[:, :, index], None, colours, volume.pixel_mm, box), "Image", "", case)
+    panels = panel(render_panel(volume.array[:, :, index], None, colours, volume.pixel_mm, box), "Image", "", case)
     for title, labels in maps.items():
         png = render_panel(volume.array[:, :, index], labels[:, :, index], colours, volume.pixel_mm, box)
-        panels += _panel(png, title, scores[title], case)
+        panels += panel(png, title, scores[title], case)
     heading = f"<h3>Patient {escape(case)} <small>{role} Dice</small></h3>"
     heading = heading.replace("the only patient Dice", "the only patient")
     quiet = f'<p class="quiet">{place}.</p>' if place else ""
@@ -98,7 +98,7 @@ def _columns(panels: int) -> int:
     return panels if panels <= 4 else -(-panels // 2)
 
 
-def _labels_for_display(path: Path, reference: Path | None, labels: Mapping[int, str]) -> np.ndarray:
+def labels_for_display(path: Path, reference: Path | None, labels: Mapping[int, str]) -> np.ndarray:
     """Returns the labels (H, W, D) as seen; checked against the grid of `reference` where one is given."""
     label_map = load_label_map(path)
     if reference is not None:
@@ -109,16 +109,18 @@ def _labels_for_display(path: Path, reference: Path | None, labels: Mapping[int,
     return shown if scaled is label_map else (shown > 0) * next(iter(labels))
 
 
-def _panel(png: bytes, title: str, score: str, case: str) -> str:
+def panel(png: bytes, title: str, score: str, case: str) -> str:
+    """Returns the HTML of a picture with its caption."""
     alt = f"Patient {case}: the image" if title == "Image" else f"Patient {case}: {title} drawn over the image"
     value = f" <span>{score}</span>" if score else ""
     caption = f"<figcaption>{escape(title)}{value}</figcaption>"
     return f'<figure><img src="{data_uri(png)}" alt="{escape(alt)}">{caption}</figure>'
 
 
-def _legend(labels: Mapping[int, str]) -> str:
+def legend(labels: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
+    """Returns the HTML of a list of colours: those of the labels unless others are given."""
     items = "".join(
         f'<li><span style="background:{colour}"></span>{escape(labels[value])}</li>'
-        for value, colour in label_colours(labels).items()
+        for value, colour in (colours or label_colours(labels)).items()
     )
     return f'<ul class="legend" aria-label="Colours">{items}</ul>'

@@ -26,6 +26,7 @@ __all__ = ["Method", "Report", "write_report"]
 
 PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "transformers", "peft", "diffusers", "numpy")
 SHEET_LIMIT = 12
+OPTIONAL_PARTS = ("cost", "transfer_set", "curves", "settings", "notes")
 
 
 def write_report(output: Path, report: Report) -> None:
@@ -42,24 +43,30 @@ def write_report(output: Path, report: Report) -> None:
     results = read_results(report)
     first, second = (results[key] for key in report.comparison)
     difference = compare(first.dice, second.dice)
-    template = resources.files("tskd_monai.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
-    page = Template(template).substitute(
+    page = fill_template(
         title=escape(report.title),
         summary=escape(report.summary),
         headline=escape(headline(first, second, difference)),
         tiles=_tiles(first, second, difference),
         accuracy=_accuracy(report, results, difference),
         cost=_cost(results, report.comparison[0]),
+        patients="Test patients",
         overlays=overlay_section(report, results),
         transfer_set=_transfer_set(report),
         curves=_curves(results),
         settings=pairs_table("Settings", report.settings) if report.settings else "",
-        versions=pairs_table("Versions", _versions()),
+        versions=pairs_table("Versions", report_versions()),
         notes=_notes(report),
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
     with atomic_path(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def fill_template(**parts: str) -> str:
+    """Returns the page with its parts, HTML or escaped text by name, filled in; a part that is not given is empty."""
+    template = resources.files("tskd_monai.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
 
 
 def headline(first: Result, second: Result, difference: PairedComparison) -> str:
@@ -161,7 +168,8 @@ def _notes(report: Report) -> str:
     return "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in report.notes) + "</ul>"
 
 
-def _versions() -> dict[str, str]:
+def report_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages, and the machine."""
     versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -62,10 +62,11 @@ class WriterThread:
             self._failures.append(error)
 
 
-class SaveInBackgroundd(SaveImaged):
+class SaveImageInBackgroundd(SaveImaged):
     """`SaveImaged` of label maps that hands the write to a thread; the dictionary goes on at once.
 
-    It is a `SaveImaged`, so tools that leave that transform out of a bundle, such as MONAI Label, leave this one out.
+    It is a `SaveImaged` by class and has `SaveImage` in its name: MONAI Label, which goes by the one, and MONAI Deploy,
+    which goes by the other, leave it out where they write themselves.
 
     Args:
         thread: that writes.

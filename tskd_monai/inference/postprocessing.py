@@ -11,7 +11,7 @@ from monai.transforms import Compose, SaveImaged, Transform
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name, output_suffix
 from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
 from tskd_monai.data.task import Task
-from tskd_monai.inference.background_writing import SaveInBackgroundd, WriterThread
+from tskd_monai.inference.background_writing import SaveImageInBackgroundd, WriterThread
 from tskd_monai.transforms.labels import KeepLargestComponentsd
 
 
@@ -63,4 +63,4 @@ def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: Wri
         "writer": writer,
         "output_name_formatter": output_name,
     }
-    return SaveImaged("pred", **options) if thread is None else SaveInBackgroundd(thread, "pred", options)
+    return SaveImaged("pred", **options) if thread is None else SaveImageInBackgroundd(thread, "pred", options)

@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard."""
+"""Training curves for TensorBoard, and the writer that they and the pictures share."""
 
 from __future__ import annotations
 
@@ -33,12 +33,8 @@ class TensorBoardCurves:
     """
 
     def __init__(self, folder: str | Path, history: TrainingHistory, enabled: bool = True) -> None:
-        self.folder, self.history, self.enabled = Path(folder), history, enabled
+        self.folder, self.history, self.enabled = Path(folder), history, checked_switch(enabled)
         self._writer: SummaryWriter | None = None
-        if not isinstance(enabled, bool):
-            raise TypeError(f"Expected --tensorboard True or False, found the word {enabled!r}.")
-        if enabled:
-            _summary_writer()
 
     def attach(self, engine: Engine) -> None:
         """Follows this trainer."""
@@ -51,7 +47,7 @@ class TensorBoardCurves:
     def _open(self, engine: Engine) -> None:
         if process_rank():
             return
-        self._writer = _summary_writer()(str(self.folder), purge_step=0)
+        self._writer = open_writer(self.folder, first_step=0)
         for row in self.history.rows:
             self._write(row)
 
@@ -69,6 +65,38 @@ class TensorBoardCurves:
     def _close(self, engine: Engine) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def checked_switch(enabled: bool) -> bool:
+    """Returns whether TensorBoard is written, when it is installed or not wanted.
+
+    Raises:
+        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
+        ImportError: when it is enabled and TensorBoard is not installed.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"Expected --tensorboard True or False, found the word {enabled!r}.")
+    if enabled:
+        _summary_writer()
+    return enabled
+
+
+def is_off(enabled: bool) -> bool:
+    """Returns whether MONAI's own TensorBoard handlers are left out: not wanted, or of a process but the first.
+
+    Args:
+        enabled: whether TensorBoard is written.
+
+    Raises:
+        TypeError: when it is a word.
+        ImportError: when it is wanted and TensorBoard is not installed.
+    """
+    return not checked_switch(enabled) or process_rank() > 0
+
+
+def open_writer(folder: str | Path, first_step: int) -> SummaryWriter:
+    """Returns a writer into a folder, in which older files count up to the step before `first_step` alone."""
+    return _summary_writer()(str(folder), purge_step=first_step)
 
 
 def _summary_writer() -> type[SummaryWriter]:

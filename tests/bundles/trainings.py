@@ -1,0 +1,101 @@
+"""Every training config of the bundles, on a study of seconds whose paths and cases are named after a patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import run
+
+from tskd_monai.data.atomic import write_json
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.phantom_study import write_study
+from tskd_monai.data.planning import plan_task
+from tskd_monai.data.task import Task, load_task, save_task
+from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.networks.students import build_student
+from tskd_monai.networks.teacher import build_teacher, save_teacher
+
+BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+PATIENT = "Doe_Jane"
+SIZE = 32
+SHORT = {"epoch_length": 2, "max_epochs": 2, "batch_size": 2, "seed": 5, "device": "cpu"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training config, what it asks for besides datalist and task, and the override that looks before it."""
+
+    bundle: str
+    config: str
+    dry_run: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.bundle}-{self.config.partition('.')[0]}"
+
+
+TRAININGS = (
+    Training("teacher_lora", "train.yaml", "dry_run.yaml", (("lora_rank", 2), ("val_interval", 1))),
+    Training("diffusion_synthesis", "train.yaml", "dry_run.yaml", (("block_out_channels", [8, 16]),)),
+    Training("distillation", "train.yaml", "dry_run.yaml", (("teacher_dir", "teacher"), ("val_interval", 1))),
+    Training("distillation", "fine_tune.yaml", "dry_run_fine_tune.yaml", (("val_interval", 1),)),
+    Training("segmentation", "train.json", "dry_run.json", (("val_interval", 1),)),
+)
+
+
+def write_patients(folder: Path) -> Path:
+    """Write a planned study, an untrained teacher and an untrained student; return the study's folder.
+
+    Two patients are in `training` and one each in `validation` and `test`; folder and cases bear a name.
+    """
+    study = folder / PATIENT
+    sections = {"training": 2, "validation": 1, "test": 1}
+    write_study(study, seed=3, sections=sections, shape=(SIZE, SIZE, 6), spacing=(10.8, 10.8, 27.0))
+    datalist = load_datalist(study / "datalist.json")
+    for section in sections:
+        for entry in datalist[section]:
+            entry["case"] = f"{PATIENT}_{entry['case']}"
+    write_json(study / "datalist.json", datalist)
+    task = plan_task(datalist, image_size=SIZE)
+    save_task(task, study / "task.json")
+    _write_networks(study, task)
+    return study
+
+
+def _write_networks(study: Path, task: Task) -> None:
+    torch.manual_seed(0)
+    classes = task.num_classes
+    teacher = build_teacher(
+        encoder="sam_demo", encoder_weights="random", image_size=task.image_size, num_classes=classes, rank=2, seed=3
+    )
+    save_teacher(teacher, study / "teacher", task_hash=task.hash)
+    student = build_student("compact_unet_small", task.channels, classes, task.image_size)
+    write_student_bundle(BUNDLES / "segmentation", study / "student", task, "compact_unet_small", student.state_dict())
+
+
+def start(training: Training, study: Path, output_dir: Path, *overrides: str, **changes: Any) -> None:
+    """Run a training by the runner that the command line calls."""
+    root = study / "student" if training.bundle == "segmentation" else BUNDLES / training.bundle
+    options = {**SHORT, **dict(training.options)}
+    if "teacher_dir" in options:
+        options["teacher_dir"] = str(study / "teacher")
+    if training.bundle != "segmentation":
+        options["task"] = str(study / "task.json")
+    configs = [str(root / "configs" / name) for name in (training.config, *overrides)]
+    run(
+        config_file=configs if len(configs) > 1 else configs[0],
+        bundle_root=str(root),
+        logging_file=False,
+        datalist=str(study / "datalist.json"),
+        output_dir=str(output_dir),
+        **{**options, **changes},
+    )
+
+
+def study_task(study: Path) -> Task:
+    """Return the task of the study."""
+    return load_task(study / "task.json")

@@ -1,0 +1,72 @@
+"""The studies of an evaluation: their files and their rows of metrics, the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.datalist import study_names
+from tskd_monai.data.output_names import segmentation_path
+from tskd_monai.data.task import Task
+from tskd_monai.evaluation.summary import Row, finite_mean
+
+
+@dataclass(frozen=True)
+class EvaluatedStudy:
+    """One image with its label, its segmentation and their metrics.
+
+    Attributes:
+        name: of the study, unique in its section.
+        image: file or folder.
+        label: file.
+        prediction: file.
+        rows: one for each foreground class.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    prediction: Path
+    rows: Sequence[Row]
+
+    @property
+    def dice(self) -> float:
+        """Mean over the classes; NaN where neither image nor label has any."""
+        return finite_mean(row["dice"] for row in self.rows)
+
+
+def evaluated_studies(
+    task: Task, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row], output_dir: str | Path
+) -> list[EvaluatedStudy]:
+    """Returns the studies of a section, the worst Dice first and those without a Dice last.
+
+    Args:
+        task: of the study.
+        entries: of the section that was evaluated.
+        rows: of its metrics.csv, which has the entries' order.
+        output_dir: where the segmentations are.
+
+    Raises:
+        ValueError: when the metrics are not those of the section.
+    """
+    count = len(task.foreground)
+    expected = [(str(entry["case"]), label) for entry in entries for label in task.foreground]
+    if [(row["case"], row["label"]) for row in rows] != expected:
+        raise ValueError(
+            f"Expected metrics of the section's {len(entries)} images with {count} classes each, in its order, found "
+            f"{len(rows)} rows of other cases or classes; evaluate the section again."
+        )
+    studies = [
+        EvaluatedStudy(
+            name,
+            Path(entry["image"]),
+            Path(entry["label"]),
+            segmentation_path(output_dir, name, task),
+            rows[index * count : (index + 1) * count],
+        )
+        for index, (entry, name) in enumerate(zip(entries, study_names(entries), strict=True))
+    ]
+    return sorted(studies, key=lambda study: math.inf if math.isnan(study.dice) else study.dice)

@@ -1,0 +1,149 @@
+"""What can be known before a training of hours: whether its cases, its memory and its disk will do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.task import Task
+from tskd_monai.training.case_survey import CaseSurvey
+from tskd_monai.training.findings import Finding, Verdict, conclusion, findings_table
+from tskd_monai.training.trial_step import Trial
+
+logger = logging.getLogger(__name__)
+
+GB = 1e9
+# Of the trained weights: the last checkpoint (weights, two moments of AdamW, a moving average), a second one while it
+# is replaced, the best weights and the result.
+WRITTEN_COPIES = 10
+TIGHT = 0.8  # of what is free: more than this is worth a look
+SHOWN = 3  # unreadable cases in one line of the table
+ENOUGH_CASES = 2  # that show a class
+
+
+def dry_run(
+    task: Task,
+    datalist: str | Path,
+    surveys: Mapping[str, CaseSurvey],
+    trial: Trial,
+    steps: int,
+    output_dir: str | Path,
+    device: torch.device | str,
+    kept_bytes: int = 0,
+) -> None:
+    """Logs a table of what was found and whether training can start.
+
+    Args:
+        task: of the study.
+        datalist: of the study.
+        surveys: section's name to its cases, `training` among them.
+        trial: of a training step.
+        steps: of the whole training.
+        output_dir: of the training.
+        device: of the training.
+        kept_bytes: of what is made for the images and kept, in memory and on disk: a teacher's answers.
+
+    Raises:
+        SystemExit: when something stands in the way, so that a script stops too.
+    """
+    findings = [
+        *(section_finding(name, survey) for name, survey in surveys.items()),
+        task_finding(task, datalist),
+        *class_findings(task, surveys),
+        memory_finding(trial, kept_bytes + sum(survey.held_bytes for survey in surveys.values()), device),
+        disk_finding(output_dir, WRITTEN_COPIES * trial.trained_bytes + kept_bytes),
+        time_finding(trial, steps),
+    ]
+    logger.info("Dry run, nothing was trained or written.\n%s\n%s", findings_table(findings), conclusion(findings))
+    if any(finding.verdict is Verdict.STOP for finding in findings):
+        raise SystemExit(conclusion(findings))
+
+
+def section_finding(name: str, survey: CaseSurvey) -> Finding:
+    """Returns how many cases of a section can be read, and which cannot."""
+    readable = survey.cases - len(survey.unreadable)
+    found = f"{readable} of {survey.cases} cases readable, {survey.slices} slices"
+    if not survey.unreadable:
+        return Finding(name, found, Verdict.OK if survey.slices else Verdict.STOP, "" if survey.slices else "Add cases")
+    named = "; ".join(survey.unreadable[:SHOWN])
+    others = len(survey.unreadable) - SHOWN
+    return Finding(name, found, Verdict.STOP, named + (f"; and {others} more" if others > 0 else ""))
+
+
+def task_finding(task: Task, datalist: str | Path) -> Finding:
+    """Returns whether the task has the labels that the datalist declares."""
+    size = f"{task.image_size[0]} x {task.image_size[1]} px"
+    found = f"{task.name}: {task.num_classes - 1} classes, {size}, {task.pixdim[0]:.3g} mm, {task.intensity.mode}"
+    declared = read_json(datalist).get("labels")
+    planned = {str(label.value): label.name for label in task.labels}
+    if isinstance(declared, Mapping) and {key: str(name) for key, name in declared.items()} != planned:
+        advice = f"The datalist declares {dict(declared)}, the task {planned}: plan it again (scripts/plan_task.py)"
+        return Finding("task", found, Verdict.STOP, advice)
+    return Finding("task", found)
+
+
+def class_findings(task: Task, surveys: Mapping[str, CaseSurvey]) -> list[Finding]:
+    """Returns one finding for each foreground class: its share, and where it can be seen."""
+    labelled = {name: survey for name, survey in surveys.items() if survey.class_voxels is not None}
+    return [_class_finding(task, index, labelled) for index in range(1, task.num_classes)] if labelled else []
+
+
+def _class_finding(task: Task, index: int, surveys: Mapping[str, CaseSurvey]) -> Finding:
+    parts, verdict, advice = [], Verdict.OK, ""
+    for name, survey in surveys.items():
+        cases, voxels = int(survey.class_cases[index]), survey.class_voxels
+        share = 100 * voxels[index] / max(int(voxels.sum()), 1) if voxels is not None else 0.0
+        parts.append(f"{name} {share:.3g} %, {survey.class_slices[index]} slices, {cases} of {survey.cases} cases")
+        if name == "training" and not cases:
+            planned_absent = bool(task.class_frequencies) and not task.class_frequencies[index]
+            verdict = Verdict.LOOK if planned_absent else Verdict.STOP
+            advice = "It cannot be learned; label a case that has it, or take it out of the task"
+        elif cases < ENOUGH_CASES and verdict is Verdict.OK and survey.cases >= ENOUGH_CASES:
+            verdict = Verdict.LOOK
+            advice = f"Few {name} cases show it" if cases else f"No {name} case shows it, so its Dice is not measured"
+    return Finding(task.labels[index].name, "; ".join(parts), verdict, advice)
+
+
+def memory_finding(trial: Trial, held_bytes: int, device: torch.device | str) -> Finding:
+    """Returns whether the memory that is free will do: of the machine, and of the GPU where there is one."""
+    needed = trial.process_bytes + held_bytes
+    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    found = f"{needed / GB:.2f} GB needed ({held_bytes / GB:.2f} GB of it for images), {free / GB:.1f} GB free"
+    verdict, advice = _judge(needed, free), "Use fewer or smaller images, or a machine with more memory"
+    if trial.gpu_bytes is not None:
+        gpu_free = torch.cuda.mem_get_info(torch.device(device))[0] + torch.cuda.memory_reserved(torch.device(device))
+        found += f"; GPU {trial.gpu_bytes / GB:.2f} GB needed, {gpu_free / GB:.1f} GB free"
+        if _judge(trial.gpu_bytes, gpu_free) is not Verdict.OK:
+            verdict, advice = _judge(trial.gpu_bytes, gpu_free), "Lower --batch_size"
+    return Finding("memory", found, verdict, "" if verdict is Verdict.OK else advice)
+
+
+def disk_finding(output_dir: str | Path, needed: int) -> Finding:
+    """Returns whether the output folder can be written and has room."""
+    folder = Path(output_dir).resolve()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        advice = "Choose another --output_dir, or mend its permissions"
+        return Finding("disk", f"{existing.name}/ cannot be written", Verdict.STOP, advice)
+    free = shutil.disk_usage(existing).free
+    verdict = _judge(needed, free)
+    advice = "" if verdict is Verdict.OK else "Free some space or choose another --output_dir"
+    return Finding("disk", f"{needed / GB:.2f} GB to be written at most, {free / GB:.1f} GB free", verdict, advice)
+
+
+def time_finding(trial: Trial, steps: int) -> Finding:
+    """Returns how long the steps will take, without reading and validation."""
+    seconds = trial.seconds * steps
+    length = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return Finding("time", f"{trial.seconds:.2f} s a step, {steps} steps in {length}, without reading and validation")
+
+
+def _judge(needed: float, free: float) -> Verdict:
+    return Verdict.STOP if needed > free else Verdict.LOOK if needed > TIGHT * free else Verdict.OK
