@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from skimage.draw import polygon, polygon_perimeter
 from skimage.morphology import convex_hull_image
 
@@ -14,8 +13,8 @@ from tskd_monai.data.image_file import read_image_file
 
 SHOWN_VALUES = 8
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
-CLOSED_SHARE = 0.95
-"""An outline is closed when filling its holes gives at least this share of its convex hull."""
+THIN_SHARE = 0.5
+"""An outline covers at most this share of the region inside it."""
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -80,10 +79,10 @@ def decode(values: np.ndarray, codes: Mapping[int, tuple[int, int]], path: Path)
 
 
 def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
-    """Returns the region inside the outline of a convex shape, the outline included, uint8 (rows, columns).
+    """Returns the region inside the outline of an ellipse, the outline included, uint8 (rows, columns).
 
-    A closed outline is filled exactly. One that is broken, or cut by the border of the image, is closed by its convex
-    hull, which for an ellipse is the region itself.
+    The region is the convex hull of the outline, so one that is broken, or cut by the border of the image, is closed
+    as well.
 
     Args:
         outline: non-zero on the outline, (rows, columns).
@@ -95,14 +94,13 @@ def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
     drawn = outline > 0
     if not drawn.any():
         raise ValueError(f"Expected an outline in {path.name}, found an empty image; see {path}.")
-    filled = ndimage.binary_fill_holes(drawn)
-    hull = convex_hull_image(drawn)
-    if drawn.sum() > 0.5 * hull.sum() and hull.sum() > 400:
+    hull = convex_hull_image(drawn, offset_coordinates=False)
+    if drawn.sum() > THIN_SHARE * hull.sum():
         raise ValueError(
             f"Expected a thin outline in {path.name}, found {int(drawn.sum())} of the {int(hull.sum())} pixels inside "
             f"it drawn: the mask is filled already, or another image; see {path}."
         )
-    return (filled if filled.sum() >= CLOSED_SHARE * hull.sum() else hull).astype(np.uint8)
+    return hull.astype(np.uint8)
 
 
 def draw_polygons(

@@ -93,7 +93,7 @@ def _counts(total: int, split: Sequence[float]) -> list[int]:
     if abs(sum(split) - 1) < 1e-6:
         exact = np.array(split) * total
         counts = np.floor(exact + 1e-9).astype(int)
-        for index in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
+        for index in np.argsort(np.round(counts - exact, 6), kind="stable")[: total - counts.sum()]:
             counts[index] += 1
     else:
         counts = np.array(split)
