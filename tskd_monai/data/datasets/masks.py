@@ -1,0 +1,120 @@
+"""Label maps from what public datasets give: binary images, coded values, outlines and polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from skimage.draw import polygon, polygon_perimeter
+from skimage.morphology import convex_hull_image
+
+from tskd_monai.data.image_file import read_image_file
+
+SHOWN_VALUES = 8
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+THIN_SHARE = 0.5
+"""An outline covers at most this share of the region inside it."""
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Returns the whole numbers in a label image, (rows, columns); colour is taken where all channels agree.
+
+    Raises:
+        ValueError: when the image has colours, which are no label values.
+    """
+    pixels = read_image_file(path)[:, :, 0]
+    if pixels.ndim == 3:
+        if not (pixels == pixels[..., :1]).all():
+            raise ValueError(f"Expected one value per pixel in the label {path.name}, found colours; see {path}.")
+        pixels = pixels[..., 0]
+    return pixels.astype(np.int64)
+
+
+def read_binary(path: Path) -> np.ndarray:
+    """Returns a mask of two values as 0 and 1, uint8 (rows, columns).
+
+    A JPEG, which cannot hold two values exactly, is cut at half of 255.
+
+    Raises:
+        ValueError: when another file has more than two values, or two of which none is 0.
+    """
+    values = read_values(path)
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        return (values > 127).astype(np.uint8)
+    found = np.unique(values)
+    if len(found) > 2 or (len(found) == 2 and found[0] != 0):
+        raise ValueError(
+            f"Expected background 0 and one other value in the mask {path.name}, found "
+            f"{found[:SHOWN_VALUES].tolist()}{' and more' if len(found) > SHOWN_VALUES else ''}; see {path}."
+        )
+    return (values > 0).astype(np.uint8)
+
+
+def decode(values: np.ndarray, codes: Mapping[int, tuple[int, int]], path: Path) -> np.ndarray:
+    """Returns the label map of an image in which each label is a range of grey values, uint8.
+
+    Args:
+        values: as stored, (rows, columns).
+        codes: lowest and highest grey value, both included, of each label; 0 is background.
+        path: of the image, for the message.
+
+    Raises:
+        ValueError: when a value is in no range.
+    """
+    label = np.zeros(values.shape, np.uint8)
+    known = values == 0
+    for value, (lowest, highest) in codes.items():
+        inside = (values >= lowest) & (values <= highest)
+        label[inside] = value
+        known |= inside
+    if not known.all():
+        ranges = ", ".join(f"{lowest} to {highest}" for lowest, highest in codes.values())
+        found = np.unique(values[~known])[:SHOWN_VALUES].tolist()
+        raise ValueError(
+            f"Expected 0 or values in {ranges} in the label {path.name}, found {found} in "
+            f"{int((~known).sum())} pixels; see {path}."
+        )
+    return label
+
+
+def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
+    """Returns the region inside the outline of an ellipse, the outline included, uint8 (rows, columns).
+
+    The region is the convex hull of the outline, so one that is broken, or cut by the border of the image, is closed
+    as well.
+
+    Args:
+        outline: non-zero on the outline, (rows, columns).
+        path: of the image, for the message.
+
+    Raises:
+        ValueError: when there is no outline, or the image is a filled mask already.
+    """
+    drawn = outline > 0
+    if not drawn.any():
+        raise ValueError(f"Expected an outline in {path.name}, found an empty image; see {path}.")
+    hull = convex_hull_image(drawn, offset_coordinates=False)
+    if drawn.sum() > THIN_SHARE * hull.sum():
+        raise ValueError(
+            f"Expected a thin outline in {path.name}, found {int(drawn.sum())} of the {int(hull.sum())} pixels inside "
+            f"it drawn: the mask is filled already, or another image; see {path}."
+        )
+    return hull.astype(np.uint8)
+
+
+def draw_polygons(
+    shape: tuple[int, int], polygons: Iterable[tuple[int, Sequence[float], Sequence[float]]]
+) -> np.ndarray:
+    """Returns a label map with polygons, their edges included, drawn one over the other, uint8.
+
+    Args:
+        shape: rows, columns.
+        polygons: label value, columns and rows of the vertices of each.
+    """
+    label = np.zeros(shape, np.uint8)
+    for value, columns, rows in polygons:
+        label[polygon(rows, columns, shape)] = value
+        if len(rows) > 1:
+            label[polygon_perimeter(rows, columns, shape, clip=False)] = value
+    return label
