@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--plugin", type=Path, required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped then too
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.output or Path(temporary)).resolve()
         for name in OUTPUTS:

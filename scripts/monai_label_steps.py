@@ -74,11 +74,11 @@ class LabelSession:
 
     def infers(self, turn: str) -> str:
         """Step: label maps are voxel for voxel those of `python -m monai.bundle run` with the same weights."""
-        voxels = 0
+        voxels, scans = 0, list(self.scans.values())
         for identifier, scan in self.scans.items():
             content = self.server.infer(self.model, identifier, {"result_extension": ".nii.gz"})
             self.label_map(scan, turn).write_bytes(content)
-            expected = segment(self.bundle, scan.image, self.folder / f"runner_{turn}_{stem(scan)}")
+        for scan, expected in zip(scans, segment(self.bundle, scans, self.folder / f"runner_{turn}"), strict=True):
             voxels += same_label_map(self.label_map(scan, turn), expected)
         expect(voxels > 0, "some foreground", voxels)
         return f"{len(self.scans)} scans, {voxels} foreground voxels, mean Dice {self.dice(list(self.scans), turn):.3f}"
