@@ -20,7 +20,7 @@ STUDIES  folder with .nii.gz files, to which MONAI Label adds labels/ and datast
 
 The first call makes an environment of its own in build/monai_label/venv (scripts/setup_monai_label.sh). Nothing is
 fetched after that. MONAI Label's own settings, variables that begin with MONAI_LABEL_, are passed on; series that come
-from a DICOMweb server are kept in build/monai_label/dicom unless MONAI_LABEL_DATASTORE_CACHE_PATH names a folder.
+from a DICOMweb server are kept in build/monai_label/dicom unless MONAI_LABEL_DICOMWEB_CACHE_PATH names a folder.
 TEXT
 }
 
@@ -71,7 +71,8 @@ home="$root/build/monai_label"
 server=("$root/scripts/monai_label_server.py" "$bundle" "$studies" --app "$home/apps/$port" --name "$name" --host "$host" --port "$port")
 "${PYTHON:-python3}" "${server[@]}" --check # before minutes are spent
 python="$(bash "$root/scripts/setup_monai_label.sh")"
+export PATH="$(dirname -- "$python"):$PATH" # for dcmqi, which writes DICOM SEG
 # Offline: what is not here is an error and not a download.
 export HF_HUB_OFFLINE=1 PYTHONPATH="$root:$root/scripts/monai_label_stubs${PYTHONPATH:+:$PYTHONPATH}"
-export MONAI_LABEL_DATASTORE_CACHE_PATH="${MONAI_LABEL_DATASTORE_CACHE_PATH:-$home/dicom}"
+export MONAI_LABEL_DICOMWEB_CACHE_PATH="${MONAI_LABEL_DICOMWEB_CACHE_PATH:-$home/dicom}"
 exec "$python" "${server[@]}"

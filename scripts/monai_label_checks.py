@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import TypeVar
 
 from monai_label_client import label_server
 from monai_label_picture import write_picture
-from monai_label_steps import LabelSession, expect, stem
+from monai_label_steps import TURNS, LabelSession, expect, stem
 from monai_label_study import Scan, train_student, write_scans, write_series
 from orthanc import ask, orthanc
 from pydicom import dcmread
@@ -46,8 +48,8 @@ def annotate(session: LabelSession, labelled: int) -> None:
     step("labels are saved", lambda: session.saves_labels(names[:labelled]))
     step("next sample has no label yet", lambda: session.names_the_next_sample(names[labelled:]))
     step("training on the saved labels", session.trains)
-    step("inference takes the new weights", lambda: session.infers("after"))
-    dice = [session.dice(names[labelled:], turn) for turn in ("before", "after")]
+    step("inference takes the new weights", session.infers_anew)
+    dice = [session.dice(names[labelled:], turn) for turn in TURNS]
     print(f"                  Dice of the scans without a label: {dice[0]:.3f} before, {dice[1]:.3f} after training")
 
 
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--plugin", type=Path, required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped then too
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.output or Path(temporary)).resolve()
         for name in OUTPUTS:

@@ -113,7 +113,7 @@ def label_server(bundle: Path, studies: Path | str, log: Path, cache: Path) -> I
     """
     port = free_port()
     command = ["bash", str(SCRIPT), str(bundle), str(studies), "--port", str(port)]
-    environment = {**os.environ, "MONAI_LABEL_DATASTORE_CACHE_PATH": str(cache)}
+    environment = {**os.environ, "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache)}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from monai_label_steps import LabelSession, stem
+from monai_label_steps import TURNS, LabelSession, stem
 from PIL import Image
 
 from tskd_monai.evaluation.display import fullest_slice, load_for_display
 from tskd_monai.evaluation.panels import label_colours, render_panel
-
-TURNS = ("before", "after")
 
 
 def write_picture(session: LabelSession, path: Path) -> Path:

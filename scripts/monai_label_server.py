@@ -103,6 +103,8 @@ def main() -> None:
         return
     make_app(args.app, args.bundle, args.name)
     os.environ.setdefault("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", search_filter(args.bundle))
+    # What the PACS holds is asked each time: for two hours a labelled series would be offered as the next sample.
+    os.environ.setdefault("MONAI_LABEL_DICOMWEB_CACHE_EXPIRY", "0")
     announce(args.name, args.host, args.port, args.studies)
     # The zoo's default source is asked over the network even for a bundle that is here.
     settings = {"models": args.name, "zoo_source": "ngc", "sam2": "false"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import numpy as np
 import torch
 from plan_task import plan_study
 
+from tskd_monai.data.atomic import read_json
 from tskd_monai.data.phantom import make_grid, render, sample_anatomy
 from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.task import load_task
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.evaluation.metrics import evaluate_case
 from tskd_monai.networks.students import build_student
@@ -28,7 +29,7 @@ SHAPE, SPACING = (64, 64, 16), (5.4, 5.4, 10.8)
 IMAGE_SIZE = 64
 SECTIONS = {"training": 6, "validation": 2}
 # Little training, so that MONAI Label's has something to add.
-TRAINING = {"max_epochs": 4, "epoch_length": 50, "learning_rate": 0.003, "val_interval": 2}
+TRAINING = {"max_epochs": 10, "epoch_length": 50, "learning_rate": 0.003, "val_interval": 5}
 SCANS = {
     "scan_1": ("LAS", (0.0, 0.0, 0.0)),
     "scan_2": ("PIR", (0.0, 0.0, 0.0)),
@@ -84,8 +85,8 @@ def write_series(folder: Path) -> list[Scan]:
 def train_student(folder: Path) -> Path:
     """Returns a student bundle, trained briefly on a phantom study by the bundle's own `train.json`."""
     study = write_study(folder / "study", seed=1, sections=SECTIONS, shape=SHAPE, spacing=SPACING)
-    datalist, task_file, _ = plan_study(study, folder / "plan", image_size=IMAGE_SIZE)
-    task = load_task(task_file)
+    with (folder / "plan.log").open("w") as log, redirect_stderr(log):  # one line a step is what the reader wants
+        datalist, _, task = plan_study(study, folder / "plan", image_size=IMAGE_SIZE)
     torch.manual_seed(0)
     network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
     bundle = folder / "student"
@@ -95,11 +96,14 @@ def train_student(folder: Path) -> Path:
     return bundle
 
 
-def segment(bundle: Path, image: Path, output_dir: Path) -> Path:
-    """Returns the label map that the stock bundle runner makes of a scan, in this environment."""
-    options = {"image": str(image), "output_dir": str(output_dir), "engine": "torch", "device": "cpu"}
+def segment(bundle: Path, scans: Sequence[Scan], output_dir: Path) -> list[Path]:
+    """Returns the label map that the stock bundle runner makes of each scan, in this environment."""
+    images = [str(scan.image) for scan in scans]
+    options = {"image": str(images), "output_dir": str(output_dir), "engine": "torch", "device": "cpu"}
     run_bundle(bundle, "inference.json", options)
-    return next(output_dir.glob("*_seg.nii.gz"))
+    studies = read_json(output_dir / "summary.json")["studies"]
+    outputs = {study["image"]: output_dir / study["outputs"][0] for study in studies}
+    return [outputs[image] for image in images]
 
 
 def run_bundle(bundle: Path, config: str, options: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ TEMPLATE_FILES = (
     "configs/logging.conf",
     "docs/README.md",
     "docs/inputs.md",
+    "docs/monai_label.md",
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
 VENDORED_CODE = "scripts"
