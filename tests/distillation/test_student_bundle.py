@@ -55,7 +55,9 @@ def test_bundle_has_the_files_of_its_template_and_weights_of_its_own(bundle: Pat
     weights_and_task = {"models/model.pt", "configs/task.json", "configs/metadata.json"}
     assert found == {*student_bundle.TEMPLATE_FILES, *weights_and_task}
     shipped = {str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*") if path.is_file()}
-    of_the_project = {"docs/tutorial.ipynb", "docs/which_option.md"}  # about all four bundles, with links to them
+    about_all_bundles = {"docs/tutorial.ipynb", "docs/which_option.md", "docs/datasets.md", "docs/monai_label.md"}
+    about_the_shipped_student = {"docs/model_card.md", "docs/data_license.txt"}
+    of_the_project = about_all_bundles | about_the_shipped_student
     assert {name for name in shipped if not name.startswith("models/")} - of_the_project <= found
 
 
