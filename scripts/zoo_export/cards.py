@@ -15,7 +15,7 @@ from tskd_monai.data.atomic import read_json
 from tskd_monai.data.task import Task
 
 TEMPLATE = Path(__file__).parent / "readme_template.md"
-NOT_STATED = "Not stated by the `--card` of the export."
+NOT_STATED = "Not stated when the bundle was exported (`--card`)."
 RUN = "python -m monai.bundle run --bundle_root {name} --config_file {name}/configs/"
 COMMANDS = {
     "segmentation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",

@@ -53,7 +53,7 @@ def test_readme_has_the_zoos_sections_and_what_the_card_says(tmp_path: Path, mak
 
 def test_readme_says_what_is_not_known(make_task: Callable[..., Task]) -> None:
     written = text(make_task(), None)
-    assert "Not stated by the `--card` of the export." in written
+    assert "Not stated when the bundle was exported (`--card`)." in written
     assert "Not measured for these weights." in written
 
 
