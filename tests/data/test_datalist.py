@@ -44,6 +44,14 @@ def test_paths_become_absolute_and_cases_text(write: Write, tmp_path: Path) -> N
     assert load_section(path, "training") == [expected]
 
 
+def test_the_label_of_a_second_reader_is_a_path_too(write: Write, tmp_path: Path) -> None:
+    path = write(training=[{**_entry("a"), "second_reader": "lab/a.nii"}])
+    assert load_datalist(path)["training"][0]["second_reader"] == str(tmp_path / "lab/a.nii")
+    path = write(training=[{**_entry("a"), "second_reader": "lab/none.nii"}])
+    with pytest.raises(FileNotFoundError, match=r"expected lab/none\.nii of `training` case a, found no file"):
+        load_datalist(path)
+
+
 def test_the_transfer_set_has_no_labels_and_no_held_out_case(write: Write) -> None:
     path = write(
         training=[_entry("a")], validation=[_entry("v")], test=[_entry("t")], unlabeled=[{"image": "u.nii", "case": 3}]

@@ -18,7 +18,8 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
 
     Args:
         path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list
-            of `{"image", "label", "case"}`; paths are relative to the file's folder.
+            of `{"image", "label", "case"}`, perhaps with `second_reader`, another label of the image; paths are
+            relative to the file's folder.
         fold: number of the cross-validation fold under `folds`, which says the cases of each section anew.
 
     Raises:
@@ -133,7 +134,7 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
             f"{path}: `{section}` has the key {clashes[0]}; MONAI reserves names that begin so. Rename it."
         )
     checked = {**entry, "case": str(entry["case"])}
-    for key in needed - {"case"}:
+    for key in (needed | {"second_reader"} & set(entry)) - {"case"}:
         checked[key] = str(folder / str(entry[key]))
         if not Path(checked[key]).exists():
             raise FileNotFoundError(

@@ -87,6 +87,12 @@ def test_a_label_in_another_place_is_named(write_task: Callable[..., Path], tmp_
         prepare_study(find(source), tmp_path / "prepared")
 
 
+def test_another_dataset_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"name": "nnU-Net", "channel_names": {"0": "CT"}}')
+    with pytest.raises(ValueError, match=r"dataset\.json: expected a task of the Decathlon, found no `modality`"):
+        find(tmp_path)
+
+
 def test_a_missing_file_is_named(write_task: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Decathlon: expected the file dataset\.json"):
         find(tmp_path)

@@ -69,8 +69,7 @@ def _box(box: tuple[int, int, int, int], shift: int = 0) -> np.ndarray:
 
 def _by_name(datalist: dict[str, Any], key: str) -> dict[str, np.ndarray]:
     entries = datalist["training"] + datalist.get("validation", []) + datalist.get("test", [])
-    return {Path(entry["image"]).name: np.asarray(Image.open(Path(entry["label"]).parents[1] / entry[key]))
-            for entry in entries if key in entry}  # fmt: skip
+    return {Path(entry["image"]).name: np.asarray(Image.open(entry[key])) for entry in entries if key in entry}
 
 
 def test_capsules_of_both_annotators(source: Path, prepare: Callable[..., dict[str, Any]]) -> None:

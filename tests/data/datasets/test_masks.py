@@ -69,6 +69,8 @@ def test_a_mask_of_other_values_is_refused(
     save(tmp_path / "a.png", np.array([values * 4], np.uint8))
     with pytest.raises(ValueError, match=f"background 0 and one other value in the mask a.png, found {found}"):
         read_binary(tmp_path / "a.png")
+    if values[0] == 0:
+        assert read_binary(tmp_path / "a.png", soft=True).tolist() == [[0, 0, 1] * 4]
     save(tmp_path / "b.png", np.array([[[1, 2, 3]]], np.uint8))
     with pytest.raises(ValueError, match=r"one value per pixel in the label b\.png, found colours"):
         read_binary(tmp_path / "b.png")

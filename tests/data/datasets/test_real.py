@@ -41,8 +41,7 @@ def test_chase_db1(real_data: Path, prepare: Prepare) -> None:
     assert [len(fold["test"]) for fold in datalist["folds"]] == [1] * 7
     assert datalist["left_out"] == []
     entry = datalist["test"][0]
-    masks = [np.asarray(Image.open(Path(entry["label"]).parents[1] / path)) for path in
-             (entry["label"], entry["second_reader"])]  # fmt: skip
+    masks = [np.asarray(Image.open(entry[key])) for key in ("label", "second_reader")]
     assert masks[0].shape == (960, 999)
     assert 0.6 < 2 * (masks[0] & masks[1]).sum() / (masks[0].sum() + masks[1].sum()) < 0.95
 

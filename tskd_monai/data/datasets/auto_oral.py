@@ -7,7 +7,8 @@ Layout of the authors' archive (github.com/wurenkai/HF-UNet-and-Autooral-dataset
     Autooral_dataset/Test/data_test/…, Test/mask_test/…, Val/data_val/…, and their workbooks
 
 Source: two public programs that read the training part of the archive. The names of the other parts follow from it
-and from the authors' loader and are not confirmed; a part that is not there is passed over.
+and from the authors' loader and are not confirmed; a part that is not there is passed over. That loader takes masks as
+grey values up to 255: one that is not of two values is cut at half.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _part(name: str, folder: Path, owners: dict[int, str], separate: bool) -> li
 
 
 def _sample(case: str, image: Path, mask: Path, name: str, section: str) -> Sample:
-    label = mask_image(mask, f"labels/{name}.png", lambda: read_binary(mask))
+    label = mask_image(mask, f"labels/{name}.png", lambda: read_binary(mask, soft=True))
     return Sample(case, copied(image, f"images/{name}{image.suffix}"), label, official=section)
 
 

@@ -38,9 +38,9 @@ def find(source: Path, channel: int | None = None) -> Study:
 
     Raises:
         FileNotFoundError: when the layout is another, or a file that `dataset.json` names is missing.
-        ValueError: when the task has several channels and none is chosen, or there is no such channel.
+        ValueError: when `dataset.json` is no task, the task has several channels and none is chosen, or there is no such channel.
     """
-    task = read_json(require_file(source / "dataset.json", "Decathlon", LAYOUT))
+    task = _read_task(require_file(source / "dataset.json", "Decathlon", LAYOUT))
     chosen = _channel(task, channel, source)
     samples = []
     for entry in task["training"]:
@@ -52,6 +52,14 @@ def find(source: Path, channel: int | None = None) -> Study:
         image = require_file(source / name, "Decathlon", LAYOUT)
         samples.append(Sample(file_stem(image), _image(image, chosen)))
     return Study(_description(task, chosen), tuple(samples))
+
+
+def _read_task(path: Path) -> dict[str, Any]:
+    task = read_json(path)
+    missing = [key for key in ("name", "modality", "labels", "training") if key not in task]
+    if missing:
+        raise ValueError(f"{path}: expected a task of the Decathlon, found no `{missing[0]}`; the layout is {LAYOUT}.")
+    return dict(task)
 
 
 def _channel(task: Mapping[str, Any], channel: int | None, source: Path) -> int | None:

@@ -6,15 +6,15 @@ Layout of `training_set.zip` and `test_set.zip` (Zenodo 1327317, hc18.grand-chal
     training_set_pixel_size_and_HC.csv
     test_set/000_HC.png, … (numbered anew, without annotation)
 
-The number in front is the subject; `2HC` is a second image of the same one. The test set's subjects are numbered
-anew and are taken for others.
+The number in front is the exam; `2HC` is a second image of the same one. Which exams are of one woman is not said. The
+test set is numbered anew and its exams are taken for others.
 
-Source: the challenge's description (999 training images of 806 subjects, 335 test images) and public loaders of it.
+Source: public descriptions of the download (training images from `000_HC.png` to `805_HC.png`, 999 of 806 exams; 335
+test images) and public loaders of it.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from tskd_monai.data.datasets.layout import files_in, require_file
@@ -32,8 +32,8 @@ DESCRIPTION = Description(
     labels={0: "background", 1: "fetal head"},
     licence="CC BY 4.0",
     reference="https://doi.org/10.5281/zenodo.1327317",
-    patients="The number in front of the file name; a subject may have several images.",
-    split="Drawn by subject: the official test set has no labels (it is `unlabeled` where it was downloaded).",
+    patients="The number in front of the file name, which is the exam; which exams are of one woman is not said.",
+    split="Drawn by exam: the official test set has no labels (it is `unlabeled` where it was downloaded).",
     official_images=999,
     official_patients=806,
 )
@@ -51,17 +51,17 @@ def find(source: Path) -> Study:
     samples = []
     for path in files_in(source / "training_set", IMAGE, "HC18", LAYOUT):
         outline = require_file(path.with_name(f"{path.stem}_Annotation.png"), "HC18", LAYOUT)
-        samples.append(Sample(_subject(path), grey_image(path, f"images/{path.name}"), _mask(outline, path)))
+        samples.append(Sample(_exam(path), grey_image(path, f"images/{path.name}"), _mask(outline, path)))
     if (source / "test_set").is_dir():
         samples += [
-            Sample(f"test_{_subject(path)}", grey_image(path, f"images/test_{path.name}"))
+            Sample(f"test_{_exam(path)}", grey_image(path, f"images/test_{path.name}"))
             for path in files_in(source / "test_set", IMAGE, "HC18", LAYOUT)
         ]
     return Study(DESCRIPTION, tuple(samples))
 
 
-def _subject(path: Path) -> str:
-    return re.split("_", path.name)[0]
+def _exam(path: Path) -> str:
+    return path.name.partition("_")[0]
 
 
 def _mask(outline: Path, image: Path) -> OutputFile:

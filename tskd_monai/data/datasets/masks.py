@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from skimage.morphology import convex_hull_image
 
 from tskd_monai.data.image_file import read_image_file
 
+logger = logging.getLogger(__name__)
+
 SHOWN_VALUES = 8
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
+SOFT_CUT = 127
 THIN_SHARE = 0.5
 """An outline covers at most this share of the region inside it."""
 
@@ -31,18 +34,21 @@ def read_values(path: Path) -> np.ndarray:
     return pixels.astype(np.int64)
 
 
-def read_binary(path: Path) -> np.ndarray:
+def read_binary(path: Path, *, soft: bool = False) -> np.ndarray:
     """Returns a mask of two values as 0 and 1, uint8 (rows, columns).
 
-    A JPEG, which cannot hold two values exactly, is cut at half of 255.
+    Args:
+        path: of the mask.
+        soft: cut a mask of more values at half of 255, with a notice, instead of refusing it.
 
     Raises:
-        ValueError: when another file has more than two values, or two of which none is 0.
+        ValueError: when the mask has more than two values and is not taken as soft, or two of which none is 0.
     """
     values = read_values(path)
-    if path.suffix.lower() in LOSSY_SUFFIXES:
-        return (values > 127).astype(np.uint8)
     found = np.unique(values)
+    if len(found) > 2 and soft:
+        logger.warning("%s has %d values; it is cut at half of 255.", path.name, len(found))
+        return (values > SOFT_CUT).astype(np.uint8)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         raise ValueError(
             f"Expected background 0 and one other value in the mask {path.name}, found "
