@@ -23,6 +23,10 @@ COMMANDS = {
     "diffusion_synthesis": RUN + "inference.yaml --number 8 --output_dir transfer_set",
     "distillation": RUN + "inference.json --image scan.nii.gz --output_dir predictions",
 }
+LIMITS = {
+    "teacher_lora": "The network cannot be exported to TorchScript: it is built from `transformers`.",
+    "diffusion_synthesis": "The network takes a time step beside the image, and cannot be exported to TorchScript.",
+}
 INTENSITIES = {
     "percentile": "Intensities from percentile {lower:g} to {upper:g} of each volume become 0 to 1.",
     "hu_window": "Intensities from {lower:g} to {upper:g} HU become 0 to 1.",
@@ -100,7 +104,7 @@ def readme(
         copyright=metadata["copyright"],
         tags=", ".join(card.tags) if card else "Knowledge Distillation",
         description=metadata["description"],
-        intended_use=metadata["intended_use"],
+        limitations=" ".join([metadata["intended_use"], *([LIMITS[bundle]] if bundle in LIMITS else [])]),
         data=card.data.strip() if card else NOT_STATED,
         data_license=card.data_license.strip() if card else NOT_STATED,
         preprocessing=_preprocessing(task),

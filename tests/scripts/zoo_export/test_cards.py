@@ -57,6 +57,12 @@ def test_readme_says_what_is_not_known(make_task: Callable[..., Task]) -> None:
     assert "Not measured for these weights." in written
 
 
+@pytest.mark.parametrize(("bundle", "scripted"), [("segmentation", True), ("teacher_lora", False)])
+def test_readme_says_what_cannot_be_scripted(make_task: Callable[..., Task], bundle: str, scripted: bool) -> None:
+    written = readme("zoo_name", bundle, METADATA, {}, make_task(), None, None)
+    assert ("TorchScript" not in written) == scripted
+
+
 def test_performance_is_a_table_of_the_metrics(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     one = {"missed": 1, "dice": {"mean": 0.8, "sd": None, "cases": 1}, "hd95_mm": {"mean": None, "sd": None}}
     write_json(tmp_path / "metrics.json", {**one, "classes": {"liver": one}})
