@@ -38,7 +38,8 @@ def find(source: Path, channel: int | None = None) -> Study:
 
     Raises:
         FileNotFoundError: when the layout is another, or a file that `dataset.json` names is missing.
-        ValueError: when `dataset.json` is no task, the task has several channels and none is chosen, or there is no such channel.
+        ValueError: when `dataset.json` is no task, the task has several channels and none is chosen, or there is no
+            such channel.
     """
     task = _read_task(require_file(source / "dataset.json", "Decathlon", LAYOUT))
     chosen = _channel(task, channel, source)
