@@ -13,6 +13,7 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from tskd_monai.data.dicom_claims import check_inflation
 from tskd_monai.data.dicom_frames import frame_headers
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def read_header(path: Path) -> FileDataset | None:
         return None
     looks_like_dicom = path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
     try:
+        check_inflation(path)
         return dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
         header = _read_without_preamble(path) if looks_like_dicom else None

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from tskd_monai.data.image_file import check_image_claims
+from tskd_monai.data.nifti import check_nifti_claims
 from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
 
 THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
@@ -53,6 +55,7 @@ def load_for_display(path: Path) -> DisplayVolume:
     if path.name.endswith(NIFTI_SUFFIXES):
         return _load_nifti(path)
     with Image.open(path) as image:
+        check_image_claims(image, path)
         shown = image if image.mode in ("L", "1", "I", "I;16", "F") else image.convert("RGB")
         return DisplayVolume(np.asarray(shown)[:, :, None], (1.0, 1.0), "", "")
 
@@ -80,6 +83,7 @@ def fullest_slice(labels: np.ndarray) -> int:
 
 
 def _load_nifti(path: Path) -> DisplayVolume:
+    check_nifti_claims(path)
     canonical = nib.as_closest_canonical(nib.load(path))
     array = np.asanyarray(canonical.dataobj)
     array = array.reshape(array.shape + (1,) * (3 - array.ndim))
