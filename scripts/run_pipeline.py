@@ -22,6 +22,7 @@ from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
 from tskd_monai.networks.students import STUDENTS
+from tskd_monai.training.bundle import plain_option
 
 logger = logging.getLogger("run_pipeline")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -73,6 +74,13 @@ def main() -> None:
     try:
         preset = load_preset(args.preset)
         encoder, weights = parse_teacher(args.teacher)
+        for name, value in {
+            "preset": preset,
+            "teacher": weights,
+            "student": args.student,
+            "device": args.device,
+        }.items():
+            plain_option(name, value)
         weights_path(encoder, weights)  # missing weights end the run here, with one line
         datalist, task_file, task = plan_study(
             args.datalist,
@@ -90,7 +98,7 @@ def main() -> None:
     pipeline = Pipeline(args.output_dir.resolve(), STAGES_IN_ALL)
     run_stages(pipeline, preset, shared, encoder, weights, args.student, args.seed, task)
     settings = {
-        "preset": str(args.preset),
+        "preset": Path(args.preset).name,
         "teacher": args.teacher if "=" not in args.teacher else f"{encoder}, weights from a file",
         "student": args.student,
         "seed": str(args.seed),

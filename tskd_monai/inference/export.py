@@ -27,6 +27,7 @@ from tskd_monai.inference.exported_files import (
 )
 from tskd_monai.inference.handlers import existing_checkpoint
 from tskd_monai.inference.parity import Case, parity_rows, random_case
+from tskd_monai.networks.weights_file import read_weights
 
 if TYPE_CHECKING:
     import openvino
@@ -53,7 +54,7 @@ def load_student(bundle: str | Path) -> tuple[nn.Module, Task]:
     parser["bundle_root"] = str(bundle)
     weights = existing_checkpoint(bundle / "models" / WEIGHTS)
     network = cast(nn.Module, parser.get_parsed_content("network_def"))
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_weights(Path(weights)))
     return network.eval(), parser.get_parsed_content("plan")
 
 

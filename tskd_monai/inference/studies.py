@@ -17,6 +17,9 @@ from tskd_monai.data.output_names import IMAGE_ENDINGS, file_stem
 Study = dict[str, str]
 """`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
 
+FORMULA_MARKS = ("=", "+", "-", "@")
+"""`volumes.csv` and `metrics.csv` are opened with spreadsheets."""
+
 
 def find_studies(
     image: str | Path | Sequence[str | Path] | None = None,
@@ -120,6 +123,12 @@ def _name_in_tree(file: Path, tree: Path) -> str:
 
 
 def _check_names(names: Sequence[str]) -> None:
+    odd = sorted(name for name in names if name.startswith(FORMULA_MARKS) or not name.isprintable())
+    if odd:
+        raise ValueError(
+            f"Expected names of printable characters that do not begin with {' '.join(FORMULA_MARKS)}, as formulas of a "
+            f"spreadsheet do, found {odd}; rename the file or the `case`."
+        )
     paths = sorted(name for name in names if "/" in name or "\\" in name)
     if paths:
         raise ValueError(f"Expected names without / or \\, found {paths}; outputs are named after `case`, rename it.")
