@@ -66,11 +66,11 @@ def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str)
         ValueError: when it does.
     """
     pixels = frames * int(header.Rows) * int(header.Columns)
-    check_voxel_count(pixels, name)
     syntax = _transfer_syntax(header)
     compressed = syntax is not None and not syntax.is_private and syntax.is_compressed
     claimed = pixels * int(header.get("BitsAllocated") or 8) // 8
     check_held(claimed, file_bytes, MAX_COMPRESSION if compressed else 1, name)
+    check_voxel_count(pixels, name)
 
 
 def check_frame_sizes(dataset: Dataset) -> None:

@@ -95,9 +95,9 @@ def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
 
 def _require_held(headers: Sequence[FileDataset], files: Mapping[Path, Sequence[int]], name: str) -> None:
     """Refuses a series whose headers claim more pixels than the files hold, before memory is taken for them."""
-    check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
     for path, slices in files.items():
         check_pixel_claims(headers[slices[0]], len(slices), path.stat().st_size, path.name)
+    check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
 
 
 def _read_file(path: Path, headers: Sequence[FileDataset], slices: Sequence[int], stack: np.ndarray) -> None:

@@ -64,8 +64,8 @@ def check_image_claims(image: Image.Image, path: Path) -> None:
         path: of its file.
     """
     values = image.width * image.height * len(image.getbands())
-    check_voxel_count(values, path.name)
     check_held(values // 8, path.stat().st_size, DEFLATE_MAX_RATIO, path.name)  # a bit for each value, at the least
+    check_voxel_count(values, path.name)
 
 
 def _resolved(image: Image.Image, name: str) -> Image.Image:

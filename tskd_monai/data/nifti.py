@@ -127,13 +127,13 @@ def _checked_class(stream: BinaryIO, path: Path) -> Any:
 def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
     """Refuses a header that claims more than an image may have, or more than its file can hold."""
     count, offset = math.prod(int(size) for size in header.get_data_shape()), float(header["vox_offset"])
-    check_voxel_count(count, path.name)
     try:
         voxel_bytes = header.get_data_dtype().itemsize
     except KeyError:  # a type that nibabel refuses
         voxel_bytes = 1
     ratio = DEFLATE_MAX_RATIO if path.name.lower().endswith(".gz") else 1
     check_held(count * voxel_bytes, path.stat().st_size, ratio, path.name)
+    check_voxel_count(count, path.name)
     if not offset <= MAX_BESIDE_VOXELS:
         raise ValueError(
             f"Expected voxels within the first {MAX_BESIDE_VOXELS} bytes of {path.name}, found vox_offset {offset:g}; "

@@ -126,8 +126,8 @@ def _check_names(names: Sequence[str]) -> None:
     odd = sorted(name for name in names if name.startswith(FORMULA_MARKS) or not name.isprintable())
     if odd:
         raise ValueError(
-            f"Expected names of printable characters that do not begin with {' '.join(FORMULA_MARKS)}, as formulas of a "
-            f"spreadsheet do, found {odd}; rename the file or the `case`."
+            f"Expected names of printable characters that do not begin with {' '.join(FORMULA_MARKS)}, as "
+            f"formulas of a spreadsheet do, found {odd}; rename the file or the `case`."
         )
     paths = sorted(name for name in names if "/" in name or "\\" in name)
     if paths:
