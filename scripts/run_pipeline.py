@@ -19,6 +19,7 @@ from plan_task import plan_study
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.private_files import private_file
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
 from tskd_monai.networks.students import STUDENTS
@@ -89,6 +90,7 @@ def main() -> None:
             labelled_slices=args.labelled_slices or preset["labelled_slices"],
             seed=args.seed,
             fold=args.fold,
+            datalist_dir=private_file(args.output_dir, "datalist.json").parent,
         )
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))

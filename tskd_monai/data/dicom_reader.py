@@ -15,7 +15,7 @@ from tskd_monai.data.claimed_size import check_voxel_count
 from tskd_monai.data.dicom_claims import check_frame_sizes, check_pixel_claims
 from tskd_monai.data.dicom_geometry import SeriesGrid, series_grid
 from tskd_monai.data.dicom_resampling import to_grid
-from tskd_monai.data.dicom_series import find_series
+from tskd_monai.data.dicom_series import find_series, series_title
 from tskd_monai.data.dicom_stack import REFUSE
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
             MONOCHROME2, or pixels are damaged; the message says which.
     """
     uid, grid = read_grid(folder, series_uid, irregular)
-    name = Path(folder).absolute().name
+    name = series_title(uid)
     first, files = grid.headers[0], _by_file(grid.headers)
     for header in grid.headers:
         _require_grey(header, name)
@@ -82,7 +82,7 @@ def read_grid(folder: str | Path, series_uid: str | None = None, irregular: str 
         ValueError: when there are several series or the geometry is no regular grid.
     """
     series = find_series(folder, series_uid)
-    return series.uid, series_grid(series.headers, Path(folder).absolute().name, irregular)
+    return series.uid, series_grid(series.headers, series_title(series.uid), irregular)
 
 
 def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
