@@ -108,7 +108,8 @@ def main() -> None:
     }
     notes = [] if encoder.startswith(("sam_vit", "medsam")) else [STAND_IN_NOTE.format(encoder=encoder)]
     path, table = write_pipeline_report(pipeline, datalist, task, settings, notes)
-    logger.info("\n%s\n\nReport: %s\nStudent bundle: %s", table, path, pipeline.folder("student"))
+    written = args.output_dir / path.name, args.output_dir / "student"  # as the user writes them
+    logger.info("\n%s\n\nReport: %s\nStudent bundle: %s", table, *written)
 
 
 def load_preset(name: str) -> dict[str, Any]:

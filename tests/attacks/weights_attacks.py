@@ -194,9 +194,10 @@ def _importing_adapter(folder: Path) -> Path:
     """An adapter whose config names a module for peft to import; Python finds it in the working folder."""
     save_adapter(add_lora(_encoder(), rank=1), folder)
     path = folder / "adapter_config.json"
-    config = {**json.loads(path.read_text()), "megatron_config": {"a": 1}, "megatron_core": "megatron_planted"}
+    config = {**json.loads(path.read_text()), "megatron_config": {"a": 1}, "megatron_core": "megatron.planted"}
     path.write_text(json.dumps(config))
-    (folder / "megatron_planted.py").write_text("import os; open(os.environ['TSKD_ATTACK_MARKER'], 'w').close()")
+    (folder / "megatron").mkdir()
+    (folder / "megatron" / "planted.py").write_text("import os; open(os.environ['TSKD_ATTACK_MARKER'], 'w').close()")
     return folder
 
 

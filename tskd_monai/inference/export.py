@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONNX_OPSET = 20
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
+"""torch notes for each node where in which file of this machine it came from."""
+
 CALIBRATION_WINDOWS = 300
 """Slices that the ranges of int8 are taken from; nncf's own default."""
 
@@ -135,6 +138,8 @@ def export_onnx(network: nn.Module, task: Task, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop(STACK_TRACE, None)
     with atomic_path(path) as temporary:
         program.save(str(temporary))
 
