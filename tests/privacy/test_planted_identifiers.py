@@ -37,7 +37,14 @@ SECTIONS = {"training": (1, 2), "validation": (3,), "test": (4, 5)}
 TINY = {
     "image_size": 48,
     "labelled_slices": 6,
-    "teacher": {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2, "tensorboard": True},
+    "teacher": {
+        "epoch_length": 2,
+        "max_epochs": 1,
+        "val_interval": 1,
+        "batch_size": 2,
+        "tensorboard": True,
+        "tracking": "mlflow",
+    },
     "diffusion": {"epoch_length": 2, "max_epochs": 1, "batch_size": 2},
     "sampling": {"number": 2, "num_inference_steps": 2},
     "distillation": {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2},
