@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def plain_option(name: str, value: Any) -> str:
 
     Args:
         name: of the option.
-        value: a string or path, taken as it is, or what JSON holds.
+        value: a string or path, taken as it is, or a number, truth value, None, list or dictionary.
 
     Raises:
         ValueError: when MONAI would evaluate the value or a part of it.
@@ -49,7 +48,7 @@ def plain_option(name: str, value: Any) -> str:
             f"Expected a plain value for --{name}, found {code!r}, which MONAI would evaluate; "
             "write ./ in front of a file's name that begins so."
         )
-    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
+    return str(value) if isinstance(value, (str, Path)) else repr(value)
 
 
 def _first_code(value: Any) -> str | None:
