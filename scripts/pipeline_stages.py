@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.training.bundle import plain_option
 
 logger = logging.getLogger("run_pipeline")
 # OpenMP threads that wait by spinning cost a factor of thirty as soon as anything else wants one of the cores.
@@ -102,7 +103,7 @@ class Pipeline:
         command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(stage.bundle)]
         command += ["--config_file", configs[0] if len(configs) == 1 else repr(configs)]
         for name, value in {**stage.overrides, "output_dir": self.folder(stage.name)}.items():
-            command += [f"--{name}", _argument(value)]
+            command.append(f"--{name}={plain_option(name, value)}")
         started = time.monotonic()
         # Progress bars and messages go to the terminal's standard error; the runner's banner is of no use there.
         process = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env={**QUIET_THREADS, **os.environ})
@@ -112,8 +113,3 @@ class Pipeline:
                 "Run the same command to go on from here."
             )
         return time.monotonic() - started
-
-
-def _argument(value: Any) -> str:
-    """How the runner's command line reads a value back: strings and paths as they are, the rest as JSON."""
-    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)

@@ -22,6 +22,7 @@ def plan_study(
     labelled_slices: int | None = None,
     seed: int = 0,
     fold: int | None = None,
+    datalist_dir: Path | None = None,
 ) -> tuple[Path, Path, Task]:
     """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder.
 
@@ -33,6 +34,7 @@ def plan_study(
         labelled_slices: how many training slices count as labelled; None: all of them.
         seed: of the draw of labelled slices.
         fold: of the datalist's cross-validation.
+        datalist_dir: for `datalist.json`, whose paths may name patients; None: `output_dir`.
 
     Returns:
         The paths of both files, and the task.
@@ -46,9 +48,10 @@ def plan_study(
         datalist = restrict_labels(datalist, labelled_subset(counts, labelled_slices, seed))
     task = plan_task(datalist, image_size, intensity)
     output_dir = Path(output_dir)
-    write_json(output_dir / "datalist.json", datalist)
+    written = (datalist_dir or output_dir) / "datalist.json"
+    write_json(written, datalist)
     save_task(task, output_dir / "task.json")
-    return output_dir / "datalist.json", output_dir / "task.json", task
+    return written, output_dir / "task.json", task
 
 
 def main() -> None:

@@ -19,9 +19,11 @@ from plan_task import plan_study
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.private_files import private_file
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
 from tskd_monai.networks.students import STUDENTS
+from tskd_monai.training.bundle import plain_option
 
 logger = logging.getLogger("run_pipeline")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -73,6 +75,13 @@ def main() -> None:
     try:
         preset = load_preset(args.preset)
         encoder, weights = parse_teacher(args.teacher)
+        for name, value in {
+            "preset": preset,
+            "teacher": weights,
+            "student": args.student,
+            "device": args.device,
+        }.items():
+            plain_option(name, value)
         weights_path(encoder, weights)  # missing weights end the run here, with one line
         datalist, task_file, task = plan_study(
             args.datalist,
@@ -81,6 +90,7 @@ def main() -> None:
             labelled_slices=args.labelled_slices or preset["labelled_slices"],
             seed=args.seed,
             fold=args.fold,
+            datalist_dir=private_file(args.output_dir, "datalist.json").parent,
         )
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
@@ -90,7 +100,7 @@ def main() -> None:
     pipeline = Pipeline(args.output_dir.resolve(), STAGES_IN_ALL)
     run_stages(pipeline, preset, shared, encoder, weights, args.student, args.seed, task)
     settings = {
-        "preset": str(args.preset),
+        "preset": Path(args.preset).name,
         "teacher": args.teacher if "=" not in args.teacher else f"{encoder}, weights from a file",
         "student": args.student,
         "seed": str(args.seed),
@@ -98,7 +108,8 @@ def main() -> None:
     }
     notes = [] if encoder.startswith(("sam_vit", "medsam")) else [STAND_IN_NOTE.format(encoder=encoder)]
     path, table = write_pipeline_report(pipeline, datalist, task, settings, notes)
-    logger.info("\n%s\n\nReport: %s\nStudent bundle: %s", table, path, pipeline.folder("student"))
+    written = args.output_dir / path.name, args.output_dir / "student"  # as the user writes them
+    logger.info("\n%s\n\nReport: %s\nStudent bundle: %s", table, *written)
 
 
 def load_preset(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.evaluation.display import fullest_slice, load_for_display, to_grey_levels
 from tskd_monai.evaluation.panels import contact_sheet, evenly_spaced, foreground_box, label_colours, render_panel
 
@@ -96,8 +97,17 @@ def test_fourteen_labels_have_fourteen_colours() -> None:
     assert len(set(label_colours({value: str(value) for value in range(1, 15)}).values())) == 14
 
 
-def test_a_dicom_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="found the folder"):
+def test_a_dicom_series_is_shown_like_its_volume_in_nifti(tmp_path: Path) -> None:
+    nifti = marked_volume("PLS", (1.0, 2.0, 5.0), tmp_path / "v.nii.gz")
+    image = nib.load(nifti)
+    write_dicom_series(tmp_path / "series", np.asarray(image.dataobj), image.affine, seed=1)
+    found, expected = load_for_display(tmp_path / "series"), load_for_display(nifti)
+    assert (found.view, found.pixel_mm) == (expected.view, expected.pixel_mm)
+    np.testing.assert_array_equal(found.array, expected.array)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Expected a DICOM image series"):
         load_for_display(tmp_path)
     with pytest.raises(FileNotFoundError, match="absent"):
         load_for_display(tmp_path / "absent.png")

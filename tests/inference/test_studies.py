@@ -112,7 +112,7 @@ def test_list_gives_each_in_its_order(tmp_path: Path) -> None:
 def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:
     touch(tmp_path / "top.nii", tmp_path / "Doe" / "t2.nii.gz", tmp_path / "Roe" / "t2.nii.gz", tmp_path / "notes.txt")
     touch(tmp_path / "Poe" / "S1" / "1.dcm", tmp_path / "Poe" / "S2" / "1.dcm", tmp_path / "Poe" / "S3" / "notes")
-    found = find_studies(tree=tmp_path)
+    found = find_studies(tree=tmp_path, output_dir=tmp_path / "out")
     names = [study.get("name") for study in found]
     assert len(set(names)) == 4 and names[0] == "top" and names.count(None) == 2
     assert not any("oe" in name for name in names if name)
@@ -121,18 +121,32 @@ def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:
 
 def test_name_in_a_tree_stays_when_files_are_added(tmp_path: Path) -> None:
     touch(tmp_path / "Doe" / "t2.nii.gz")
-    before = find_studies(tree=tmp_path)
+    before = find_studies(tree=tmp_path, output_dir=tmp_path / "out")
     touch(tmp_path / "Roe" / "t2.nii.gz")
-    assert before[0] in find_studies(tree=tmp_path)
+    assert before[0] in find_studies(tree=tmp_path, output_dir=tmp_path / "out")
 
 
 def test_tree_that_is_empty_missing_or_one_too_many_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Expected images or DICOM series in"):
-        find_studies(tree=tmp_path)
+        find_studies(tree=tmp_path, output_dir=tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="Expected a folder of studies at .*gone"):
-        find_studies(tree=tmp_path / "gone")
+        find_studies(tree=tmp_path / "gone", output_dir=tmp_path / "out")
     with pytest.raises(ValueError, match="Expected --image or --tree, found both"):
         find_studies(tmp_path, tree=tmp_path)
+
+
+def test_name_of_a_folder_in_a_tree_is_no_hash_that_could_be_guessed(tmp_path: Path) -> None:
+    touch(tmp_path / "tree" / "Doe" / "t2.nii.gz")
+    (first,), (second,) = (find_studies(tree=tmp_path / "tree", output_dir=tmp_path / out) for out in ("a", "b"))
+    assert first["name"] != second["name"]
+    with pytest.raises(ValueError, match="Expected --output_dir with --tree"):
+        find_studies(tree=tmp_path / "tree")
+
+
+@pytest.mark.parametrize("case", ["=1+1", "@SUM(A1)", "-1", "a\nb"])
+def test_name_that_a_spreadsheet_would_evaluate_is_refused(case: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="as formulas of a spreadsheet do, found"):
+        find_studies(datalist=write_datalist(tmp_path, (case, "a.nii")))
 
 
 def test_alone_a_process_has_all_studies() -> None:

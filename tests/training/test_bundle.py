@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fire.parser import DefaultParseValue
 
-from tskd_monai.training.bundle import check_bundle_root, dataset_dir, default_device
+from tskd_monai.training.bundle import check_bundle_root, dataset_dir, default_device, plain_option
 
 BUNDLES = Path(__file__).parent.parent.parent / "bundles"
 
@@ -36,3 +37,20 @@ def test_paths_are_relative_to_the_datalist(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert dataset_dir("study/datalist.json") == str((tmp_path / "study").resolve())
     assert Path(dataset_dir(None)).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [("cuda:0", "cuda:0"), (3, "3"), (True, "True"), (None, "None"), ([1, "a"], "[1, 'a']")]
+)
+def test_plain_option_is_read_back_by_the_runner_as_it_was(value: object, written: str) -> None:
+    assert plain_option("device", value) == written
+    assert DefaultParseValue(written) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["$import os", "@id", "%a.json#b", "r'$x'", "['$x']", ["$x"], {"a": {"_target_": "os.system"}}, Path("$x.nii")],
+)
+def test_option_that_monai_would_evaluate_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="Expected a plain value for --image, found .*, which MONAI would evaluate"):
+        plain_option("image", value)

@@ -27,6 +27,18 @@ def test_record_says_what_ran_on_what(tmp_path: Path) -> None:
     assert timedelta(seconds=-1) <= age < timedelta(minutes=1)
 
 
+def test_path_among_the_settings_is_not_written_down(tmp_path: Path) -> None:
+    settings = {
+        "transfer_set": str(tmp_path / "Doe_Jane"),
+        "teacher": Path("Doe_Jane"),
+        "student": "compact_unet_small",
+    }
+    write_record(tmp_path / "record.json", "distillation", settings, {}, {})
+    assert "Doe" not in (tmp_path / "record.json").read_text()
+    written = json.loads((tmp_path / "record.json").read_text())["settings"]
+    assert written == {"transfer_set": "(a path)", "teacher": "(a path)", "student": "compact_unet_small"}
+
+
 def test_versions_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "RECORDED_PACKAGES", ("torch", "monai", "no-such-package"))
     versions = package_versions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
+from tskd_monai.data.claimed_size import check_voxel_count
+from tskd_monai.data.dicom_claims import check_frame_sizes, check_pixel_claims
 from tskd_monai.data.dicom_geometry import SeriesGrid, series_grid
 from tskd_monai.data.dicom_resampling import to_grid
-from tskd_monai.data.dicom_series import find_series
+from tskd_monai.data.dicom_series import find_series, series_title
 from tskd_monai.data.dicom_stack import REFUSE
 
 logger = logging.getLogger(__name__)
@@ -52,12 +54,13 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
             MONOCHROME2, or pixels are damaged; the message says which.
     """
     uid, grid = read_grid(folder, series_uid, irregular)
-    name = Path(folder).absolute().name
-    first = grid.headers[0]
-    stack = np.empty((len(grid.headers), int(first.Rows), int(first.Columns)), dtype=np.float32)
+    name = series_title(uid)
+    first, files = grid.headers[0], _by_file(grid.headers)
     for header in grid.headers:
         _require_grey(header, name)
-    for path, slices in _by_file(grid.headers).items():
+    _require_held(grid.headers, files, name)
+    stack = np.empty((len(grid.headers), int(first.Rows), int(first.Columns)), dtype=np.float32)
+    for path, slices in files.items():
         _read_file(path, grid.headers, slices, stack)
     if first.get("Modality") == "CT" and first.get("RescaleIntercept") is None:
         logger.warning("%s is CT without RescaleIntercept; its stored values are taken for HU.", name)
@@ -79,7 +82,7 @@ def read_grid(folder: str | Path, series_uid: str | None = None, irregular: str 
         ValueError: when there are several series or the geometry is no regular grid.
     """
     series = find_series(folder, series_uid)
-    return series.uid, series_grid(series.headers, Path(folder).absolute().name, irregular)
+    return series.uid, series_grid(series.headers, series_title(series.uid), irregular)
 
 
 def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
@@ -88,6 +91,13 @@ def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
     for index, header in enumerate(headers):
         files.setdefault(Path(str(header.filename)), []).append(index)
     return files
+
+
+def _require_held(headers: Sequence[FileDataset], files: Mapping[Path, Sequence[int]], name: str) -> None:
+    """Refuses a series whose headers claim more pixels than the files hold, before memory is taken for them."""
+    for path, slices in files.items():
+        check_pixel_claims(headers[slices[0]], len(slices), path.stat().st_size, path.name)
+    check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
 
 
 def _read_file(path: Path, headers: Sequence[FileDataset], slices: Sequence[int], stack: np.ndarray) -> None:
@@ -141,6 +151,7 @@ def _rescaled(pixels: np.ndarray, header: Dataset, name: str) -> np.ndarray:
 def _decoded(dataset: Dataset, name: str) -> np.ndarray:
     """Returns the stored values of a file, (rows, columns) or (frames, rows, columns)."""
     try:
+        check_frame_sizes(dataset)
         return dataset.pixel_array
     except Exception as error:  # each decoder plugin raises its own kind
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None

@@ -116,20 +116,20 @@ class DicomSegWriter(LabelMapWriter):
         folder = Path(str(self.metadata.get("filename_or_obj", "")))
         if not self.metadata.get("series_hash"):
             raise ValueError(
-                f"Expected a label map made from a DICOM series, found {folder.name or 'no source'}; "
+                f"Expected a label map made from a DICOM series, found {folder if folder.name else 'no source'}; "
                 "write .nii.gz for other images."
             )
         _, grid = read_grid(folder, self.metadata.get("series_uid"), self.metadata.get("irregular", REFUSE))
         distance = corner_distance(grid.shape, grid.affine, self.affine)
         if grid.shape != self.labels_array.shape or distance > GRID_TOLERANCE_MM:
             raise ValueError(
-                f"Expected the grid of {folder.name}, {grid.shape}, found a label map of {self.labels_array.shape}, "
+                f"Expected the grid of {folder}, {grid.shape}, found a label map of {self.labels_array.shape}, "
                 f"{distance:.3g} mm off; the series changed since it was read."
             )
         blank = [tag for tag in REQUIRED_UIDS if any(not header.get(tag) for header in grid.headers)]
         if blank:
             raise ValueError(
-                f"Expected UIDs that a DICOM SEG can refer to in {folder.name}, found {', '.join(blank)} blank; "
+                f"Expected UIDs that a DICOM SEG can refer to in {folder}, found {', '.join(blank)} blank; "
                 "write .nii.gz instead."
             )
         return grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -13,6 +14,7 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from tskd_monai.data.dicom_claims import check_inflation
 from tskd_monai.data.dicom_frames import frame_headers
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,16 @@ class SeriesFiles:
     headers: tuple[FileDataset, ...]
 
 
+def series_hash(uid: str) -> str:
+    """Returns eight hex digits that stand for a series in logs and file names."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:8]
+
+
+def series_title(uid: str) -> str:
+    """Returns what a series is called in messages: not by its folder, which may be called after the patient."""
+    return f"series {series_hash(uid)}" if uid else "a series without UID"
+
+
 def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFiles:
     """Returns the one image series in a folder and its subfolders.
 
@@ -66,15 +78,15 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected a folder with a DICOM series at {folder}, found none; check the path.")
     series, ignored = _scan(folder)
-    if ignored:
-        logger.warning("%s: ignored %s.", folder.name, _counts(ignored))
     if not series:
         found = _counts(ignored) if ignored else "no DICOM file"
         raise FileNotFoundError(f"Expected a DICOM image series in {folder}, found {found}; check the path.")
     chosen = _choose(series, folder, series_uid)
+    if ignored:
+        logger.warning("%s: ignored %s.", series_title(chosen.uid), _counts(ignored))
     subfolders = {Path(str(header.filename)).parent for header in chosen.headers} - {folder}
     if subfolders:
-        logger.warning("%s: the series lies in %d subfolder(s).", folder.name, len(subfolders))
+        logger.warning("%s lies in %d subfolder(s).", series_title(chosen.uid), len(subfolders))
     return chosen
 
 
@@ -90,6 +102,7 @@ def read_header(path: Path) -> FileDataset | None:
         return None
     looks_like_dicom = path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
     try:
+        check_inflation(path)
         return dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
         header = _read_without_preamble(path) if looks_like_dicom else None
@@ -140,7 +153,7 @@ def _files(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise ValueError(
-            f"Expected a readable folder, found {Path(error.filename).name} closed ({error.strerror}); "
+            f"Expected a readable folder, found {error.filename} closed ({error.strerror}); "
             "give read permission, or move the series."
         ) from error
 

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tskd_monai.data.claimed_size import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = {"LA": "L", "RGBA": "RGB"}
 EXIF_ORIENTATION = 0x0112
+DAMAGE = (OSError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+"""What Pillow raises over a file that it does not read; the last over a header that claims 179 million pixels."""
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
@@ -30,25 +34,38 @@ def read_image_file(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, holds several images, is partly transparent, or has a colour model
-            other than grey and RGB.
+        ValueError: when the file is damaged, claims more than it can hold, holds several images, is partly
+            transparent, or has a colour model other than grey and RGB.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
     try:
         with Image.open(path) as image:
+            check_image_claims(image, path)
             frames = getattr(image, "n_frames", 1)
             _notice_losses(image, path.name)
             image.load()
             pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
-    except (OSError, SyntaxError, EOFError, UnidentifiedImageError) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"Expected a complete image file, found {path.name} truncated or damaged ({error}); copy it again."
         ) from error
     if frames > 1:
         raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
     return pixels[:, :, None]
+
+
+def check_image_claims(image: Image.Image, path: Path) -> None:
+    """Raises ValueError when a header claims more pixels than an image may have or its file can hold.
+
+    Args:
+        image: opened, its pixels not read.
+        path: of its file.
+    """
+    values = image.width * image.height * len(image.getbands())
+    check_held(values // 8, path.stat().st_size, DEFLATE_MAX_RATIO, path.name)  # a bit for each value, at the least
+    check_voxel_count(values, path.name)
 
 
 def _resolved(image: Image.Image, name: str) -> Image.Image:

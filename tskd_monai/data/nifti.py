@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 
+from tskd_monai.data.claimed_size import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+
 logger = logging.getLogger(__name__)
 
 GRID_TOLERANCE_MM = 0.1
@@ -20,8 +22,8 @@ GRID_TOLERANCE_MM = 0.1
 SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes that is worth no line in the log: affines are stored in single precision."""
 
-GZIP_MAX_RATIO = 1032
-"""Deflate packs at most so many bytes into one."""
+MAX_BESIDE_VOXELS = 2**26
+"""Bytes that a file may have in front of its voxels (header extensions) and behind them."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 NON_MILLIMETRE_UNITS = ("meter", "micron")
@@ -43,8 +45,8 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, holds several volumes, colour or complex voxels, or has an affine that
-            is not invertible or not in mm.
+        ValueError: when the file is damaged, claims more than it can hold, holds several volumes, colour or complex
+            voxels, or has an affine that is not invertible or not in mm.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,10 +88,8 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             f"Expected {'gzip data' if compressed else 'an uncompressed file'} in {path.name}, found {found}; "
             f"rename it to {'.nii' if compressed else '.nii.gz'} if it is otherwise intact."
         )
-    with cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb") as stream:
-        image_class = IMAGE_CLASSES.get(_header_size(stream))
-        if image_class is None:
-            raise ValueError(f"Expected a NIfTI header in {path.name}, found something else; export the image again.")
+    with _opened(path) as stream:
+        image_class = _checked_class(stream, path)
         image = image_class.from_file_map(image_class.make_file_map({"image": stream}), mmap=False)
         if image.get_data_dtype().kind not in "iuf":
             raise ValueError(
@@ -97,22 +97,57 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
                 "export colour channels or real and imaginary parts as separate images."
             )
         shape = _volume_shape(image.shape, path.name)
-        _require_voxels_fit(image, path, compressed)
         voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
-        while stream.read(1 << 20):  # to the end: gzip compares its checksum there
-            pass
+        _read_to_end(stream, path.name)
     return image.header, voxels
 
 
-def _require_voxels_fit(image: Any, path: Path, compressed: bool) -> None:
-    """Refuses a header that claims more voxels than the file can hold, before memory is taken for them."""
-    claimed = math.prod(int(size) for size in image.shape) * image.get_data_dtype().itemsize
-    largest = path.stat().st_size * (GZIP_MAX_RATIO if compressed else 1)
-    if claimed > largest:
+def check_nifti_claims(path: Path) -> None:
+    """Raises ValueError when a file's header claims more voxels than an image may have or the file can hold."""
+    with _opened(path) as stream:
+        _checked_class(stream, path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _checked_class(stream: BinaryIO, path: Path) -> Any:
+    """Returns nibabel's class for the file, whose header was weighed before memory is taken, and rewinds the stream."""
+    image_class = IMAGE_CLASSES.get(_header_size(stream))
+    if image_class is None:
+        raise ValueError(f"Expected a NIfTI header in {path.name}, found something else; export the image again.")
+    block = stream.read(image_class.header_class.template_dtype.itemsize)
+    stream.seek(0)
+    if len(block) == image_class.header_class.template_dtype.itemsize:  # else nibabel says so
+        _check_claims(image_class.header_class(block, check=False), path)
+    return image_class
+
+
+def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
+    """Refuses a header that claims more than an image may have, or more than its file can hold."""
+    count, offset = math.prod(int(size) for size in header.get_data_shape()), float(header["vox_offset"])
+    try:
+        voxel_bytes = header.get_data_dtype().itemsize
+    except KeyError:  # a type that nibabel refuses
+        voxel_bytes = 1
+    ratio = DEFLATE_MAX_RATIO if path.name.lower().endswith(".gz") else 1
+    check_held(count * voxel_bytes, path.stat().st_size, ratio, path.name)
+    check_voxel_count(count, path.name)
+    if not offset <= MAX_BESIDE_VOXELS:
         raise ValueError(
-            f"Expected a complete NIfTI file, found {path.name} truncated or damaged (its header claims {claimed} "
-            f"bytes of voxels, the file holds {largest} at most); copy or export it again."
+            f"Expected voxels within the first {MAX_BESIDE_VOXELS} bytes of {path.name}, found vox_offset {offset:g}; "
+            "export the image again."
         )
+
+
+def _read_to_end(stream: BinaryIO, name: str) -> None:
+    """Reads what follows the voxels: gzip compares its checksum at the end."""
+    left = MAX_BESIDE_VOXELS
+    while left > 0 and (block := stream.read(1 << 20)):
+        left -= len(block)
+    if left <= 0:
+        raise ValueError(f"Expected the end of {name} after its voxels, found more than {MAX_BESIDE_VOXELS} bytes.")
 
 
 def _header_size(stream: BinaryIO) -> int:

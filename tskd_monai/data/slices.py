@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Randomizable
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
+
+from tskd_monai.data.image_file import read_image_file
 
 
 class SliceDataset(Dataset[dict[str, Any]], Randomizable):
@@ -106,10 +107,8 @@ class PreparedImageDataset(SliceDataset):
 
 def read_prepared_image(entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the `image` (C, H, W, 1), float32 in [0, 1], of an entry that names an 8-bit grey or RGB file."""
-    with Image.open(entry["image"]) as file:
-        pixels = np.asarray(file, dtype=np.float32) / 255
-    channels_first = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return {"image": channels_first[..., None]}
+    pixels = read_image_file(entry["image"]) / 255
+    return {"image": pixels[None] if pixels.ndim == 3 else np.moveaxis(pixels, -1, 0)}
 
 
 class JoinedDataset(Dataset[dict[str, Any]], Randomizable):

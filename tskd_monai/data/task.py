@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from tskd_monai.data.atomic import read_json, write_json
 
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+NAME = re.compile(r"\w[^\x00-\x1f\x7f]*")
+"""Of a study or class: it ends up in configs and tables, whose readers may evaluate what begins with `$` or `=`."""
+
+LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 
 
@@ -75,14 +80,24 @@ class Task:
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
+        for name in (self.name, *(label.name for label in self.labels)):
+            _require(
+                isinstance(name, str) and bool(NAME.fullmatch(name)),
+                "name",
+                "names of one line that begin with a letter or digit",
+                repr(name),
+            )
         _require(len(self.labels) >= 2, "labels", "background and at least one class", len(self.labels))
         values = [label.value for label in self.labels]
         _require(len(set(values)) == len(values), "labels", "distinct values", values)
         _require(all(0 <= value <= 65535 for value in values), "labels", "values from 0 to 65535", values)
         _require(values[0] == 0, "labels", "background with value 0 first", values)
         _require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
-        sizes_fit = len(self.image_size) == 2 and all(size > 0 and size % 16 == 0 for size in self.image_size)
-        _require(sizes_fit, "image_size", "two positive multiples of 16", self.image_size)
+        largest = LARGEST_IMAGE_SIZE
+        sizes_fit = len(self.image_size) == 2 and all(
+            0 < size <= largest and size % 16 == 0 for size in self.image_size
+        )
+        _require(sizes_fit, "image_size", f"two positive multiples of 16 up to {largest}", self.image_size)
         _require(len(self.pixdim) == 2 and min(self.pixdim) > 0, "pixdim", "two positive numbers", self.pixdim)
         axes = {AXIS_OF_LETTER.get(letter) for letter in self.axcodes or "RAS"}
         oriented = axes == {0, 1, 2} and len(self.axcodes or "RAS") == 3

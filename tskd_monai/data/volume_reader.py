@@ -15,6 +15,7 @@ from monai.transforms import LoadImaged
 from monai.utils import SpaceKeys
 
 from tskd_monai.data.dicom_reader import DicomSeries, read_series
+from tskd_monai.data.dicom_series import series_hash
 from tskd_monai.data.dicom_stack import REFUSE, check_irregular
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
 from tskd_monai.data.nifti import read_nifti
@@ -105,8 +106,8 @@ class VolumeReader(ImageReader):
     def _read_path(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         name = path.name.lower()
         if path.is_dir():
-            series = read_series(path, self.series_uid, self.irregular)
-            return series.voxels, self._metadata(series.voxels, series.affine, series, path)
+            series = _read_folder(path, self.series_uid, self.irregular)
+            return series.voxels, self._metadata(series.voxels, series.affine, series)
         if name.endswith(NIFTI_SUFFIXES):
             voxels, affine = read_nifti(path)
             return voxels, self._metadata(voxels, affine)
@@ -121,12 +122,11 @@ class VolumeReader(ImageReader):
             f"series, found {path.name}; {advice}."
         )
 
-    def _metadata(
-        self, array: np.ndarray, affine: np.ndarray, series: DicomSeries | None = None, folder: Path | None = None
-    ) -> dict[str, Any]:
+    def _metadata(self, array: np.ndarray, affine: np.ndarray, series: DicomSeries | None = None) -> dict[str, Any]:
         """Returns the metadata that MONAI's transforms and writers go by, and the series' identity."""
-        # Without a UID the folder is the identity, all of its path: many are called `CT`.
-        identity = (series.uid if series else "") or str(folder.absolute() if folder else "")
+        # Without a UID the voxels are the identity: a hash of the folder, which may be called after the patient, could
+        # be found out by trying names.
+        identity = "" if series is None else series.uid or hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
         return {
             "affine": affine.copy(),
             "original_affine": affine.copy(),
@@ -135,6 +135,16 @@ class VolumeReader(ImageReader):
             "space": SpaceKeys.RAS,
             "modality": str(series.grid.headers[0].get("Modality") or "") if series else "",
             "series_uid": series.uid if series else "",
-            "series_hash": hashlib.sha256(identity.encode()).hexdigest()[:8] if series else "",
+            "series_hash": series_hash(identity) if series else "",
             "irregular": self.irregular,
         }
+
+
+def _read_folder(folder: Path, series_uid: str | None, irregular: str) -> DicomSeries:
+    """Returns the series of a folder; an error, unlike a line in the log, says which folder it is."""
+    try:
+        return read_series(folder, series_uid, irregular)
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{error} (In {folder}.)") from error

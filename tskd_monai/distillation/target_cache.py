@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 LEVELS = 255
 # What reading a damaged file raises: a flipped bit in a zip header asks for a password or an unknown compression.
-DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+MAX_ANSWER_BYTES = 2**28  # unpacked: 20 classes and 256 features of 1024 x 1024 pixels at a sixteenth are 23 MB
 
 
 class CachedAnswer(NamedTuple):
@@ -74,6 +75,7 @@ class TargetCache:
         if not path.is_file():
             return None
         try:
+            _check_unpacked_size(path)
             with np.load(path, allow_pickle=False) as content:
                 return CachedAnswer(torch.from_numpy(content["foreground"]), torch.from_numpy(content["features"]))
         except DAMAGE as error:
@@ -84,6 +86,14 @@ class TargetCache:
         """Keeps the answer to an image."""
         with atomic_path(self.path(image)) as temporary:
             np.savez_compressed(temporary, foreground=answer.foreground.numpy(), features=answer.features.numpy())
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raises ValueError for a file that unpacks to more than an answer has; zip reads no more than it announces."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_ANSWER_BYTES:
+        raise ValueError(f"Expected at most {MAX_ANSWER_BYTES} bytes in {path.name}, found {size}.")
 
 
 def state_sha256(network: TeacherNetwork) -> str:

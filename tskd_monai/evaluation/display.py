@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from tskd_monai.data.dicom_reader import read_series
+from tskd_monai.data.image_file import check_image_claims
+from tskd_monai.data.nifti import check_nifti_claims
 from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
 
 THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
@@ -37,22 +41,24 @@ class DisplayVolume:
 
 
 def load_for_display(path: Path) -> DisplayVolume:
-    """Reads a NIfTI file in radiological orientation, or a 2D image file as it is.
+    """Reads a NIfTI file or a DICOM series in radiological orientation, or a 2D image file as it is.
 
     The slice axis is an axis of length 1, else one clearly thicker than the others, else the axial one.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the path is a folder (a DICOM series) or the file is no image or volume.
+        FileNotFoundError: if there is no such file, or no series in a folder.
+        ValueError: if the file is no image or volume, or the series is refused.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"Expected a NIfTI or 2D image file to show, found the folder {path}; convert the series.")
+        series = read_series(path)
+        return _arranged(nib.Nifti1Image(series.voxels, series.affine), path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image to show at {path}, found no file.")
     if path.name.endswith(NIFTI_SUFFIXES):
         return _load_nifti(path)
     with Image.open(path) as image:
+        check_image_claims(image, path)
         shown = image if image.mode in ("L", "1", "I", "I;16", "F") else image.convert("RGB")
         return DisplayVolume(np.asarray(shown)[:, :, None], (1.0, 1.0), "", "")
 
@@ -80,7 +86,12 @@ def fullest_slice(labels: np.ndarray) -> int:
 
 
 def _load_nifti(path: Path) -> DisplayVolume:
-    canonical = nib.as_closest_canonical(nib.load(path))
+    check_nifti_claims(path)
+    return _arranged(nib.load(path), path)
+
+
+def _arranged(image: Any, path: Path) -> DisplayVolume:
+    canonical = nib.as_closest_canonical(image)
     array = np.asanyarray(canonical.dataobj)
     array = array.reshape(array.shape + (1,) * (3 - array.ndim))
     array = array.squeeze(axis=tuple(axis for axis in range(3, array.ndim) if array.shape[axis] == 1))

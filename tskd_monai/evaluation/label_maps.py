@@ -14,6 +14,9 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from PIL import Image
 
+from tskd_monai.data.image_file import check_image_claims
+from tskd_monai.data.nifti import check_nifti_claims
+
 logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -91,6 +94,7 @@ def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
 
 
 def _load_nifti(path: Path) -> LabelMap:
+    check_nifti_claims(path)
     volume: Any = nib.load(path)  # nibabel types it as an image without data
     array = np.asanyarray(volume.dataobj)
     array = array.reshape(array.shape[:3] + tuple(size for size in array.shape[3:] if size != 1))
@@ -109,6 +113,7 @@ def _load_nifti(path: Path) -> LabelMap:
 
 def _load_image(path: Path) -> LabelMap:
     with Image.open(path) as image:
+        check_image_claims(image, path)
         array = np.asarray(image)
     if array.ndim != 2:
         raise ValueError(

@@ -58,7 +58,9 @@ class WriterThread:
         try:
             write()
         except Exception as error:
-            logger.error("Writing failed: %s", error)
+            logger.error(
+                "Writing failed (%s).", type(error).__name__
+            )  # the message may name a path; it comes to a record
             self._failures.append(error)
 
 

@@ -27,6 +27,7 @@ from tskd_monai.inference.exported_files import (
 )
 from tskd_monai.inference.handlers import existing_checkpoint
 from tskd_monai.inference.parity import Case, parity_rows, random_case
+from tskd_monai.networks.weights_file import read_weights
 
 if TYPE_CHECKING:
     import openvino
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONNX_OPSET = 20
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
+"""torch notes for each node where in which file of this machine it came from."""
+
 CALIBRATION_WINDOWS = 300
 """Slices that the ranges of int8 are taken from; nncf's own default."""
 
@@ -53,7 +57,7 @@ def load_student(bundle: str | Path) -> tuple[nn.Module, Task]:
     parser["bundle_root"] = str(bundle)
     weights = existing_checkpoint(bundle / "models" / WEIGHTS)
     network = cast(nn.Module, parser.get_parsed_content("network_def"))
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_weights(Path(weights)))
     return network.eval(), parser.get_parsed_content("plan")
 
 
@@ -134,6 +138,8 @@ def export_onnx(network: nn.Module, task: Task, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop(STACK_TRACE, None)
     with atomic_path(path) as temporary:
         program.save(str(temporary))
 

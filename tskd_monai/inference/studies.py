@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,13 @@ from pydicom.misc import is_dicom
 from tskd_monai.data.datalist import load_section, study_names
 from tskd_monai.data.dicom_series import DICOM_SUFFIXES
 from tskd_monai.data.output_names import IMAGE_ENDINGS, file_stem
+from tskd_monai.data.private_files import private_name
 
 Study = dict[str, str]
 """`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
+
+FORMULA_MARKS = ("=", "+", "-", "@")
+"""`volumes.csv` and `metrics.csv` are opened with spreadsheets."""
 
 
 def find_studies(
@@ -24,11 +27,12 @@ def find_studies(
     section: str = "test",
     fold: int | None = None,
     tree: str | Path | None = None,
+    output_dir: str | Path | None = None,
 ) -> list[Study]:
     """Returns `{"image", "name"}` of every image to segment; outputs carry the name.
 
     In a datalist the name is the case, followed by the file's name where a case has several images. In a tree it is
-    the file's name, followed by a hash of where in the tree the file lies unless it lies on top.
+    the file's name, followed by eight digits that stand for where in the tree the file lies unless it lies on top.
 
     Args:
         image: a NIfTI or 2D image file, a folder of such files, a folder with one DICOM series, or a list of these.
@@ -36,6 +40,7 @@ def find_studies(
         section: of the datalist.
         fold: of the datalist.
         tree: a folder of which every image file, and every folder that holds DICOM files, is a study.
+        output_dir: of the run, whose private key makes the names of a tree's files; needed with `tree`.
 
     Raises:
         FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
@@ -45,7 +50,9 @@ def find_studies(
     if image is not None and tree is not None:
         raise ValueError("Expected --image or --tree, found both; give one.")
     if tree is not None:
-        studies = _studies_below(Path(tree))
+        if output_dir is None:
+            raise ValueError("Expected --output_dir with --tree, found none; names of outputs are made with its key.")
+        studies = _studies_below(Path(tree), Path(output_dir))
     elif image is not None:
         paths = [image] if isinstance(image, (str, Path)) else image
         studies = [_study(file) for path in paths for file in _image_files(Path(path))]
@@ -88,7 +95,7 @@ def _study(path: Path) -> Study:
     return {"image": str(path)} if path.is_dir() else {"image": str(path), "name": file_stem(path)}
 
 
-def _studies_below(tree: Path) -> list[Study]:
+def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
     """Returns the image files and the folders of DICOM files of a tree, in order."""
     if not tree.is_dir():
         raise FileNotFoundError(f"Expected a folder of studies at {tree}, found none; check the path of --tree.")
@@ -97,7 +104,7 @@ def _studies_below(tree: Path) -> list[Study]:
         folders.sort()
         files = sorted(Path(parent, name) for name in names)
         images = [file for file in files if _is_image(file)]
-        studies += [{"image": str(file), "name": _name_in_tree(file, tree)} for file in images]
+        studies += [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
         if not images and any(_is_dicom(file) for file in files):
             studies.append({"image": parent})
     if not studies:
@@ -111,15 +118,21 @@ def _is_dicom(file: Path) -> bool:
     return file.suffix.lower() in DICOM_SUFFIXES or is_dicom(file)
 
 
-def _name_in_tree(file: Path, tree: Path) -> str:
+def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:
     """Returns a name of the file's own in the tree; folders may be called after patients, so theirs is not in it."""
     folder = file.parent.relative_to(tree).as_posix()
     if folder == ".":
         return file_stem(file)
-    return f"{file_stem(file)}_{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
+    return f"{file_stem(file)}_{private_name(output_dir, folder)}"
 
 
 def _check_names(names: Sequence[str]) -> None:
+    odd = sorted(name for name in names if name.startswith(FORMULA_MARKS) or not name.isprintable())
+    if odd:
+        raise ValueError(
+            f"Expected names of printable characters that do not begin with {' '.join(FORMULA_MARKS)}, as "
+            f"formulas of a spreadsheet do, found {odd}; rename the file or the `case`."
+        )
     paths = sorted(name for name in names if "/" in name or "\\" in name)
     if paths:
         raise ValueError(f"Expected names without / or \\, found {paths}; outputs are named after `case`, rename it.")

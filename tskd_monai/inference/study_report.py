@@ -20,15 +20,18 @@ from monai.engines import SupervisedEvaluator
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
+from tskd_monai.data.private_files import FOLDER, private_file
 from tskd_monai.data.task import Task
 from tskd_monai.inference.background_writing import WriterThread
 from tskd_monai.inference.failures import describe
+from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
 
 logger = logging.getLogger(__name__)
 
 RECORDS = "records"
+INPUTS = "studies.csv"
 DONE, FAILED = "done", "failed"
 MM3_PER_ML = 1000.0
 
@@ -38,7 +41,8 @@ class StudyReport:
 
     `output_dir/records/` holds a file for each study, named by a hash of the input, the weights, the task and the
     settings: a study with the same hash that was done is not done again. At the end `summary.json` tells what became
-    of each study and `volumes.csv` the volume of each class in mL.
+    of each study and `volumes.csv` the volume of each class in mL. None of them names a path; `private/studies.csv`
+    says which input a study is, with the whole message of one that failed.
 
     Args:
         studies: of the run, all processes' together.
@@ -142,20 +146,27 @@ class StudyReport:
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
 
     def _fail(self, study: Study, message: str, name: str = "") -> None:
-        self._record(study, FAILED, name=name or study.get("name", ""), message=message)
-        logger.error("A study failed: %s", message)
+        told = without_places(message, study["image"], self.output_dir)
+        name = name or study.get("name", "")
+        self._record(study, FAILED, name=name, message=told, private_message=message)
+        logger.error("Study %s failed: %s", self._paths[study["image"]].stem, told)
 
-    def _record(self, study: Study, status: str, **content: Any) -> None:
-        """Writes down what became of a study, and says how far the run is."""
-        path, record = self._paths[study["image"]], {"image": study["image"], "status": status, **content}
-        self._results[path] = record
+    def _record(self, study: Study, status: str, private_message: str = "", **content: Any) -> None:
+        """Writes down what became of a study and, privately, which it was, and says how far the run is."""
+        path = self._paths[study["image"]]
+        self._results[path] = {"study": path.stem, "status": status, **content}
+        input_ = {"input": str(Path(study["image"]).absolute()), "message": private_message}
         try:
-            write_json(path, record)
+            write_json(self._private_path(path), input_)
+            write_json(path, self._results[path])
         except OSError as error:  # the disk is full: the other studies and the summary say so too
             logger.error("A study's record was not written: %s", error)
         finished, total = len(self._results), len(self.pending)
         left = (time.monotonic() - self._started) / finished * (total - finished)
         logger.info("%d of %d studies, about %.0f s left.", finished, total, left)
+
+    def _private_path(self, record: Path) -> Path:
+        return private_file(self.output_dir, RECORDS) / record.name
 
     def _summarise(self) -> None:
         """Writes the summary of all processes' studies, once all have come this far, and raises for failed ones."""
@@ -167,8 +178,10 @@ class StudyReport:
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             self._write_summary(found, failed)
         if failed:
-            listing = "".join(f"\n  {record['name'] or 'a DICOM series'}: {record['message']}" for record in failed)
-            raise RuntimeError(f"{len(failed)} of {len(found)} studies failed; see summary.json:{listing}")
+            listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
+            raise RuntimeError(
+                f"{len(failed)} of {len(found)} studies failed; {FOLDER}/{INPUTS} says which inputs they are:{listing}"
+            )
 
     def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
         done = [record for record in found if record["status"] == DONE]
@@ -177,6 +190,7 @@ class StudyReport:
                 self.output_dir / "summary.json", {"done": len(done), "failed": len(failed), "studies": list(found)}
             )
             self._write_volumes(done)
+            self._write_inputs(found)
         except OSError as error:
             if not failed:
                 raise
@@ -189,6 +203,18 @@ class StudyReport:
             writer.writerow(["study", *(f"{name} (mL)" for name in classes)])
             for record in done:
                 writer.writerow([record["name"], *(f"{record['volumes_ml'][name]:.3f}" for name in classes)])
+
+    def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Writes which input each study is: the key to the other files, which stays private."""
+        fields = ("study", "name", "status", "input", "message")
+        path = private_file(self.output_dir, INPUTS)
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            for record in found:
+                private = self._private_path(Path(f"{record['study']}.json"))
+                known = read_json(private) if private.is_file() else {"input": "", "message": ""}
+                writer.writerow({**{name: record[name] for name in fields[:3]}, **known})
 
 
 def class_volumes_ml(pred: MetaTensor, task: Task) -> dict[str, float]:

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tskd_monai.networks.lora import (
@@ -23,8 +22,12 @@ from tskd_monai.networks.lora import (
     lora_slot,
     put_adapted,
 )
+from tskd_monai.networks.weights_file import read_weights
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+READ_SETTINGS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", *PEFT_OPTIONS})
+NOTED_SETTINGS = frozenset({"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"})
+"""What peft writes down for its readers and nothing here goes by: the base model is the one at hand."""
 
 
 def save_adapter(network: Adaptable, folder: str | Path) -> None:
@@ -81,13 +84,29 @@ def load_adapter(
 
 
 def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_parts: str) -> None:
+    _refuse_other_settings(config, folder)
     targets = sorted(config.target_modules or ())
     check_targets(module, targets)
     options = checked_peft_options({name: getattr(config, name) for name in PEFT_OPTIONS})
     check_qkv_parts(qkv_parts, targets, options)
-    stored = load_file(folder / ADAPTER_FILES[0])
+    stored = read_weights(folder / ADAPTER_FILES[0])
     _check_entries(stored, _expected_entries(module, config), folder)
     _check_zero_rows(stored, qkv_parts, folder)
+
+
+def _refuse_other_settings(config: LoraConfig, folder: Path) -> None:
+    """Refuses settings that nothing here writes: peft goes by them, and one names a module that it imports."""
+    usual = LoraConfig().to_dict()
+    odd = sorted(
+        name
+        for name, value in config.to_dict().items()
+        if name not in READ_SETTINGS | NOTED_SETTINGS and value != usual.get(name)
+    )
+    if odd:
+        raise ValueError(
+            f"Expected {', '.join(odd)} in {folder / ADAPTER_FILES[1]} as peft has it unless told otherwise, found "
+            "another value; use an adapter of LoRA alone."
+        )
 
 
 def _check_entries(stored: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path) -> None:

@@ -1,8 +1,9 @@
 """The folder a trained teacher lives in.
 
 ``adapter/`` and ``decoder_adapter/`` (LoRA in peft's format), ``decoder.safetensors`` and ``teacher.json``. The
-encoder's own weights are not copied: the record says which they were, by name, path and sha256, and loading refuses
-any others. Only full fine-tuning, which changes them, writes ``encoder.safetensors`` in the adapter's place.
+encoder's own weights are not copied: the record says which they were, by name and sha256, and loading refuses any
+others; where they are stands in ``private/`` alone. Only full fine-tuning, which changes them, writes
+``encoder.safetensors`` in the adapter's place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
@@ -24,7 +24,8 @@ from tskd_monai.networks.pretrained import weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
-from tskd_monai.networks.weights_file import file_sha256, load_strictly
+from tskd_monai.networks.teacher_weights import note_weights, noted_weights
+from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
 
 __all__ = ["TeacherSpec", "build_teacher", "load_teacher", "read_teacher_record", "save_teacher"]
 
@@ -62,7 +63,7 @@ def save_teacher(
     content = {
         "format_version": FORMAT_VERSION,
         "task_hash": task_hash,
-        "spec": asdict(spec),
+        "spec": {**asdict(spec), "encoder_weights": note_weights(folder, spec.encoder_weights)},
         "base_encoder_sha256": base_encoder_sha256(segmenter.encoder),
         "files": {name: file_sha256(folder / name) for name in _files(spec)},
         "record": dict(record or {}),
@@ -152,9 +153,9 @@ def load_teacher(
         )
     spec = _spec_from_json(content["spec"], folder / RECORD_FILE)
     _check_files(folder, content["files"], _files(spec))
-    path = _recorded_weights(spec, encoder_weights, folder)
-    if encoder_weights is not None:
-        spec = replace(spec, encoder_weights=str(encoder_weights))
+    place = noted_weights(folder, spec.encoder, spec.encoder_weights) if encoder_weights is None else encoder_weights
+    spec = replace(spec, encoder_weights=str(place))
+    path = _recorded_weights(spec, folder)
     with torch.random.fork_rng(devices=[]):
         segmenter = build_frozen(spec, path)
         _read_encoder(segmenter, spec, folder, trainable)
@@ -174,12 +175,12 @@ def _read_encoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trai
     if spec.tuning == "lora":
         load_adapter(segmenter.encoder, folder / ADAPTER_FOLDER, trainable=trainable, qkv_parts=spec.qkv_parts)
     elif spec.tuning == "full":
-        load_strictly(segmenter.encoder.backbone, load_file(folder / ENCODER_FILE), folder / ENCODER_FILE)
+        load_strictly(segmenter.encoder.backbone, read_weights(folder / ENCODER_FILE), folder / ENCODER_FILE)
         segmenter.encoder.requires_grad_(trainable)
 
 
 def _read_decoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trainable: bool) -> None:
-    load_strictly(segmenter.decoder, load_file(folder / DECODER_FILE), folder / DECODER_FILE)
+    load_strictly(segmenter.decoder, read_weights(folder / DECODER_FILE), folder / DECODER_FILE)
     if isinstance(segmenter.decoder, SamMaskDecoder) and spec.decoder_lora:
         load_adapter(segmenter.decoder, folder / DECODER_ADAPTER_FOLDER, trainable=trainable)
         segmenter.decoder.train_heads()
@@ -220,10 +221,10 @@ def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]
             )
 
 
-def _recorded_weights(spec: TeacherSpec, encoder_weights: str | Path | None, folder: Path) -> Path | None:
+def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
     """Returns the weights file the teacher was trained on, checked by sha256; ``None`` for random weights."""
     try:
-        path = weights_path(spec.encoder, spec.encoder_weights if encoder_weights is None else encoder_weights)
+        path = weights_path(spec.encoder, spec.encoder_weights)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The teacher in {folder} needs the {spec.encoder} weights {spec.encoder_weights}, which are not there; "

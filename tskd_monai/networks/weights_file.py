@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,12 +74,41 @@ def _download(hub_id: str) -> Path:
     raise FileNotFoundError(f"Expected {' or '.join(FILES_IN_A_FOLDER)} in hub repository {hub_id}, found neither.")
 
 
+def check_not_packed(path: str | Path) -> None:
+    """Refuses a torch file that unpacks to more than it is.
+
+    ``torch.save`` stores tensors as they are, and ``torch.load`` unpacks what is compressed: a file of kilobytes could
+    take all memory.
+
+    Args:
+        path: of a file that ``torch.load`` is about to read; of another kind than zip, nothing is done.
+
+    Raises:
+        ValueError: if a part of it is compressed, or its parts are larger than the file.
+    """
+    path = Path(path)
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except zipfile.BadZipFile:  # torch says what is wrong with it
+        return
+    packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError(
+            f"Expected {path.name} as torch.save writes it, found {len(packed)} compressed parts that unpack to more "
+            "than the file; get it from a source you trust, or save it again."
+        )
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
     Raises:
         ValueError: if the file cannot be read or does not hold a mapping from names to tensors.
     """
+    check_not_packed(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

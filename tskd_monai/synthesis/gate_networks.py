@@ -12,6 +12,7 @@ from torch import nn
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import Encoder, build_encoder
 from tskd_monai.networks.teacher import load_teacher, read_teacher_record
+from tskd_monai.networks.teacher_weights import noted_weights
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def gate_encoder(
     """
     if teacher_dir is not None:
         spec = read_teacher_record(teacher_dir)["spec"]
-        encoder, encoder_weights = spec["encoder"], encoder_weights or spec["encoder_weights"]
+        encoder = spec["encoder"]
+        encoder_weights = encoder_weights or noted_weights(Path(teacher_dir), encoder, spec["encoder_weights"])
     network = build_encoder(encoder, encoder_weights, task.image_size)
     return GateEncoder(encoder, network.to(device).eval().requires_grad_(False), device)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from fire.parser import DefaultParseValue
+
+CODE_MARKS = ("$", "@", "%")
+"""MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
 
 
 def check_bundle_root(bundle_root: str | Path) -> None:
@@ -24,3 +29,39 @@ def default_device() -> torch.device:
 def dataset_dir(datalist: str | Path | None) -> str:
     """Returns the folder that a datalist's paths are relative to."""
     return str(Path(datalist or ".").resolve().parent)
+
+
+def plain_option(name: str, value: Any) -> str:
+    """Returns how the bundle runner's command line reads an option's value back, which is data and no code.
+
+    A value that comes from a command line, a file's name or a datalist is not to run what somebody wrote into it.
+
+    Args:
+        name: of the option.
+        value: a string or path, taken as it is, or a number, truth value, None, list or dictionary.
+
+    Raises:
+        ValueError: when MONAI would evaluate the value or a part of it.
+    """
+    if code := _first_code(str(value) if isinstance(value, Path) else value):
+        raise ValueError(
+            f"Expected a plain value for --{name}, found {code!r}, which MONAI would evaluate; "
+            "write ./ in front of a file's name that begins so."
+        )
+    return str(value) if isinstance(value, (str, Path)) else repr(value)
+
+
+def _first_code(value: Any) -> str | None:
+    """Returns a part of a value, as the runner's command line reads it, that MONAI would evaluate."""
+    if isinstance(value, str):
+        read = DefaultParseValue(value)
+        return value if isinstance(read, str) and read.startswith(CODE_MARKS) else _code_within(read)
+    return _code_within(value)
+
+
+def _code_within(value: Any) -> str | None:
+    if isinstance(value, dict) and "_target_" in value:
+        return f"_target_: {value['_target_']}"
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    found = (_first_code(part) for part in parts) if isinstance(parts, (dict, list, tuple, set)) else ()
+    return next((code for code in found if code), None)

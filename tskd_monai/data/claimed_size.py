@@ -1,0 +1,39 @@
+"""What an image's header claims to hold, weighed before memory is taken for it."""
+
+from __future__ import annotations
+
+MAX_VOXELS = 2**30
+"""4 GiB in float32: a whole-body CT of 512 x 512 x 2000 is half of it."""
+
+DEFLATE_MAX_RATIO = 1032
+"""Deflate (gzip, zip, PNG) packs at most so many bytes into one."""
+
+
+def check_voxel_count(count: int, name: str) -> None:
+    """Raises ValueError when a header claims more voxels than an image may have.
+
+    Args:
+        count: of voxels, or of pixels times colour channels.
+        name: of the image in the message.
+    """
+    if count > MAX_VOXELS:
+        raise ValueError(
+            f"Expected at most {MAX_VOXELS} voxels in {name}, found a header that claims {count}; "
+            "crop or resample the image if it is really so large."
+        )
+
+
+def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
+    """Raises ValueError when a header claims more than a file of its size can hold.
+
+    Args:
+        claimed: bytes of voxels by the header.
+        file_bytes: of the file.
+        ratio: that its compression reaches at most; 1 without.
+        name: of the image in the message.
+    """
+    if claimed > file_bytes * ratio:
+        raise ValueError(
+            f"Expected a complete image, found {name} truncated or damaged (its header claims {claimed} bytes of "
+            f"voxels, the file holds {file_bytes * ratio} at most); copy or export it again."
+        )
