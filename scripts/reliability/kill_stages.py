@@ -83,7 +83,7 @@ class StageKiller:
     def __init__(self, workplace: Workplace, stage: StageRun, seed: int) -> None:
         self.workplace, self.stage, self.tally = workplace, stage, Tally()
         self.random = random.Random(f"{seed} {stage.name}")
-        self.log = workplace.folder / "logs" / f"{stage.name}.txt"
+        self.log = workplace.log(stage.name)
         self.output = workplace.folder / "killed" / stage.name
         self._expected: dict[str, str] = {}
         self._file_events = 0
@@ -91,23 +91,16 @@ class StageKiller:
     def run(self, kills: int) -> Tally:
         """Returns what so many kills did."""
         reference = self.workplace.reference(self.stage.name)
-        ending = self._whole_run(reference)
+        ending = self.workplace.run_whole(self.stage, reference)
         self.tally.seconds_of_a_run, self._file_events = round(ending.seconds, 2), ending.file_events or 0
         self._expected = digests(reference)
-        self._whole_run(self.output)
+        self.workplace.run_whole(self.stage, self.output)
         self.tally.repeated_equal = not self._differences()
         while self.tally.kills < kills:
             self._killed_run(kills)
             logger.info("%s: %d of %d kills, %d runs", self.stage.name, self.tally.kills, kills, self.tally.runs)
         shutil.rmtree(self.output)
         return self.tally
-
-    def _whole_run(self, folder: Path) -> Ending:
-        shutil.rmtree(folder, ignore_errors=True)
-        ending = run_in_child(self.workplace.bundle_run(self.stage, folder), self.log)
-        if ending.code:
-            raise RuntimeError(f"Expected {self.stage.name} to run, it ended with {ending.code}:\n{ending.log[-2000:]}")
-        return ending
 
     def _killed_run(self, kills: int) -> None:
         """Starts a run, kills it and starts it again until it ends."""

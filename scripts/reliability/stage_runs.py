@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warm_start import BundleRun
+from warm_start import BundleRun, Ending, run_in_child
 
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.phantom_study import write_study
@@ -87,3 +88,19 @@ class Workplace:
         inputs = {option: str(self.reference(needed)) for option, needed in stage.inputs.items()}
         seed = {} if "seed" not in (bundle / "configs" / stage.configs[0]).read_text() else {"seed": self.seed}
         return BundleRun(bundle, stage.configs, {**files, **seed, **stage.settings, **inputs, **changes}, output_dir)
+
+    def run_whole(self, stage: StageRun, output_dir: Path) -> Ending:
+        """Runs a stage into an empty folder without interruption.
+
+        Raises:
+            RuntimeError: when it fails; with the end of its log.
+        """
+        shutil.rmtree(output_dir, ignore_errors=True)
+        ending = run_in_child(self.bundle_run(stage, output_dir), self.log(stage.name))
+        if ending.code:
+            raise RuntimeError(f"Expected {stage.name} to run, it ended with {ending.code}:\n{ending.log[-2000:]}")
+        return ending
+
+    def log(self, name: str) -> Path:
+        """Returns the file that a run of this name writes its messages to."""
+        return self.folder / "logs" / f"{name}.txt"

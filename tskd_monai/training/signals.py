@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+import traceback
+from pathlib import Path
 from types import FrameType
 
 from ignite.engine import Engine, Events
@@ -72,7 +74,13 @@ class StopOnSignal:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory, or a process of the data loader is gone, as happens when there is none."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY)
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY):
+        return True
+    # What a process had sent cannot be fetched any more once it is gone, which may be noticed first.
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (OSError, EOFError)) and any(
+        "multiprocessing" in Path(frame.filename).parts for frame in frames
+    )
 
 
 def _kept(engine: Engine) -> str:
