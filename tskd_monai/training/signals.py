@@ -54,9 +54,10 @@ class StopOnSignal:
         self._restore()
         if not is_out_of_memory(error):
             raise error  # ignite leaves that to whoever watches for errors
-        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1].rstrip(". ")
         raise RuntimeError(
-            f"A data-loading process was lost or the memory was used up in epoch {engine.state.epoch}: {reason} "
+            f"A data-loading process was lost or the memory was used up in epoch {engine.state.epoch}: {reason}. "
             f"{_kept(engine)}; lower --num_workers or --batch_size and run the same command to go on."
         ) from error
 
