@@ -122,7 +122,7 @@ def failure(act: Callable[[], object], workers: int, answer: Connection) -> None
 @pytest.mark.parametrize(
     ("act", "workers", "reason"),
     [
-        (die, 1, r"(DataLoader worker \(pid \d+\) is killed by signal: Killed\.|.*Connection.*|)"),
+        (die, 1, "DataLoader worker .*|.*Connection.*|EOFError"),
         (take_too_much, 1, r".*can't allocate memory.*"),
         (take_too_much, 0, r".*can't allocate memory.*"),
         (take_too_much_with_numpy, 0, r"Unable to allocate 64\.0 TiB.*"),
@@ -137,7 +137,5 @@ def test_memory_that_is_used_up_is_explained(act: Callable[[], object], workers:
     assert answer.poll(60)
     message = answer.recv()
     process.join()
-    expected = (
-        rf"A data-loading process was lost or the memory was used up in epoch 1: {reason} No epoch was over yet, "
-    )
-    assert re.match(expected + "nothing is saved; lower --num_workers or --batch_size and run the same", message)
+    expected = rf"A data-loading process was lost or the memory was used up in epoch 1: ({reason})\. No epoch was over "
+    assert re.match(expected + "yet, nothing is saved; lower --num_workers or --batch_size and run the same", message)
