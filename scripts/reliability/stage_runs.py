@@ -10,6 +10,7 @@ from typing import Any
 
 from warm_start import BundleRun, Ending, run_in_child
 
+from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.planning import plan_task
@@ -56,6 +57,19 @@ STAGES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How long an uninterrupted run is.
+
+    Attributes:
+        seconds: of it.
+        file_events: in its output folder.
+    """
+
+    seconds: float
+    file_events: int
+
+
 class Workplace:
     """A folder with the study and the output of every stage that was run to its end.
 
@@ -88,6 +102,18 @@ class Workplace:
         inputs = {option: str(self.reference(needed)) for option, needed in stage.inputs.items()}
         seed = {} if "seed" not in (bundle / "configs" / stage.configs[0]).read_text() else {"seed": self.seed}
         return BundleRun(bundle, stage.configs, {**files, **seed, **stage.settings, **inputs, **changes}, output_dir)
+
+    def run_reference(self, stage: StageRun) -> Extent:
+        """Runs a stage without interruption, and before it those that it needs, unless that was done before."""
+        for needed in STAGES:
+            if needed.name in (stage.bundle, *stage.inputs.values()):
+                self.run_reference(needed)
+        folder = self.reference(stage.name)
+        record = folder.with_suffix(".json")
+        if not record.is_file():
+            ending = self.run_whole(stage, folder)
+            write_json(record, {"seconds": round(ending.seconds, 2), "file_events": ending.file_events})
+        return Extent(**read_json(record))
 
     def run_whole(self, stage: StageRun, output_dir: Path) -> Ending:
         """Runs a stage into an empty folder without interruption.

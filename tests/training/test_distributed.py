@@ -118,14 +118,16 @@ def train(folder: Path, batch_size: int, killed_in: int | None = None) -> None:
     own_losses: list[float] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: own_losses.append(_own_loss(engine)))
     if killed_in is not None and rank == "1":
-        trainer.add_event_handler(
-            Events.ITERATION_STARTED(once=killed_in), lambda: os.kill(os.getpid(), signal.SIGKILL)
-        )
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=killed_in), _die)
     trainer.run()
     state = {"weights": inner.state_dict(), "rows": history.rows, "cases": len(validation), "losses": own_losses}
     torch.save(state, folder / f"rank{rank}.pt")
     if "RANK" in os.environ:
         stop_process_group()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _own_loss(engine: Engine) -> float:
