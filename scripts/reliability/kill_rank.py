@@ -35,7 +35,7 @@ EPOCHS = 12
 KILLED_AFTER = 2
 LONGEST_END = 60
 LONGEST_RUN = 1200
-LOOK_EVERY = 0.05
+LOOK_EVERY = 0.2
 TOLD = re.compile(r"Signal 9 \(SIGKILL\) received by PID")
 GOING_ON = re.compile(r"Going on after epoch (\d+)")
 
@@ -113,9 +113,8 @@ def kill_one(run: BundleRun, rank: int, log: Path) -> tuple[int, float, int, int
         job = subprocess.Popen(command(run, 2), stdout=file, stderr=file)
     while saved_epoch(run.output_dir) < KILLED_AFTER:
         if job.poll() is not None:
-            raise RuntimeError(
-                f"Expected a training to kill, it ended with {job.returncode}: {log.read_text()[-2000:]}"
-            )
+            said = log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"Expected a training to kill, it ended with {job.returncode}: {said}")
         time.sleep(LOOK_EVERY)
     processes = processes_of(job.pid)
     os.kill(processes[rank], signal.SIGKILL)
