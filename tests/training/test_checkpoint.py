@@ -14,6 +14,7 @@ from tskd_monai.training.checkpoint import (
     EpochCheckpoint,
     Resume,
     TrainableWeights,
+    first_not_finite,
     load_checkpoint,
     save_checkpoint,
 )
@@ -210,3 +211,32 @@ def test_trainable_weights_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"built alike: weight is \(2, 2\), found \(1, 2\)"):
         TrainableWeights(network).load_state_dict({"weight": torch.zeros(1, 2), "bias": torch.zeros(2)})
     assert torch.equal(network.weight, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_lost_do_not_replace_good_ones(tmp_path: Path, value: float) -> None:
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(network.parameters())
+    save_dict = {"network": network, "optimizer": optimizer}
+    engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 2.0 if engine.state.epoch < 3 else value))
+    EpochCheckpoint(tmp_path / "last.pt", save_dict, "a").attach(engine)
+    message = r"network\.weight holds NaN or infinity after epoch 3, which is not saved: last\.pt is that of the last"
+    with pytest.raises(ValueError, match=message):
+        engine.run([0], max_epochs=4)
+    content = load_checkpoint(tmp_path / "last.pt")
+    assert content["progress"]["epoch"] == 2 and content["network"]["weight"].item() == 2.0
+
+
+def test_numbers_that_are_not_finite_are_found_wherever_they_are() -> None:
+    finite = {"step": torch.tensor(3), "mask": torch.tensor([True]), "name": "nan", "rows": [{"loss": float("nan")}]}
+    assert first_not_finite(finite) is None
+    assert first_not_finite({**finite, "state": {0: [torch.zeros(2), torch.tensor([1, torch.inf])]}}) == "state.0.1"
+
+
+def test_a_folder_that_takes_no_file_is_named_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "output").touch()
+    counter = Counter()
+    engine = trainer_with(EpochCheckpoint(tmp_path / "output" / "last.pt", {"counter": counter}, "a"), counter)
+    with pytest.raises(OSError, match="Expected room and permission to write output, found: File exists; free some"):
+        engine.run([0], max_epochs=1)
+    assert counter.value == 0

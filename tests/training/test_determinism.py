@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Randomizable
 
-from tskd_monai.training.determinism import SEED_LIMIT, ReseedEachEpoch, epoch_seed
+from tskd_monai.training.determinism import SEED_LIMIT, ReseedEachEpoch, epoch_seed, use_deterministic_algorithms
 from tskd_monai.training.samplers import SliceSampler
 
 
@@ -47,3 +50,27 @@ def test_seeds_of_processes_and_epochs_are_distinct_and_fit_numpy() -> None:
     seeds = {epoch_seed(seed, epoch, rank) for seed in range(4) for epoch in range(1, 9) for rank in range(4)}
     assert len(seeds) == 4 * 8 * 4
     assert all(0 <= seed < SEED_LIMIT for seed in seeds)
+
+
+@pytest.fixture
+def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_torch_is_told_to_be_deterministic_on_request_alone(torch_as_it_was: None) -> None:
+    use_deterministic_algorithms(False)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    use_deterministic_algorithms(True)
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_word_is_no_setting() -> None:
+    with pytest.raises(TypeError, match="Expected --deterministic True or False, found the word 'true'"):
+        use_deterministic_algorithms("true")  # type: ignore[arg-type]

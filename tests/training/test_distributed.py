@@ -1,14 +1,17 @@
-"""Two processes with batches of b train like one with batches of 2 b.
+"""Two processes with batches of b train like one with batches of 2 b, also when one of them is killed.
 
-Run as a program under torchrun, this file is one process of the training: `test_distributed.py FOLDER BATCH_SIZE`.
+Run as a program under torchrun, this file is one process of the training: `test_distributed.py FOLDER BATCH_SIZE`,
+and with a third argument the second process is killed in that iteration.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
 from tskd_monai.training import distributed
-from tskd_monai.training.checkpoint import BestCheckpoint
+from tskd_monai.training.checkpoint import BestCheckpoint, EpochCheckpoint, Resume
 from tskd_monai.training.determinism import ReseedEachEpoch
 from tskd_monai.training.distributed import (
     distribute,
@@ -40,9 +43,12 @@ from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.optimisation import ScheduleLearningRate, lr_schedule
 from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.samplers import SliceSampler
+from tskd_monai.training.signals import StopOnSignal
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS, EPOCH_LENGTH, SEED = 4, 3, 7
+LONGEST_END = 60
+"""Seconds that the others may take to end after one process was killed."""
 TASK = Task(
     name="disc",
     labels=(Label(0, "background"), Label(1, "disc")),
@@ -64,7 +70,7 @@ def volume(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {"image": 0.6 * label + 0.4 * noise, "label": label.to(torch.uint8)}
 
 
-def train(folder: Path, batch_size: int) -> None:
+def train(folder: Path, batch_size: int, killed_in: int | None = None) -> None:
     """Train with the parts of the bundle, and leave this process's weights and validation metrics.
 
     Nothing is augmented, for each process draws its own; the network has no batch norm and the Dice loss is of each
@@ -82,16 +88,22 @@ def train(folder: Path, batch_size: int) -> None:
     sampler = SliceSampler(len(dataset), EPOCH_LENGTH * batch_size, dataset.classes_present(), 0.5, SEED)
     # Not Adam: it divides by the gradient's size, and some of these gradients are rounding errors around 0.
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
+    scheduler = lr_schedule(optimizer, "cosine", EPOCHS * EPOCH_LENGTH)
     validation = process_share([volume({"seed": seed}) for seed in (50, 51, 52)])
     best = BestCheckpoint(folder / "best.pt", inner)
     evaluator = dice_evaluator(inner, validation, slice_inferer(TASK), TASK, "cpu", [best])
     history = TrainingHistory(folder / "history.jsonl", optimizer, evaluator)
+    save_dict = {"network": inner, "optimizer": optimizer, "scheduler": scheduler, "history": history, "best": best}
+    checkpoint = EpochCheckpoint(folder / "last.pt", save_dict, TASK.hash)
     handlers = [
+        Resume(checkpoint),
         ReseedEachEpoch(SEED, dataset, sampler),
-        ScheduleLearningRate(lr_schedule(optimizer, "cosine", EPOCHS * EPOCH_LENGTH)),
+        ScheduleLearningRate(scheduler),
         ValidationHandler(interval=1, validator=evaluator),
         history,
         EarlyStopping(history, patience=3),
+        checkpoint,
+        StopOnSignal(),
     ]
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -105,6 +117,8 @@ def train(folder: Path, batch_size: int) -> None:
     )
     own_losses: list[float] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: own_losses.append(_own_loss(engine)))
+    if killed_in is not None and rank == "1":
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=killed_in), _die)
     trainer.run()
     state = {"weights": inner.state_dict(), "rows": history.rows, "cases": len(validation), "losses": own_losses}
     torch.save(state, folder / f"rank{rank}.pt")
@@ -112,17 +126,20 @@ def train(folder: Path, batch_size: int) -> None:
         stop_process_group()
 
 
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _own_loss(engine: Engine) -> float:
     return float(engine.state.output[0]["loss"])
 
 
-def train_in_two(folder: Path, batch_size: int) -> None:
+def train_in_two(folder: Path, *arguments: int) -> subprocess.CompletedProcess[str]:
     """Train in two processes under torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, __file__, str(folder), str(batch_size)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, *launcher, __file__, str(folder), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
 def left(folder: Path, rank: int) -> dict[str, Any]:
@@ -134,7 +151,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     train(tmp_path / "one", 4)
-    train_in_two(tmp_path / "two", 2)
+    done = train_in_two(tmp_path / "two", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = left(tmp_path / "one", 0), left(tmp_path / "two", 0), left(tmp_path / "two", 1)
     assert (one["cases"], first["cases"], second["cases"]) == (3, 2, 1)
     for name, expected in one["weights"].items():
@@ -151,11 +169,30 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "best.pt",
         "history.jsonl",
+        "last.pt",
         "rank0.pt",
         "rank1.pt",
     ]
     written = [json.loads(line) for line in (tmp_path / "two" / "history.jsonl").read_text().splitlines()]
     assert written == first["rows"]
+
+
+def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    train(tmp_path / "one", 4)
+    ended = train_in_two(tmp_path / "two", 2, 8)
+    assert ended.returncode != 0
+    assert time.time() - (tmp_path / "two" / "last.pt").stat().st_mtime < LONGEST_END
+    assert "Signal 9 (SIGKILL) received" in ended.stderr
+    assert torch.load(tmp_path / "two" / "last.pt", weights_only=True)["progress"]["epoch"] == 2
+    train(tmp_path / "two", 4)
+    one, resumed = left(tmp_path / "one", 0), left(tmp_path / "two", 0)
+    assert len(resumed["losses"]) == (EPOCHS - 2) * EPOCH_LENGTH
+    for name, expected in one["weights"].items():
+        torch.testing.assert_close(resumed["weights"][name], expected, rtol=0, atol=1e-5)
+    for name in ("train_loss", "learning_rate", "val_mean_dice"):
+        assert [row[name] for row in resumed["rows"]] == pytest.approx([row[name] for row in one["rows"]], abs=1e-5)
 
 
 @pytest.mark.parametrize(("entries", "count"), [(5, 2), (2, 2), (7, 3), (4, 1)])
@@ -183,4 +220,4 @@ def test_without_torchrun_the_command_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(Path(sys.argv[1]), int(sys.argv[2]))
+    train(Path(sys.argv[1]), *map(int, sys.argv[2:]))

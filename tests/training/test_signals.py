@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 
+import numpy as np
 import pytest
+import torch
 from ignite.engine import Engine, Events
 
 from tskd_monai.training.signals import StopOnSignal
@@ -75,3 +81,61 @@ def test_signals_are_given_back_after_an_error(former_handlers: list[object]) ->
     with pytest.raises(ValueError, match="damaged image"):
         engine.run([0], max_epochs=1)
     assert [signal.getsignal(number) for number in WATCHED] == former_handlers
+
+
+class Faulty(torch.utils.data.Dataset[torch.Tensor]):
+    """Slices of which one is the end of the process that loads it, or takes more memory than there is."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 2:
+            self.act()
+        return torch.zeros(1)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_too_much() -> torch.Tensor:
+    return torch.empty(1 << 46, dtype=torch.uint8)
+
+
+def take_too_much_with_numpy() -> np.ndarray:
+    return np.ones(1 << 46, dtype=np.uint8)
+
+
+def failure(act: Callable[[], object], workers: int, answer: Connection) -> None:
+    """Send the message that a training over faulty slices ends with."""
+    loader = torch.utils.data.DataLoader(Faulty(act), num_workers=workers)
+    try:
+        trainer().run(loader, max_epochs=2)
+    except RuntimeError as error:
+        answer.send(str(error))
+
+
+@pytest.mark.parametrize(
+    ("act", "workers", "reason"),
+    [
+        (die, 1, "DataLoader worker .*|.*Connection.*|EOFError"),
+        (take_too_much, 1, r".*can't allocate memory.*"),
+        (take_too_much, 0, r".*can't allocate memory.*"),
+        (take_too_much_with_numpy, 0, r"Unable to allocate 64\.0 TiB.*"),
+    ],
+)
+def test_memory_that_is_used_up_is_explained(act: Callable[[], object], workers: int, reason: str) -> None:
+    # In a process of its own: torch raises for a lost worker in whatever the process that lost it does next.
+    context = multiprocessing.get_context("fork")
+    answer, sender = context.Pipe(duplex=False)
+    process = context.Process(target=failure, args=(act, workers, sender))
+    process.start()
+    assert answer.poll(60)
+    message = answer.recv()
+    process.join()
+    expected = rf"A data-loading process was lost or the memory was used up in epoch 1: ({reason})\. No epoch was over "
+    assert re.match(expected + "yet, nothing is saved; lower --num_workers or --batch_size and run the same", message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
@@ -45,10 +45,14 @@ def save_adapter(network: Adaptable, folder: str | Path) -> None:
     adapted = adapted_module(network)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-        adapted.save_pretrained(temporary, save_embedding_layers=False)
+    temporary = folder / ".writing"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
+    try:
+        adapted.save_pretrained(str(temporary), save_embedding_layers=False)
         for name in ADAPTER_FILES:
-            (Path(temporary) / name).replace(folder / name)
+            (temporary / name).replace(folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_adapter(

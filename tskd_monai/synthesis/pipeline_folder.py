@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import safetensors.torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
-from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.atomic import explained_writing, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of, patch_size_of
 from tskd_monai.training.record import package_versions
@@ -76,6 +77,7 @@ def save_diffusion_pipeline(
 
     Raises:
         ValueError: when the record lacks a key or does not fit the U-Net.
+        OSError: when there is no room or permission; the former folder stays.
     """
     if missing := [key for key in REQUIRED_KEYS if key not in record]:
         raise ValueError(f"Expected {', '.join(REQUIRED_KEYS)} in the diffusion record, missing: {', '.join(missing)}.")
@@ -83,17 +85,18 @@ def save_diffusion_pipeline(
     folder = Path(folder)
     new = _sibling(folder, "new")
     shutil.rmtree(new, ignore_errors=True)
-    DDPMPipeline(unet=unet, scheduler=noise_scheduler).save_pretrained(new)
-    content = {
-        **record,
-        "image_size": list(record["image_size"]),
-        "patch_size": patch_size,
-        "condition": condition_of(unet),
-        "unet_sha256": file_sha256(new / WEIGHTS_NAME),
-        "versions": package_versions(),
-    }
-    write_json(new / RECORD_NAME, content)
-    _replace_folder(new, folder)
+    with _removed_afterwards(new), explained_writing(folder, new / "probe"):
+        DDPMPipeline(unet=unet, scheduler=noise_scheduler).save_pretrained(new)
+        content = {
+            **record,
+            "image_size": list(record["image_size"]),
+            "patch_size": patch_size,
+            "condition": condition_of(unet),
+            "unet_sha256": file_sha256(new / WEIGHTS_NAME),
+            "versions": package_versions(),
+        }
+        write_json(new / RECORD_NAME, content)
+        _replace_folder(new, folder)
     return folder
 
 
@@ -157,6 +160,14 @@ def _check_record(folder: Path, record: Any, task_hash: str) -> None:
 
 def _sibling(folder: Path, role: str) -> Path:
     return folder.with_name(f".{folder.name}.{role}")
+
+
+@contextmanager
+def _removed_afterwards(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

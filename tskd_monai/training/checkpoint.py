@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from ignite.engine import Engine, Events
 
-from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.atomic import atomic_path, require_writable
 from tskd_monai.networks.weights_file import check_not_packed
 from tskd_monai.training.samplers import process_rank
 
@@ -115,10 +115,19 @@ class EpochCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint.
+
+        Raises:
+            ValueError: when a number in it is not finite; the checkpoint before stays.
+        """
         if process_rank():
             return
         content: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
+        if (name := first_not_finite(content)) is not None:
+            raise ValueError(
+                f"{name} holds NaN or infinity after epoch {engine.state.epoch}, which is not saved: {self.path.name} "
+                "is that of the last good epoch. Lower --learning_rate or look for damaged images."
+            )
         content["progress"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         save_checkpoint({**content, "task_hash": self.task_hash}, self.path)
 
@@ -126,8 +135,11 @@ class EpochCheckpoint:
         """Goes on from the checkpoint where there is one.
 
         Raises:
+            OSError: when its folder takes no file.
             ValueError: when it was made for another task or of other parts.
         """
+        if process_rank() == 0:
+            require_writable(self.path.parent)
         if not self.resume or not self.path.is_file():
             return
         content = load_checkpoint(self.path)
@@ -144,6 +156,19 @@ class EpochCheckpoint:
         engine.state.epoch = content["progress"]["epoch"]
         engine.state.iteration = content["progress"]["iteration"]
         logger.info("Going on after epoch %d, from %s.", engine.state.epoch, self.path.name)
+
+
+def first_not_finite(content: Any, name: str = "") -> str | None:
+    """Returns the name of the first tensor in nested content that holds NaN or infinity, such as `network.weight`."""
+    if isinstance(content, torch.Tensor):
+        return None if content.isfinite().all() else name
+    items: Any = ()
+    if isinstance(content, Mapping):
+        items = content.items()
+    elif isinstance(content, (list, tuple)):
+        items = enumerate(content)
+    found = (first_not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
+    return next((name for name in found if name is not None), None)
 
 
 class Resume:

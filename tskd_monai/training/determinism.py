@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from monai.transforms import Randomizable
 from tskd_monai.training.samplers import SliceSampler, process_rank
 
 SEED_LIMIT = 2**32
+CUBLAS_WORKSPACE = ":4096:8"
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
@@ -24,6 +26,27 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % SEED_LIMIT)
     torch.manual_seed(seed)
+
+
+def use_deterministic_algorithms(enabled: bool = False) -> None:
+    """Has torch choose algorithms that give the same bits each time, on GPUs too: a config's first step.
+
+    On one CPU they do anyway, with the same number of threads. On a GPU some are slower, and for a few operations torch
+    knows no such algorithm: it names them in a warning when they are used.
+
+    Args:
+        enabled: False leaves torch as it is.
+
+    Raises:
+        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"Expected --deterministic True or False, found the word {enabled!r}.")
+    if not enabled:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)  # read when cuBLAS is first used
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class ReseedEachEpoch:

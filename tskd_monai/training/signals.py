@@ -1,21 +1,26 @@
-"""A polite end: SIGINT and SIGTERM stop a training after the running step."""
+"""An end that is told of: by SIGINT and SIGTERM after the running step, or because the memory was used up."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import traceback
+from pathlib import Path
 from types import FrameType
 
 from ignite.engine import Engine, Events
 
 logger = logging.getLogger(__name__)
 
+SIGNS_OF_NO_MEMORY = ("DataLoader worker (pid", "can't allocate memory", "MemoryError")
+
 
 class StopOnSignal:
     """Ends the process with a message after the running iteration once SIGINT or SIGTERM has come.
 
     What is kept is the last whole epoch, which `EpochCheckpoint` has saved; a training goes on from there bit for
-    bit. A second signal ends at once, as without this handler.
+    bit. A second signal ends at once, as without this handler. Where the memory was used up, for which the system kills
+    processes of the data loader, the message says so and what to do.
     """
 
     def __init__(self) -> None:
@@ -47,18 +52,39 @@ class StopOnSignal:
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._restore()
-        raise error  # ignite leaves that to whoever watches for errors
+        if not is_out_of_memory(error):
+            raise error  # ignite leaves that to whoever watches for errors
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1].rstrip(". ")
+        raise RuntimeError(
+            f"A data-loading process was lost or the memory was used up in epoch {engine.state.epoch}: {reason}. "
+            f"{_kept(engine)}; lower --num_workers or --batch_size and run the same command to go on."
+        ) from error
 
     def _stop(self, engine: Engine) -> None:
         if self._received is None:
             return
-        # Epochs are numbered from 1 and this one is not over.
-        whole = engine.state.epoch - 1
-        kept = f"Epoch {whole} is saved" if whole else "No epoch was over yet, nothing is saved"
         logger.warning(
             "Stopped by %s in epoch %d. %s; run the same command to go on.",
             signal.Signals(self._received).name,
             engine.state.epoch,
-            kept,
+            _kept(engine),
         )
         raise SystemExit(128 + self._received)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory, or a process of the data loader is gone, as happens when there is none."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY):
+        return True
+    # What a process had sent cannot be fetched any more once it is gone, which may be noticed first.
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (OSError, EOFError)) and any(
+        "multiprocessing" in Path(frame.filename).parts for frame in frames
+    )
+
+
+def _kept(engine: Engine) -> str:
+    """What is saved while an epoch, numbered from 1, is not over."""
+    whole = engine.state.epoch - 1
+    return f"Epoch {whole} is saved" if whole else "No epoch was over yet, nothing is saved"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.atomic import explained_writing
 from tskd_monai.data.task import Task
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher import save_teacher
@@ -45,5 +46,7 @@ def finish_teacher(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
     }
-    save_teacher(network, output_dir, task_hash=task.hash, record=results)
-    write_record(Path(output_dir) / "record.json", "teacher_lora", settings, inputs, results)
+    output_dir = Path(output_dir)
+    with explained_writing(output_dir / "teacher.json", output_dir / ".probe"):
+        save_teacher(network, output_dir, task_hash=task.hash, record=results)
+    write_record(output_dir / "record.json", "teacher_lora", settings, inputs, results)
