@@ -66,7 +66,7 @@ def _read_datalist(folder: Path) -> None:
         for entry in datalist[section]:
             require(isinstance(entry["case"], str) and bool(entry["case"]), f"a case is {entry['case']!r}")
             for key in ("image",) if section == "unlabeled" else ("image", "label"):
-                require(Path(entry[key]).exists() and Path(entry[key]) != folder, f"{key} is {entry[key]!r}")
+                require(Path(entry[key]).exists(), f"{key} is {entry[key]!r}")
 
 
 def _write_tasks(folder: Path) -> list[Case]:
