@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from tskd_monai.data.damage import damage_explained
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +38,13 @@ def read_image_file(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            _notice_losses(image, path.name)
-            image.load()
-            pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
-    except (OSError, SyntaxError, EOFError, UnidentifiedImageError) as error:
-        raise ValueError(
-            f"Expected a complete image file, found {path.name} truncated or damaged ({error}); copy it again."
-        ) from error
+    with damage_explained("image file", path.name), Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        _notice_losses(image, path.name)
+        image.load()
     if frames > 1:
         raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
+    pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
     return pixels[:, :, None]
 
 
@@ -56,7 +53,8 @@ def _resolved(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("P", "PA"):
         image = _without_palette(image, name)
     if "transparency" in image.info:
-        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+        with damage_explained("image file", name):
+            image = image.convert("RGBA" if image.mode == "RGB" else "LA")
     if image.mode in ALPHA_MODES:
         lowest = int(np.asarray(image.getchannel("A")).min())
         if lowest < 255:
@@ -72,7 +70,8 @@ def _resolved(image: Image.Image, name: str) -> Image.Image:
 
 def _without_palette(image: Image.Image, name: str) -> Image.Image:
     """Returns a palette image as the colours that a viewer shows, with alpha where the palette has it."""
-    colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    with damage_explained("image file", name):
+        colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     red, green, blue = (np.asarray(colours.getchannel(channel)) for channel in "RGB")
     grey = np.array_equal(red, green) and np.array_equal(green, blue)
     logger.warning("%s has a palette; it is read as %s.", name, "grey" if grey else "RGB")

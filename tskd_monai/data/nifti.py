@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
+
+from tskd_monai.data.damage import damage_explained
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +50,7 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
-    try:
-        header, voxels = _read_whole(path)
-    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as e:
-        raise ValueError(
-            f"Expected a complete NIfTI file, found {path.name} truncated or damaged ({e}); copy or export it again."
-        ) from e
+    header, voxels = _read_whole(path)
     affine = _checked_affine(header, path.name)
     count = voxels.size - int(np.isfinite(voxels).sum())
     if count:
@@ -87,10 +83,12 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             f"rename it to {'.nii' if compressed else '.nii.gz'} if it is otherwise intact."
         )
     with cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb") as stream:
-        image_class = IMAGE_CLASSES.get(_header_size(stream))
+        with damage_explained("NIfTI file", path.name):
+            image_class = IMAGE_CLASSES.get(_header_size(stream))
         if image_class is None:
             raise ValueError(f"Expected a NIfTI header in {path.name}, found something else; export the image again.")
-        image = image_class.from_file_map(image_class.make_file_map({"image": stream}), mmap=False)
+        with damage_explained("NIfTI file", path.name):
+            image = image_class.from_file_map(image_class.make_file_map({"image": stream}), mmap=False)
         if image.get_data_dtype().kind not in "iuf":
             raise ValueError(
                 f"Expected one number per voxel in {path.name}, found {image.get_data_dtype()}; "
@@ -98,9 +96,10 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             )
         shape = _volume_shape(image.shape, path.name)
         _require_voxels_fit(image, path, compressed)
-        voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
-        while stream.read(1 << 20):  # to the end: gzip compares its checksum there
-            pass
+        with damage_explained("NIfTI file", path.name):
+            voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
+            while stream.read(1 << 20):  # to the end: gzip compares its checksum there
+                pass
     return image.header, voxels
 
 
