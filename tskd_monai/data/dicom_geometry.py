@@ -121,8 +121,8 @@ def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
             found = np.array([] if values is None else values, dtype=float).ravel()
             if found.size != count or not (np.abs(found) < MAX_MM).all():
                 raise ValueError(
-                    f"Expected {count} numbers below {MAX_MM:g} for {tag} in every image of {name}, found "
-                    f"{found.size or 'none'}; a series without positions is no volume: export its images as PNG."
+                    f"Expected {count} numbers for {tag} in every image of {name}, below {MAX_MM:g}, found "
+                    f"{found.tolist() or 'none'}; a series without positions is no volume: export its images as PNG."
                 )
         if min(float(value) for value in header.PixelSpacing) < MIN_MM:
             raise ValueError(

@@ -12,7 +12,6 @@ from typing import Any
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.json_fields import is_a
-from tskd_monai.data.strict_json import shown
 
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -180,7 +179,7 @@ def require_same_task(found: str, task: Task, artefact: str | Path) -> None:
 
 def _require(condition: bool, field: str, expected: str, found: object) -> None:
     if not condition:
-        raise ValueError(f"expected {expected} in `{field}`, found {shown(found) if is_a(found, str) else found}")
+        raise ValueError(f"expected {expected} in `{field}`, found {found!s:.200}")
 
 
 def _is_finite(value: object) -> bool:
@@ -209,7 +208,7 @@ def _parse(content: Any) -> Task:
         raise ValueError(f"expected an object, found {type(content).__name__}")
     content = dict(content)
     version = content.pop("format_version", None)
-    _require(version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
+    _require(is_a(version, int) and version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
     _require_fields(content, Task, "task")
     for name in ("labels", "image_size", "pixdim", "class_frequencies", "keep_largest_component"):
         if name in content:

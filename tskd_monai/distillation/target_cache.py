@@ -14,7 +14,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LEVELS = 255
-ANSWER = {"foreground": np.dtype(np.uint8), "features": np.dtype(np.float16)}
+ANSWER: dict[str, np.dtype[Any]] = {"foreground": np.dtype(np.uint8), "features": np.dtype(np.float16)}
 
 
 class CachedAnswer(NamedTuple):
@@ -102,7 +102,7 @@ def _read_answer(path: Path) -> CachedAnswer:
     return CachedAnswer(**arrays)
 
 
-def _array_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _array_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Returns shape, order and type of an array in numpy's format, as its header has them."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
