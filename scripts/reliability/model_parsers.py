@@ -150,7 +150,7 @@ SUBJECTS = (
     Subject("weights", 10_000, _write_weights, _read_weights),
     Subject("checkpoint", 3_000, _write_checkpoint, lambda folder: load_checkpoint(folder / "last.pt")),
     Subject(
-        "teacher folder", 2_000, _write_teacher, _read_teacher, folder_is_input=True, reseal=_reseal_teacher
+        "teacher folder", 1_000, _write_teacher, _read_teacher, folder_is_input=True, reseal=_reseal_teacher
     ),
     Subject("student bundle", 2_000, _write_student, _read_student, folder_is_input=True),
     Subject(

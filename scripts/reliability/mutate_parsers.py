@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, help="of each parser; else each has its share of a full run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--offenders", type=Path, default=Path("offenders"), help="folder for what to look at")
-    parser.add_argument("--results", type=Path, help=f"JSON with the counts; {RESULTS.name} of a full run is committed")
+    parser.add_argument("--results", type=Path, help=f"JSON for the counts; {RESULTS.name} is committed")
     parser.add_argument("--replay", type=Path, help="folder of an offender")
     options = parser.parse_args(arguments)
     if options.replay:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     offenders = sum(result["offenders"] for result in results.values())
     print(f"{sum(result['inputs'] for result in results.values())} inputs, {offenders} offenders")
     if options.results:
-        write_results(options.results, options.seed, results)
+        write_results(options.results, results)
     return int(offenders > 0)
 
 
@@ -101,6 +101,7 @@ class Tally:
     def result(self, seconds: float) -> dict[str, Any]:
         """Returns the counts for the results file."""
         return {
+            "seed": self.seed,
             "inputs": sum(self.outcomes.values()),
             "read": self.outcomes["read"],
             "refused": dict(sorted(self.errors.items())),
@@ -130,28 +131,28 @@ def replay(folder: Path) -> int:
     return 0
 
 
-def write_results(path: Path, seed: int, results: dict[str, Any]) -> None:
-    """Writes the counts with what they depend on."""
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Writes the counts with what they depend on; parsers that were not run keep the counts they have in the file."""
     from importlib.metadata import version
 
+    from parsers import NAMES
     from workers import LIMIT_MB, LIMIT_SECONDS
 
-    from tskd_monai.data.atomic import write_json
+    from tskd_monai.data.atomic import read_json, write_json
     from tskd_monai.training.record import package_versions
 
+    former = read_json(path)["parsers"] if path.is_file() else {}
+    known = {**former, **results}
     packages = ("nibabel", "pydicom", "pillow", "safetensors")
-    write_json(
-        path,
-        {
-            "command": f"python scripts/reliability/mutate_parsers.py --seed {seed}",
-            "seed": seed,
-            "limits": {"seconds": LIMIT_SECONDS, "memory_mb": LIMIT_MB},
-            "inputs": sum(result["inputs"] for result in results.values()),
-            "offenders": sum(result["offenders"] for result in results.values()),
-            "parsers": results,
-            "versions": {**package_versions(), **{name: version(name) for name in packages}},
-        },
-    )
+    content = {
+        "command": "python scripts/reliability/mutate_parsers.py --results scripts/reliability/results/parsers.json",
+        "limits": {"seconds": LIMIT_SECONDS, "memory_mb": LIMIT_MB},
+        "inputs": sum(result["inputs"] for result in known.values()),
+        "offenders": sum(result["offenders"] for result in known.values()),
+        "parsers": {name: known[name] for name in NAMES if name in known},
+        "versions": {**package_versions(), **{name: version(name) for name in packages}},
+    }
+    write_json(path, content)
 
 
 if __name__ == "__main__":

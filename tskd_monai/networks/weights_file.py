@@ -75,8 +75,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read or does not hold a mapping from names to tensors.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected weights at {path}, found none.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
