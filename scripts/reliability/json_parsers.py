@@ -18,6 +18,7 @@ from tskd_monai.evaluation.gates_content import read_gates
 from tskd_monai.evaluation.report_content import read_history
 from tskd_monai.evaluation.summary import COLUMNS, read_metrics
 from tskd_monai.inference.exported_files import exported_file, is_accepted
+from tskd_monai.inference.study_record import read_study_record
 
 HASH = "a" * 64
 CODES = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10200004", "SCT", "Liver"]}
@@ -162,6 +163,19 @@ def _read_metrics(folder: Path) -> None:
         require(type(row["label"]) is int and type(row["dice"]) is float and bool(row["name"]), f"a row is {row}")
 
 
+def _write_study(folder: Path) -> list[Case]:
+    common = {"image": "scans/a.nii.gz", "name": "a"}
+    done = {**common, "status": "done", "seconds": 1.5, "outputs": ["a_seg.nii.gz"], "volumes_ml": {"liver": 1500.0,
+            "spleen": 200.5}}  # fmt: skip
+    failed = {**common, "status": "failed", "message": "Expected a complete NIfTI file, found a.nii.gz truncated"}
+    return [*_write_json(folder / "done", "0a1b.json", done), *_write_json(folder / "failed", "0a1b.json", failed)]
+
+
+def _read_study(folder: Path) -> None:
+    record = read_study_record(folder / "0a1b.json", TASK)
+    require(all("/" not in name for name in record.get("outputs", [])), "an output lies elsewhere")
+
+
 def _write_records(folder: Path) -> list[Case]:
     return _write_json(folder, "record.json", {"stage": "x", "settings": {"rank": 4}, "results": {"dice": [0.5, None]}})
 
@@ -174,5 +188,6 @@ SUBJECTS = (
     Subject("export record", 6_000, _write_export, _read_export),
     Subject("training history", 3_000, _write_history, lambda folder: read_history(folder / "history.jsonl")),
     Subject("metrics table", 3_000, _write_metrics, _read_metrics),
+    Subject("study record", 3_000, _write_study, _read_study),
     Subject("any record", 3_000, _write_records, lambda folder: read_json(folder / "record.json")),
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from json_parsers import HASH, TASK
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from tskd_monai.data.atomic import write_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.transfer_set import MANIFEST_NAME, image_name, progress_name
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
@@ -21,7 +25,13 @@ from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher import build_teacher, load_teacher, save_teacher
 from tskd_monai.networks.weights_file import read_weights
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
-from tskd_monai.synthesis.pipeline_folder import WEIGHTS_NAME, load_diffusion_pipeline, save_diffusion_pipeline
+from tskd_monai.synthesis.pipeline_folder import (
+    WEIGHTS_NAME,
+    load_diffusion_pipeline,
+    save_diffusion_pipeline,
+    unet_sha256,
+)
+from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
 from tskd_monai.training.checkpoint import load_checkpoint, save_checkpoint
 
 TEMPLATE = Path(__file__).parents[2] / "bundles" / "segmentation"
@@ -145,6 +155,48 @@ def _read_diffusion(folder: Path) -> None:
     require({type(channels), type(height), type(width)} == {int}, "an image has no shape")
 
 
+class _Sampler:
+    """Stands for a sampler up to the moment when it is asked for an image: then all files have been read."""
+
+    settings: Mapping[str, Any] = {"image_size": [16, 16], "channels": 1, "sampler": "ddim", "num_inference_steps": 2,
+                                   "batch_size": 2, "condition": {"kind": "none"}}  # fmt: skip
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.unet = nn.Linear(2, 2)
+
+    def sample(self, seeds: Sequence[int]) -> Iterator[Any]:
+        """Ends the sampling."""
+        raise _AskedError
+
+
+class _AskedError(Exception):
+    """A sampler was asked for images."""
+
+
+def _write_progress(folder: Path) -> list[Case]:
+    settings = {"format_version": 2, "task_hash": HASH, "checkpoint_sha256": unet_sha256(_Sampler().unet),
+                "pixdim": None, "base_seed": 0, **_Sampler.settings}  # fmt: skip
+    stopped, finished = folder / "stopped", folder / "finished"
+    lines, entries = [settings], []
+    for index in range(2):
+        for home in (stopped, finished):
+            (home / "images").mkdir(parents=True, exist_ok=True)
+            (home / image_name(index)).write_bytes(bytes([index]))
+        sampled = {"sha256": file_sha256(stopped / image_name(index)), "mask_sha256": None, "condition": None}
+        lines.append({"index": index, **sampled})
+        case = {"image": image_name(index), "case": f"synthetic_{index}", "origin": "synthetic", "seed": index}
+        entries.append({**case, **sampled})
+    (stopped / progress_name(0)).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(finished / MANIFEST_NAME, {**settings, "unlabeled": entries})
+    return [Case(stopped, (progress_name(0),)), Case(finished, (MANIFEST_NAME,))]
+
+
+def _read_progress(folder: Path) -> None:
+    with contextlib.suppress(_AskedError):
+        write_transfer_set(folder, cast(Any, _Sampler()), number=3, task_hash=HASH)
+
+
 SUBJECTS = (
     Subject("target cache", 10_000, _write_cache, _read_cache),
     Subject("weights", 10_000, _write_weights, _read_weights),
@@ -154,7 +206,8 @@ SUBJECTS = (
     ),
     Subject("student bundle", 2_000, _write_student, _read_student, folder_is_input=True),
     Subject(
-        "diffusion folder", 2_000, _write_diffusion, _read_diffusion, folder_is_input=True,
+        "diffusion folder", 1_000, _write_diffusion, _read_diffusion, folder_is_input=True,
         reseal=_reseal_diffusion,
     ),
+    Subject("sampling progress", 3_000, _write_progress, _read_progress),
 )  # fmt: skip

@@ -9,11 +9,12 @@ from subject import Subject
 MODULES = {
     "json_parsers": (
         "datalist", "task", "transfer set", "gates", "export record", "training history", "metrics table",
-        "any record",
+        "study record", "any record",
     ),
     "image_parsers": ("NIfTI", "DICOM series", "2D image"),
     "model_parsers": (
         "target cache", "weights", "checkpoint", "teacher folder", "student bundle", "diffusion folder",
+        "sampling progress",
     ),
 }  # fmt: skip
 NAMES = tuple(name for names in MODULES.values() for name in names)

@@ -80,9 +80,9 @@ def _work(sender: Connection, name: str, seed: int, first: int, inputs: int, scr
     from parsers import parser_named
 
     quiet()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders in C write there
     trials = Trials(parser_named(name), Path(scratch) / "inputs", seed)
     trials.require_valid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders in C write there
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + SPARE_MB * MB,) * 2)
     sender.send(None)
     for index in range(first, inputs):

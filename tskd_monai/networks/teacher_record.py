@@ -56,6 +56,8 @@ def read_teacher_record(folder: str | Path) -> dict[str, Any]:
             what = "a JSON object" if kind is dict else "a text"
             found = type(content[name]).__name__
             raise ValueError(f"Expected {what} as the {name} in {path}, found {found}; copy the folder again.")
+    if not all(isinstance(digest, str) for digest in content["files"].values()):
+        raise ValueError(f"Expected a sha256 of each of the files in {path}, found another; copy the folder again.")
     return content
 
 
