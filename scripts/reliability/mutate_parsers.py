@@ -19,6 +19,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.parsers or NAMES:
         started = time.monotonic()
         tally = Tally(name, options.seed, options.offenders)
-        for index, answer, peak_mb in run_parser(name, options.seed, options.inputs or parser_named(name).inputs):
+        inputs = options.inputs or parser_named(name).inputs
+        for index, answer, peak_mb in run_parser(partial(parser_named, name), options.seed, inputs):
             tally.add(index, answer, peak_mb)
         results[name] = tally.result(time.monotonic() - started)
         print(f"{name}: {json.dumps(results[name])}", flush=True)
@@ -137,7 +140,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     from parsers import NAMES
-    from workers import LIMIT_MB, LIMIT_SECONDS
+    from workers import LIMITS
 
     from tskd_monai.data.atomic import read_json, write_json
     from tskd_monai.training.record import package_versions
@@ -147,7 +150,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     packages = ("nibabel", "pydicom", "pillow", "safetensors")
     content = {
         "command": "python scripts/reliability/mutate_parsers.py --results scripts/reliability/results/parsers.json",
-        "limits": {"seconds": LIMIT_SECONDS, "memory_mb": LIMIT_MB},
+        "limits": asdict(LIMITS),
         "inputs": sum(result["inputs"] for result in known.values()),
         "offenders": sum(result["offenders"] for result in known.values()),
         "parsers": {name: known[name] for name in NAMES if name in known},

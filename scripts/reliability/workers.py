@@ -7,89 +7,116 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from subject import OFFENDER, Answer, Trials, quiet
+from subject import OFFENDER, Answer, Subject, Trials, quiet
 
-LIMIT_SECONDS = 10
-LIMIT_MB = 2048
 STARTING_SECONDS = 300
 """For imports and the valid inputs, before the first answer."""
-SPARE_MB = 2 * LIMIT_MB
-"""Address space above what the process has: a worker cannot take the machine down before its memory is measured."""
-
 MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a parser may take for one input.
+
+    Attributes:
+        seconds: without an answer.
+        memory_mb: resident, of the whole process. Its address space may grow by twice as much: more cannot be taken
+            before it is measured.
+    """
+
+    seconds: float = 10
+    memory_mb: int = 2048
+
+
+LIMITS = Limits()
+READY = "ready"
+HANG, DEATH, MEMORY = FATAL = ("Hang", "Death", "Memory")
+"""Offences that end a worker."""
+
 Reply = tuple[int, Answer, float]
 """Number of the input, what the parser said, peak of resident memory so far in MB."""
 
 
-def run_parser(name: str, seed: int, inputs: int) -> Iterator[Reply]:
+def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limits = LIMITS) -> Iterator[Reply]:
     """Yields the answer to each input of a parser.
 
     A worker that hangs on an input, or dies of it, gives an offender, and a new one goes on with the next input.
 
     Args:
-        name: of the parser.
+        find: returns the parser; it is called in the worker.
         seed: of the mutations.
         inputs: how many.
+        limits: of each input.
     """
     done = 0
     while done < inputs:
-        for index, answer, peak_mb in _run_worker(name, seed, done, inputs):
+        for index, answer, peak_mb in _run_worker(find, seed, range(done, inputs), limits):
             yield index, answer, peak_mb
             done = index + 1
 
 
-def _run_worker(name: str, seed: int, first: int, inputs: int) -> Iterator[Reply]:
-    """Yields answers from input `first` on until there are no more or the worker is gone."""
+def _run_worker(find: Callable[[], Subject], seed: int, wanted: range, limits: Limits) -> Iterator[Reply]:
+    """Yields answers to these inputs until there are no more or the worker is gone."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
-        worker = context.Process(target=_work, args=(sender, name, seed, first, inputs, scratch), daemon=True)
+        worker = context.Process(target=_work, args=(sender, find, seed, wanted, limits, scratch), daemon=True)
         worker.start()
         sender.close()
-        index, limit, started = first, STARTING_SECONDS, False
         try:
-            while index < inputs:
-                if not receiver.poll(limit):
-                    yield index, Answer(OFFENDER, "Hang", f"no answer in {limit} s", float(limit)), 0.0
+            if not _is_ready(receiver):
+                raise RuntimeError("The parser failed before the first input; its error is above.")
+            for index in wanted:
+                reply = _reply(receiver, worker, index, limits.seconds)
+                yield reply
+                if reply[1].error in FATAL:
                     return
-                try:
-                    reply: Reply | None = receiver.recv()
-                except EOFError:
-                    worker.join()
-                    if not started:
-                        raise RuntimeError(f"The parser {name} failed before the first input; see above.") from None
-                    yield index, Answer(OFFENDER, "Death", f"exit code {worker.exitcode}", 0.0), 0.0
-                    return
-                limit, started = LIMIT_SECONDS, True
-                if reply is not None:
-                    yield reply
-                    index = reply[0] + 1
-                    if reply[2] > LIMIT_MB:
-                        return  # the peak never falls again
         finally:
             worker.kill()
             worker.join()
 
 
-def _work(sender: Connection, name: str, seed: int, first: int, inputs: int, scratch: str) -> None:
-    """Answers inputs in a process of its own; the first message, None, says that it is ready."""
-    from parsers import parser_named
+def _is_ready(receiver: Connection) -> bool:
+    """Whether the worker has imported the parser, and the parser reads its valid inputs."""
+    try:
+        return receiver.poll(STARTING_SECONDS) and receiver.recv() == READY
+    except EOFError:
+        return False
 
+
+def _reply(receiver: Connection, worker: BaseProcess, index: int, seconds: float) -> Reply:
+    """Returns the worker's answer to an input, or what became of the worker instead."""
+    if not receiver.poll(seconds):
+        return index, Answer(OFFENDER, HANG, f"no answer in {seconds} s", seconds), 0.0
+    try:
+        reply: Reply = receiver.recv()
+    except EOFError:
+        worker.join()
+        return index, Answer(OFFENDER, DEATH, f"exit code {worker.exitcode}", 0.0), 0.0
+    return reply
+
+
+def _work(
+    sender: Connection, find: Callable[[], Subject], seed: int, wanted: range, limits: Limits, scratch: str
+) -> None:
+    """Answers inputs in a process of its own; the first message says that it is ready."""
     quiet()
-    trials = Trials(parser_named(name), Path(scratch) / "inputs", seed)
+    trials = Trials(find(), Path(scratch) / "inputs", seed)
     trials.require_valid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders in C write there
-    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + SPARE_MB * MB,) * 2)
-    sender.send(None)
-    for index in range(first, inputs):
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2 * limits.memory_mb * MB,) * 2)
+    sender.send(READY)
+    for index in wanted:
         answer = trials.attempt(trials.mutant(index))
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if peak_mb > LIMIT_MB:
-            answer = Answer(OFFENDER, "Memory", f"{peak_mb:.0f} MB; {answer.error} {answer.message}", answer.seconds)
+        if peak_mb > limits.memory_mb:  # and never falls again: a new worker goes on
+            answer = Answer(OFFENDER, MEMORY, f"{peak_mb:.0f} MB; {answer.error} {answer.message}", answer.seconds)
         sender.send((index, answer, peak_mb))
 
 

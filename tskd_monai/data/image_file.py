@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def read_image_file(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
-    with damage_explained("image file", path.name), Image.open(path) as image:
+    # From memory: of a file Pillow asks as many bytes at once as a chunk's header claims, up to 4 GB.
+    with damage_explained("image file", path.name), Image.open(io.BytesIO(path.read_bytes())) as image:
         frames = getattr(image, "n_frames", 1)
         _notice_losses(image, path.name)
         image.load()
