@@ -54,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tally.add(index, answer, peak_mb)
         results[name] = tally.result(time.monotonic() - started)
         print(f"{name}: {json.dumps(results[name])}", flush=True)
+        if options.results:
+            write_results(options.results, results)
     offenders = sum(result["offenders"] for result in results.values())
     print(f"{sum(result['inputs'] for result in results.values())} inputs, {offenders} offenders")
-    if options.results:
-        write_results(options.results, results)
     return int(offenders > 0)
 
 
