@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tskd_monai.data.task import Intensity, Label, Task
 
@@ -21,6 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", _THREADS)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The same examples in every run, and no clock: a loaded machine is slow, and that is no defect.
+settings.register_profile(
+    "tests", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 VIT_TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
 

@@ -182,7 +182,7 @@ def test_bundle_of_another_task_is_refused(bundle: Path, make_task: MakeTask) ->
 
 def test_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path, make_task: MakeTask) -> None:
     shutil.copytree(bundle / "configs", tmp_path / "configs")
-    with pytest.raises(FileNotFoundError, match=r"Expected a checkpoint at .*model\.pt, found none"):
+    with pytest.raises(FileNotFoundError, match=r"Expected weights at .*model\.pt, found none"):
         load_student_weights(tmp_path, make_task())
 
 

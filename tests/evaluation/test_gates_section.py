@@ -90,7 +90,7 @@ def test_counts_of_nothing_dropped(tmp_path: Path) -> None:
         ("counts.near_copies", 5, "at most the 4 sampled images at counts.near_copies"),
         ("memorisation.pixels.threshold", "low", "a finite number at memorisation.pixels.threshold"),
         ("memorisation.features.real", [], "a list of at least one number at memorisation.features.real"),
-        ("memorisation.pixels.synthetic", [0.1, float("nan")], r"memorisation.pixels.synthetic\[1\]"),
+        ("memorisation.pixels.synthetic", [0.1, "0.2"], r"memorisation.pixels.synthetic\[1\]"),
         ("quality.kid.training_validation", {"mean": 1, "low": 2, "high": 1}, "low <= high at quality.kid.training"),
         ("settings.near_copy_quantile", 1.0, "a quantile between 0 and 1 at settings.near_copy_quantile"),
         ("settings.encoder", "", "a text at settings.encoder"),

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.strict_json import parse_json
+
 NOT_WRITABLE = (
     errno.EACCES,
     errno.EPERM,
@@ -156,7 +158,7 @@ def _is_running(process: int) -> bool:
 def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -164,12 +166,12 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is not JSON; names the file, line and column.
+        ValueError: when the file is not JSON as `strict_json` has it; names the file and the place or the reason.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a JSON file at {path}, found none.")
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"Expected JSON in {path}: {error}") from error

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.atomic import read_json
+from tskd_monai.data.json_fields import is_a
+from tskd_monai.data.listed_file import is_there
 from tskd_monai.data.output_names import file_stem
+from tskd_monai.data.strict_json import shown
 
 SECTIONS = ("training", "validation", "test", "unlabeled")
 GOLDEN_RATIO = 0.6180339887498949
@@ -24,15 +27,14 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.
-        ValueError: when an entry is malformed, a patient stands in two sections or there is no such fold.
+        ValueError: when an entry is malformed, a patient stands in two sections or there is no such fold; names the
+            file and the section.
     """
     if path is None:
         raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise ValueError(f"{path}: expected an object with a list `training`.")
-    if fold is not None:
-        content = _select_fold(content, fold, path)
     folder = Path(path).resolve().parent
     datalist = {**content, "folder": str(folder)}
     for section in SECTIONS:
@@ -40,6 +42,8 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list in `{section}`, found {type(entries).__name__}.")
         datalist[section] = [_check_entry(entry, section, folder, path) for entry in entries]
+    if fold is not None:
+        datalist = _select_fold(datalist, fold, path)
     _check_disjoint(datalist, path)
     return datalist
 
@@ -127,20 +131,34 @@ def _spread(count: int, offset: float) -> list[int]:
 def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> dict[str, Any]:
     needed = {"image", "case"} if section == "unlabeled" else {"image", "label", "case"}
     if not isinstance(entry, dict) or not needed <= set(entry):
-        raise ValueError(f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {entry}.")
+        raise ValueError(f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {shown(entry)}.")
     clashes = [key for key in entry if key.startswith(("image_", "label_"))]
     if clashes:
         raise ValueError(
             f"{path}: `{section}` has the key {clashes[0]}; MONAI reserves names that begin so. Rename it."
         )
-    checked = {**entry, "case": str(entry["case"])}
-    for key in (needed | {"second_reader"} & set(entry)) - {"case"}:
-        checked[key] = str(folder / str(entry[key]))
-        if not Path(checked[key]).exists():
+    checked = {**entry, "case": _check_case(entry["case"], section, path)}
+    for key in sorted((needed | {"second_reader"} & set(entry)) - {"case"}):
+        if not entry[key] or not isinstance(entry[key], str):
+            raise ValueError(f"{path}: expected a path as `{key}` in `{section}`, found {shown(entry[key])}.")
+        checked[key] = str(folder / entry[key])
+        if not is_there(folder / entry[key]):
             raise FileNotFoundError(
                 f"{path}: expected {entry[key]} of `{section}` case {entry['case']}, found no file."
             )
+    slices = entry.get("slices", [])
+    if not isinstance(slices, list) or not all(is_a(index, int) and index >= 0 for index in slices):
+        raise ValueError(f"{path}: expected slice numbers from 0 as `slices` in `{section}`, found {shown(slices)}.")
     return checked
+
+
+def _check_case(case: Any, section: str, path: str | Path) -> str:
+    """Returns a case as text; outputs are named after it."""
+    if not is_a(case, str, int) or not str(case) or not str(case).isprintable():
+        raise ValueError(
+            f"{path}: expected a printable text or a whole number as `case` in `{section}`, found {shown(case)}."
+        )
+    return str(case)
 
 
 def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
@@ -155,16 +173,23 @@ def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
             owner[case] = section
 
 
-def _select_fold(content: Mapping[str, Any], fold: int, path: str | Path) -> dict[str, Any]:
-    folds = content.get("folds", [])
+def _select_fold(datalist: Mapping[str, Any], fold: int, path: str | Path) -> dict[str, Any]:
+    folds = datalist.get("folds", [])
+    if not isinstance(folds, list):
+        raise ValueError(f"{path}: expected a list in `folds`, found {type(folds).__name__}.")
     if not 0 <= fold < len(folds):
         raise ValueError(f"{path}: expected a fold below {len(folds)}, found {fold}.")
+    if not isinstance(folds[fold], dict):
+        raise ValueError(f"{path}: expected an object in `folds[{fold}]`, found {type(folds[fold]).__name__}.")
     entries: dict[str, list[Any]] = {}
-    for entry in (entry for section in SECTIONS[:3] for entry in content.get(section, [])):
-        entries.setdefault(str(entry["case"]), []).append(entry)
-    selected: dict[str, Any] = dict(content)
+    for entry in (entry for section in SECTIONS[:3] for entry in datalist[section]):
+        entries.setdefault(entry["case"], []).append(entry)
+    selected: dict[str, Any] = dict(datalist)
     for section in SECTIONS[:3]:
-        cases = [str(case) for case in folds[fold].get(section, [])]
+        named = folds[fold].get(section, [])
+        if not isinstance(named, list):
+            raise ValueError(f"{path}: expected a list in `{section}` of fold {fold}, found {type(named).__name__}.")
+        cases = [str(case) for case in named]
         missing = [case for case in cases if case not in entries]
         if missing:
             raise ValueError(f"{path}: fold {fold} names case {missing[0]}, which no section has.")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
+
+from tskd_monai.data.dicom_header import damaged, require_elements
 
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 UNFOLDED = (*FUNCTIONAL_GROUPS, "NumberOfFrames")
@@ -21,15 +24,28 @@ def frame_headers(header: FileDataset) -> list[FileDataset]:
         header: of a file, without pixels.
 
     Raises:
-        ValueError: when there are not as many functional groups as frames.
+        ValueError: when there are not as many functional groups as frames, or one is damaged; names the file.
     """
     if FUNCTIONAL_GROUPS[1] not in header:
         return [header]
+    path = Path(str(header.filename))
+    try:
+        frames = _unfolded(header, path.name)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # elements are decoded on the way, and damaged bytes make pydicom fail in many ways
+        raise ValueError(damaged(path, str(error))) from error
+    for frame in frames:
+        require_elements(frame, path)
+    return frames
+
+
+def _unfolded(header: FileDataset, name: str) -> list[FileDataset]:
     groups = header[FUNCTIONAL_GROUPS[1]].value
     count = int(header.get("NumberOfFrames") or 1)
     if len(groups) != count:
         raise ValueError(
-            f"Expected functional groups of {count} frames in an enhanced image, found {len(groups)}; "
+            f"Expected functional groups of {count} frames in an enhanced image, found {len(groups)} in {name}; "
             "the header is damaged, export the series again."
         )
     common = Dataset()

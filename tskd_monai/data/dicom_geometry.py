@@ -23,6 +23,12 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 THICKNESS_TOLERANCE = 0.01
 """Relative difference of SliceThickness from the spacing of the positions that is worth a line in the log."""
 
+MIN_MM, MAX_MM = 1e-4, 1e6
+"""Smallest size of a voxel and largest coordinate, mm: what lies beyond is damage, and no arithmetic of images."""
+
+MAX_WIDENING = 8
+"""How many times the images' own width a grid of sheared slices may have: more is no tilt but a damaged header."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -85,6 +91,11 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
     _notice_thickness(ordered[0], spacing, name)
     start = np.floor(drift.min(axis=0))
     extent = np.ceil((drift - start).max(axis=0)).astype(int)
+    if (extent > MAX_WIDENING * np.array([int(headers[0].Columns), int(headers[0].Rows)])).any():
+        raise ValueError(
+            f"Expected slices of {name} to overlap, found them sheared by {extent.max()} pixels; "
+            "the header is damaged, export the series again."
+        )
     lps = np.eye(4)
     lps[:3, :3] = np.column_stack([plane[0] * pixel_mm[0], plane[1] * pixel_mm[1], normal * spacing])
     lps[:3, 3] = positions[0] + lps[:3, :2] @ start
@@ -96,7 +107,7 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
 def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
     """Refuses multi-frame images and those without a place in the patient."""
     for header in headers:
-        if int(header.get("NumberOfFrames") or 1) > 1:
+        if int(header.get("NumberOfFrames") or 1) != 1:
             raise ValueError(
                 f"Expected one slice per file or enhanced CT or MR in {name}, found {header.NumberOfFrames} frames "
                 "without functional groups that place them; convert the series to NIfTI (for example with dcm2niix)."
@@ -108,14 +119,15 @@ def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
         for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
             values = header.get(tag)
             found = np.array([] if values is None else values, dtype=float).ravel()
-            if found.size != count or not np.isfinite(found).all():
+            if found.size != count or not (np.abs(found) < MAX_MM).all():
                 raise ValueError(
-                    f"Expected {count} numbers for {tag} in every image of {name}, found {found.size or 'none'}; "
-                    "a series without positions is no volume: export its images as PNG."
+                    f"Expected {count} numbers for {tag} in every image of {name}, below {MAX_MM:g}, found "
+                    f"{found.tolist() or 'none'}; a series without positions is no volume: export its images as PNG."
                 )
-        if min(float(value) for value in header.PixelSpacing) <= 0:
+        if min(float(value) for value in header.PixelSpacing) < MIN_MM:
             raise ValueError(
-                f"Expected a positive PixelSpacing in {name}, found {list(header.PixelSpacing)}; export again."
+                f"Expected a positive PixelSpacing of at least {MIN_MM:g} mm in {name}, found "
+                f"{list(header.PixelSpacing)}; export again."
             )
     directions = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > ORIENTATION_TOLERANCE:
@@ -148,7 +160,7 @@ def _require_equal(headers: Sequence[Dataset], name: str) -> None:
 
 def _thickness(header: Dataset, name: str) -> float:
     value = float(header.get("SliceThickness") or 0)
-    if not (np.isfinite(value) and value > 0):
+    if not MIN_MM <= value < MAX_MM:
         raise ValueError(f"Expected SliceThickness in {name}, which has one slice, found none; export more slices.")
     return value
 

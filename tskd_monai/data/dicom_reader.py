@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from tskd_monai.data.dicom_series import find_series, series_title
 from tskd_monai.data.dicom_stack import REFUSE
 
 logger = logging.getLogger(__name__)
+
+MAX_RESCALE = 1e25
+"""Beyond it 32-bit pixels leave the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,11 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
     """
     uid, grid = read_grid(folder, series_uid, irregular)
     name = series_title(uid)
-    first, files = grid.headers[0], _by_file(grid.headers)
+    first = grid.headers[0]
     for header in grid.headers:
         _require_grey(header, name)
-    _require_held(grid.headers, files, name)
-    stack = np.empty((len(grid.headers), int(first.Rows), int(first.Columns)), dtype=np.float32)
-    for path, slices in files.items():
-        _read_file(path, grid.headers, slices, stack)
+    _require_held(grid.headers, name)
+    stack = _read_stack(grid.headers)
     if first.get("Modality") == "CT" and first.get("RescaleIntercept") is None:
         logger.warning("%s is CT without RescaleIntercept; its stored values are taken for HU.", name)
     logger.info("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), *stack.shape)
@@ -93,32 +94,49 @@ def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
     return files
 
 
-def _require_held(headers: Sequence[FileDataset], files: Mapping[Path, Sequence[int]], name: str) -> None:
+def _require_held(headers: Sequence[FileDataset], name: str) -> None:
     """Refuses a series whose headers claim more pixels than the files hold, before memory is taken for them."""
-    for path, slices in files.items():
+    for path, slices in _by_file(headers).items():
         check_pixel_claims(headers[slices[0]], len(slices), path.stat().st_size, path.name)
     check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
 
 
-def _read_file(path: Path, headers: Sequence[FileDataset], slices: Sequence[int], stack: np.ndarray) -> None:
-    """Puts the physical values of one file's slices into the stack (slices, rows, columns)."""
+def _read_stack(headers: Sequence[FileDataset]) -> np.ndarray:
+    """Returns the physical values of all slices, float32 (slices, rows, columns).
+
+    Memory for them is taken when the first file has been decoded and has proved to hold what its header claims.
+    """
+    stack: np.ndarray | None = None
+    for path, slices in _by_file(headers).items():
+        frames = _frames(path, headers[slices[0]])
+        if stack is None:
+            stack = np.empty((len(headers), *frames.shape[1:]), dtype=np.float32)
+        for index in slices:
+            header = headers[index]
+            frame = int(header.get("ReferencedFrameNumber") or 1) - 1
+            if not 0 <= frame < len(frames):
+                raise ValueError(
+                    f"Expected frame {frame + 1} in {path.name}, found {len(frames)} frame(s); export the series again."
+                )
+            stack[index] = _rescaled(frames[frame], header, path.name)
+    assert stack is not None
+    return stack
+
+
+def _frames(path: Path, header: FileDataset) -> np.ndarray:
+    """Returns the stored values of a file (frames, rows, columns)."""
     try:
         dataset = dcmread(path, force=True)
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes make pydicom fail in many ways
         raise ValueError(
             f"Expected a whole DICOM file, found {path.name} unreadable ({error}); export the series again."
         ) from error
     pixels = _decoded(dataset, path.name)
     frames = pixels if pixels.ndim == 3 else pixels[None]
-    for index in slices:
-        header = headers[index]
-        frame = int(header.get("ReferencedFrameNumber", 1)) - 1
-        expected = (int(header.Rows), int(header.Columns))
-        if frame >= len(frames) or frames.shape[1:] != expected:
-            raise ValueError(
-                f"Expected {expected} pixels in {path.name}, found {pixels.shape}; export the series again."
-            )
-        stack[index] = _rescaled(frames[frame], header, path.name)
+    expected = (int(header.Rows), int(header.Columns))
+    if frames.shape[1:] != expected:
+        raise ValueError(f"Expected {expected} pixels in {path.name}, found {pixels.shape}; export the series again.")
+    return frames
 
 
 def _require_grey(header: Dataset, name: str) -> None:
@@ -130,20 +148,23 @@ def _require_grey(header: Dataset, name: str) -> None:
             f"Expected single-channel MONOCHROME2 images in {name}, found {photometric} with {samples} sample(s) per "
             "pixel; convert colour series to 2D image files, and MONOCHROME1 to MONOCHROME2."
         )
+    if not header.get("BitsAllocated"):
+        raise ValueError(f"Expected BitsAllocated in {name}, found none; export the series again.")
     if header.get("ModalityLUTSequence"):
         raise ValueError(f"Expected RescaleSlope and RescaleIntercept in {name}, found a lookup table; convert it.")
     stored = int(header.get("BitsStored") or header.BitsAllocated)
-    if int(header.get("HighBit", stored - 1)) != stored - 1:  # pydicom takes the low bits whatever HighBit says
-        raise ValueError(f"Expected HighBit {stored - 1} in {name}, found {header.HighBit}; export the series again.")
+    high = header.get("HighBit")
+    if high not in (None, "", stored - 1):  # pydicom takes the low bits whatever HighBit says
+        raise ValueError(f"Expected HighBit {stored - 1} in {name}, found {high}; export the series again.")
 
 
 def _rescaled(pixels: np.ndarray, header: Dataset, name: str) -> np.ndarray:
     """Returns the physical values of one slice, float64 (rows, columns)."""
     slope, intercept = (
-        default if header.get(tag) is None else float(header.get(tag))
+        default if header.get(tag) in (None, "") else float(header.get(tag))
         for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
+    if slope == 0 or not np.abs([slope, intercept]).max() < MAX_RESCALE:
         raise ValueError(f"Expected a finite rescale other than zero in {name}, found {slope} and {intercept}.")
     return pixels * slope + intercept
 
@@ -155,7 +176,7 @@ def _decoded(dataset: Dataset, name: str) -> np.ndarray:
         return dataset.pixel_array
     except Exception as error:  # each decoder plugin raises its own kind
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-        compressed = syntax is not None and syntax.is_compressed
+        compressed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
         if (
             syntax is not None
             and compressed

@@ -9,17 +9,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from tskd_monai.data.dicom_claims import check_inflation
 from tskd_monai.data.dicom_frames import frame_headers
+from tskd_monai.data.dicom_header import damaged, is_no_image, read_header
 
 logger = logging.getLogger(__name__)
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DERIVED_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
@@ -90,49 +87,6 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
     return chosen
 
 
-def read_header(path: Path) -> FileDataset | None:
-    """Returns a DICOM file's header, or None when the file is of another format.
-
-    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class.
-
-    Raises:
-        ValueError: when the name says DICOM and the content does not.
-    """
-    if _is_no_image(path):
-        return None
-    looks_like_dicom = path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
-    try:
-        check_inflation(path)
-        return dcmread(path, stop_before_pixels=True)
-    except InvalidDicomError:
-        header = _read_without_preamble(path) if looks_like_dicom else None
-    except (OSError, EOFError, ValueError, AttributeError, NotImplementedError) as error:
-        raise ValueError(_damaged(path, str(error))) from error
-    if header is None and looks_like_dicom:
-        raise ValueError(_damaged(path, "no DICOM header"))
-    return header
-
-
-def _is_no_image(path: Path) -> bool:
-    """Returns whether the name alone says so: a directory of the medium, or a hidden file."""
-    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"Expected a DICOM file, found {path.name} unreadable ({reason}); "
-        "export it again, or remove it if it does not belong to the series."
-    )
-
-
-def _read_without_preamble(path: Path) -> FileDataset | None:
-    try:
-        header = dcmread(path, stop_before_pixels=True, force=True)
-        return header if header.get("SOPClassUID") else None
-    except Exception:  # arbitrary bytes make pydicom fail in many ways, and each means: not DICOM
-        return None
-
-
 def _scan(folder: Path) -> tuple[list[SeriesFiles], Counter[str]]:
     """Returns the image series, largest first, and what else there was, by kind."""
     groups: dict[str, list[FileDataset]] = {}
@@ -141,7 +95,7 @@ def _scan(folder: Path) -> tuple[list[SeriesFiles], Counter[str]]:
         header = read_header(path)
         kind = "other file" if header is None else _kind(header)
         if header is None or kind:
-            ignored[kind] += not _is_no_image(path)
+            ignored[kind] += not is_no_image(path)
         else:
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).extend(frame_headers(header))
     series = [SeriesFiles(uid, str(g[0].get("Modality") or "unknown modality"), tuple(g)) for uid, g in groups.items()]
@@ -163,14 +117,21 @@ def _files(folder: Path) -> list[Path]:
 
 def _kind(header: FileDataset) -> str:
     """Returns an empty string for an image, else the name of what it is; refuses an image whose header is cut short."""
-    sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    sop_class = UID(str(header.get("SOPClassUID") or _media_class(header)))
     if sop_class in DERIVED_CLASSES:
         return DERIVED_CLASSES[sop_class]
     if header.get("Rows") and header.get("Columns"):
         return ""
     if not sop_class or sop_class.name.endswith("Image Storage"):
-        raise ValueError(_damaged(Path(str(header.filename)), "no Rows and Columns"))
+        raise ValueError(damaged(Path(str(header.filename)), "no Rows and Columns"))
     return str(header.get("Modality") or sop_class.name)
+
+
+def _media_class(header: FileDataset) -> str:
+    try:
+        return str(header.file_meta.get("MediaStorageSOPClassUID") or "")
+    except Exception as error:  # a damaged element, decoded only now
+        raise ValueError(damaged(Path(str(header.filename)), str(error))) from error
 
 
 def _choose(series: list[SeriesFiles], folder: Path, series_uid: str | None) -> SeriesFiles:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tskd_monai.data.claimed_size import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+from tskd_monai.data.damage import damage_explained
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +18,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = {"LA": "L", "RGBA": "RGB"}
 EXIF_ORIENTATION = 0x0112
-DAMAGE = (OSError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
-"""What Pillow raises over a file that it does not read; the last over a header that claims 179 million pixels."""
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
@@ -40,19 +40,17 @@ def read_image_file(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
-    try:
-        with Image.open(path) as image:
-            check_image_claims(image, path)
-            frames = getattr(image, "n_frames", 1)
-            _notice_losses(image, path.name)
-            image.load()
-            pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
-    except DAMAGE as error:
-        raise ValueError(
-            f"Expected a complete image file, found {path.name} truncated or damaged ({error}); copy it again."
-        ) from error
+    # From memory: of a file Pillow asks as many bytes at once as a chunk's header claims, up to 4 GB.
+    with damage_explained("image file", path.name):
+        image = Image.open(io.BytesIO(path.read_bytes()))
+    check_image_claims(image, path)
+    with damage_explained("image file", path.name), image:
+        frames = getattr(image, "n_frames", 1)
+        _notice_losses(image, path.name)
+        image.load()
     if frames > 1:
         raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
+    pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
     return pixels[:, :, None]
 
 
@@ -73,7 +71,8 @@ def _resolved(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("P", "PA"):
         image = _without_palette(image, name)
     if "transparency" in image.info:
-        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+        with damage_explained("image file", name):
+            image = image.convert("RGBA" if image.mode == "RGB" else "LA")
     if image.mode in ALPHA_MODES:
         lowest = int(np.asarray(image.getchannel("A")).min())
         if lowest < 255:
@@ -89,7 +88,8 @@ def _resolved(image: Image.Image, name: str) -> Image.Image:
 
 def _without_palette(image: Image.Image, name: str) -> Image.Image:
     """Returns a palette image as the colours that a viewer shows, with alpha where the palette has it."""
-    colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    with damage_explained("image file", name):
+        colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     red, green, blue = (np.asarray(colours.getchannel(channel)) for channel in "RGB")
     grey = np.array_equal(red, green) and np.array_equal(green, blue)
     logger.warning("%s has a palette; it is read as %s.", name, "grey" if grey else "RGB")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from tskd_monai.data.claimed_size import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+from tskd_monai.data.damage import damage_explained
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,7 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
-    try:
-        header, voxels = _read_whole(path)
-    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as e:
-        raise ValueError(
-            f"Expected a complete NIfTI file, found {path.name} truncated or damaged ({e}); copy or export it again."
-        ) from e
+    header, voxels = _read_whole(path)
     affine = _checked_affine(header, path.name)
     count = voxels.size - int(np.isfinite(voxels).sum())
     if count:
@@ -90,14 +85,16 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
         )
     with _opened(path) as stream:
         image_class = _checked_class(stream, path)
-        image = image_class.from_file_map(image_class.make_file_map({"image": stream}), mmap=False)
+        with damage_explained("NIfTI file", path.name):
+            image = image_class.from_file_map(image_class.make_file_map({"image": stream}), mmap=False)
         if image.get_data_dtype().kind not in "iuf":
             raise ValueError(
                 f"Expected one number per voxel in {path.name}, found {image.get_data_dtype()}; "
                 "export colour channels or real and imaginary parts as separate images."
             )
         shape = _volume_shape(image.shape, path.name)
-        voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
+        with damage_explained("NIfTI file", path.name):
+            voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
         _read_to_end(stream, path.name)
     return image.header, voxels
 
@@ -114,11 +111,13 @@ def _opened(path: Path) -> BinaryIO:
 
 def _checked_class(stream: BinaryIO, path: Path) -> Any:
     """Returns nibabel's class for the file, whose header was weighed before memory is taken, and rewinds the stream."""
-    image_class = IMAGE_CLASSES.get(_header_size(stream))
+    with damage_explained("NIfTI file", path.name):
+        image_class = IMAGE_CLASSES.get(_header_size(stream))
     if image_class is None:
         raise ValueError(f"Expected a NIfTI header in {path.name}, found something else; export the image again.")
-    block = stream.read(image_class.header_class.template_dtype.itemsize)
-    stream.seek(0)
+    with damage_explained("NIfTI file", path.name):
+        block = stream.read(image_class.header_class.template_dtype.itemsize)
+        stream.seek(0)
     if len(block) == image_class.header_class.template_dtype.itemsize:  # else nibabel says so
         _check_claims(image_class.header_class(block, check=False), path)
     return image_class
@@ -144,8 +143,9 @@ def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
 def _read_to_end(stream: BinaryIO, name: str) -> None:
     """Reads what follows the voxels: gzip compares its checksum at the end."""
     left = MAX_BESIDE_VOXELS
-    while left > 0 and (block := stream.read(1 << 20)):
-        left -= len(block)
+    with damage_explained("NIfTI file", name):
+        while left > 0 and (block := stream.read(1 << 20)):
+            left -= len(block)
     if left <= 0:
         raise ValueError(f"Expected the end of {name} after its voxels, found more than {MAX_BESIDE_VOXELS} bytes.")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.json_fields import is_a
 
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -18,6 +21,7 @@ NAME = re.compile(r"\w[^\x00-\x1f\x7f]*")
 
 LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
+CODES = ("category", "type", "laterality")
 
 
 @dataclass(frozen=True)
@@ -80,35 +84,46 @@ class Task:
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
-        for name in (self.name, *(label.name for label in self.labels)):
-            _require(
-                isinstance(name, str) and bool(NAME.fullmatch(name)),
-                "name",
-                "names of one line that begin with a letter or digit",
-                repr(name),
-            )
+        _require(is_a(self.name, str) and self.name != "", "name", "a text", self.name)
+        _require_name(self.name)
+        self._check_labels()
+        _require(is_a(self.channels, int) and self.channels in (1, 3), "channels", "1 or 3", self.channels)
+        largest, sizes = LARGEST_IMAGE_SIZE, self.image_size
+        sizes_fit = all(is_a(size, int) and 0 < size <= largest and size % 16 == 0 for size in sizes)
+        expected = f"two positive multiples of 16 up to {largest}"
+        _require(sizes_fit and len(sizes) == 2, "image_size", expected, sizes)
+        spacings_fit = all(_is_finite(spacing) and spacing > 0 for spacing in self.pixdim)
+        _require(spacings_fit and len(self.pixdim) == 2, "pixdim", "two positive numbers", self.pixdim)
+        axes = "RAS" if self.axcodes is None else self.axcodes
+        oriented = is_a(axes, str) and len(axes) == 3 and {AXIS_OF_LETTER.get(letter) for letter in axes} == {0, 1, 2}
+        _require(oriented, "axcodes", "a letter each of R or L, A or P, S or I", self.axcodes)
+        _require(self.intensity.mode in INTENSITY_MODES, "intensity", f"one of {INTENSITY_MODES}", self.intensity.mode)
+        bounded = _is_finite(self.intensity.lower) and _is_finite(self.intensity.upper)
+        ordered = bounded and self.intensity.lower < self.intensity.upper
+        _require(ordered, "intensity", "lower below upper", self.intensity)
+        share = self.foreground_oversampling
+        _require(_is_share(share), "foreground_oversampling", "a share from 0 to 1", share)
+        shares = self.class_frequencies
+        counted = len(shares) in (0, self.num_classes) and all(_is_share(share) for share in shares)
+        _require(counted, "class_frequencies", f"{self.num_classes} shares from 0 to 1, or none", shares)
+        known = self.label_values[1:]
+        kept = self.keep_largest_component
+        fits = all(is_a(value, int) and value in known for value in kept)
+        _require(fits, "keep_largest_component", f"values among {sorted(known)}", kept)
+
+    def _check_labels(self) -> None:
         _require(len(self.labels) >= 2, "labels", "background and at least one class", len(self.labels))
+        names = [label.name for label in self.labels]
+        _require(all(is_a(name, str) and name for name in names), "labels", "a text as each name", names)
+        for name in names:
+            _require_name(name)
         values = [label.value for label in self.labels]
+        _require(all(is_a(value, int) for value in values), "labels", "whole numbers as values", values)
         _require(len(set(values)) == len(values), "labels", "distinct values", values)
         _require(all(0 <= value <= 65535 for value in values), "labels", "values from 0 to 65535", values)
         _require(values[0] == 0, "labels", "background with value 0 first", values)
-        _require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
-        largest = LARGEST_IMAGE_SIZE
-        sizes_fit = len(self.image_size) == 2 and all(
-            0 < size <= largest and size % 16 == 0 for size in self.image_size
-        )
-        _require(sizes_fit, "image_size", f"two positive multiples of 16 up to {largest}", self.image_size)
-        _require(len(self.pixdim) == 2 and min(self.pixdim) > 0, "pixdim", "two positive numbers", self.pixdim)
-        axes = {AXIS_OF_LETTER.get(letter) for letter in self.axcodes or "RAS"}
-        oriented = axes == {0, 1, 2} and len(self.axcodes or "RAS") == 3
-        _require(oriented, "axcodes", "a letter each of R or L, A or P, S or I", self.axcodes)
-        _require(self.intensity.mode in INTENSITY_MODES, "intensity", f"one of {INTENSITY_MODES}", self.intensity.mode)
-        _require(self.intensity.lower < self.intensity.upper, "intensity", "lower below upper", self.intensity)
-        share = self.foreground_oversampling
-        _require(0 <= share <= 1, "foreground_oversampling", "a share from 0 to 1", share)
-        known = set(values[1:])
-        kept = self.keep_largest_component
-        _require(set(kept) <= known, "keep_largest_component", f"values among {sorted(known)}", kept)
+        for label in self.labels:
+            _require(_are_codes(label.snomed), "labels", f"[value, scheme, meaning] for {CODES}", label.snomed)
 
     @property
     def num_classes(self) -> int:
@@ -148,7 +163,7 @@ def load_task(path: str | Path | None) -> Task:
     content = read_json(path)
     try:
         return _parse(content)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -172,9 +187,34 @@ def require_same_task(found: str, task: Task, artefact: str | Path) -> None:
         )
 
 
+def _require_name(name: str) -> None:
+    _require(bool(NAME.fullmatch(name)), "name", "names of one line that begin with a letter or digit", repr(name))
+
+
 def _require(condition: bool, field: str, expected: str, found: object) -> None:
     if not condition:
-        raise ValueError(f"expected {expected} in `{field}`, found {found}")
+        raise ValueError(f"expected {expected} in `{field}`, found {found!s:.200}")
+
+
+def _is_finite(value: object) -> bool:
+    return is_a(value, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_share(value: object) -> bool:
+    return _is_finite(value) and 0 <= value <= 1  # type: ignore[operator]
+
+
+def _are_codes(snomed: object) -> bool:
+    """Whether these are codes for DICOM SEG, of which there may be none."""
+    if snomed is None:
+        return True
+    return isinstance(snomed, dict) and all(
+        key in CODES
+        and isinstance(coding, (list, tuple))
+        and len(coding) == 3
+        and all(is_a(part, str) for part in coding)
+        for key, coding in snomed.items()
+    )
 
 
 def _parse(content: Any) -> Task:
@@ -182,14 +222,25 @@ def _parse(content: Any) -> Task:
         raise ValueError(f"expected an object, found {type(content).__name__}")
     content = dict(content)
     version = content.pop("format_version", None)
-    _require(version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
-    known = {field.name for field in fields(Task)}
-    _require(set(content) <= known, "task", f"fields among {sorted(known)}", sorted(set(content) - known))
+    _require(is_a(version, int) and version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
+    _require_fields(content, Task, "task")
     for name in ("labels", "image_size", "pixdim", "class_frequencies", "keep_largest_component"):
         if name in content:
             _require(isinstance(content[name], list), name, "a list", content[name])
             content[name] = tuple(content[name])
-    content["labels"] = tuple(Label(**label) for label in content.get("labels", ()))
-    _require(isinstance(content.get("intensity"), dict), "intensity", "an object", content.get("intensity"))
+    for part, of, name in [(part, Label, "labels") for part in content["labels"]] + [
+        (content["intensity"], Intensity, "intensity")
+    ]:
+        _require(isinstance(part, dict), name, "an object", part)
+        _require_fields(part, of, name)
+    content["labels"] = tuple(Label(**label) for label in content["labels"])
     content["intensity"] = Intensity(**content["intensity"])
     return Task(**content)
+
+
+def _require_fields(content: Mapping[str, Any], of: type, name: str) -> None:
+    """Raises ValueError unless an object has the fields of a dataclass and no others."""
+    known = {field.name for field in fields(of)}
+    _require(set(content) <= known, name, f"fields among {sorted(known)}", sorted(set(content) - known))
+    missing = sorted(field.name for field in fields(of) if field.default is MISSING and field.name not in content)
+    _require(not missing, name, f"the fields {missing}", "none")

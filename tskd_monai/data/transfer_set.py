@@ -18,12 +18,14 @@ from typing import Any
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.json_fields import Fields, check_fields
+from tskd_monai.data.listed_file import is_there
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "transfer_set.json"
 PROGRESS_PATTERN = "transfer_set.progress-*.jsonl"
 
-SETTINGS: dict[str, tuple[type, ...]] = {
+SETTINGS: Fields = {
     "format_version": (int,),
     "task_hash": (str,),
     "checkpoint_sha256": (str,),
@@ -37,7 +39,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "condition": (dict,),
     "unlabeled": (list,),
 }
-ENTRY: dict[str, tuple[type, ...]] = {
+ENTRY: Fields = {
     "image": (str,),
     "case": (str,),
     "origin": (str,),
@@ -45,7 +47,8 @@ ENTRY: dict[str, tuple[type, ...]] = {
     "sha256": (str,),
     "condition": (dict, type(None)),
 }
-MASKED_ENTRY: dict[str, tuple[type, ...]] = {"label": (str,), "mask_sha256": (str,)}
+MASKED_ENTRY: Fields = {"label": (str,), "mask_sha256": (str,)}
+ADVICE = "sample the transfer set again"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -89,17 +92,19 @@ def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) 
     path = path / MANIFEST_NAME if path.is_dir() else path
     _refuse_unfinished(path)
     content = read_json(path)
-    _check_fields(content, {"format_version": (int,)}, str(path))
+    check_fields(content, {"format_version": (int,)}, str(path), ADVICE)
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"Expected format_version {FORMAT_VERSION} in {path}, found {content['format_version']}; sample it again."
         )
-    _check_fields(content, SETTINGS, str(path))
+    check_fields(content, SETTINGS, str(path), ADVICE)
     if content["task_hash"] != task_hash:
         raise ValueError(
             f"Expected a transfer set of task {task_hash} in {path}, found one of task {content['task_hash']}; "
             "sample one for this task, or give the path of the right one."
         )
+    if "rejected" in content:
+        check_fields(content, {"rejected": (list,)}, str(path), ADVICE)
     wanted = [*content["unlabeled"], *(content.get("rejected", []) if rejected else [])]
     entries = [_checked_entry(entry, path, index) for index, entry in enumerate(wanted)]
     if not entries and content.get("rejected"):
@@ -120,29 +125,17 @@ def _refuse_unfinished(path: Path) -> None:
         raise FileNotFoundError(f"Expected {path}, found a transfer set whose sampling was stopped; run it again.")
 
 
-def _check_fields(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
-    """Raises a ValueError unless `found` is an object with these fields, each of one of its types."""
-    if not isinstance(found, dict):
-        raise ValueError(f"Expected an object in {where}, found {type(found).__name__}.")
-    for key, types in fields.items():
-        if key not in found:
-            raise ValueError(f"Expected {key} in {where}, found none; sample the transfer set again.")
-        if not isinstance(found[key], types) or isinstance(found[key], bool):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"Expected {key} in {where} to be {names}, found {found[key]!r}.")
-
-
 def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
     """Returns a copy of entry `index` with the absolute path of its image, after checking it."""
     where = f"{path}, unlabeled[{index}]"
-    _check_fields(entry, ENTRY, where)
+    check_fields(entry, ENTRY, where, ADVICE)
     if not SHA256.fullmatch(entry["sha256"]):
         raise ValueError(f"Expected sha256 in {where} to be 64 hex digits, found {entry['sha256']!r}.")
     if not entry["case"]:
         raise ValueError(f"Expected case in {where} to name a case, found an empty string.")
     checked = {**entry, "image": _checked_file(entry["image"], entry["sha256"], path, where)}
     if "label" in entry:
-        _check_fields(entry, MASKED_ENTRY, where)
+        check_fields(entry, MASKED_ENTRY, where, ADVICE)
         checked["label"] = _checked_file(entry["label"], entry["mask_sha256"], path, where)
     return checked
 
@@ -150,10 +143,9 @@ def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
 def _checked_file(name: str, sha256: str, path: Path, where: str) -> str:
     """Returns the absolute path of a file of the set, after checking that it is there and as it was written."""
     folder = path.parent.resolve()
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder):
+    if "\0" in name or not (file := (folder / name).resolve()).is_relative_to(folder):
         raise ValueError(f"Expected files of {where} to be inside the list's folder, found {name!r}.")
-    if not file.is_file():
+    if not (is_there(file) and file.is_file()):
         raise FileNotFoundError(f"Expected the file {name} of {where}, found no such file; sample it again.")
     if file_sha256(file) != sha256:
         raise ValueError(f"Expected {name} of {where} as it was written, found another file; sample it again.")

@@ -14,6 +14,7 @@ from monai.data import ImageReader
 from monai.transforms import LoadImaged
 from monai.utils import SpaceKeys
 
+from tskd_monai.data.dicom_header import DICOM_SUFFIXES
 from tskd_monai.data.dicom_reader import DicomSeries, read_series
 from tskd_monai.data.dicom_series import series_hash
 from tskd_monai.data.dicom_stack import REFUSE, check_irregular
@@ -21,7 +22,6 @@ from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
 from tskd_monai.data.nifti import read_nifti
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def load_image_transform(

@@ -12,6 +12,7 @@ import torch
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
 from tskd_monai.networks.vit_student import load_encoder_weights
+from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.record import write_record
@@ -82,8 +83,7 @@ def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, tor
         return None
     bundle = Path(bundle)
     require_same_task(load_task(bundle / "configs" / "task.json").hash, task, f"student bundle {bundle.name}")
-    weights = load_checkpoint(bundle / "models" / "model.pt")
-    return dict(weights)
+    return read_weights(bundle / "models" / "model.pt")
 
 
 def start_from(
@@ -109,7 +109,7 @@ def start_from(
         load_encoder_weights(network, encoder_weights)
     weights = load_student_weights(bundle, task)
     if weights is not None:
-        network.load_state_dict(weights)
+        load_strictly(network, weights, f"the student bundle {Path(str(bundle)).name}")
     return network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tskd_monai.data.atomic import read_json
+from tskd_monai.data.json_fields import check_fields
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.student_bundle import start_from
 from tskd_monai.networks.segmenter import VfmSegmenter
@@ -36,7 +37,9 @@ def load_any_teacher(
         )
     if not (folder / STUDENT_CONFIG).is_file():
         return load_teacher(folder, encoder_weights, task_hash=task.hash)
-    name = read_json(folder / STUDENT_CONFIG)["student"]
+    config = read_json(folder / STUDENT_CONFIG)
+    check_fields(config, {"student": (str,)}, str(folder / STUDENT_CONFIG), "distil the student again")
+    name = config["student"]
     network = start_from(build_student(name, task.channels, task.num_classes, task.image_size), folder, task)
     size = student_size(name)
     teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)

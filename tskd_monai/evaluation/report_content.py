@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.json_fields import is_a
 from tskd_monai.evaluation.summary import Row, class_means, read_metrics
 
 
@@ -117,21 +118,27 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line before the last is not JSON or a row has no train_loss.
+        ValueError: if the file is not text, a line before the last is not JSON or a row has no number train_loss; names
+            the file and the line.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected the training history at {path}, found no file; pass None to leave it out.")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected text in {path}, found a damaged file ({error}); train again.") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"Expected one JSON object per line in {path}, found {error} in line {number}.") from error
-        if not isinstance(row, dict) or "train_loss" not in row:
-            raise ValueError(f"Expected a row with train_loss in line {number} of {path}, found {line[:80]!r}.")
+        if not isinstance(row, dict) or not is_a(row.get("train_loss"), float):
+            raise ValueError(
+                f"Expected a row with a number train_loss in line {number} of {path}, found {line[:80]!r}."
+            )
         rows.append(row)
     return rows

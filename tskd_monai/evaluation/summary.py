@@ -22,17 +22,20 @@ def read_metrics(path: Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if columns are missing or there are no rows.
+        ValueError: if columns are missing, a row is damaged or there are no rows; names the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected the metrics of a method at {path}, found no file; run its evaluation first.")
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"Expected the columns {', '.join(COLUMNS)} in {path}, missing {', '.join(missing)}.")
-        rows = [_typed(row) for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            rows = [] if missing else [_typed(row) for row in reader]
+    except (ValueError, csv.Error) as error:  # of the encoding, or of a cell
+        raise ValueError(f"Expected the metrics of a method in {path}, found {error}; evaluate again.") from error
+    if missing:
+        raise ValueError(f"Expected the columns {', '.join(COLUMNS)} in {path}, missing {', '.join(missing)}.")
     if not rows:
         raise ValueError(f"Expected at least one row of metrics in {path}, found none.")
     return rows
@@ -99,6 +102,9 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _typed(row: dict[str, str]) -> Row:
+def _typed(row: dict[Any, Any]) -> Row:
+    """Returns a row with numbers as such; DictReader puts what is too much under None, and None where cells lack."""
+    if None in row or None in row.values() or not row["case"] or not row["name"]:
+        raise ValueError(f"a row of other cells than {', '.join(COLUMNS)}")
     typed: Row = {"case": row["case"], "label": int(row["label"]), "name": row["name"], "missed": int(row["missed"])}
     return typed | {column: float(row[column]) if row[column] else float("nan") for column in NUMBERS}

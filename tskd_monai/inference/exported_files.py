@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.json_fields import Fields, check_fields
 
 WEIGHTS = "model.pt"
 RECORD = "export.json"
@@ -40,22 +40,39 @@ def exported_file(models: str | Path, name: str) -> Path:
 
     Raises:
         FileNotFoundError: when there is no such file or no record.
-        ValueError: when it was made from other weights, or changed since.
+        ValueError: when it was made from other weights, or changed since, or the record is not what an export writes.
     """
     models = Path(models)
     path = models / name
     if not (path.is_file() and (models / RECORD).is_file()):
         raise FileNotFoundError(f"Expected {name} and {RECORD} beside {WEIGHTS} in models/, found none; {ADVICE}.")
-    record = read_json(models / RECORD)
-    if record.get("weights_sha256") != file_sha256(models / WEIGHTS):
-        raise ValueError(f"Expected {name} made from {WEIGHTS} as it is, found it made from other weights; {ADVICE}.")
-    known: Mapping[str, Any] = record.get("files", {})
-    if any(known.get(part) != digest for part, digest in file_record(path).items()):
-        raise ValueError(f"Expected {name} as it was exported, found it changed since; {ADVICE}.")
+    record = _read_record(models)
+    if record["weights_sha256"] != file_sha256(models / WEIGHTS):
+        raise ValueError(
+            f"Expected {name} made from {WEIGHTS} as it is, found it made from other weights by {RECORD}; {ADVICE}."
+        )
+    if any(record["files"].get(part) != digest for part, digest in file_record(path).items()):
+        raise ValueError(f"Expected {name} as {RECORD} has it, found it changed since; {ADVICE}.")
     return path
 
 
 def is_accepted(models: str | Path, engine: str, precision: str) -> bool:
-    """Returns whether the export's check of an engine against torch went well."""
-    checks = read_json(Path(models) / RECORD).get("parity", [])
-    return any(row["accepted"] for row in checks if (row["engine"], row["precision"]) == (engine, precision))
+    """Returns whether the export's check of an engine against torch went well.
+
+    Raises:
+        FileNotFoundError: when there is no record.
+        ValueError: when the record is not what an export writes.
+    """
+    rows = _read_record(Path(models))["parity"]
+    return any(row["accepted"] for row in rows if (row["engine"], row["precision"]) == (engine, precision))
+
+
+def _read_record(models: Path) -> dict[str, Any]:
+    """Returns the content of `export.json`, its fields checked."""
+    path = models / RECORD
+    record = read_json(path)
+    check_fields(record, {"weights_sha256": (str,), "files": (dict,), "parity": (list,)}, str(path), ADVICE)
+    for index, row in enumerate(record["parity"]):
+        fields: Fields = {"engine": (str,), "precision": (str,), "accepted": (bool,)}
+        check_fields(row, fields, f"{path}, parity[{index}]", ADVICE)
+    return dict(record)

@@ -10,7 +10,7 @@ import torch
 from pydicom.misc import is_dicom
 
 from tskd_monai.data.datalist import load_section, study_names
-from tskd_monai.data.dicom_series import DICOM_SUFFIXES
+from tskd_monai.data.dicom_header import DICOM_SUFFIXES
 from tskd_monai.data.output_names import IMAGE_ENDINGS, file_stem
 from tskd_monai.data.private_files import private_name
 

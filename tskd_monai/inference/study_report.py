@@ -27,12 +27,12 @@ from tskd_monai.inference.failures import describe
 from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
+from tskd_monai.inference.study_record import DONE, FAILED, read_study_record
 
 logger = logging.getLogger(__name__)
 
 RECORDS = "records"
 INPUTS = "studies.csv"
-DONE, FAILED = "done", "failed"
 MM3_PER_ML = 1000.0
 
 
@@ -72,7 +72,7 @@ class StudyReport:
         done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
         self.pending = [study for study in own_share(studies) if study["image"] not in done]
         """The studies that this process has yet to do."""
-        self._owners = {read_json(path)["name"]: image for image, path in done.items()}
+        self._owners = {read_study_record(path, task)["name"]: image for image, path in done.items()}
         self._results: dict[Path, dict[str, Any]] = {}
         self._started = time.monotonic()
 
@@ -131,7 +131,11 @@ class StudyReport:
     def _is_done(self, path: Path) -> bool:
         if not path.is_file():
             return False
-        record = read_json(path)
+        try:
+            record = read_study_record(path, self.task)
+        except ValueError as error:
+            logger.warning("The study is done again: %s", error)
+            return False
         return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
 
     def _require_own_name(self, study: Study, name: str) -> None:
@@ -173,7 +177,7 @@ class StudyReport:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         known = [path for path in self._paths.values() if path in self._results or path.is_file()]
-        found = [self._results.get(path) or read_json(path) for path in known]
+        found = [self._results.get(path) or read_study_record(path, self.task) for path in known]
         failed = [record for record in found if record["status"] == FAILED]
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             self._write_summary(found, failed)

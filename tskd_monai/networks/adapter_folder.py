@@ -8,6 +8,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
+from tskd_monai.networks.adapter_config import read_adapter_config
 from tskd_monai.networks.lora import (
     PEFT_OPTIONS,
     QKV,
@@ -71,7 +72,7 @@ def load_adapter(
 
     Raises:
         FileNotFoundError: if a file of the adapter is missing.
-        ValueError: if there is LoRA already, or the adapter does not fit exactly.
+        ValueError: if there is LoRA already, the adapter does not fit exactly, or a file of it is damaged.
     """
     folder = Path(folder)
     for name in ADAPTER_FILES:
@@ -79,26 +80,30 @@ def load_adapter(
             raise FileNotFoundError(f"Expected {name} of a LoRA adapter in {folder}, found none.")
     if has_lora(network):
         raise ValueError("Expected a network without LoRA, found an adapter in it; build a new one.")
-    config = LoraConfig.from_pretrained(str(folder))
+    config = read_adapter_config(folder / ADAPTER_FILES[1])
     module = network.get_submodule(lora_slot(network))
-    _check_adapter(module, config, folder, qkv_parts)
+    try:
+        _check_adapter(module, config, folder, qkv_parts)
+    except ValueError as error:
+        raise ValueError(f"The LoRA adapter in {folder} does not fit this network: {error}") from error
     network.requires_grad_(False)
-    put_adapted(network, PeftModel.from_pretrained(module, str(folder), is_trainable=trainable), qkv_parts)
+    adapted = PeftModel.from_pretrained(module, str(folder), is_trainable=trainable, config=config)
+    put_adapted(network, adapted, qkv_parts)
     return network
 
 
 def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_parts: str) -> None:
-    _refuse_other_settings(config, folder)
+    _refuse_other_settings(config)
     targets = sorted(config.target_modules or ())
     check_targets(module, targets)
     options = checked_peft_options({name: getattr(config, name) for name in PEFT_OPTIONS})
     check_qkv_parts(qkv_parts, targets, options)
     stored = read_weights(folder / ADAPTER_FILES[0])
-    _check_entries(stored, _expected_entries(module, config), folder)
-    _check_zero_rows(stored, qkv_parts, folder)
+    _check_entries(stored, _expected_entries(module, config))
+    _check_zero_rows(stored, qkv_parts)
 
 
-def _refuse_other_settings(config: LoraConfig, folder: Path) -> None:
+def _refuse_other_settings(config: LoraConfig) -> None:
     """Refuses settings that nothing here writes: peft goes by them, and one names a module that it imports."""
     usual = LoraConfig().to_dict()
     odd = sorted(
@@ -108,19 +113,19 @@ def _refuse_other_settings(config: LoraConfig, folder: Path) -> None:
     )
     if odd:
         raise ValueError(
-            f"Expected {', '.join(odd)} in {folder / ADAPTER_FILES[1]} as peft has it unless told otherwise, found "
+            f"Expected {', '.join(odd)} in {ADAPTER_FILES[1]} as peft has it unless told otherwise, found "
             "another value; use an adapter of LoRA alone."
         )
 
 
-def _check_entries(stored: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path) -> None:
+def _check_entries(stored: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     """Checks names and shapes against what peft would inject; peft itself only warns about missing ones."""
     found = {name: tuple(value.shape) for name, value in stored.items()}
     if found != expected:
         different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         name = different[0]
         raise ValueError(
-            f"The LoRA adapter in {folder} does not fit this network: {len(different)} entries differ, the first is "
+            f"{len(different)} entries differ, the first is "
             f"{name} (expected {expected.get(name, 'absent')}, found {found.get(name, 'absent')})."
         )
 
@@ -137,13 +142,13 @@ def _expected_entries(module: nn.Module, config: LoraConfig) -> dict[str, tuple[
     return shapes
 
 
-def _check_zero_rows(stored: dict[str, Tensor], qkv_parts: str, folder: Path) -> None:
+def _check_zero_rows(stored: dict[str, Tensor], qkv_parts: str) -> None:
     """Checks that an adapter for some parts of the fused layers leaves the others alone."""
     for name, value in stored.items():
         if name.endswith(f".{QKV}.lora_B.weight"):
             for part, rows in zip(QKV, value.chunk(3), strict=True):
                 if part not in qkv_parts and rows.any():
                     raise ValueError(
-                        f"The LoRA adapter in {folder} changes {part} in {name}, expected {', '.join(qkv_parts)} "
+                        f"it changes {part} in {name}, expected {', '.join(qkv_parts)} "
                         "alone; load it with the qkv_parts it was trained with."
                     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tskd_monai.networks.pretrained import weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
+from tskd_monai.networks.teacher_record import FORMAT_VERSION, RECORD_FILE, read_teacher_record, spec_from_json
 from tskd_monai.networks.teacher_weights import note_weights, noted_weights
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
 
@@ -33,9 +34,6 @@ ADAPTER_FOLDER = "adapter"
 DECODER_ADAPTER_FOLDER = "decoder_adapter"
 DECODER_FILE = "decoder.safetensors"
 ENCODER_FILE = "encoder.safetensors"
-RECORD_FILE = "teacher.json"
-RECORD_ENTRIES = ("task_hash", "spec", "base_encoder_sha256", "files", "record")
-FORMAT_VERSION = 1
 
 
 def save_teacher(
@@ -99,32 +97,6 @@ def _adapter_files(folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in ADAPTER_FILES]
 
 
-def read_teacher_record(folder: str | Path) -> dict[str, Any]:
-    """Returns the content of ``teacher.json``.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it cannot be read or its format is another.
-    """
-    path = Path(folder) / RECORD_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected {RECORD_FILE} in the teacher folder {folder}, found none; train one first.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, found a damaged file ({error}); copy the folder again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object in {path}, found {type(content).__name__}; copy the folder again.")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"Expected format_version {FORMAT_VERSION} in {path}, found {content.get('format_version')}; "
-            "train the teacher again with this version."
-        )
-    if missing := [name for name in RECORD_ENTRIES if name not in content]:
-        raise ValueError(f"Expected {', '.join(missing)} in {path}, found none; copy the folder again.")
-    return content
-
-
 def load_teacher(
     folder: str | Path,
     encoder_weights: str | Path | None = None,
@@ -151,7 +123,7 @@ def load_teacher(
             f"The teacher in {folder} was trained for task {content['task_hash'][:12]}, this is task "
             f"{task_hash[:12]}; train a teacher for it or pass its own task file."
         )
-    spec = _spec_from_json(content["spec"], folder / RECORD_FILE)
+    spec = spec_from_json(content["spec"], folder / RECORD_FILE)
     _check_files(folder, content["files"], _files(spec))
     place = noted_weights(folder, spec.encoder, spec.encoder_weights) if encoder_weights is None else encoder_weights
     spec = replace(spec, encoder_weights=str(place))
@@ -186,24 +158,6 @@ def _read_decoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trai
         segmenter.decoder.train_heads()
 
 
-def _spec_from_json(values: Any, path: Path) -> TeacherSpec:
-    expected = {field.name for field in fields(TeacherSpec)}
-    if not isinstance(values, dict):
-        raise ValueError(f"Expected a JSON object as the spec in {path}, found {type(values).__name__}.")
-    if different := sorted(values.keys() ^ expected):
-        state = "unknown" if different[0] in values else "missing"
-        raise ValueError(
-            f"The spec in {path} does not fit this version: {different[0]} is {state}, {len(different)} entries "
-            "differ; train the teacher again, or use the version it was trained with."
-        )
-    targets = values["target_modules"]
-    sequences = {
-        "image_size": tuple(values["image_size"]),
-        "target_modules": None if targets is None else tuple(targets),
-    }
-    return TeacherSpec(**{**values, **sequences})
-
-
 def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]) -> None:
     if sorted(recorded) != sorted(names):
         raise ValueError(
@@ -230,6 +184,8 @@ def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
             f"The teacher in {folder} needs the {spec.encoder} weights {spec.encoder_weights}, which are not there; "
             f"pass encoder_weights. ({error})"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"The teacher in {folder} needs weights that are not to be had: {error}") from error
     found = None if path is None else file_sha256(path)
     if found != spec.weights_sha256:
         raise ValueError(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -106,14 +104,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read or does not hold a mapping from names to tensors.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected weights at {path}, found none.")
     check_not_packed(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and safetensors raise a dozen types on damaged bytes and document few
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); copy "
@@ -122,7 +125,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise ValueError(f"Expected a mapping from names to tensors in {path}, found {type(content).__name__}.")
     for name, value in content.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"Expected a mapping from names to tensors in {path}, found {name!r} with a {type(value).__name__}; "
                 "save the model's state dict alone."

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from tskd_monai.data.atomic import explained_writing, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.json_fields import Fields, check_fields, is_a
+from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of, patch_size_of
 from tskd_monai.training.record import package_versions
 
@@ -30,8 +33,14 @@ logger = logging.getLogger(__name__)
 
 RECORD_NAME = "diffusion.json"
 WEIGHTS_NAME = "unet/diffusion_pytorch_model.safetensors"
+CONFIG_NAME = "unet/config.json"
 SCHEDULER_CONFIG_NAME = "scheduler/scheduler_config.json"
+ADVICE = "train again"
+MAX_TIMESTEPS = 100_000
+"""Of a noise schedule, which is held in memory; a thousand are usual."""
+
 REQUIRED_KEYS = ("task_hash", "image_size", "channels")
+RECORD_FIELDS: Fields = {"task_hash": (str,), "image_size": (list,), "channels": (int,), "unet_sha256": (str,)}
 NOISE_SCHEDULERS: dict[str, type[NoiseScheduler]] = {
     kind.__name__: kind for kind in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)
 }
@@ -109,7 +118,7 @@ def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionMode
 
     Raises:
         FileNotFoundError: when the folder or a file of it is missing.
-        ValueError: when it is of another task, or its weights are not those of the record.
+        ValueError: when it is of another task, its weights are not those of the record, or a file of it is damaged.
     """
     folder = Path(folder)
     _recover(folder)
@@ -117,32 +126,63 @@ def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionMode
         raise FileNotFoundError(f"Expected a diffusion model in {folder}, found no such folder; train one first.")
     record = read_json(folder / RECORD_NAME)
     _check_record(folder, record, task_hash)
-    unet, loading = UNet2DModel.from_pretrained(
-        folder, subfolder="unet", use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    return DiffusionModel(unet=_load_unet(folder, record), noise_scheduler=_load_scheduler(folder), record=record)
+
+
+def _load_unet(folder: Path, record: Mapping[str, Any]) -> UNet2DModel:
+    """Returns the U-Net in evaluation mode; it is built when its outline has proved to be that of the weights."""
+    path = folder / CONFIG_NAME
+    weights = read_weights(folder / WEIGHTS_NAME)
+    config = read_json(path)
+    check_fields(config, {"layers_per_block": (int,)}, str(path), ADVICE)
+    try:
+        if not 0 < config["layers_per_block"] <= len(weights):
+            raise ValueError(f"layers_per_block of {config['layers_per_block']} and {len(weights)} weights")
+        with torch.device("meta"):
+            outline = UNet2DModel.from_config(config)
+        patch_size_of(outline, (record["channels"], *record["image_size"]))
+    except Exception as error:  # diffusers raises a dozen types on settings that do not go together
+        raise ValueError(f"Expected a U-Net for the images of {RECORD_NAME} in {path}: {error}; {ADVICE}.") from error
+    expected = {name: value.shape for name, value in outline.state_dict().items()}
+    found = {name: value.shape for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         raise ValueError(
-            f"Expected the weights in {folder / WEIGHTS_NAME} to fit its config.json, they differ: {wrong}."
+            f"Expected the weights in {folder / WEIGHTS_NAME} to fit its config.json, they differ: {wrong[:5]}."
         )
-    return DiffusionModel(unet=unet.eval(), noise_scheduler=_load_scheduler(folder), record=record)
+    unet = UNet2DModel.from_config(config)
+    load_strictly(unet, weights, folder / WEIGHTS_NAME)
+    return unet.eval()
 
 
 def _load_scheduler(folder: Path) -> NoiseScheduler:
     path = folder / SCHEDULER_CONFIG_NAME
     config = read_json(path)
-    if config.get("_class_name") not in NOISE_SCHEDULERS:
+    check_fields(config, {"_class_name": (str,), "num_train_timesteps": (int,)}, str(path), ADVICE)
+    if config["_class_name"] not in NOISE_SCHEDULERS:
         raise ValueError(
             f"Expected _class_name in {path} to be one of {', '.join(NOISE_SCHEDULERS)}, found "
-            f"{config.get('_class_name')!r}; train again."
+            f"{config['_class_name']!r}; train again."
         )
-    return NOISE_SCHEDULERS[config["_class_name"]].from_config(config)
+    if not 0 < config["num_train_timesteps"] <= MAX_TIMESTEPS:
+        raise ValueError(
+            f"Expected num_train_timesteps in {path} of 1 to {MAX_TIMESTEPS}, found {config['num_train_timesteps']}; "
+            f"{ADVICE}."
+        )
+    try:
+        return NOISE_SCHEDULERS[config["_class_name"]].from_config(config)
+    except Exception as error:  # diffusers raises a dozen types on settings that do not go together
+        raise ValueError(f"Expected the settings of a noise schedule in {path}: {error}; {ADVICE}.") from error
 
 
 def _check_record(folder: Path, record: Any, task_hash: str) -> None:
-    keys = (*REQUIRED_KEYS, "unet_sha256")
-    if not isinstance(record, dict) or any(key not in record for key in keys):
-        raise ValueError(f"Expected an object with {', '.join(keys)} in {folder / RECORD_NAME}; train again.")
+    path = folder / RECORD_NAME
+    check_fields(record, RECORD_FIELDS, str(path), ADVICE)
+    size = record["image_size"]
+    if len(size) != 2 or not all(is_a(side, int) and side > 0 for side in size) or record["channels"] < 1:
+        raise ValueError(
+            f"Expected channels and image_size (H, W) in {path}, found {record['channels']} and {size}; {ADVICE}."
+        )
     if record["task_hash"] != task_hash:
         raise ValueError(
             f"Expected a diffusion model of task {task_hash} in {folder}, found one of task {record['task_hash']}; "

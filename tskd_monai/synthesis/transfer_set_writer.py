@@ -21,7 +21,10 @@ from tqdm import tqdm
 
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.json_fields import Fields, check_fields
+from tskd_monai.data.strict_json import parse_json
 from tskd_monai.data.transfer_set import (
+    ENTRY,
     FORMAT_VERSION,
     MANIFEST_NAME,
     image_name,
@@ -38,6 +41,13 @@ from tskd_monai.training.samplers import process_count, process_rank
 logger = logging.getLogger(__name__)
 
 SAMPLED_FIELDS = ("index", "sha256", "mask_sha256", "condition")
+LINE: Fields = {
+    "index": (int,),
+    "sha256": (str,),
+    "mask_sha256": (str, type(None)),
+    "condition": (dict, type(None)),
+}
+ADVICE = "remove the transfer set's folder"
 
 
 def write_transfer_set(
@@ -100,12 +110,19 @@ def _is_complete(output_dir: Path, number: int) -> bool:
     manifest = output_dir / MANIFEST_NAME
     if not manifest.is_file() or progress_files(output_dir):
         return False
-    return len(_listed(read_json(manifest))) == number
+    return len(_listed(read_json(manifest), manifest)) == number
 
 
-def _listed(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _listed(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
     """Returns the entries of a list, those that gates have rejected included."""
-    return [*content["unlabeled"], *content.get("rejected", [])]
+    check_fields({"rejected": [], **content}, {"unlabeled": (list,), "rejected": (list,)}, str(path), ADVICE)
+    entries = [*content["unlabeled"], *content.get("rejected", [])]
+    for index, entry in enumerate(entries):
+        check_fields(entry, ENTRY, f"{path}, entry {index}", ADVICE)
+        check_fields(
+            {"mask_sha256": None, **entry}, {"mask_sha256": (str, type(None))}, f"{path}, entry {index}", ADVICE
+        )
+    return entries
 
 
 @contextmanager
@@ -193,12 +210,14 @@ def _finished_images(output_dir: Path, settings: Mapping[str, Any]) -> dict[int,
     if manifest.is_file():
         content = read_json(manifest)
         _check_settings(manifest, content, settings)
-        for entry in _listed(content):
+        for entry in _listed(content, manifest):
             index = entry["seed"] - content["base_seed"]
             recorded[index] = {name: entry.get(name) for name in SAMPLED_FIELDS} | {"index": index}
     for path in progress:
         header, *lines = _progress_lines(path)
         _check_settings(path, header, settings)
+        for number, line in enumerate(lines, start=2):
+            check_fields(line, LINE, f"{path}, line {number}", ADVICE)
         recorded.update((line["index"], line) for line in lines)
     if not manifest.is_file() and not progress and any(output_dir.glob("images/*.png")):
         raise ValueError(
@@ -225,15 +244,16 @@ def _progress_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: when another line is damaged.
     """
-    *lines, rest = path.read_text(encoding="utf-8").split("\n")
-    if rest:
-        logger.warning("The last line of %s is cut short; its image is sampled again.", path.name)
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"Expected JSON in every line of {path}: {error}. Remove the transfer set's folder."
-        ) from error
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        if rest:
+            logger.warning("The last line of %s is cut short; its image is sampled again.", path.name)
+        found = [parse_json(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in every line of {path}: {error}. {ADVICE.capitalize()}.") from error
+    if not found:
+        raise ValueError(f"Expected the settings in the first line of {path}, found none. {ADVICE.capitalize()}.")
+    return found
 
 
 def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None:

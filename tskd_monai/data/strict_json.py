@@ -1,0 +1,73 @@
+"""JSON as its standard has it (RFC 8259), from files that somebody else may have written.
+
+Python's own parser takes more: NaN and infinity, a key twice of which the last wins, numbers that no computer counts
+with, text that cannot be encoded. Each has a meaning that the writer did not intend, so each is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+MAX_DIGITS = 20
+"""Of a whole number: those of the largest that 64 bits hold."""
+
+SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+
+
+def parse_json(text: str) -> Any:
+    """Returns the content of JSON text.
+
+    Raises:
+        ValueError: when it is not JSON, nested too deeply to be read, names a key twice, or holds a number that is not
+            finite or of more than 64 bits, or half a character; says which.
+    """
+    try:
+        content = json.loads(
+            text,
+            object_pairs_hook=_distinct,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+        if SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # half of a pair alone cannot be encoded
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character in a text: {error.reason}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return content
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in content if names.count(name) > 1)
+        raise ValueError(f"the key {shown(repeated)} twice in one object")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"the number {name}, which is not finite")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {shown(text)}, which is not finite")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"the whole number {shown(text)} of more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def shown(value: Any) -> str:
+    """Returns what a message shows of a value from a file: the first 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,39 @@
+"""What a run has written down about one study, read back with its fields checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.json_fields import Fields, check_fields, is_a
+from tskd_monai.data.task import Task
+
+DONE, FAILED = "done", "failed"
+ADVICE = "remove it, and the study is done again"
+FIELDS: Fields = {"study": (str,), "status": (str,), "name": (str,)}
+FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,), "volumes_ml": (dict,)}, FAILED: {"message": (str,)}}
+
+
+def read_study_record(path: Path, task: Task) -> dict[str, Any]:
+    """Returns the record of a study: its key, status, name, and outputs and volumes in mL, or why it failed.
+
+    Args:
+        path: of the record.
+        task: of the run, whose classes have volumes.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not what a run writes; names file and field.
+    """
+    record = read_json(path)
+    check_fields(record, FIELDS, str(path), ADVICE)
+    if record["status"] not in FIELDS_OF:
+        raise ValueError(f"Expected status in {path} to be {DONE} or {FAILED}, found {record['status']!r}; {ADVICE}.")
+    check_fields(record, FIELDS_OF[record["status"]], str(path), ADVICE)
+    if record["status"] == DONE:
+        volumes: Fields = dict.fromkeys(task.foreground.values(), (float,))
+        check_fields(record["volumes_ml"], volumes, f"{path}, volumes_ml", ADVICE)
+        if not all(is_a(name, str) and name == Path(name).name for name in record["outputs"]):
+            raise ValueError(f"Expected outputs in {path} to be names of files, found {record['outputs']}; {ADVICE}.")
+    return dict(record)
