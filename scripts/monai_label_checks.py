@@ -103,6 +103,13 @@ def has_segmentations(address: str, uids: list[str]) -> str:
     return f"{len(found)} SEG"
 
 
+def set_up() -> None:
+    """Step: makes the server's environment unless it is there."""
+    done = subprocess.run(["bash", str(SETUP)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+
+
 def prepare(folder: Path, given: Path | None) -> Path:
     """Returns the bundle to serve: a copy of the given one, for it will be trained, or a new one."""
     if given is None:
@@ -125,7 +132,7 @@ def main() -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("nifti", "dicom"):
             (folder / name).mkdir(parents=True)
-        step("the server's environment", lambda: subprocess.run(["bash", str(SETUP)], check=True, capture_output=True))
+        step("the server's environment", set_up)
         bundle = prepare(folder, args.bundle)
         check_files(bundle, folder / "nifti")
         check_pacs(bundle, folder / "dicom", args.plugin)

@@ -33,12 +33,18 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_labels(task: Path) -> None:
-    """Raises ValueError unless label values are 0, 1, 2 …: viewers name and save labels by their order."""
-    values = [label["value"] for label in json.loads(task.read_text())["labels"]]
+def check_task(path: Path) -> None:
+    """Raises ValueError for a task whose label maps MONAI Label and its viewers would change without a word.
+
+    Viewers name and save labels by their order, and 2D image files are written with rows and columns exchanged.
+    """
+    task = json.loads(path.read_text())
+    if task["axcodes"] is None:
+        raise ValueError(f"expected a task of volumes in {path}, found one of 2D images, which MONAI Label transposes.")
+    values = [label["value"] for label in task["labels"]]
     if values != list(range(len(values))):
         raise ValueError(
-            f"expected label values {list(range(len(values)))} in {task}, found {values}. Viewers number labels in "
+            f"expected label values {list(range(len(values)))} in {path}, found {values}. Viewers number labels in "
             "their order; number them so in task.json and in the label files that the bundle is trained on."
         )
 
@@ -94,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         check_name(args.name)
-        check_labels(args.bundle / "configs" / "task.json")
+        check_task(args.bundle / "configs" / "task.json")
         check_port(args.host, args.port)
     except ValueError as error:
         print(f"monai_label: {error}", file=sys.stderr)

@@ -11,13 +11,13 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "monai_label.sh"
 
 
-def write_bundle(folder: Path, values: tuple[int, ...] = (0, 1, 2)) -> Path:
+def write_bundle(folder: Path, values: tuple[int, ...] = (0, 1, 2), axcodes: str | None = "PLS") -> Path:
     """Writes the files that a bundle is known by."""
     for name in ("configs/inference.json", "configs/train.json", "configs/metadata.json", "models/model.pt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     labels = [{"value": value, "name": f"organ {value}"} for value in values]
-    (folder / "configs/task.json").write_text(json.dumps({"labels": labels}))
+    (folder / "configs/task.json").write_text(json.dumps({"labels": labels, "axcodes": axcodes}))
     return folder
 
 
@@ -79,3 +79,8 @@ def test_a_name_that_monai_label_takes_for_something_else_is_refused(tmp_path: P
 def test_labels_that_viewers_would_number_anew_are_refused(tmp_path: Path) -> None:
     code, text = call(write_bundle(tmp_path / "student", (0, 3, 7)), tmp_path)
     assert code == 2 and "expected label values [0, 1, 2]" in text and "found [0, 3, 7]" in text
+
+
+def test_a_task_of_2d_images_is_refused(tmp_path: Path) -> None:
+    code, text = call(write_bundle(tmp_path / "student", axcodes=None), tmp_path)
+    assert code == 2 and "expected a task of volumes" in text and "2D images" in text
