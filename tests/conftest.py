@@ -6,7 +6,8 @@ The environment is set before the first import of torch, and reaches the process
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,12 @@ def make_task() -> Callable[..., Task]:
         return replace(task, **changes)
 
     return make
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let no file grow beyond 100 kB, as where a disk or a quota is full."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, former[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -113,15 +112,6 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == sorted(
         [*(p.name for p in others), "record.json"]
     )
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may be larger than 100 kB, as where a disk or a quota is full."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def save_tensor(path: Path) -> None:

@@ -138,6 +138,14 @@ def test_saving_again_replaces_the_adapter(encoder, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_a_killed_process_left_is_gone_after_the_next_saving(encoder, tmp_path):
+    (tmp_path / ".writing").mkdir()
+    (tmp_path / ".writing" / "adapter_model.safetensors").write_bytes(b"half")
+    add_lora(encoder, rank=2)
+    save_adapter(encoder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
 def test_a_loaded_adapter_can_be_trained_on(encoder, tmp_path):
     add_lora(encoder)
     save_adapter(encoder, tmp_path)

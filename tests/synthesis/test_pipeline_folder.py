@@ -110,3 +110,12 @@ def test_a_flow_comes_back_and_plain_diffusers_runs_it(tmp_path: Path, unet: UNe
     config.write_text(config.read_text().replace("FlowMatchEulerDiscreteScheduler", "UnknownScheduler"))
     with pytest.raises(ValueError, match="_class_name in .*scheduler_config.json .* found 'UnknownScheduler'"):
         load_diffusion_pipeline(folder, TASK)
+
+
+def test_a_full_disk_is_named_and_the_former_model_stays(
+    folder: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, small_files: None
+) -> None:
+    with pytest.raises(OSError, match="room and permission to write diffusion, found: File too large; free some space"):
+        save_diffusion_pipeline(folder, unet, noise_scheduler, {**RECORD, "task_hash": "b" * 64})
+    assert load_diffusion_pipeline(folder, TASK).record["task_hash"] == TASK
+    assert [path.name for path in folder.parent.iterdir()] == ["diffusion"]
