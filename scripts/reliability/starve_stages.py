@@ -81,11 +81,11 @@ def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int
         intact = not unreadable_files(scene.output) and _kept(scene.output, before, stage, epoch)
     finally:
         fault.mend(scene)
-    found = re.search(fault.message, ending.log)
+    found = list(re.finditer(fault.message, ending.log))
     again = run_in_child(run, log)
     went_on = again.code == 0 and digests(scene.output) == digests(workplace.reference(stage.name))
-    told = found is not None and (ending.code == 0) == fault.ends_well
-    message = _line(ending.log, found) if found and told else None
+    told = bool(found) and (ending.code == 0) == fault.ends_well
+    message = _line(ending.log, found[-1]) if told else None
     return Finding(fault.name, stage.name, ending.code, message, intact, went_on)
 
 
