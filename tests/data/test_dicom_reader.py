@@ -76,7 +76,7 @@ def test_compressed_pixels_are_decoded(tmp_path, write_series, syntax):
 def test_ct_without_rescale_is_noticed(tmp_path, write_series, caplog):
     series = write_series(tmp_path / "series", edit=lambda d, _: delattr(d, "RescaleIntercept"))
     np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored)
-    assert "series is CT without RescaleIntercept" in caplog.text
+    assert " is CT without RescaleIntercept" in caplog.text
 
 
 def test_missing_decoder_names_the_extra(tmp_path, write_series, monkeypatch):
@@ -116,7 +116,7 @@ def test_single_slice_takes_its_thickness_from_the_header(tmp_path, write_series
     assert np.linalg.norm(series.affine[:3, 2]) == pytest.approx(2.5)
     assert "one slice" in caplog.text
     write_series(tmp_path / "bare", places=[0], edit=lambda d, _: delattr(d, "SliceThickness"))
-    with pytest.raises(ValueError, match="Expected SliceThickness in bare"):
+    with pytest.raises(ValueError, match="Expected SliceThickness in series"):
         read_series(tmp_path / "bare")
 
 
@@ -196,14 +196,14 @@ def _truncate(dataset: FileDataset, index: int) -> None:
     [
         (_tilt, r"sheared by 12\.0 degrees, as a gantry tilt"),
         (_turn_last, r"Expected one ImageOrientationPatient in series.* in 4, .* in 1"),
-        (_resize_last, r"Expected slices of one size in series, found \[10, 14\] in 4, \[14, 10\] in 1"),
+        (_resize_last, r"Expected slices of one size in series .*, found \[10, 14\] in 4, \[14, 10\] in 1"),
         (_respace_last, "Expected one PixelSpacing in series"),
         (_colour, "found RGB with 3 sample"),
         (_truncate, r"Expected readable pixels in IM\d+.dcm, found them truncated"),
         (lambda d, _: setattr(d, "PhotometricInterpretation", "MONOCHROME1"), "found MONOCHROME1"),
         (lambda d, _: setattr(d, "NumberOfFrames", 5), "found 5 frames without functional groups"),
         (lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"]), "found a Siemens mosaic"),
-        (lambda d, _: setattr(d, "HighBit", 14), "Expected HighBit 15 in series, found 14"),
+        (lambda d, _: setattr(d, "HighBit", 14), "Expected HighBit 15 in series .*, found 14"),
         (lambda d, _: delattr(d, "ImagePositionPatient"), "Expected 3 numbers for ImagePositionPatient"),
         (lambda d, _: setattr(d, "RescaleSlope", 0), "Expected a finite rescale other than zero"),
         (lambda d, _: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0.5, 1, 0]), "Expected orthogonal unit vectors"),

@@ -248,5 +248,5 @@ ROWS = [
     Row("MR for a CT model", REFUSED, [dicom], "Expected CT for this model, found MR", modality="CT"),
     Row("truncated DICOM file", REFUSED, [_truncated], "Expected readable pixels in MR0005.dcm"),
     Row("zero-byte DICOM file", REFUSED, [_zero_bytes], "Expected a DICOM file, found MR0005.dcm unreadable"),
-    Row("DICOM header claiming more pixels", REFUSED, [edited(setting(Rows=4000))], "MR.* its header claims"),
+    Row("DICOM header claiming more pixels", REFUSED, [edited(setting(Rows=4000))], "its header claims"),
 ]

@@ -61,7 +61,7 @@ ROWS = [
     Row("path through a file", REFUSED, [_not_a_folder], "found nothing"),
 ]
 AS_NOBODY = [
-    Row("unreadable folder", REFUSED, [_unreadable], "Expected a readable folder, found more closed"),
+    Row("unreadable folder", REFUSED, [_unreadable], "Expected a readable folder, found"),
     Row("read-only output", REFUSED, [_read_only], "permission to write scan_seg.nii.gz, found: Permission denied"),
 ]
 ON_A_FULL_DISK = Row("full disk", REFUSED, [_full_disk], "to write scan_seg.nii.gz, found: No space left on device")

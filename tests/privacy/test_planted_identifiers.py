@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = (PRIVATE, ".dcm")
 GRID = make_grid((48, 48, 6), (7.2, 7.2, 25.0), "PLS")
 SECTIONS = {"training": (1, 2), "validation": (3,), "test": (4, 5)}
+TRACKED = {"tensorboard": True} | ({"tracking": "mlflow"} if find_spec("mlflow") else {})
 TINY = {
     "image_size": 48,
     "labelled_slices": 6,

@@ -23,6 +23,8 @@ def without_places(message: str, image: str | Path, output_dir: str | Path) -> s
         message = _replaced(message, _spellings(path), f"file {number} of the series")
         if SPEAKING.search(path.name):
             message = re.sub(rf"(?<!\w){re.escape(path.name)}(?!\w)", f"file {number} of the series", message)
+    for folder in _folders_of(image):
+        message = _replaced(message, _spellings(folder), "a folder of the study")
     message = _replaced(message, _spellings(image), image.name if image.is_file() else "the study's folder")
     message = _replaced(message, _spellings(Path(output_dir)), "the output folder")
     for parent in image.absolute().parents:
@@ -33,6 +35,11 @@ def without_places(message: str, image: str | Path, output_dir: str | Path) -> s
 
 def _files_of(image: Path) -> list[Path]:
     return sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else []
+
+
+def _folders_of(image: Path) -> list[Path]:
+    """Returns the folders below a study's, the deepest first."""
+    return sorted((path for path in image.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
 
 
 def _spellings(path: Path) -> list[str]:
