@@ -56,7 +56,9 @@ def test_other_images_are_their_own_only_frame() -> None:
 def test_header_with_too_few_functional_groups_is_refused() -> None:
     header = FileDataset("a.dcm", {})
     header.NumberOfFrames, header.PerFrameFunctionalGroupsSequence = 3, [Dataset(), Dataset()]
-    with pytest.raises(ValueError, match="Expected functional groups of 3 frames in an enhanced image, found 2"):
+    with pytest.raises(
+        ValueError, match="Expected functional groups of 3 frames in an enhanced image, found 2 in a.dcm"
+    ):
         frame_headers(header)
 
 
@@ -65,3 +67,13 @@ def test_headers_of_frames_do_not_share_what_differs(enhanced: Path) -> None:
     frames = frame_headers(header)
     assert len({tuple(frame.ImagePositionPatient) for frame in frames}) == 5
     assert "ImagePositionPatient" not in header
+
+
+def test_damaged_functional_groups_name_their_file(tmp_path: Path) -> None:
+    header = FileDataset("b.dcm", {})
+    header.NumberOfFrames, header.PerFrameFunctionalGroupsSequence = 1, [Dataset()]
+    group, place = header.PerFrameFunctionalGroupsSequence[0], Dataset()
+    place.add_new("ImagePositionPatient", "LO", "here")
+    group.PlanePositionSequence = [place]
+    with pytest.raises(ValueError, match=r"found b\.dcm unreadable \(ImagePositionPatient"):
+        frame_headers(header)

@@ -161,3 +161,25 @@ def test_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
     with pytest.raises(ValueError, match=r"header claims 54000000000000 bytes of voxels, the file holds"):
         read_nifti(path)
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+def test_header_cut_short_is_refused_by_name(tmp_path, version):
+    nib.save(version(np.zeros((2, 3, 4), np.int16), AFFINE), tmp_path / "a.nii")
+    whole = (tmp_path / "a.nii").read_bytes()
+    for kept in (4, 100, 300):
+        (tmp_path / "a.nii").write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match="found a.nii truncated or damaged") as raised:
+            read_nifti(tmp_path / "a.nii")
+        assert type(raised.value) is ValueError  # nibabel's own are subclasses
+
+
+def test_extension_of_negative_size_is_refused_by_name(tmp_path):
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), AFFINE)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 24))
+    nib.save(image, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[352:356] = (-16).to_bytes(4, "little", signed=True)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ValueError, match="found a.nii truncated or damaged"):
+        read_nifti(tmp_path / "a.nii")

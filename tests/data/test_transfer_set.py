@@ -170,3 +170,26 @@ def test_label_maps_come_with_their_images(tmp_path: Path) -> None:
     label.write_bytes(b"another")
     with pytest.raises(ValueError, match=r"Expected labels/000001.png of .*unlabeled\[1\] as it was written"):
         load_transfer_set(path, TASK)
+
+
+def test_rejected_images_of_another_type_are_named(tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set", rejected="images/000000.png")
+    for rejected in (False, True):
+        with pytest.raises(ValueError, match=r"Expected rejected in .*transfer_set\.json to be list, found 'images"):
+            load_transfer_set(path, TASK, rejected=rejected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("images/a\x00b.png", ValueError, "inside the list's folder"),
+        ("x" * 5000, FileNotFoundError, r"Expected the file x+ of .*unlabeled\[1\], found no such file"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_refused(
+    tmp_path: Path, name: str, kind: type[Exception], message: str
+) -> None:
+    path = write_set(tmp_path / "set")
+    change_entry(path, image=name)
+    with pytest.raises(kind, match=message):
+        load_transfer_set(path, TASK)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -191,3 +194,36 @@ def test_real_images_and_labels_share_their_grid(real_data, dataset):
     np.testing.assert_allclose(item["image"].affine, item["label"].affine, atol=1e-3)
     if paths["image"].name.endswith(".nii.gz"):
         np.testing.assert_array_equal(item["image"], nib.load(paths["image"]).get_fdata(dtype=np.float32))
+
+
+def _png(size: tuple[int, int], claimed: int | None = None) -> bytes:
+    """Returns a grey PNG whose header claims a size, and perhaps its pixels a number of bytes."""
+    pixels = zlib.compress(bytes(64))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        length = claimed if claimed and kind == b"IDAT" else len(body)
+        content += struct.pack(">I", length) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return content
+
+
+def test_image_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(_png((2**17, 2**17)))
+    (tmp_path / "chunk.png").write_bytes(_png((4, 4), claimed=2**32 - 129))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="found bomb.png truncated or damaged"):
+        read_image_file(tmp_path / "bomb.png")
+    assert read_image_file(tmp_path / "chunk.png").shape == (4, 4, 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+def test_tiff_without_its_size_is_refused_by_name(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    at = content.index(struct.pack("<HH", 256, 4))  # ImageWidth
+    content[at : at + 2] = struct.pack("<H", 40000)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match="found a.tif truncated or damaged"):
+        read_image_file(tmp_path / "a.tif")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,18 @@ def _zip_of_pickles(path: Path) -> None:
     np.savez(path, foreground=np.array([{"a": 1}], dtype=object), features=np.zeros(1))
 
 
+def _claim_much(path: Path) -> None:
+    """Packs a header that claims 10¹² bytes, with the right checksum."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    whole = members["foreground.npy"]
+    claimed = whole.replace(b"(2, 8, 12), }" + b" " * 12, b"(10000, 10000, 10000), }" + b" ")
+    assert claimed != whole and len(claimed) == len(whole)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "foreground.npy": claimed}.items():
+            archive.writestr(name, content)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "empty": lambda path: path.write_bytes(b""),
@@ -219,6 +232,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a pickle": lambda path: path.write_bytes(pickle.dumps({"foreground": 1})),
     "pickles inside": _zip_of_pickles,
     "one array": _array,
+    "arrays of another type": lambda path: np.savez(
+        path, foreground=np.zeros((2, 8, 12)), features=np.zeros((4, 2, 3))
+    ),
+    "arrays of other axes": lambda path: np.savez(
+        path, foreground=np.zeros(3, np.uint8), features=np.zeros(1, np.half)
+    ),
+    "a lying shape": _claim_much,
     "an array too few": lambda path: np.savez(path, features=np.zeros(1)),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +114,22 @@ def test_a_missing_folder_is_named(tmp_path: Path, make_task: MakeTask) -> None:
 def test_a_folder_without_a_teacher_is_refused(tmp_path: Path, make_task: MakeTask) -> None:
     with pytest.raises(FileNotFoundError, match=r"Expected teacher\.json in the teacher folder"):
         load_any_teacher(tmp_path, make_task())
+
+
+@pytest.mark.parametrize("config", [[], {}, {"student": 3}, "compact_unet_small"])
+def test_a_student_without_a_name_is_refused_by_file(
+    bundle: Path, tmp_path: Path, make_task: MakeTask, config: object
+) -> None:
+    shutil.copytree(bundle, tmp_path / "control")
+    (tmp_path / "control" / "configs" / "inference.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"inference\.json.*; distil the student again"):
+        load_any_teacher(tmp_path / "control", make_task())
+
+
+def test_a_student_with_the_weights_of_another_network_is_refused_by_name(
+    bundle: Path, tmp_path: Path, make_task: MakeTask
+) -> None:
+    shutil.copytree(bundle, tmp_path / "control")
+    torch.save({"weight": torch.rand(2)}, tmp_path / "control" / "models" / "model.pt")
+    with pytest.raises(ValueError, match="Weights in the student bundle control do not fit"):
+        load_any_teacher(tmp_path / "control", make_task())

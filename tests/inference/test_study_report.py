@@ -153,3 +153,16 @@ def test_processes_share_the_studies(run: Run, studies: Path, monkeypatch: pytes
         assert (out / "summary.json").is_file() == (rank == 0)
     assert written == [1, 3]
     assert read_json(out / "summary.json")["done"] == 3
+
+
+def test_a_study_with_a_damaged_record_is_done_again(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = nifti(tmp_path).path
+    out = run(image=str(path))
+    (record,) = (out / "records").iterdir()
+    whole = record.read_text()
+    record.write_text(whole[:40])
+    run(image=str(path))
+    assert "The study is done again: Expected JSON in" in caplog.text
+    assert read_json(record)["status"] == "done"

@@ -106,3 +106,32 @@ def test_half_precision_is_loaded_as_float():
     load_strictly(module, {name: torch.ones_like(v).half() for name, v in module.state_dict().items()}, "w.pth")
     assert module.weight.dtype == torch.float32
     assert module.weight.sum() == 6
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "old.pth"])
+def test_no_changed_byte_gives_another_error_than_ours(tmp_path, name):
+    state, path = {"weight": torch.rand(2, 2), "steps": torch.tensor(3)}, tmp_path / name
+    if name == "w.safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name == "w.pth")
+    whole, refused = path.read_bytes(), 0
+    for position in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            read_weights(path)
+        except ValueError as error:
+            refused += 1
+            assert type(error) is ValueError and name in str(error)
+    assert refused > 20
+
+
+def test_entries_without_a_name_are_refused(tmp_path):
+    torch.save({3: torch.rand(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth, found 3 with a Tensor"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected weights at .*none\.pt, found none"):
+        read_weights(tmp_path / "none.pt")

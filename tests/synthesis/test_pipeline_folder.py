@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
+from tskd_monai.data.checksum import file_sha256
 from tskd_monai.synthesis import pipeline_folder
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.pipeline_folder import (
@@ -119,3 +120,44 @@ def test_a_full_disk_is_named_and_the_former_model_stays(
         save_diffusion_pipeline(folder, unet, noise_scheduler, {**RECORD, "task_hash": "b" * 64})
     assert load_diffusion_pipeline(folder, TASK).record["task_hash"] == TASK
     assert [path.name for path in folder.parent.iterdir()] == ["diffusion"]
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        (
+            "unet/config.json",
+            {"layers_per_block": 10**9},
+            r"a U-Net .* in .*config\.json: layers_per_block of 1000000000",
+        ),
+        ("unet/config.json", {"layers_per_block": None}, r"Expected layers_per_block in .*config\.json to be int"),
+        ("unet/config.json", {"block_out_channels": 8}, r"Expected a U-Net for the images .* in .*config\.json"),
+        ("unet/config.json", {"down_block_types": ["A", "B"]}, r"Expected a U-Net for the images .* in .*config\.json"),
+        ("unet/config.json", {"block_out_channels": [2**20, 2**21]}, "to fit its config.json, they differ"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps .* of 1 to 100000"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": []}, r"a noise schedule in .*scheduler_config\.json"),
+        ("diffusion.json", {"image_size": [16]}, r"Expected channels and image_size \(H, W\) in .*diffusion\.json"),
+        ("diffusion.json", {"image_size": "16"}, r"Expected image_size in .*diffusion\.json to be list"),
+        ("diffusion.json", {"channels": True}, r"Expected channels in .*diffusion\.json to be int, found True"),
+        ("diffusion.json", {"image_size": [32, 32]}, "Expected a U-Net for the images of diffusion.json"),
+    ],
+)
+def test_settings_that_build_nothing_are_refused_by_file(
+    folder: Path, name: str, values: dict[str, Any], message: str
+) -> None:
+    change(folder / name, **values)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_diffusion_pipeline(folder, TASK)
+    assert type(raised.value) is ValueError
+
+
+def test_damaged_weights_with_their_own_sha256_are_refused(folder: Path) -> None:
+    weights = folder / pipeline_folder.WEIGHTS_NAME
+    weights.write_bytes(weights.read_bytes()[:200])
+    change(folder / "diffusion.json", unet_sha256=file_sha256(weights))
+    with pytest.raises(ValueError, match=r"Expected weights in .*safetensors, found a file that is damaged"):
+        load_diffusion_pipeline(folder, TASK)

@@ -244,3 +244,44 @@ write_transfer_set(sys.argv[1], sampler, number=7, task_hash="a" * 64)
 if "RANK" in os.environ:
     stop_process_group()
 """
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["[]"], r"line 2 .*progress-0\.jsonl|progress-0\.jsonl, line 2"),
+        (['{"index": 0}'], r"Expected sha256 in .*progress-0\.jsonl, line 2, found none"),
+        (['{"index": "0", "sha256": "a"}'], r"Expected index in .*progress-0\.jsonl, line 2 to be int"),
+        (["[" * 100_000], r"Expected JSON in every line of .*progress-0\.jsonl: nested too deeply"),
+    ],
+)
+def test_progress_of_another_kind_is_refused_by_line(
+    tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, monkeypatch, lines: list[str], message: str
+) -> None:
+    stop_after(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, unet, noise_scheduler)
+    (path,) = tmp_path.glob("*.jsonl")
+    path.write_text(path.read_text() + "".join(f"{line}\n" for line in lines))
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, unet, noise_scheduler)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\n"])
+def test_progress_that_is_no_text_is_refused(
+    tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler, content: bytes
+) -> None:
+    (tmp_path / "transfer_set.progress-0.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"progress-0\.jsonl.*[Rr]emove the transfer set's folder"):
+        write(tmp_path, unet, noise_scheduler)
+
+
+def test_a_list_with_an_entry_of_another_kind_is_refused(
+    tmp_path: Path, unet: UNet2DModel, noise_scheduler: DDPMScheduler
+) -> None:
+    path = write(tmp_path, unet, noise_scheduler, number=2)
+    content = json.loads(path.read_text())
+    del content["unlabeled"][1]["sha256"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"Expected sha256 in .*transfer_set\.json, entry 1, found none"):
+        write(tmp_path, unet, noise_scheduler, number=3)

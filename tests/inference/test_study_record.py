@@ -1,0 +1,45 @@
+"""The record of a study: taken when it is whole, refused by file and field when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tskd_monai.data.atomic import write_json
+from tskd_monai.data.task import Task
+from tskd_monai.inference.study_record import read_study_record
+
+DONE = {"image": "a.nii", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
+        "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
+FAILED = {"image": "a.nii", "name": "", "status": "failed", "message": "no slices"}
+
+
+@pytest.mark.parametrize("content", [DONE, FAILED])
+def test_a_record_comes_back(tmp_path: Path, make_task: Callable[..., Task], content: dict[str, Any]) -> None:
+    write_json(tmp_path / "0a.json", content)
+    assert read_study_record(tmp_path / "0a.json", make_task()) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"Expected an object in .*0a\.json, found list; remove it, and the study is done again"),
+        ({**DONE, "status": "begun"}, r"Expected status in .*0a\.json to be done or failed, found 'begun'"),
+        ({**DONE, "status": None}, r"Expected status in .*0a\.json to be str"),
+        ({**DONE, "name": 3}, r"Expected name in .*0a\.json to be str"),
+        ({**DONE, "outputs": "a"}, r"Expected outputs in .*0a\.json to be list"),
+        ({**DONE, "outputs": ["../../a"]}, r"Expected outputs in .*0a\.json to be names of files"),
+        ({**DONE, "volumes_ml": {"liver": 3}}, r"Expected spleen in .*0a\.json, volumes_ml, found none"),
+        ({**DONE, "volumes_ml": {"liver": 3, "spleen": "x"}}, r"Expected spleen in .*volumes_ml to be float"),
+        ({**FAILED, "message": None}, r"Expected message in .*0a\.json to be str"),
+    ],
+)
+def test_a_record_that_no_run_writes_is_refused(
+    tmp_path: Path, make_task: Callable[..., Task], content: Any, message: str
+) -> None:
+    write_json(tmp_path / "0a.json", content)
+    with pytest.raises(ValueError, match=message):
+        read_study_record(tmp_path / "0a.json", make_task())
