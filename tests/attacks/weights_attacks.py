@@ -182,7 +182,7 @@ def _packed_array(folder: Path) -> Path:
 
 
 def _unpacked_array(folder: Path, monkey: Monkey) -> bool:
-    monkey.setattr(target_cache, "_check_unpacked_size", no_op)
+    monkey.setattr(target_cache, "MAX_ANSWER_BYTES", 1 << 40)
     return peak_bytes(lambda: _cache_of_zeros(folder).read(IMAGE)) > 100 * MEGABYTE
 
 
@@ -244,7 +244,7 @@ ROWS = [
         "adapter that names a module to import",
         _importing_adapter,
         lambda folder: load_adapter(_encoder(), folder),
-        "Expected megatron_config, megatron_core in",
+        "Expected plain LoRA in",
         _imports,
     ),
     Attack(

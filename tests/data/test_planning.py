@@ -84,7 +84,7 @@ def test_geometry_is_the_median_of_the_cases_and_open_to_the_caller(write: Write
     assert (task.name, task.image_size, task.pixdim) == ("knee", (64, 64), (round(100 / 64, 4),) * 2)
     task = plan_task(_datalist(*entries), image_size=32, intensity="rgb", name="mine")
     assert (task.name, task.image_size, task.pixdim, task.intensity.mode) == ("mine", (32, 32), (3.125,) * 2, "rgb")
-    with pytest.raises(ValueError, match="two positive multiples of 16 in `image_size`"):
+    with pytest.raises(ValueError, match="two positive multiples of 16 up to 4096 in `image_size`"):
         plan_task(_datalist(*entries), image_size=50)
 
 

@@ -151,7 +151,9 @@ def test_an_image_size_that_no_encoder_has_is_refused(study: Path, tmp_path: Pat
     content = json.loads((study / "task.json").read_text())
     (tmp_path / "task.json").write_text(json.dumps({**content, "image_size": [size, size]}))
     message = refusal(tmp_path, study / "datalist.json", tmp_path / "task.json")
-    assert re.search(rf"task\.json: expected two positive multiples of 16 in `image_size`, found .*{size}", message)
+    assert re.search(
+        rf"task\.json: expected two positive multiples of 16 up to 4096 in `image_size`, found .*{size}", message
+    )
 
 
 @pytest.mark.parametrize("size", [2, 7, 80])

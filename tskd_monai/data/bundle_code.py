@@ -20,6 +20,7 @@ CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".pt", ".pth")
 DATA_SUFFIXES = (
     *(".md", ".txt", ".png", ".jpg", ".svg", ".csv", ".jsonl"),
+    ".ipynb",  # nothing but the reader runs a notebook
     *(".safetensors", ".npz", ".onnx", ".xml", ".bin"),  # of networks: numbers and operations of the engine's own
     *WEIGHTS_SUFFIXES,
 )

@@ -174,6 +174,8 @@ def _decoded(dataset: Dataset, name: str) -> np.ndarray:
     try:
         check_frame_sizes(dataset)
         return dataset.pixel_array
+    except MemoryError:
+        raise
     except Exception as error:  # each decoder plugin raises its own kind
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
         compressed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed

@@ -26,9 +26,6 @@ from tskd_monai.networks.lora import (
 from tskd_monai.networks.weights_file import read_weights
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-READ_SETTINGS = frozenset({"r", "lora_alpha", "lora_dropout", "target_modules", *PEFT_OPTIONS})
-NOTED_SETTINGS = frozenset({"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"})
-"""What peft writes down for its readers and nothing here goes by: the base model is the one at hand."""
 
 
 def save_adapter(network: Adaptable, folder: str | Path) -> None:
@@ -93,7 +90,6 @@ def load_adapter(
 
 
 def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_parts: str) -> None:
-    _refuse_other_settings(config)
     targets = sorted(config.target_modules or ())
     check_targets(module, targets)
     options = checked_peft_options({name: getattr(config, name) for name in PEFT_OPTIONS})
@@ -101,21 +97,6 @@ def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_part
     stored = read_weights(folder / ADAPTER_FILES[0])
     _check_entries(stored, _expected_entries(module, config))
     _check_zero_rows(stored, qkv_parts)
-
-
-def _refuse_other_settings(config: LoraConfig) -> None:
-    """Refuses settings that nothing here writes: peft goes by them, and one names a module that it imports."""
-    usual = LoraConfig().to_dict()
-    odd = sorted(
-        name
-        for name, value in config.to_dict().items()
-        if name not in READ_SETTINGS | NOTED_SETTINGS and value != usual.get(name)
-    )
-    if odd:
-        raise ValueError(
-            f"Expected {', '.join(odd)} in {ADAPTER_FILES[1]} as peft has it unless told otherwise, found "
-            "another value; use an adapter of LoRA alone."
-        )
 
 
 def _check_entries(stored: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
