@@ -49,7 +49,8 @@ def exported_file(models: str | Path, name: str) -> Path:
     record = _read_record(models)
     if record["weights_sha256"] != file_sha256(models / WEIGHTS):
         raise ValueError(
-            f"Expected {name} made from {WEIGHTS} as it is, found in {RECORD} that it was made from other weights; {ADVICE}."
+            f"Expected {name} made from {WEIGHTS} as it is, found by {RECORD} that it was made from other weights; "
+            f"{ADVICE}."
         )
     if any(record["files"].get(part) != digest for part, digest in file_record(path).items()):
         raise ValueError(f"Expected {name} as it was exported, found it changed since by {RECORD}; {ADVICE}.")
