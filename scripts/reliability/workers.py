@@ -46,7 +46,8 @@ Reply = tuple[int, Answer, float]
 def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limits = LIMITS) -> Iterator[Reply]:
     """Yields the answer to each input of a parser.
 
-    A worker that hangs on an input, or dies of it, gives an offender, and a new one goes on with the next input.
+    A worker that hangs on an input, or dies of it, gives an offender, and a new one goes on with the next input. A
+    first hang on an input is tried once more: on a machine with other work a process may stand still for a while.
 
     Args:
         find: returns the parser; it is called in the worker.
@@ -54,9 +55,12 @@ def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limi
         inputs: how many.
         limits: of each input.
     """
-    done = 0
+    done, stalled = 0, -1
     while done < inputs:
         for index, answer, peak_mb in _run_worker(find, seed, range(done, inputs), limits):
+            if answer.error == HANG and stalled != index:
+                stalled = index
+                break
             yield index, answer, peak_mb
             done = index + 1
 
