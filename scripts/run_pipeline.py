@@ -19,6 +19,7 @@ from plan_task import plan_study
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.private_files import private_file
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import ENCODERS, weights_path
@@ -82,7 +83,9 @@ def main() -> None:
             "device": args.device,
         }.items():
             plain_option(name, value)
-        weights_path(encoder, weights)  # missing weights end the run here, with one line
+        # A wrong datalist and missing weights end the run here, with one line and nothing written.
+        load_datalist(args.datalist)
+        weights_path(encoder, weights)
         datalist, task_file, task = plan_study(
             args.datalist,
             args.output_dir,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 import warnings
@@ -137,8 +138,10 @@ class Trials:
             self.subject.read(case.folder)
 
     def _is_documented(self, error: Exception, mutant: Mutant) -> bool:
-        names = [mutant.path.name, *([mutant.case.folder.name] if self.subject.folder_is_input else [])]
-        return type(error) in self.subject.documented and any(name in str(error) for name in names)
+        names = [re.escape(mutant.path.name)]
+        if self.subject.folder_is_input:  # a series goes by a hash of its UID: its folder may bear a patient's name
+            names += [re.escape(mutant.case.folder.name), "series [0-9a-f]{8}"]
+        return type(error) in self.subject.documented and bool(re.search("|".join(names), str(error)))
 
     def _restore(self, folder: Path) -> None:
         for path, content in self.valid.items():

@@ -84,7 +84,7 @@ def test_claimed_size_takes_no_memory(tmp_path: Path, write_series: Callable[...
 
     folder = write_series(tmp_path / "series", edit=edit).folder
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"Expected readable pixels in IM\d+\.dcm"):
+    with pytest.raises(ValueError, match=r"found IM\d+\.dcm truncated or damaged \(its header claims"):
         read_series(folder)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -96,9 +96,13 @@ def test_claimed_size_takes_no_memory(tmp_path: Path, write_series: Callable[...
     [
         ("RescaleSlope", "1e300", "Expected a finite rescale other than zero"),
         ("RescaleIntercept", "-1e26", "Expected a finite rescale other than zero"),
-        ("ImagePositionPatient", ["1e7", "0", "0"], r"for ImagePositionPatient in every image of series, below 1e\+06"),
+        (
+            "ImagePositionPatient",
+            ["1e7", "0", "0"],
+            r"for ImagePositionPatient in every image of series \w+, below 1e\+06",
+        ),
         ("PixelSpacing", ["1e-5", "1"], "Expected a positive PixelSpacing of at least 0.0001 mm in series"),
-        ("BitsAllocated", None, "Expected BitsAllocated in series, found none"),
+        ("BitsAllocated", None, r"Expected BitsAllocated in series \w+, found none"),
         ("ReferencedFrameNumber", "2", r"Expected frame 2 in IM\d+\.dcm, found 1 frame"),
         ("ReferencedFrameNumber", "-3", r"Expected frame -3 in IM\d+\.dcm, found 1 frame"),
     ],

@@ -85,7 +85,7 @@ def test_regular_series_is_read_the_same_either_way(tmp_path, write_series, capl
     refused, resampled = read_series(folder), read_series(folder, irregular="resample")
     np.testing.assert_array_equal(refused.voxels, resampled.voxels)
     np.testing.assert_array_equal(refused.affine, resampled.affine)
-    assert resampled.grid.is_regular and not caplog.text
+    assert resampled.grid.is_regular and "WARNING" not in caplog.text
 
 
 def test_other_settings_are_refused():

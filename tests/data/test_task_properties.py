@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tskd_monai.data.task import CODES, INTENSITY_MODES, Intensity, Label, Task, load_task, save_task
+from tskd_monai.data.task import CODES, INTENSITY_MODES, NAME, Intensity, Label, Task, load_task, save_task
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: len(name) <= 12)
 SHARES = st.floats(0, 1)
 SIZES = st.integers(1, 64).map(lambda blocks: 16 * blocks)
 SPACINGS = st.floats(1e-3, 1e3)

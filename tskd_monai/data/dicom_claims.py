@@ -67,7 +67,7 @@ def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str)
     """
     pixels = frames * int(header.Rows) * int(header.Columns)
     syntax = _transfer_syntax(header)
-    compressed = syntax is not None and not syntax.is_private and syntax.is_compressed
+    compressed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
     claimed = pixels * int(header.get("BitsAllocated") or 8) // 8
     check_held(claimed, file_bytes, MAX_COMPRESSION if compressed else 1, name)
     check_voxel_count(pixels, name)

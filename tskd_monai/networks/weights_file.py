@@ -90,7 +90,7 @@ def check_not_packed(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except zipfile.BadZipFile:  # torch says what is wrong with it
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch says what is wrong with it
         return
     packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if packed or sum(part.file_size for part in parts) > path.stat().st_size:
