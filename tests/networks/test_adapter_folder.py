@@ -138,6 +138,13 @@ def test_saving_again_replaces_the_adapter(encoder, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_folder_is_the_same_whatever_order_a_set_has(encoder, tmp_path):
+    add_lora(encoder)
+    save_adapter(encoder, tmp_path)
+    targets = json.loads((tmp_path / FILES[0]).read_text())["target_modules"]
+    assert len(targets) > 3 and targets == sorted(targets)
+
+
 def test_what_a_killed_process_left_is_gone_after_the_next_saving(encoder, tmp_path):
     (tmp_path / ".writing").mkdir()
     (tmp_path / ".writing" / "adapter_model.safetensors").write_bytes(b"half")

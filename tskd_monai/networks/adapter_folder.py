@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -47,10 +48,18 @@ def save_adapter(network: Adaptable, folder: str | Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
     try:
         adapted.save_pretrained(str(temporary), save_embedding_layers=False)
+        _sort_targets(temporary / ADAPTER_FILES[1])
         for name in ADAPTER_FILES:
             (temporary / name).replace(folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sort_targets(path: Path) -> None:
+    """Puts the target modules into order: peft writes a set, whose order changes with every start of Python."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def load_adapter(
