@@ -85,9 +85,9 @@ def check_not_packed(path: str | Path) -> None:
         ValueError: if a part of it is compressed, or its parts are larger than the file.
     """
     path = Path(path)
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch says what is wrong with it
