@@ -55,7 +55,7 @@ def test_running_iteration_is_finished_first(
 
 
 def test_nothing_is_said_to_be_saved_in_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(SystemExit):
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit):
         trainer(signal.SIGTERM).run([0, 1], max_epochs=1)
     assert "No epoch was over yet, nothing is saved" in caplog.text
 
