@@ -5,6 +5,7 @@ The environment is set before the first import of torch, and reaches the process
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -42,6 +43,16 @@ def _folder_from(variable: str) -> Path:
     if not folder.is_dir():
         pytest.fail(f"{variable} names {value}, which is not a folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undoes what a test changes for all that follow: a bundle's logging.conf sets the root's level."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    level = root.level
+    yield
+    root.setLevel(level)
+    logging.disable(disabled)
 
 
 @pytest.fixture(scope="session")
