@@ -1,18 +1,19 @@
 """Prepares a public dataset: from the official download's layout to checked files and a datalist.
 
-The datalist goes straight into `plan_task.py`. Nothing is downloaded: get the data from its authors, under its terms,
-and unpack it. Stopped at any moment, the same command goes on where it was. `--verify` checks a prepared folder again.
+The datalist goes straight into `plan_task.py`. Nothing is downloaded: get the data from its authors, under its terms.
+Stopped at any moment, the same command goes on where it was. `--verify` checks a prepared folder again.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.archives import unpack_archives
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.datasets import auto_oral, chaos, chase_db1, decathlon, drive, hc18, kidney_us, ph2
 from tskd_monai.data.datasets.preparation import prepare_study
@@ -38,6 +39,28 @@ PREPARERS: dict[str, Callable[[Path], Study]] = {
 }
 OWN_OPTIONS = {"annotator": ("kidney_us", "kidney_us_regions"), "channel": ("decathlon",)}
 """Options that only some datasets have."""
+LARGEST_ARCHIVE = 64 * 2**30
+"""Bytes, unpacked: twice what the largest of these datasets has."""
+
+
+def unpacked(source: Sequence[Path], folder: Path) -> Path:
+    """Returns the folder of a download: the one given, or `folder`, into which archives are unpacked once.
+
+    Raises:
+        FileNotFoundError: when there is no such folder or archive.
+        ValueError: when an archive is damaged, too large, or would write elsewhere.
+    """
+    if missing := [path for path in source if not path.exists()]:
+        raise FileNotFoundError(f"Expected a folder or archives of the download, found nothing at {missing[0]}.")
+    folders = [path for path in source if path.is_dir()]
+    if folders and len(source) > 1:
+        raise ValueError(f"Expected one folder or archives of the download, found {folders[0]} among {len(source)}.")
+    if folders:
+        return folders[0]
+    if not folder.exists():
+        unpack_archives(source, folder, LARGEST_ARCHIVE)
+        logger.info("Unpacked into %s, which may be removed when the dataset is prepared.", folder)
+    return folder
 
 
 def find_study(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> Study:
@@ -57,8 +80,6 @@ def find_study(name: str, source: Path, annotator: int | None = None, channel: i
     for option in given:
         if name not in OWN_OPTIONS[option]:
             raise ValueError(f"Expected --{option} for {', '.join(OWN_OPTIONS[option])} alone, found {name}.")
-    if not source.is_dir():
-        raise FileNotFoundError(f"Expected the unpacked download of {name} at {source}, found no folder.")
     return PREPARERS[name](source, **given)
 
 
@@ -75,7 +96,9 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Returns the parser and the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=PREPARERS, help="of the dataset")
-    parser.add_argument("--source", type=Path, help="folder of the unpacked download")
+    parser.add_argument(
+        "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write, or with --verify to check")
     parser.add_argument("--verify", action="store_true", help="check a prepared folder again, and write nothing")
     parser.add_argument(
@@ -104,8 +127,9 @@ def main() -> None:
     try:
         if not args.verify:
             if args.source is None:
-                parser.error("expected --source with the unpacked download, or --verify")
-            study = find_study(args.name, args.source, args.annotator, args.channel)
+                parser.error("expected --source with the download, or --verify")
+            source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
+            study = find_study(args.name, source, args.annotator, args.channel)
             logger.info("%s. Licence: %s.", study.description.title, study.description.licence)
             path = prepare_study(
                 study,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attack import Attack
 
-from tskd_monai.data.archives import unpack_archive
+from tskd_monai.data.archives import unpack_archives
 
 Monkey = pytest.MonkeyPatch
 MEGABYTE = 1 << 20
@@ -47,7 +47,7 @@ def _tar(
 
 
 def _unpack(archive: Path) -> None:
-    unpack_archive(archive, archive.parent / "data", LIMIT)
+    unpack_archives([archive], archive.parent / "data", LIMIT)
 
 
 def _naive_zip(archive: Path, monkey: Monkey) -> bool:

@@ -12,6 +12,7 @@ from html_page import Page
 from PIL import Image
 
 from tskd_monai.data.datalist import load_section
+from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation import evaluation_report
 from tskd_monai.evaluation.evaluated_studies import evaluated_studies
@@ -122,14 +123,23 @@ def test_2d_images_have_no_volumes(tmp_path: Path, make_task: Callable[..., Task
     assert "HD95 (pixels)" in text and "Volume in mL" not in text and " slice " not in text.split("Worst first")[1]
 
 
-def test_a_dicom_series_is_listed_without_a_picture(tmp_path: Path, task: Task) -> None:
+def test_a_dicom_series_is_shown_and_two_in_a_folder_are_listed(tmp_path: Path, task: Task) -> None:
     evaluate(tmp_path, task)
+    scan = nib.load(tmp_path / "8.nii.gz")
+    write_dicom_series(tmp_path / "series", np.asarray(scan.dataobj, np.uint16), scan.affine, seed=0)
     datalist = json.loads((tmp_path / "datalist.json").read_text())
-    (tmp_path / "series").mkdir()
     datalist["test"][2]["image"] = "series"
     (tmp_path / "datalist.json").write_text(json.dumps(datalist))
-    path = write_evaluation_report(task, tmp_path / "datalist.json", "test", tmp_path / "out")
-    assert path.read_text(encoding="utf-8").count("No picture: the image is a DICOM series") == 1
+
+    def report() -> str:
+        path = write_evaluation_report(task, tmp_path / "datalist.json", "test", tmp_path / "out")
+        return path.read_text(encoding="utf-8")
+
+    shown = report()
+    assert "No picture" not in shown and shown.count("Axial slice") == 4
+    write_dicom_series(tmp_path / "series/more", np.ones((24, 20, 4), np.uint16), scan.affine, seed=1)
+    listed = report()
+    assert listed.count("No picture: the image cannot be shown by itself") == 1 and listed.count("Axial slice") == 3
 
 
 def test_metrics_of_another_section_are_refused(folder: Path, task: Task, html: str) -> None:

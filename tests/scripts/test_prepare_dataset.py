@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,8 +83,10 @@ def test_a_download_becomes_a_planned_task(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("hc18", "--source", "nowhere"), "Expected the unpacked download of hc18 at nowhere, found no folder"),
-        (("hc18",), "expected --source with the unpacked download, or --verify"),
+        (("hc18", "--source", "nowhere"), "Expected a folder or archives of the download, found nothing at nowhere"),
+        (("hc18",), "expected --source with the download, or --verify"),
+        (("hc18", "--source", ".", "."), "Expected one folder or archives of the download, found . among 2"),
+        (("hc18", "--source", __file__), "found test_prepare_dataset.py damaged or of another kind"),
         (("hc18", "--source", ".", "--channel", "1"), "Expected --channel for decathlon alone, found hc18"),
     ],
 )
@@ -94,6 +97,14 @@ def test_wrong_options_end_with_a_message(
         run("prepare_dataset", *options, "--output", tmp_path / "out")
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_archives_of_the_download_are_unpacked_once(source: Path, tmp_path: Path, run: Run) -> None:
+    archive = shutil.make_archive(str(tmp_path / "CHASEDB1"), "zip", source)
+    options = ("chase_db1", "--source", archive, "--output", tmp_path / "chase", "--allow-partial")
+    assert "Unpacked into" in run("prepare_dataset", *options)
+    assert len(list((tmp_path / "chase_download").iterdir())) == 18
+    assert "Unpacked into" not in run("prepare_dataset", *options)
 
 
 def test_another_dataset_in_the_folder_is_named(

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
@@ -35,35 +35,37 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def unpack_archive(archive: str | Path, folder: str | Path, max_bytes: int) -> Path:
-    """Unpacks the files of a zip or tar archive into a new folder, which is there whole or not at all.
+def unpack_archives(archives: Sequence[str | Path], folder: str | Path, max_bytes: int) -> Path:
+    """Unpacks the files of zip or tar archives into one new folder, which is there whole or not at all.
 
     Names alone are kept: no owner, mode or time. Links, devices and whatever is neither file nor folder are refused,
     not followed.
 
     Args:
-        archive: `.zip`, `.tar`, or a tar compressed as `.gz`, `.bz2` or `.xz`.
+        archives: `.zip`, `.tar`, or a tar compressed as `.gz`, `.bz2` or `.xz`.
         folder: to be made.
-        max_bytes: that all files together may have; what the dataset is known to have, and some more.
+        max_bytes: that the files of each may have together; what the dataset is known to have, and some more.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: when there is such a folder.
-        ValueError: when the archive is damaged or larger, or a member is a link or lies outside.
+        ValueError: when an archive is damaged or larger, or a member is a link, lies outside, or is there twice.
     """
-    archive, folder = Path(archive), Path(folder)
+    folder = Path(folder)
     if folder.exists():
-        raise FileExistsError(f"Expected no folder {folder} yet, found one; remove it to unpack {archive.name} again.")
+        raise FileExistsError(f"Expected no folder {folder} yet, found one; remove it to unpack again.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
-        try:
-            _unpack(archive, Path(temporary), max_bytes)
-        except DAMAGE as error:
-            raise ValueError(
-                f"Expected a whole archive, found {archive.name} damaged or of another kind ({error}); get it again."
-            ) from error
+        for archive in map(Path, archives):
+            try:
+                _unpack(archive, Path(temporary), max_bytes)
+            except DAMAGE as error:
+                raise ValueError(
+                    f"Expected a whole archive, found {archive.name} damaged or of another kind ({error}); get it "
+                    "again."
+                ) from error
         shutil.copymode(folder.parent, temporary)
         Path(temporary).rename(folder)
         Path(temporary).mkdir()  # for the context manager to remove

@@ -51,7 +51,7 @@ def load_for_display(path: Path) -> DisplayVolume:
     """
     path = Path(path)
     if path.is_dir():
-        series = read_series(path)
+        series = read_series(path, irregular="resample")
         return _arranged(nib.Nifti1Image(series.voxels, series.affine), path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image to show at {path}, found no file.")

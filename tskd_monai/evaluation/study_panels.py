@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from html import escape
@@ -12,6 +13,8 @@ from tskd_monai.evaluation.display import load_for_display
 from tskd_monai.evaluation.evaluated_studies import EvaluatedStudy
 from tskd_monai.evaluation.overlays import labels_for_display, legend, panel
 from tskd_monai.evaluation.panels import foreground_box, label_colours, render_panel
+
+logger = logging.getLogger(__name__)
 
 MISSED, ADDED, CONFUSED = 1, 2, 3
 DIFFERENCES = {MISSED: "missed", ADDED: "added", CONFUSED: "another class"}
@@ -36,10 +39,11 @@ def study_panels(study: EvaluatedStudy, labels: Mapping[int, str]) -> str:
     scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in study.rows)
     heading = f"<h3>{escape(study.name)} <small>Dice {_dice(study.dice)}</small></h3>"
     text = f'<p class="quiet">{escape(scores)}.'
-    if study.image.is_dir():
-        text += " No picture: the image is a DICOM series.</p>"
-        return f'<div class="patient">{heading}{text}</div>'
-    volume = load_for_display(study.image)
+    try:
+        volume = load_for_display(study.image)
+    except ValueError as error:  # such as a second series in the folder: `series_uid` belongs to the inference
+        logger.warning("No picture of %s: %s", study.name, error)
+        return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
     reference = labels_for_display(study.label, None, labels)
     prediction = labels_for_display(study.prediction, study.label, labels)
     if volume.array.shape[:3] != reference.shape:
