@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+from tqdm import tqdm
 
 FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"})
 
@@ -121,6 +123,8 @@ def _be_child(
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        # The parent's would be shared by all its children, and stay locked after the kill of one that held it.
+        tqdm.set_lock(threading.RLock())
         counted = _count_file_events(run.output_dir, None if moment is None else moment.file_event)
         if prepare is not None:
             prepare()
