@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def needed_modules(root: Path, configs: Iterable[str]) -> list[Path]:
 
 
 def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[str, str]) -> None:
-    """Copies modules, with the packages they stand in, to `scripts/` of a bundle and rewrites their names.
+    """Copies modules, their packages and the files beside them that they name to `scripts/`, under names of the bundle.
 
     Args:
         root: folder of the package.
@@ -72,7 +73,11 @@ def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[st
     for path in sorted({*modules, *packages, root / "__init__.py"}):
         copy = bundle / VENDORED / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(rewritten(path.read_text(encoding="utf-8"), extras), encoding="utf-8")
+        code = path.read_text(encoding="utf-8")
+        copy.write_text(rewritten(code, extras), encoding="utf-8")
+        for file in path.parent.glob("*.*"):
+            if file.suffix not in (".py", ".pyc") and f'"{file.name}"' in code:
+                shutil.copyfile(file, copy.with_name(file.name))
 
 
 def rewritten(text: str, extras: Mapping[str, str]) -> str:

@@ -16,8 +16,11 @@ def package(tmp_path: Path) -> Path:
         "losses/__init__.py": "",
         "losses/a.py": "import numpy\n\ndef f():\n    from tskd_monai.losses.b import g\n    return g\n",
         "losses/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tskd_monai.losses import unused\n"
-        "def g():\n    import highdicom\n    raise ImportError(\"pip install 'tskd-monai[dicom]'\")\n",
+        "def g():\n    import highdicom\n    raise ImportError(\"pip install 'tskd-monai[dicom]'\")\n"
+        'TEMPLATE = "template.html"\n',
         "losses/unused.py": "import scipy\n",
+        "losses/template.html": "<p>$text</p>",
+        "losses/other.html": "",
     }
     for name, text in files.items():
         (tmp_path / "tskd_monai" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +49,13 @@ def test_what_only_type_checkers_see_is_no_import() -> None:
 
 def test_vendored_modules_bring_their_packages_and_new_names(package: Path, tmp_path: Path) -> None:
     vendor(package, needed_modules(package, ["$tskd_monai.losses.a.f()"]), tmp_path / "bundle", EXTRAS)
-    written = sorted((tmp_path / "bundle").rglob("*.py"))
+    written = sorted(path for path in (tmp_path / "bundle").rglob("*.*") if path.is_file())
     assert names(tmp_path / "bundle" / "scripts", written) == [
         "__init__.py",
         "losses/__init__.py",
         "losses/a.py",
         "losses/b.py",
+        "losses/template.html",
     ]
     code = "".join(path.read_text() for path in written)
     assert "from scripts.losses.b import g" in code and "tskd_monai" not in code
