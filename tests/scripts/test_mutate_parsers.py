@@ -120,3 +120,12 @@ def test_a_run_counts_keeps_offenders_and_replays_them(tmp_path: Path, capsys: p
     assert (kept / "task.json").read_bytes() == mutant.content
     with pytest.raises(ValueError, match=r"task\.json"):
         main(["--replay", str(kept)])
+
+
+def test_the_committed_run_is_whole() -> None:
+    found = json.loads((RELIABILITY / "results" / "parsers.json").read_text())
+    assert list(found["parsers"]) == list(script("parsers").NAMES)
+    assert found["inputs"] >= 100_000 and found["offenders"] == 0
+    for name, result in found["parsers"].items():
+        assert result["slowest_seconds"] < found["limits"]["seconds"], name
+        assert result["peak_mb"] < found["limits"]["memory_mb"], name
