@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
@@ -88,6 +87,9 @@ def check_frame_sizes(dataset: Dataset) -> None:
     if not element.is_undefined_length:
         return
     expected = (int(dataset.Rows), int(dataset.Columns))
+    # Not in pydicom 2, with which MONAI Label's server imports this module; it converts DICOM itself.
+    from pydicom.encaps import generate_frames
+
     for frame in generate_frames(element.value, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
         stated = list(_stated_sizes(frame))
         if not stated or any(size != expected for size in stated):
