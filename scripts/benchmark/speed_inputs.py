@@ -27,7 +27,6 @@ AIR_HU = -1000
 
 STEPS = 60
 SLICES = 12
-TRAINING_PIXELS = 128
 
 
 def write_scan(name: str, folder: Path) -> Path:
@@ -76,20 +75,20 @@ def write_bundle(student: str, classes: int, image_size: int, scan: str, folder:
     )
     torch.manual_seed(0)
     network = build_student(student, task.channels, task.num_classes, task.image_size)
-    _train_briefly(network, classes, np.array(shape) * spacing)
+    _train_briefly(network, classes, image_size, shape[0] * spacing[0])
     write_student_bundle(TEMPLATE, bundle, task, student, network.state_dict())
     return bundle
 
 
-def _train_briefly(network: torch.nn.Module, classes: int, extent_mm: np.ndarray) -> None:
+def _train_briefly(network: torch.nn.Module, classes: int, image_size: int, extent_mm: float) -> None:
     """Trains on a few coarse slices of another patient, tissues behind the chest wall being the classes."""
     anatomy = sample_anatomy(8)
     table = np.zeros(NUM_TISSUES, np.int64)
     table[Tissue.CAVITY :] = np.arange(NUM_TISSUES - Tissue.CAVITY) % (classes - 1) + 1
-    step = extent_mm[0] / TRAINING_PIXELS
+    step = extent_mm / image_size
     images, labels = [], []
     for height in np.linspace(-60, 90, SLICES):
-        grid = make_grid((TRAINING_PIXELS, TRAINING_PIXELS, 1), (step, step, 1.5), "PLS", (0.0, 0.0, float(height)))
+        grid = make_grid((image_size, image_size, 1), (step, step, 1.5), "PLS", (0.0, 0.0, float(height)))
         image, _ = render(anatomy, grid, seed=8)
         images.append((image[..., 0] / image.max()).astype(np.float32))
         labels.append(table[tissue_at(anatomy, grid.centers())].reshape(grid.shape)[..., 0])
