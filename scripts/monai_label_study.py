@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tskd_monai.data.atomic import read_json
 from tskd_monai.data.phantom import make_grid, render, sample_anatomy
 from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.phantom_study import write_study
+from tskd_monai.data.private_files import private_file
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.evaluation.metrics import evaluate_case
 from tskd_monai.networks.students import build_student
@@ -102,8 +104,10 @@ def segment(bundle: Path, scans: Sequence[Scan], output_dir: Path) -> list[Path]
     options = {"image": str(images), "output_dir": str(output_dir), "engine": "torch", "device": "cpu"}
     run_bundle(bundle, "inference.json", options)
     studies = read_json(output_dir / "summary.json")["studies"]
-    outputs = {study["image"]: output_dir / study["outputs"][0] for study in studies}
-    return [outputs[image] for image in images]
+    outputs = {study["study"]: output_dir / study["outputs"][0] for study in studies}
+    with private_file(output_dir, "studies.csv").open(newline="") as file:
+        named = {row["input"]: row["study"] for row in csv.DictReader(file)}
+    return [outputs[named[image]] for image in images]
 
 
 def run_bundle(bundle: Path, config: str, options: dict[str, str]) -> None:
