@@ -104,9 +104,12 @@ def _time_network(watch: Stopwatch) -> None:
     from monai.networks.nets import UNet
 
     from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine
+    from tskd_monai.networks.vit_student import VitStudent
 
-    for owner, method in ((UNet, "forward"), (OnnxRuntimeEngine, "_predict"), (OpenVinoEngine, "_predict")):
-        _time_method(owner, method, "network", watch)
+    for network in (UNet, VitStudent):
+        _time_method(network, "forward", "network", watch)
+    for engine in (OnnxRuntimeEngine, OpenVinoEngine):
+        _time_method(engine, "_predict", "network", watch)
 
 
 def _parts(measured: dict[str, float], whole: float, writes_in_transforms: bool) -> dict[str, float]:
