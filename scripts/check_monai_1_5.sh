@@ -7,6 +7,7 @@ set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
+[ -n "${PYTHON:-}" ] || bash "$root/scripts/setup_env.sh" >&2
 overlay="$root/build/monai_1_5"
 requirements="$root/scripts/monai_label_requirements.txt"
 packages=()

@@ -23,6 +23,7 @@ from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.private_files import private_file
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.evaluation.metrics import evaluate_case
+from tskd_monai.inference.study_report import INPUTS
 from tskd_monai.networks.students import build_student
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def segment(bundle: Path, scans: Sequence[Scan], output_dir: Path) -> list[Path]
     run_bundle(bundle, "inference.json", options)
     studies = read_json(output_dir / "summary.json")["studies"]
     outputs = {study["study"]: output_dir / study["outputs"][0] for study in studies}
-    with private_file(output_dir, "studies.csv").open(newline="") as file:
+    with private_file(output_dir, INPUTS).open(newline="") as file:
         named = {row["input"]: row["study"] for row in csv.DictReader(file)}
     return [outputs[named[image]] for image in images]
 

@@ -57,7 +57,9 @@ def unpacked(source: Sequence[Path], folder: Path) -> Path:
         raise ValueError(f"Expected one folder or archives of the download, found {folders[0]} among {len(source)}.")
     if folders:
         return folders[0]
-    if not folder.exists():
+    if folder.exists():
+        logger.info("Going on with what was unpacked before, in %s; remove it to unpack again.", folder)
+    else:
         unpack_archives(source, folder, LARGEST_ARCHIVE)
         logger.info("Unpacked into %s, which may be removed when the dataset is prepared.", folder)
     return folder

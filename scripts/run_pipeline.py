@@ -153,9 +153,7 @@ def run_stages(
         task: of the study; a stage is run again when the task or the datalist has changed.
     """
     folder = pipeline.folder
-    teacher, synthesis, distillation = (
-        BUNDLES / name for name in ("teacher_lora", "diffusion_synthesis", "distillation")
-    )
+    teacher, synthesis = BUNDLES / "teacher_lora", BUNDLES / "diffusion_synthesis"
     common = {**shared, "seed": seed}
     study = {key: value for key, value in shared.items() if key != "datalist"}
     pipeline.keys["study"] = task.hash + file_sha256(shared["datalist"])
@@ -176,6 +174,20 @@ def run_stages(
               {**common, "teacher_dir": folder("teacher"), "transfer_set": folder("transfer_set")},
               ["teacher", "transfer_set"])
     )  # fmt: skip
+    run_student_stages(pipeline, preset, common, student)
+    run_tests(pipeline, shared)
+
+
+def run_student_stages(pipeline: Pipeline, preset: dict[str, Any], common: dict[str, Any], student: str) -> None:
+    """Runs distillation and fine-tuning, and the student from scratch for as long.
+
+    Args:
+        pipeline: in which teacher and gates have run.
+        preset: of `presets.yaml`.
+        common: overrides that every training takes.
+        student: name of the student.
+    """
+    folder, distillation = pipeline.folder, BUNDLES / "distillation"
     distilled = {"teacher_dir": folder("teacher"), "student": student}
     if accepted_images(pipeline):
         distilled["transfer_set"] = folder("transfer_set")
@@ -193,7 +205,6 @@ def run_stages(
               {**common, "student": student, **preset["scratch"], "max_epochs": scratch_epochs(pipeline, preset)},
               ["study"])
     )  # fmt: skip
-    run_tests(pipeline, shared)
 
 
 def accepted_images(pipeline: Pipeline) -> int:

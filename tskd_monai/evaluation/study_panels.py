@@ -41,8 +41,8 @@ def study_panels(study: EvaluatedStudy, labels: Mapping[int, str]) -> str:
     text = f'<p class="quiet">{escape(scores)}.'
     try:
         volume = load_for_display(study.image)
-    except ValueError as error:  # such as a second series in the folder: `series_uid` belongs to the inference
-        logger.warning("No picture of %s: %s", study.name, error)
+    except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
+        logger.warning("No picture of %s: expected an image that can be read by itself.", study.name)  # names no path
         return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
     reference = labels_for_display(study.label, None, labels)
     prediction = labels_for_display(study.prediction, study.label, labels)

@@ -105,6 +105,68 @@ class Confidence:
         return {"threshold": self.threshold, "validation": validation, "synthetic": synthetic}
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates found of every sampled image.
+
+    Attributes:
+        copies: by space.
+        confidence: None where no teacher was asked.
+    """
+
+    copies: Mapping[str, NearCopies]
+    confidence: Confidence | None
+
+    @property
+    def nearest(self) -> dict[str, Nearest]:
+        """Training images nearest to the sampled ones, by space."""
+        return {space: found.synthetic for space, found in self.copies.items()}
+
+    @property
+    def near(self) -> np.ndarray:
+        """Which images are near copies in any space, (N,)."""
+        return np.any([found.flags for found in self.copies.values()], axis=0)
+
+    @property
+    def unsure(self) -> np.ndarray:
+        """Which images the teacher is not sure enough of, (N,)."""
+        return np.zeros_like(self.near) if self.confidence is None else self.confidence.flags
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of images, for `gates.json` and the list."""
+        near, unsure = self.near, self.unsure
+        return {
+            "sampled": len(near),
+            "accepted": int((~(near | unsure)).sum()),
+            "near_copies": int(near.sum()),
+            "low_confidence": int(unsure.sum()),
+        }
+
+    def verdicts(self, real: Images) -> list[dict[str, Any]]:
+        """Returns what the list says of each image besides what sampling said.
+
+        Args:
+            real: the training images.
+        """
+        near, unsure, nearest = self.near, self.unsure, self.nearest
+        sure = [None] * len(near) if self.confidence is None else _list(self.confidence.synthetic)
+        return [
+            {
+                "teacher_confidence": sure[index],
+                "nearest_training": {space: _nearest(found, index, real) for space, found in nearest.items()},
+                "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unsure[index]),
+            }
+            for index in range(len(near))
+        ]
+
+
+def _nearest(found: Nearest, index: int, real: Images) -> dict[str, Any]:
+    at = int(found.indices[index])
+    distance = round(float(found.distances[index]), 6)
+    return {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
+
+
 def _list(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
@@ -156,40 +218,16 @@ def check_transfer_set(
         replace(images, features=encoder.features(images.pixels, batch_size))
         for images in (_all(PreparedImageDataset(entries)), showing_images(training), showing_images(validation))
     )
-    copies = _near_copies(synthetic, real, near_copy_quantile)
     confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
-    near = copies["pixels"].flags | copies["features"].flags
-    unsure = np.zeros(len(entries), dtype=bool) if confidence is None else confidence.flags
-    counts = {
-        "sampled": len(entries),
-        "accepted": int((~(near | unsure)).sum()),
-        "near_copies": int(near.sum()),
-        "low_confidence": int(unsure.sum()),
-    }
-    content = {
-        "format_version": FORMAT_VERSION,
-        "task_hash": task.hash,
-        "checkpoint_sha256": read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
-        "settings": {
-            "confidence_quantile": confidence_quantile,
-            "near_copy_quantile": near_copy_quantile,
-            "encoder": encoder.name,
-            "kid_subset_size": min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
-            "kid_subsets": KID_SUBSETS,
-            "seed": seed,
-        },
-        "confidence": None if confidence is None else confidence.record,
-        "memorisation": {space: found.record for space, found in copies.items()},
-        "quality": _quality(synthetic, real, held_out, seed),
-        "counts": counts,
-    }
+    judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
+    settings: dict[str, Any] = {"confidence_quantile": confidence_quantile, "near_copy_quantile": near_copy_quantile}
+    settings |= {"encoder": encoder.name, **_kid_settings(synthetic, real, held_out), "seed": seed}
+    content = _content(folder, task, settings, judgement, _quality(synthetic, real, held_out, seed))
     output_dir.mkdir(parents=True, exist_ok=True)
-    nearest = {space: found.synthetic for space, found in copies.items()}
-    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, nearest)
+    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
     write_json(output_dir / GATES_NAME, content)
-    verdicts = [_verdict(index, near, unsure, confidence, nearest, real) for index in range(len(entries))]
-    _rewrite_list(folder / MANIFEST_NAME, verdicts, counts)
-    logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", counts)
+    _rewrite_list(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts)
+    logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
     return content
 
 
@@ -264,24 +302,25 @@ def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> di
     }
 
 
-def _verdict(
-    index: int,
-    near: np.ndarray,
-    unsure: np.ndarray,
-    confidence: Confidence | None,
-    nearest: Mapping[str, Nearest],
-    real: Images,
+def _kid_settings(*sets: Images) -> dict[str, int]:
+    size = min(KID_SUBSET_SIZE, *(len(images.pixels) for images in sets))
+    return {"kid_subset_size": size, "kid_subsets": KID_SUBSETS}
+
+
+def _content(
+    folder: Path, task: Task, settings: Mapping[str, Any], judgement: Judgement, quality: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns what the list says of an image besides what sampling said."""
-    found = {}
-    for space, distances in nearest.items():
-        at = int(distances.indices[index])
-        distance = round(float(distances.distances[index]), 6)
-        found[space] = {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
+    """Returns the content of `gates.json`."""
+    confidence = judgement.confidence
     return {
-        "teacher_confidence": None if confidence is None else round(float(confidence.synthetic[index]), 6),
-        "nearest_training": found,
-        "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unsure[index]),
+        "format_version": FORMAT_VERSION,
+        "task_hash": task.hash,
+        "checkpoint_sha256": read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
+        "settings": dict(settings),
+        "confidence": None if confidence is None else confidence.record,
+        "memorisation": {space: found.record for space, found in judgement.copies.items()},
+        "quality": dict(quality),
+        "counts": judgement.counts,
     }
 
 
