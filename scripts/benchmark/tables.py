@@ -73,7 +73,8 @@ def _has_trainable_parameters(results: Sequence[Result]) -> bool:
 
 
 def _has_cpu_seconds(result: Result) -> bool:
-    return all("cpu_seconds" in stage for stage in result["stages"])
+    """Whether the processor did the work, and its seconds were taken."""
+    return all("cpu_seconds" in stage for stage in result["stages"]) and result["machine"].get("gpu") is None
 
 
 def _core_minutes(result: Result) -> float:
@@ -173,6 +174,8 @@ def _caption(dataset: str, results: Sequence[Result]) -> str:
         f"**{dataset}**, {first['labelled']['slices'] or 'all'} labelled slices, {patients} {first['score']} patients, "
         f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'})"
     )
+    if gpu := first.get("machine", {}).get("gpu"):
+        caption += f", {gpu}"
     steps = {_steps(result) for result in results}
     return f"{caption}, {steps.pop()}:" if len(steps) == 1 else f"{caption}:"
 
