@@ -88,6 +88,13 @@ def test_other_formats_are_refused(tmp_path, name, advice):
         load(tmp_path / name)
 
 
+def test_a_volume_keeps_the_memory_order_of_its_file(nifti, write_series, tmp_path):
+    folder = write_series(tmp_path / "series", shape=(9, 8), places=np.arange(10) * 2.5).folder
+    for path in (nifti, folder):
+        volume = load(path)
+        assert volume.stride() == (1, volume.shape[0], volume.shape[0] * volume.shape[1])
+
+
 def test_several_paths_and_options_are_refused(nifti):
     with pytest.raises(ValueError, match="Expected one path per image, found 2"):
         VolumeReader().read([nifti, nifti])

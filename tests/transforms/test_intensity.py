@@ -62,6 +62,14 @@ def test_finite_images_give_no_notice(image: torch.Tensor, caplog: pytest.LogCap
     assert caplog.text == ""
 
 
+def test_values_too_large_to_be_summed_are_finite_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    values = torch.tensor([[0.0, 1e38, 2e38, 3e38, 3e38]])
+    with caplog.at_level(logging.WARNING):
+        scaled = _scale(values, "hu_window", 0, 2e38)
+    assert scaled.tolist() == [[0.0, 0.5, 1.0, 1.0, 1.0]]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("fill", [0.0, -3.5, 1e6, float("nan")])
 def test_a_constant_image_becomes_0(fill: float) -> None:
     assert torch.equal(_scale(torch.full((1, 4, 4), fill)), torch.zeros(1, 4, 4))

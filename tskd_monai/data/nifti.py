@@ -53,8 +53,8 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
     header, voxels = _read_whole(path)
     affine = _checked_affine(header, path.name)
-    count = voxels.size - int(np.isfinite(voxels).sum())
-    if count:
+    if not np.isfinite(voxels.sum(dtype=np.float64)):  # a NaN or infinite one makes the sum so
+        count = voxels.size - int(np.isfinite(voxels).sum())
         logger.warning("%s has %d voxels that are NaN or infinite; they are kept.", path.name, count)
     return voxels, affine
 

@@ -46,20 +46,20 @@ class ScaleToUnitRanged(MapTransform):
 
     def _scale(self, image: torch.Tensor) -> torch.Tensor:
         image = image.to(torch.float32)
-        finite = torch.isfinite(image)
-        all_finite = bool(finite.all())
-        if not all_finite:
-            logger.warning("%d NaN or infinite voxels are left out of the intensity scaling.", int((~finite).sum()))
+        # A NaN or infinite voxel makes the sum so; large values may too, and then all are finite after all.
+        finite = None if torch.isfinite(image.sum()) else torch.isfinite(image)
+        if finite is not None and (count := int((~finite).sum())):
+            logger.warning("%d NaN or infinite voxels are left out of the intensity scaling.", count)
         lower, upper = self.lower, self.upper
         if self.mode == "percentile":
-            values = np.asarray(image)[np.asarray(finite)]
+            values = np.asarray(image) if finite is None else np.asarray(image)[np.asarray(finite)]
             lower, upper = np.percentile(values, [lower, upper]) if values.size else (0.0, 0.0)
         span = float(upper) - float(lower)
         if span <= 0:
             logger.warning("The image is constant; it becomes 0 throughout.")
             return torch.zeros_like(image)
-        unit = ((image - float(lower)) / span).clamp(0, 1)
-        if all_finite:
+        unit = (image - float(lower)).div_(span).clamp_(0, 1)
+        if finite is None:
             return unit
         # `where` on a MetaTensor keeps its geometry.
         return torch.where(finite, unit, torch.zeros_like(unit))
