@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,6 +96,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: str | Path, precision: str = "fp32") -> None:
         _require("openvino", "openvino")
+        import_module("openvino")  # here: an import in the thread would hold up the reading
         self.path = Path(path)
         self.precision = precision
         compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiler")

@@ -118,8 +118,9 @@ def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor)
     (top, bottom, down), (left, right, across) = (
         neighbours(positions, size) for positions, size in zip((rows, columns), labels.shape[1:], strict=True)
     )
-    found = labels.index_select(1, top).index_select(2, left)
-    mixed = _mixed_cells(labels).index_select(1, top).index_select(2, left)
+    # Columns first: rows are then copied whole.
+    found = labels.index_select(2, left).index_select(1, top)
+    mixed = _mixed_cells(labels).index_select(2, left).index_select(1, top)
     image, row, column = mixed.nonzero(as_tuple=True)
     width, plane = logits.shape[3], logits.shape[2] * logits.shape[3]
     start = image * (logits.shape[1] * plane)
