@@ -120,7 +120,7 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
     ]
     if primary:
         p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in primary}
-        told = ", ".join(f"`{name}` p = {p:.3f}" for name, p in holm(p_values).items())
+        told = ", ".join(f"`{name}` p {_p_text(p)}" for name, p in holm(p_values).items())
         lines.append(f"`{reference}` against its primary comparisons, sign-flip test by patient, Holm: {told}.")
     compared = content.get("non_inferior")
     if compared and set(compared.values()) <= patients.keys():
@@ -130,6 +130,10 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
     if gap and set.intersection(*(set(patients.get(name, {})) for name in (reference, *gap.values()))):
         lines.append(_gap_sentence(patients, reference, gap))
     return lines
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping[str, str]) -> str:
