@@ -111,6 +111,14 @@ def test_nan_is_kept_and_counted(tmp_path, caplog):
     assert "a.nii.gz has 2 voxels that are NaN or infinite" in caplog.text
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_infinite_voxels_of_both_signs_are_counted(tmp_path, caplog):
+    array = np.ones((3, 3, 3), np.float32)
+    array[0, 0, :2] = np.inf, -np.inf
+    read_nifti(save(tmp_path / "a.nii.gz", array))
+    assert "a.nii.gz has 2 voxels that are NaN or infinite" in caplog.text
+
+
 def test_disagreeing_forms_use_the_sform_with_a_notice(tmp_path, caplog):
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), AFFINE)
     image.set_sform(np.diag([2, 2, 2, 1]), 1)

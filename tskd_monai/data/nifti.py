@@ -53,7 +53,9 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
     header, voxels = _read_whole(path)
     affine = _checked_affine(header, path.name)
-    if not np.isfinite(voxels.sum(dtype=np.float64)):  # a NaN or infinite one makes the sum so
+    with np.errstate(invalid="ignore"):  # where infinite voxels of both signs meet
+        total = voxels.sum(dtype=np.float64)
+    if not np.isfinite(total):  # a NaN or infinite voxel makes it so
         count = voxels.size - int(np.isfinite(voxels).sum())
         logger.warning("%s has %d voxels that are NaN or infinite; they are kept.", path.name, count)
     return voxels, affine
