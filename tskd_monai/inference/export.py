@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tskd_monai.data.atomic import atomic_path, write_json
 from tskd_monai.data.task import Task
+from tskd_monai.inference.channelwise_norm import with_channelwise_norms
 from tskd_monai.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
 from tskd_monai.inference.exported_files import (
     ONNX_FILE,
@@ -128,7 +129,7 @@ def export_onnx(network: nn.Module, task: Task, path: Path) -> None:
     """Writes a network as ONNX: `images` (B, C, H, W) of the task's image size to `logits`, any B."""
     images = torch.rand(2, task.channels, *task.image_size)  # 1 would be taken for a constant
     program = torch.onnx.export(
-        network,
+        with_channelwise_norms(network),
         (images,),
         dynamo=True,
         opset_version=ONNX_OPSET,
