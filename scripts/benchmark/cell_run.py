@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from cells import Cell, data_folder
-from stages import BUNDLES, Workplace, checkout_commit, run_bundle
+from stages import BUNDLES, Workplace, checkout_commit, gpu_model, run_bundle
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
-from tskd_monai.training.bundle import default_device
 from tskd_monai.training.record import package_versions
 
 RESULT_VERSION = 2
@@ -49,7 +48,7 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "evaluation_seconds": round(time.monotonic() - started, 1),
         "rows": [_kept(row) for row in rows],
         "versions": {**package_versions(), "commit": checkout_commit()},
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1, "gpu": _gpu()},
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1, "gpu": gpu_model()},
     }
     write_json(cell.result_file, content)
     return finite_mean(class_means(rows).values())
@@ -73,12 +72,6 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the numbers the tables need; an undefined one is None."""
     numbers = {key: None if row[key] != row[key] else round(row[key], 6) for key in ("dice", "hd95_mm", "nsd")}
     return {"case": row["case"], "label": row["label"], "name": row["name"], **numbers, "missed": row["missed"]}
-
-
-def _gpu() -> str | None:
-    """Model of the GPU that bundles choose; None without one."""
-    device = default_device()
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _processor() -> str:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import torch
 from cells import Stage, Study, data_folder, weights_file
 
 from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.training.bundle import default_device
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 BUNDLES = SCRIPTS.parent / "bundles"
@@ -46,7 +48,7 @@ class Workplace:
 
         Returns:
             The stage's name and settings, its seconds, those of the processor, which other work on the machine hardly
-            changes, and the results of its record.
+            changes, the GPU, and the results of its record.
         """
         for needed in stage.inputs.values():
             self.run(needed, study)
@@ -61,8 +63,8 @@ class Workplace:
                     "seconds": round(time.monotonic() - started, 1),
                     "cpu_seconds": round(time.process_time() - cpu_started, 1),
                 }
-                results = {"commit": checkout_commit(), "results": _results(output)}
-                write_json(finished, {**_described(stage), **seconds, **results})
+                where = {"gpu": gpu_model(), "commit": checkout_commit()}
+                write_json(finished, {**_described(stage), **seconds, **where, "results": _results(output)})
                 for name in LARGE_FILES:
                     (output / name).unlink(missing_ok=True)
         return {"name": stage.name, **read_json(finished)}
@@ -110,6 +112,12 @@ def run_bundle(bundle: Path, configs: tuple[str, ...], overrides: dict[str, Any]
     """Runs a bundle's configs in this process."""
     files = [str(bundle / "configs" / name) for name in configs]
     monai.bundle.run(bundle_root=str(bundle), config_file=files, **overrides)
+
+
+def gpu_model() -> str | None:
+    """Model of the GPU that bundles choose; None without one."""
+    device = default_device()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def checkout_commit() -> str:

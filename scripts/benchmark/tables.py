@@ -57,8 +57,9 @@ def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str,
         cells.append(f"{of_method[0]['stages'][-1]['results'][counted]:,}")
         if costs:
             cells += _cost(costs[name], costs[reference])
-        if timed := [result for result in of_method if _has_cpu_seconds(result)]:
-            cells.append(f"{fmean(_core_minutes(result) for result in timed):.1f}")
+        if any(map(_has_cpu_seconds, results)):
+            timed = [_core_minutes(result) for result in of_method if _has_cpu_seconds(result)]
+            cells.append(f"{fmean(timed):.1f}" if timed else "with a GPU")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -73,8 +74,9 @@ def _has_trainable_parameters(results: Sequence[Result]) -> bool:
 
 
 def _has_cpu_seconds(result: Result) -> bool:
-    """Whether the processor did the work, and its seconds were taken."""
-    return all("cpu_seconds" in stage for stage in result["stages"]) and result["machine"].get("gpu") is None
+    """Whether the processor did all the work, and its seconds were taken."""
+    stages = result["stages"]
+    return all("cpu_seconds" in stage and not stage.get("gpu") for stage in stages) and not result["machine"].get("gpu")
 
 
 def _core_minutes(result: Result) -> float:
@@ -178,7 +180,8 @@ def _caption(dataset: str, results: Sequence[Result]) -> str:
         f"**{dataset}**, {first['labelled']['slices'] or 'all'} labelled slices, {patients} {first['score']} patients, "
         f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'})"
     )
-    if gpu := first.get("machine", {}).get("gpu"):
+    gpus = {result.get("machine", {}).get("gpu") for result in results}
+    if len(gpus) == 1 and (gpu := gpus.pop()):
         caption += f", {gpu}"
     steps = {_steps(result) for result in results}
     return f"{caption}, {steps.pop()}:" if len(steps) == 1 else f"{caption}:"
