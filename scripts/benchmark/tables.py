@@ -1,4 +1,4 @@
-"""Writes a suite's tables from its results into the document that shows them, between its two markers."""
+"""Writes a suite's tables and figures from its results into the document that shows them, between its two markers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from cells import FOLDER, RESULTS, load_cells, read_suite, suite_names
 from comparisons import Patients, Result, gap_closed, holm, paired, patient_means, sign_flip_p
+from figures import patients_figure, picture, write_figure
 
 from tskd_monai.data.atomic import atomic_path, read_json
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
@@ -162,14 +163,23 @@ def suite_text(suite: str) -> str:
     cost_file = RESULTS / suite / "cost.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
     lines: list[str] = []
-    for dataset, described in content["datasets"].items():
-        unit = described.get("unit", "mm")
-        of_dataset = [result for result in results if result["dataset"] == dataset]
-        if not any(result["method"] == content["reference"] for result in of_dataset):
-            continue
+    for dataset, of_dataset in _by_dataset(results, content).items():
+        unit = content["datasets"][dataset].get("unit", "mm")
         lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs, unit), ""]
         lines += [line for sentence in findings(of_dataset, content) for line in (sentence, "")]
+        if "figure" in content:
+            lines += [picture(suite, dataset), ""]
     return "\n".join(lines)
+
+
+def _by_dataset(results: Sequence[Result], content: Mapping[str, Any]) -> dict[str, list[Result]]:
+    """Returns the results of every dataset on which the reference has one."""
+    of_datasets = {name: [result for result in results if result["dataset"] == name] for name in content["datasets"]}
+    return {
+        name: found
+        for name, found in of_datasets.items()
+        if any(result["method"] == content["reference"] for result in found)
+    }
 
 
 def _caption(dataset: str, results: Sequence[Result]) -> str:
@@ -210,7 +220,7 @@ def document_of(suite: str) -> Path:
 
 
 def main() -> None:
-    """Reads the command line and writes the table."""
+    """Reads the command line and writes the tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=suite_names())
     suite = parser.parse_args().suite
@@ -219,6 +229,10 @@ def main() -> None:
     path = document_of(suite)
     with atomic_path(path) as temporary:
         temporary.write_text(replace_block(path.read_text(), suite, suite_text(suite)))
+    content = read_suite(suite)
+    if "figure" in content:
+        for dataset, of_dataset in _by_dataset(load_results(suite), content).items():
+            write_figure(path.parent, suite, dataset, patients_figure(of_dataset, content["figure"]))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,31 @@ def test_documents_show_the_committed_results() -> None:
         assert tables.replace_block(text, suite, tables.suite_text(suite)) == text
 
 
+def test_figures_that_documents_show_are_committed() -> None:
+    tables, figures = script("tables"), script("figures")
+    shown = {
+        suite: content
+        for suite in script("cells").suite_names()
+        if "figure" in (content := script("cells").read_suite(suite))
+    }
+    assert "distillation" in shown
+    for suite, content in shown.items():
+        text = tables.document_of(suite).read_text()
+        for dataset in content["datasets"]:
+            assert figures.picture(suite, dataset) in text
+            for scheme in figures.SCHEMES:
+                image = tables.document_of(suite).with_name(figures.file_name(suite, dataset, scheme))
+                assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_of_a_suite_that_is_running_shows_what_there_is() -> None:
+    figures = script("figures")
+    results = [result("ts_kd", 0, {"1": 0.8, "2": None}), result("ts_kd", 1, {"1": 0.7, "2": 0.5})]
+    chart = figures.patients_figure(results, ["teacher", "ts_kd"])
+    assert chart.light != chart.dark
+    assert chart.light == figures.patients_figure(results, ["ts_kd"]).light
+
+
 def test_holm_steps_down() -> None:
     adjusted = script("comparisons").holm({"a": 0.04, "b": 0.01, "c": 0.03})
     assert adjusted == {"b": pytest.approx(0.03), "c": pytest.approx(0.06), "a": pytest.approx(0.06)}
