@@ -39,6 +39,17 @@ def load_results(suite: str) -> list[Result]:
     return results
 
 
+def shown_results(suite: str) -> dict[str, list[Result]]:
+    """Returns the results by dataset, of the datasets on which the suite's reference has one."""
+    results, content = load_results(suite), read_suite(suite)
+    of_datasets = {name: [result for result in results if result["dataset"] == name] for name in content["datasets"]}
+    return {
+        name: found
+        for name, found in of_datasets.items()
+        if any(result["method"] == content["reference"] for result in found)
+    }
+
+
 def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any], unit: str = "mm") -> list[str]:
     """Returns the lines of one dataset's table, a method each, with the reference's lead over it."""
     methods = _by_method(results)
@@ -156,30 +167,24 @@ def is_shown(suite: str) -> bool:
     return "document" in read_suite(suite)
 
 
-def suite_text(suite: str) -> str:
-    """Returns a suite's tables, one per dataset, with how many patients and labels stand behind each."""
+def suite_text(suite: str, shown: Mapping[str, Sequence[Result]]) -> str:
+    """Returns a suite's tables, one per dataset, with how many patients and labels stand behind each.
+
+    Args:
+        suite: name of the suite's file.
+        shown: what `shown_results` returns for it.
+    """
     content = read_suite(suite)
-    results = load_results(suite)
     cost_file = RESULTS / suite / "cost.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
     lines: list[str] = []
-    for dataset, of_dataset in _by_dataset(results, content).items():
+    for dataset, of_dataset in shown.items():
         unit = content["datasets"][dataset].get("unit", "mm")
         lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs, unit), ""]
         lines += [line for sentence in findings(of_dataset, content) for line in (sentence, "")]
         if "figure" in content:
             lines += [picture(suite, dataset), ""]
     return "\n".join(lines)
-
-
-def _by_dataset(results: Sequence[Result], content: Mapping[str, Any]) -> dict[str, list[Result]]:
-    """Returns the results of every dataset on which the reference has one."""
-    of_datasets = {name: [result for result in results if result["dataset"] == name] for name in content["datasets"]}
-    return {
-        name: found
-        for name, found in of_datasets.items()
-        if any(result["method"] == content["reference"] for result in found)
-    }
 
 
 def _caption(dataset: str, results: Sequence[Result]) -> str:
@@ -226,13 +231,12 @@ def main() -> None:
     suite = parser.parse_args().suite
     if not is_shown(suite):
         parser.error(f"no document shows {suite}; its numbers are in results/{suite}")
-    path = document_of(suite)
+    path, shown = document_of(suite), shown_results(suite)
     with atomic_path(path) as temporary:
-        temporary.write_text(replace_block(path.read_text(), suite, suite_text(suite)))
-    content = read_suite(suite)
-    if "figure" in content:
-        for dataset, of_dataset in _by_dataset(load_results(suite), content).items():
-            write_figure(path.parent, suite, dataset, patients_figure(of_dataset, content["figure"]))
+        temporary.write_text(replace_block(path.read_text(), suite, suite_text(suite, shown)))
+    if methods := read_suite(suite).get("figure"):
+        for dataset, of_dataset in shown.items():
+            write_figure(path.parent, suite, dataset, patients_figure(of_dataset, methods))
 
 
 if __name__ == "__main__":
