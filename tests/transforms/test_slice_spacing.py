@@ -70,3 +70,33 @@ def test_halfway_the_even_pixel_is_the_nearest() -> None:
 def test_other_modes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"modes among \('bilinear', 'nearest'\), found \('bicubic',\)"):
         SliceSpacingd("image", (1.0, 1.0), "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "message"),
+    [
+        ((1, 128, 128, 3), 780.0, r"at most 10 times the 1\.5 x 2 mm .* in a\.nii\.gz, found .* 780 x 780 mm"),
+        ((1, 128, 128, 3), 1e30, r"pixels of at most 10 times .*1e\+30 x 1e\+30 mm"),
+        ((1, 128, 128, 3), 0.00078, r"at least 2 pixels a side .* found slices of 128 x 128 pixels of 0\.00078"),
+        ((1, 1, 1, 1), 1.0, r"at least 2 pixels a side at the 1\.5 x 2 mm .* found slices of 1 x 1 pixels"),
+        ((1, 1, 64, 9), 1.0, r"at least 2 pixels a side .* found slices of 1 x 64 pixels"),
+        ((3, 2048, 2048, 50), 7.0, r"at most 1073741824 voxels at .* found slices of 2048 x 2048 pixels of 7 x 7 mm"),
+    ],
+    ids=["metres", "huge", "microns", "one pixel", "one row", "memory"],
+)
+def test_absurd_spacing_is_refused_before_memory_is_taken(
+    shape: tuple[int, ...], spacing: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.zeros(1).expand(shape)  # one number: no memory for these either
+    image = MetaTensor(values, affine=np.diag([spacing, spacing, 5, 1]), meta={"filename_or_obj": "/Doe/a.nii.gz"})
+    monkeypatch.setattr(torch, "empty", None)
+    with pytest.raises(ValueError, match=message) as raised:
+        SliceSpacingd("image", (1.5, 2.0))({"image": image})
+    assert "Doe" not in str(raised.value)
+
+
+def test_coarse_and_small_images_are_resampled_up_to_the_limits() -> None:
+    coarse = SliceSpacingd("image", (1.0, 1.0))({"image": volume((1, 9, 9, 2), np.diag([10.0, 10.0, 5.0, 1.0]))})
+    assert coarse["image"].shape == (1, 81, 81, 2)
+    small = SliceSpacingd("image", (1.0, 1.0))({"image": volume((1, 2, 40, 2), np.eye(4))})
+    assert small["image"].shape == (1, 2, 40, 2)

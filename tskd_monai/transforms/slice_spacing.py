@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +18,12 @@ from torch import Tensor
 
 SLICES_AT_ONCE = 16
 MODES = ("bilinear", "nearest")
+COARSEST_PIXEL = 10
+"""Pixels of the new grid across one of the volume's: more is no resolution to work at but a wrong header."""
+SMALLEST_SIDE = 2
+"""Pixels of the new grid along a slice's side: one shows nothing, and none is the mark of a wrong header."""
+MOST_VOXELS = 2**30
+"""Of the new grid, times channels: 4 GiB in float32."""
 
 
 class SliceSpacingd(MapTransform):
@@ -30,6 +38,9 @@ class SliceSpacingd(MapTransform):
         pixdim: spacing of rows and columns, mm.
         mode: `bilinear` or `nearest`, for all keys or for each.
 
+    A volume whose pixels are far larger than the new grid's, or which covers hardly a pixel of it, is refused before
+    memory is taken: such a spacing is written in another unit.
+
     Raises:
         ValueError: when a mode is neither.
     """
@@ -39,16 +50,22 @@ class SliceSpacingd(MapTransform):
         self.modes = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.modes) <= set(MODES):
             raise ValueError(f"Expected modes among {MODES}, found {self.modes}.")
+        self.pixdim = (float(pixdim[0]), float(pixdim[1]))
         self.spacing = Spacing(pixdim=(*pixdim, -1.0), lazy=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with resampled volumes."""
+        """Returns the dictionary with resampled volumes.
+
+        Raises:
+            ValueError: when a volume's spacing cannot be right for this grid; names the file and the spacing.
+        """
         resampled = dict(data)
         for key, mode in self.key_iterator(resampled, self.modes):
             resampled[key] = self._resample(resampled[key], mode)
         return resampled
 
     def _resample(self, volume: MetaTensor, mode: str) -> MetaTensor:
+        self._check_spacing(volume)
         shape, to_volume = self._plan(volume)
         rows, columns = (
             torch.arange(shape[axis], dtype=torch.float64) * to_volume[axis, axis] + to_volume[axis, 3]
@@ -62,6 +79,27 @@ class SliceSpacingd(MapTransform):
         meta = {key: value for key, value in volume.meta.items() if key != "affine"}
         return MetaTensor(result.movedim(1, -1), affine=volume.affine.to(torch.float64) @ to_volume, meta=meta)
 
+    def _check_spacing(self, volume: MetaTensor) -> None:
+        """Raises ValueError when the new grid would be absurdly coarse, small or large."""
+        spacing = affine_to_spacing(np.asarray(volume.affine, dtype=np.float64))[:2].tolist()
+        channels, *size, slices = volume.shape
+        pixels = [step / target for step, target in zip(spacing, self.pixdim, strict=True)]
+        sides = [count * pixel for count, pixel in zip(size, pixels, strict=True)]
+        if max(pixels) > COARSEST_PIXEL:
+            expected = f"pixels of at most {COARSEST_PIXEL} times"
+        elif round(min(sides)) < SMALLEST_SIDE:
+            expected = f"slices of at least {SMALLEST_SIDE} pixels a side at"
+        elif channels * slices * math.prod(sides) > MOST_VOXELS:
+            expected = f"at most {MOST_VOXELS} voxels at"
+        else:
+            return
+        unit = volume.meta.get("unit", "mm")
+        raise ValueError(
+            f"Expected {expected} the {_product(self.pixdim)} {unit} that the network works at in "
+            f"{Path(str(volume.meta.get('filename_or_obj', 'the image'))).name}, found slices of {_product(size)} "
+            f"pixels of {_product(spacing)} {unit}; correct the spacing in its header, or leave the image out."
+        )
+
     def _plan(self, volume: MetaTensor) -> tuple[tuple[int, ...], Tensor]:
         """Returns the shape of the new grid, and the mapping (4, 4) from its indices to the volume's: no rotation."""
         steps = np.diag([*affine_to_spacing(np.asarray(volume.affine)), 1.0])
@@ -70,6 +108,10 @@ class SliceSpacingd(MapTransform):
         )  # resamples nothing
         to_volume = np.linalg.solve(steps, np.asarray(planned.peek_pending_affine(), dtype=np.float64))
         return tuple(int(size) for size in planned.peek_pending_shape()), torch.from_numpy(to_volume)
+
+
+def _product(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
 
 
 def resample_plane(images: Tensor, rows: Tensor, columns: Tensor, mode: str = "bilinear") -> Tensor:
