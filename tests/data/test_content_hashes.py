@@ -45,9 +45,10 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: 
     assert ContentHashes(memory).of(scan) != before and read == ["scan"] * 2
 
     shutil.copytree(tmp_path, tmp_path.with_name("moved"))
-    assert ContentHashes(tmp_path.with_name("moved") / "private" / "memory.json").of(
-        tmp_path.with_name("moved") / "scan"
-    ) == hashlib.sha256(b"two").hexdigest()
+    assert (
+        ContentHashes(tmp_path.with_name("moved") / "private" / "memory.json").of(tmp_path.with_name("moved") / "scan")
+        == hashlib.sha256(b"two").hexdigest()
+    )
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"a": 1}'])

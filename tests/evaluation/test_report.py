@@ -135,6 +135,21 @@ def test_the_headline_says_which_way_it_went(losses: tuple[int, int], word: str,
     assert headline and word in headline[1]
 
 
+def test_there_may_be_no_baseline_or_several(report: Report, tmp_path: Path) -> None:
+    student, scratch = report.methods
+    third = replace(scratch, key="self-training", title="Self-training")
+    several = replace(report, methods=[student, scratch, third], comparison=("student", "scratch", "self-training"))
+    write_report(tmp_path / "several.html", several)
+    page = Page((tmp_path / "several.html").read_text())
+    assert page.text.count("paired by patient") == 2
+    assert "Difference to From scratch" in page.text and "Difference to Self-training" in page.text
+
+    write_report(tmp_path / "none.html", replace(report, methods=[student], comparison=("student",)))
+    page = Page((tmp_path / "none.html").read_text())
+    assert "paired by patient" not in page.text and "Difference to" not in page.text
+    assert re.search(r"reaches a mean Dice of 0\.\d{3} on 4 patients\.", page.text)
+
+
 def test_2d_images_are_measured_in_pixels(tmp_path: Path) -> None:
     flat = study(tmp_path / "study", suffix=".png")
     methods = [replace(method, history=None) for method in flat.methods]
@@ -188,8 +203,9 @@ def test_methods_on_other_cases_are_refused(report: Report, tmp_path: Path) -> N
 
 
 def test_a_comparison_of_unknown_methods_is_refused(report: Report) -> None:
-    with pytest.raises(ValueError, match=r"two of the methods \['student', 'scratch'\], found \['teacher'\]"):
-        replace(report, comparison=("teacher", "scratch"))
+    for wrong in (("teacher", "scratch"), (), ("student", "student")):
+        with pytest.raises(ValueError, match=r"different ones of the methods \['student', 'scratch'\], found"):
+            replace(report, comparison=wrong)
     with pytest.raises(ValueError, match="different keys"):
         replace(report, methods=[report.methods[0]] * 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
 from importlib import metadata, resources
@@ -41,14 +41,14 @@ def write_report(output: Path, report: Report) -> None:
         ValueError: if files do not fit together (other cases, labels or grids).
     """
     results = read_results(report)
-    first, second = (results[key] for key in report.comparison)
-    difference = compare(first.dice, second.dice)
+    first, *baselines = (results[key] for key in report.comparison)
+    differences = {baseline.method.title: compare(first.dice, baseline.dice) for baseline in baselines}
     page = fill_template(
         title=escape(report.title),
         summary=escape(report.summary),
-        headline=escape(headline(first, second, difference)),
-        tiles=_tiles(first, second, difference),
-        accuracy=_accuracy(report, results, difference),
+        headline=escape(headline(first, baselines)),
+        tiles=_tiles(first, differences),
+        accuracy=_accuracy(report, results, differences),
         cost=_cost(results, report.comparison[0]),
         patients="Test patients",
         overlays=overlay_section(report, results),
@@ -69,27 +69,36 @@ def fill_template(**parts: str) -> str:
     return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
 
 
-def headline(first: Result, second: Result, difference: PairedComparison) -> str:
-    """Returns the finding in one sentence, whichever way it went."""
-    ours, theirs = finite_mean(first.dice.values()), finite_mean(second.dice.values())
-    gap = ours - theirs
-    if abs(gap) < 0.0005:
-        relation = f"the same to three decimals as {second.method.title}"
-    else:
-        relation = f"{abs(gap):.3f} {'above' if gap > 0 else 'below'} {second.method.title} ({theirs:.3f})"
-    patients = count_of_patients(difference.patients)
-    return f"{first.method.title} reaches a mean Dice of {ours:.3f} on {patients}, {relation}."
+def headline(first: Result, baselines: Sequence[Result]) -> str:
+    """Returns the finding in one sentence, whichever way it went.
+
+    Args:
+        first: of the method under study.
+        baselines: of what it is compared with, on the same cases; may be empty.
+    """
+    ours = finite_mean(first.dice.values())
+    text = f"{first.method.title} reaches a mean Dice of {ours:.3f} on {count_of_patients(len(first.dice))}"
+    return ", ".join([text, *(_relation(ours, baseline) for baseline in baselines)]) + "."
 
 
-def _tiles(first: Result, second: Result, difference: PairedComparison) -> str:
+def _relation(ours: float, baseline: Result) -> str:
+    theirs = finite_mean(baseline.dice.values())
+    if abs(ours - theirs) < 0.0005:
+        return f"the same to three decimals as {baseline.method.title}"
+    where = "above" if ours > theirs else "below"
+    return f"{abs(ours - theirs):.3f} {where} {baseline.method.title} ({theirs:.3f})"
+
+
+def _tiles(first: Result, differences: Mapping[str, PairedComparison]) -> str:
     """Returns the numbers a reader looks for first, each with its name."""
-    low, high = difference.interval_95
-    few = difference.patients < FEW_PATIENTS
-    interval = (
-        f"{count_of_patients(difference.patients)}: too few to infer" if few else f"95 % {low:+.3f} to {high:+.3f}"
-    )
     tiles = [("Mean Dice", f"{finite_mean(first.dice.values()):.3f}", first.method.title)]
-    tiles.append((f"Difference to {second.method.title}", f"{difference.mean:+.3f}", interval))
+    for title, difference in differences.items():
+        low, high = difference.interval_95
+        few = difference.patients < FEW_PATIENTS
+        interval = (
+            f"{count_of_patients(difference.patients)}: too few to infer" if few else f"95 % {low:+.3f} to {high:+.3f}"
+        )
+        tiles.append((f"Difference to {title}", f"{difference.mean:+.3f}", interval))
     if first.method.parameters is not None:
         tiles.append(("Parameters", format_count(first.method.parameters), "at inference"))
     if first.method.latency_ms is not None:
@@ -100,16 +109,17 @@ def _tiles(first: Result, second: Result, difference: PairedComparison) -> str:
     )
 
 
-def _accuracy(report: Report, results: Mapping[str, Result], difference: PairedComparison) -> str:
-    first, second = (results[key].method.title for key in report.comparison)
+def _accuracy(report: Report, results: Mapping[str, Result], differences: Mapping[str, PairedComparison]) -> str:
+    first = escape(results[report.comparison[0]].method.title)
     text = accuracy_table(results, report.labels, report.comparison[0], _distance_unit(report))
     text += (
         '<p class="quiet">Mean ± standard deviation over patients; bold: highest mean. HD95 is a mean over the '
         "structures found by both; a structure that only one of prediction and reference has is counted as missed and "
         "has Dice 0.</p>"
     )
-    text += f'<p class="finding"><b>{escape(first)} against {escape(second)}, paired by patient.</b> '
-    text += f"{escape(difference.sentence())}</p>"
+    for title, difference in differences.items():
+        text += f'<p class="finding"><b>{first} against {escape(title)}, paired by patient.</b> '
+        text += f"{escape(difference.sentence())}</p>"
     dice = {result.method.title: result.dice for result in results.values()}
     spoken = "; ".join(f"{title} {finite_mean(values.values()):.3f}" for title, values in dice.items())
     caption = "One mark per patient, the vertical bar is the mean; thin lines join the same patient."

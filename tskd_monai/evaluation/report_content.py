@@ -47,7 +47,8 @@ class Report:
         title: heading of the report.
         summary: one or two sentences on what was done, in plain text.
         methods: in the order of the tables; all evaluated on the same cases.
-        comparison: keys of the method under study and of its baseline; the difference is first - second.
+        comparison: key of the method under study, then those of its baselines, if there are any; a difference is first
+            minus baseline.
         labels: value -> name of the foreground labels.
         cases: test entries {"case", "image", "label"}; NIfTI or 2D image files.
         synthetic_images: images of the transfer set made by the diffusion model; may be empty.
@@ -60,7 +61,7 @@ class Report:
     title: str
     summary: str
     methods: Sequence[Method]
-    comparison: tuple[str, str]
+    comparison: tuple[str, ...]
     labels: Mapping[int, str]
     cases: Sequence[Mapping[str, Any]]
     synthetic_images: Sequence[Path] = ()
@@ -74,8 +75,10 @@ class Report:
         if len(set(keys)) != len(keys) or not keys:
             raise ValueError(f"Expected methods with different keys in the report, found {keys}.")
         unknown = [key for key in self.comparison if key not in keys]
-        if unknown:
-            raise ValueError(f"Expected comparison to name two of the methods {keys}, found {unknown}.")
+        if unknown or not self.comparison or len(set(self.comparison)) < len(self.comparison):
+            raise ValueError(
+                f"Expected comparison to name different ones of the methods {keys}, found {list(self.comparison)}."
+            )
 
 
 @dataclass(frozen=True)
