@@ -111,6 +111,7 @@ def test_images_of_different_formats_share_a_batch(tmp_path, write_series, nifti
     batch = next(iter(DataLoader(Dataset(data, transform), batch_size=2)))
     assert batch["image"].shape == (2, 1, 8, 9, 10)
     assert load(tmp_path / "a.png").meta.keys() == load(nifti).meta.keys()
+    assert [load(path).meta["unit"] for path in (tmp_path / "a.png", nifti, folder)] == ["pixels", "mm", "mm"]
 
 
 def test_grey_image_has_rows_first_and_one_slice(tmp_path):

@@ -14,6 +14,7 @@ from tskd_monai.inference.study_record import read_study_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
+PIXELS = {**{key: value for key, value in DONE.items() if key != "volumes_ml"}, "pixels": {"liver": 9, "spleen": 0}}
 FAILED = {"study": "0123", "name": "", "status": "failed", "message": "no slices"}
 
 
@@ -43,3 +44,14 @@ def test_a_record_that_no_run_writes_is_refused(
     write_json(tmp_path / "0a.json", content)
     with pytest.raises(ValueError, match=message):
         read_study_record(tmp_path / "0a.json", make_task())
+
+
+def test_sizes_are_those_of_the_tasks_kind_of_image(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    path = tmp_path / "0a.json"
+    write_json(path, PIXELS)
+    assert read_study_record(path, make_task(axcodes=None)) == PIXELS
+    with pytest.raises(ValueError, match="Expected volumes_ml in"):
+        read_study_record(path, make_task())
+    write_json(path, DONE)
+    with pytest.raises(ValueError, match="Expected pixels in"):
+        read_study_record(path, make_task(axcodes=None))

@@ -3,17 +3,20 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from phantom_scan import SOLIDS, Oracle, dicom, grid, nifti
+from PIL import Image
 
 from tskd_monai.data.atomic import read_json
-from tskd_monai.data.task import Intensity, Task
+from tskd_monai.data.task import Intensity, Task, save_task
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.networks.students import build_student
 
@@ -23,8 +26,12 @@ Run = Callable[..., Path]
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, make_task: Callable[..., Task]) -> Path:
-    task = make_task(image_size=(32, 32), pixdim=(2.0, 2.0), intensity=Intensity("percentile", 0.0, 100.0))
+def task(make_task: Callable[..., Task]) -> Task:
+    return make_task(image_size=(32, 32), pixdim=(2.0, 2.0), intensity=Intensity("percentile", 0.0, 100.0))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, task: Task) -> Path:
     weights = build_student(STUDENT, 1, task.num_classes, task.image_size).state_dict()
     write_student_bundle(ROOT / "bundles" / "segmentation", tmp_path / "bundle", task, STUDENT, weights)
     torch.save(Oracle().state_dict(), tmp_path / "bundle" / "models" / "oracle.pt")
@@ -88,6 +95,26 @@ def test_volumes_are_those_of_the_solids(run: Run, tmp_path: Path) -> None:
     for name, value in (("liver", 1), ("spleen", 4)):
         a, b, c = SOLIDS[value].radii
         assert float(row[f"{name} (mL)"]) == pytest.approx(4 / 3 * 3.14159 * a * b * c / 1000, rel=0.05)
+
+
+def test_picture_has_pixels_and_no_millilitres(run: Run, task: Task, bundle: Path, tmp_path: Path) -> None:
+    save_task(replace(task, axcodes=None, pixdim=(1.0, 1.0)), bundle / "configs" / "task.json")
+    pixels = np.full((32, 28), 128, np.uint8)
+    pixels[2:5, 4:11], pixels[20:22, 3:5] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "eye.png")
+    out = run(image=str(tmp_path / "eye.png"))
+    with (out / "volumes.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row == {"study": "eye", "liver (pixels)": "21", "spleen (pixels)": "4"}
+    assert "ml" not in (out / "summary.json").read_text().lower()
+
+
+def test_picture_for_a_model_of_volumes_fails_with_the_reason(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((32, 28), np.uint8)).save(tmp_path / "shot.png")
+    with pytest.raises(RuntimeError) as raised:
+        run(image=str(tmp_path / "shot.png"))
+    assert "shot: Expected a NIfTI volume or a DICOM series" in str(raised.value.__cause__)
+    assert not list((tmp_path / "out").glob("*_seg*"))
 
 
 def test_what_was_done_is_not_done_again(run: Run, studies: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,8 @@ from monai.data import MetaTensor
 from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 
 
-def image(modality: str = "", channels: int = 1) -> dict[str, MetaTensor]:
-    meta = {"modality": modality, "filename_or_obj": "/data/Doe/a.nii"}
+def image(modality: str = "", channels: int = 1, unit: str = "mm") -> dict[str, MetaTensor]:
+    meta = {"modality": modality, "filename_or_obj": "/data/Doe/a.nii", "unit": unit}
     return {"image": MetaTensor(torch.zeros(channels, 4, 4, 2), meta=meta)}
 
 
@@ -36,3 +36,16 @@ def test_colour_for_a_grey_task_is_refused_and_the_other_way_round() -> None:
         CheckImageFitsTaskd("image", 1, "percentile")(image(channels=3))
     with pytest.raises(ValueError, match=r"Expected 3 channel\(s\) in a\.nii, found 1"):
         CheckImageFitsTaskd("image", 3, "rgb")(image())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_picture_for_a_model_of_volumes_is_refused_for_what_it_is(channels: int) -> None:
+    with pytest.raises(ValueError, match=r"Expected a NIfTI volume .*found the 2D image file a\.nii, .* no spacing"):
+        CheckImageFitsTaskd("image", 1, "percentile")(image(channels=channels, unit="pixels"))
+
+
+def test_volume_for_a_model_of_pictures_is_refused_and_a_picture_is_not() -> None:
+    fits = CheckImageFitsTaskd("image", 1, "percentile", flat=True)
+    with pytest.raises(ValueError, match=r"Expected a 2D image file.*found the volume a\.nii.*model of volumes"):
+        fits(image())
+    assert fits(image(unit="pixels"))

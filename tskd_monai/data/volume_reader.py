@@ -23,6 +23,7 @@ from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
 from tskd_monai.data.nifti import read_nifti
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+MILLIMETRES, PIXELS = "mm", "pixels"
 
 
 def load_image_transform(
@@ -56,9 +57,9 @@ class VolumeReader(ImageReader):
 
     NIfTI gives (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1) with a trailing
     channel axis of three where it is RGB. All put the same keys into the metadata, so that images of different
-    formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files),
-    `spatial_shape`, `original_channel_dim`, `space`, and `modality`, `series_uid` and `series_hash` (empty unless
-    DICOM), and `irregular` as given here.
+    formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the
+    spacing (`mm`, or `pixels` for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, and `modality`,
+    `series_uid` and `series_hash` (empty unless DICOM), and `irregular` as given here.
 
     Args:
         series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
@@ -119,7 +120,7 @@ class VolumeReader(ImageReader):
             return voxels, self._metadata(voxels, affine)
         if name.endswith(IMAGE_SUFFIXES):
             pixels = read_image_file(path)
-            return pixels, self._metadata(pixels, np.eye(4))
+            return pixels, {**self._metadata(pixels, np.eye(4)), "unit": PIXELS}
         if not path.exists():
             raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")
         advice = "name the folder of the series" if name.endswith(DICOM_SUFFIXES) else "convert it, or name its folder"
@@ -139,6 +140,7 @@ class VolumeReader(ImageReader):
             "spatial_shape": np.array(array.shape[:3]),
             "original_channel_dim": float("nan") if array.ndim == 3 else -1,
             "space": SpaceKeys.RAS,
+            "unit": MILLIMETRES,
             "modality": str(series.grid.headers[0].get("Modality") or "") if series else "",
             "series_uid": series.uid if series else "",
             "series_hash": series_hash(identity) if series else "",

@@ -46,7 +46,7 @@ def preprocessing(
     steps: list[Transform] = [
         load_image_transform(list(keys), series_uid=series_uid, irregular=irregular),
         EnsureChannelFirstd(keys),
-        CheckImageFitsTaskd("image", task.channels, task.intensity.mode),
+        CheckImageFitsTaskd("image", task.channels, task.intensity.mode, flat=task.axcodes is None),
         NameOutputd("image"),
     ]
     if "label" in keys:

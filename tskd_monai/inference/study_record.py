@@ -12,15 +12,23 @@ from tskd_monai.data.task import Task
 DONE, FAILED = "done", "failed"
 ADVICE = "remove it, and the study is done again"
 FIELDS: Fields = {"study": (str,), "status": (str,), "name": (str,)}
-FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,), "volumes_ml": (dict,)}, FAILED: {"message": (str,)}}
+FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,)}, FAILED: {"message": (str,)}}
+
+
+def sizes_field(task: Task) -> tuple[str, str]:
+    """Returns the field of a record that holds the size of each class, and its unit in tables.
+
+    Volumes have mL; a 2D image file has no spacing, so its classes have pixels.
+    """
+    return ("pixels", "pixels") if task.axcodes is None else ("volumes_ml", "mL")
 
 
 def read_study_record(path: Path, task: Task) -> dict[str, Any]:
-    """Returns the record of a study: its key, status, name, and outputs and volumes in mL, or why it failed.
+    """Returns the record of a study: its key, status, name, and its outputs and sizes of classes, or why it failed.
 
     Args:
         path: of the record.
-        task: of the run, whose classes have volumes.
+        task: of the run, whose classes have sizes.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -32,8 +40,10 @@ def read_study_record(path: Path, task: Task) -> dict[str, Any]:
         raise ValueError(f"Expected status in {path} to be {DONE} or {FAILED}, found {record['status']!r}; {ADVICE}.")
     check_fields(record, FIELDS_OF[record["status"]], str(path), ADVICE)
     if record["status"] == DONE:
-        volumes: Fields = dict.fromkeys(task.foreground.values(), (float,))
-        check_fields(record["volumes_ml"], volumes, f"{path}, volumes_ml", ADVICE)
+        field, _ = sizes_field(task)
+        check_fields(record, {field: (dict,)}, str(path), ADVICE)
+        sizes: Fields = dict.fromkeys(task.foreground.values(), (float,))
+        check_fields(record[field], sizes, f"{path}, {field}", ADVICE)
         if not all(is_a(name, str) and name == Path(name).name for name in record["outputs"]):
             raise ValueError(f"Expected outputs in {path} to be names of files, found {record['outputs']}; {ADVICE}.")
     return dict(record)

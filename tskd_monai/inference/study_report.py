@@ -27,7 +27,7 @@ from tskd_monai.inference.failures import describe
 from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
-from tskd_monai.inference.study_record import DONE, FAILED, read_study_record
+from tskd_monai.inference.study_record import DONE, FAILED, read_study_record, sizes_field
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class StudyReport:
 
     `output_dir/records/` holds a file for each study, named by a hash of the input, the weights, the task and the
     settings: a study with the same hash that was done is not done again. At the end `summary.json` tells what became
-    of each study and `volumes.csv` the volume of each class in mL. None of them names a path; `private/studies.csv`
-    says which input a study is, with the whole message of one that failed.
+    of each study and `volumes.csv` the volume of each class in mL, or the pixels of each class in 2D image files. None
+    of them names a path; `private/studies.csv` says which input a study is, with the whole message of one that failed.
 
     Args:
         studies: of the run, all processes' together.
@@ -113,12 +113,14 @@ class StudyReport:
         try:
             if failure := self.writer.take_failure():
                 raise failure
-            volumes = class_volumes_ml(pred, self.task)
+            sizes = class_sizes(pred, self.task)
         except Exception as error:  # here it is known whose it is
             self._fail(study, describe(error), name)
             return
         seconds = round(time.monotonic() - started, 2)
-        self._record(study, DONE, name=name, seconds=seconds, outputs=self._outputs(name), volumes_ml=volumes)
+        field, _ = sizes_field(self.task)
+        found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
+        self._record(study, DONE, **found)
 
     def _end_failed(self, study: Study, error: Exception, name: str) -> None:
         self.writer.take_failure()  # of what this study had written before it failed
@@ -202,11 +204,13 @@ class StudyReport:
 
     def _write_volumes(self, done: Sequence[Mapping[str, Any]]) -> None:
         classes = list(self.task.foreground.values())
+        field, unit = sizes_field(self.task)
+        digits = 3 if unit == "mL" else 0
         with atomic_path(self.output_dir / "volumes.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["study", *(f"{name} (mL)" for name in classes)])
+            writer.writerow(["study", *(f"{name} ({unit})" for name in classes)])
             for record in done:
-                writer.writerow([record["name"], *(f"{record['volumes_ml'][name]:.3f}" for name in classes)])
+                writer.writerow([record["name"], *(f"{record[field][name]:.{digits}f}" for name in classes)])
 
     def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Writes which input each study is: the key to the other files, which stays private."""
@@ -221,14 +225,17 @@ class StudyReport:
                 writer.writerow({**{name: record[name] for name in fields[:3]}, **known})
 
 
-def class_volumes_ml(pred: MetaTensor, task: Task) -> dict[str, float]:
-    """Returns the volume of each class of a label map (1, X, Y, Z), mL, counted plane by plane to save memory."""
+def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
+    """Returns the size of each class of a label map (1, X, Y, Z), counted plane by plane to save memory.
+
+    Volumes in mL; pixels where the task is about 2D image files.
+    """
     affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
+    voxel = 1.0 if task.axcodes is None else abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
     largest = max(task.label_values)
     planes = np.moveaxis(np.asarray(pred)[0], -1, 0)
     counts = np.sum([np.bincount(plane.ravel(), minlength=largest + 1) for plane in planes], axis=0)
-    return {name: float(counts[value]) * voxel_ml for value, name in task.foreground.items()}
+    return {name: float(counts[value]) * voxel for value, name in task.foreground.items()}
 
 
 def _fingerprint(path: Path) -> list[Any]:

@@ -12,21 +12,26 @@ from monai.transforms import MapTransform
 
 CT = "CT"
 HOUNSFIELD_MODE = "hu_window"
+PIXELS = "pixels"
+"""`unit` in the metadata of a 2D image file."""
 
 
 class CheckImageFitsTaskd(MapTransform):
-    """Refuses an image of another number of channels or, where it is known (DICOM), of another modality.
+    """Refuses an image of another kind (volume or 2D image file), number of channels or modality than the task's.
 
-    A task whose intensities are a window of HU is for CT, and any other is not.
+    A 2D image file has no size in mm and no orientation. Only DICOM states a modality: a task whose intensities are a
+    window of HU is for CT, and any other is not.
 
     Args:
         keys: of images `(C, …)`.
         channels: that the task's network takes.
         intensity_mode: of the task: `percentile`, `hu_window` or `rgb`.
+        flat: whether the task is about 2D image files.
     """
 
-    def __init__(self, keys: KeysCollection, channels: int, intensity_mode: str) -> None:
+    def __init__(self, keys: KeysCollection, channels: int, intensity_mode: str, flat: bool = False) -> None:
         super().__init__(keys)
+        self.flat = flat
         self.channels = channels
         self.wants_ct = intensity_mode == HOUNSFIELD_MODE
 
@@ -40,6 +45,8 @@ class CheckImageFitsTaskd(MapTransform):
             image = data[key]
             meta = image.meta if isinstance(image, MetaTensor) else {}
             name = Path(str(meta.get("filename_or_obj", "the image"))).name
+            if "unit" in meta:
+                self._check_kind(meta["unit"] == PIXELS, name)
             if image.shape[0] != self.channels:
                 raise ValueError(
                     f"Expected {self.channels} channel(s) in {name}, found {image.shape[0]}; "
@@ -52,3 +59,15 @@ class CheckImageFitsTaskd(MapTransform):
                     f"{modality} in {name}; choose a model for {modality}."
                 )
         return data
+
+    def _check_kind(self, flat: bool, name: str) -> None:
+        if flat and not self.flat:
+            raise ValueError(
+                f"Expected a NIfTI volume or a DICOM series for this model, found the 2D image file {name}, which has "
+                "no spacing and no orientation; send the volume that it was made from."
+            )
+        if self.flat and not flat:
+            raise ValueError(
+                f"Expected a 2D image file, such as PNG, for this model, found the volume {name}; its slices are "
+                "oriented and spaced in mm, which this model was not trained on. Choose a model of volumes."
+            )
