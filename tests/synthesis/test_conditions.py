@@ -11,7 +11,7 @@ from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.synthesis.conditions import LabelMaps, SlicePositions
 from tskd_monai.synthesis.diffusion import build_unet
 from tskd_monai.synthesis.sampling import ImageSampler
-from tskd_monai.synthesis.training_images import diffusion_entries, diffusion_keys, movement
+from tskd_monai.synthesis.training_images import diffusion_entries, diffusion_keys, random_affine
 from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
 
 TASK = "a" * 64
@@ -22,7 +22,7 @@ def label_maps(moved: bool = True) -> LabelMaps:
     volume = torch.zeros(1, 16, 16, 3)
     for index in range(3):
         volume[:, 4 : 5 + index, :, index] = 1
-    transform = movement(["label"], (16, 16)) if moved else None
+    transform = random_affine(["label"]) if moved else None
     return LabelMaps(SliceDataset([{"case": "a"}], lambda item: {"label": volume}, transform, keys=["label"]), 2)
 
 
@@ -75,8 +75,8 @@ def test_other_conditions_and_lists_without_images_are_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match="--condition to be one of"):
         diffusion_keys("text")
     with pytest.raises(ValueError, match="--augmentation of at least 0, found -1"):
-        movement(["image"], (16, 16), -1)
-    assert movement(["image"], (16, 16), 0) is None
+        random_affine(["image"], -1)
+    assert random_affine(["image"], 0) is None
     (tmp_path / "datalist.json").write_text('{"training": []}')
     with pytest.raises(ValueError, match="datalist.json: expected entries in `training` or `unlabeled`, found none"):
         diffusion_entries(tmp_path / "datalist.json")

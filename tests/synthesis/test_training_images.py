@@ -13,7 +13,7 @@ from PIL import Image
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.inference.preprocessing import training_preprocessing
-from tskd_monai.synthesis.training_images import diffusion_keys, movement
+from tskd_monai.synthesis.training_images import diffusion_keys, random_affine
 
 
 def test_small_and_mixed_sizes_all_come_at_the_size_of_the_task(tmp_path: Path, make_task: Callable[..., Task]) -> None:
@@ -31,7 +31,7 @@ def test_small_and_mixed_sizes_all_come_at_the_size_of_the_task(tmp_path: Path, 
 
 
 def test_image_and_label_map_move_together() -> None:
-    move = movement(["image", "label"], (32, 32))
+    move = random_affine(["image", "label"])
     assert move is not None
     square = torch.zeros(1, 32, 32)
     square[:, 8:24, 8:20] = 1
@@ -43,9 +43,9 @@ def test_image_and_label_map_move_together() -> None:
 
 
 def test_strength_0_moves_nothing_and_less_is_refused() -> None:
-    assert movement(["image"], (32, 32), 0) is None
+    assert random_affine(["image"], 0) is None
     with pytest.raises(ValueError, match="--augmentation of at least 0, found -1"):
-        movement(["image"], (32, 32), -1)
+        random_affine(["image"], -1)
 
 
 def test_unknown_condition_is_refused() -> None:

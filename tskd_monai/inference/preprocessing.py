@@ -9,7 +9,6 @@ from monai.transforms import (
     EnsureChannelFirstd,
     Orientationd,
     RandAdjustContrastd,
-    RandAffined,
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandScaleCropd,
@@ -26,9 +25,8 @@ from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
+from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
-
-INTERPOLATION = {"image": "bilinear", "label": "nearest", "coordinates": "bilinear"}
 
 
 def preprocessing(
@@ -71,22 +69,13 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
 
     Args:
         keys: `image`, and what moves with it: `label`, or `coordinates`, which are added first.
-        strength: scales rotation (15 degrees), scaling (15 %), shift (6 %), contrast, blur and noise.
+        strength: scales rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
     """
-    modes = [INTERPOLATION[key] for key in keys]
     first = [AddCoordinatesd()] if "coordinates" in keys else []
     return Compose(
         [
             *first,
-            RandAffined(
-                keys,
-                prob=0.8,
-                rotate_range=0.26 * strength,
-                scale_range=(0.15 * strength, 0.15 * strength),
-                translate_range=(12 * strength, 12 * strength),
-                mode=modes,
-                padding_mode="zeros",
-            ),
+            RandomAffined(keys, prob=0.8, strength=strength),
             RandAdjustContrastd("image", prob=0.5, gamma=(1 / (1 + strength), 1 + strength)),
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
             RandGaussianSmoothd("image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.15 * strength),

@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DModel
-from monai.transforms import RandAffined
 
 from tskd_monai.data.datalist import load_section, transfer_images
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.synthesis.conditions import ConditionSource, LabelMaps, SlicePositions, Unconditional
 from tskd_monai.synthesis.diffusion import CONDITIONS, condition_of
-
-# At strength 1; those that the segmentation networks are trained with.
-ROTATION_RADIANS = 0.26
-SCALING = 0.15
-SHIFT = 0.06  # of the image's side
-INTERPOLATION = {"image": "bilinear", "label": "nearest"}
+from tskd_monai.transforms.random_affine import RandomAffined
 
 
 def diffusion_entries(
@@ -52,15 +46,14 @@ def diffusion_keys(condition: str = "none") -> list[str]:
     return ["image", "label"] if condition == "label_map" else ["image"]
 
 
-def movement(keys: Sequence[str], image_size: Sequence[int], strength: float = 1.0) -> RandAffined | None:
+def random_affine(keys: Sequence[str], strength: float = 1.0) -> RandomAffined | None:
     """Returns the random transform of a training slice: rotation, scaling and shift, grey values as they are.
 
-    A model that sees few images many times learns them by heart; moved a little, they are never twice the same.
+    A model that sees few images many times memorises them; moved a little, they are never twice the same.
 
     Args:
         keys: `image`, or `image` and `label`, which move together.
-        image_size: (H, W) in pixels.
-        strength: scales rotation (15 degrees), scaling (15 %) and shift (6 %); at 0 there is no transform.
+        strength: of `RandomAffined`; at 0 there is no transform.
 
     Raises:
         ValueError: for a strength below 0.
@@ -69,15 +62,7 @@ def movement(keys: Sequence[str], image_size: Sequence[int], strength: float = 1
         raise ValueError(f"Expected --augmentation of at least 0, found {strength}.")
     if strength == 0:
         return None
-    return RandAffined(
-        keys,
-        prob=1.0,
-        rotate_range=ROTATION_RADIANS * strength,
-        scale_range=(SCALING * strength, SCALING * strength),
-        translate_range=tuple(SHIFT * strength * side for side in image_size),
-        mode=[INTERPOLATION[key] for key in keys],
-        padding_mode="zeros",
-    )
+    return RandomAffined(keys, strength=strength)
 
 
 def sampling_conditions(
@@ -107,5 +92,5 @@ def sampling_conditions(
     if datalist is None:
         raise ValueError("Expected --datalist, whose label maps this diffusion model fills, found none; give it.")
     entries = diffusion_entries(datalist, condition, fold)
-    moved = movement(["label"], task.image_size)
+    moved = random_affine(["label"])
     return LabelMaps(SliceDataset(entries, preprocessing, moved, keys=["label"]), task.num_classes)
