@@ -1,15 +1,29 @@
-"""Plans a task from a datalist: writes task.json, which every stage reads, open to editing."""
+"""Plans a task from a datalist: writes task.json once, which every stage reads, open to editing."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tskd_monai.data.atomic import write_json
+from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.content_hashes import ContentHashes
 from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
+from tskd_monai.data.plan_record import (
+    PlanRecord,
+    check_options,
+    check_same_plan,
+    check_task_fits,
+    check_written,
+    in_recorded_order,
+    load_record,
+    record_of,
+)
 from tskd_monai.data.planning import plan_task, slice_counts
-from tskd_monai.data.task import Task, save_task
+from tskd_monai.data.task import Task, load_task, save_task
 
 logger = logging.getLogger("plan_task")
 
@@ -23,8 +37,14 @@ def plan_study(
     seed: int = 0,
     fold: int | None = None,
     datalist_dir: Path | None = None,
+    task_file: Path | None = None,
+    replan: bool = False,
 ) -> tuple[Path, Path, Task]:
-    """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder.
+    """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
+
+    A later call reads the task, edited or not, and no image: it compares the content of the files with what the task
+    was planned from. Files that were moved and another `test` section are written into `datalist.json`; any other
+    difference is refused.
 
     Args:
         datalist_path: Decathlon-style datalist.
@@ -34,24 +54,119 @@ def plan_study(
         labelled_slices: how many training slices count as labelled; None: all of them.
         seed: of the draw of labelled slices.
         fold: of the datalist's cross-validation.
-        datalist_dir: for `datalist.json`, whose paths may name patients; None: `output_dir`.
+        datalist_dir: for `datalist.json` and what is remembered of the data, whose paths and cases may name patients;
+            None: `output_dir`.
+        task_file: a task to use instead of a planned one.
+        replan: plan again; the old files are kept beside the new ones, as `task.before-<hash>.json`.
 
     Returns:
         The paths of both files, and the task.
+
+    Raises:
+        FileNotFoundError: when the datalist, a file that it names or `task_file` is missing.
+        ValueError: when the data cannot be planned, or is not what the stored task was planned from; names what
+            differs.
     """
-    datalist = load_datalist(datalist_path, fold)
-    datalist.pop("folds", None)
-    if labelled_slices is not None:
-        # Which axis is the slices' does not depend on the labels that are about to be left out.
-        geometry = plan_task(datalist, image_size, intensity)
-        counts = slice_counts(datalist["training"], geometry)
-        datalist = restrict_labels(datalist, labelled_subset(counts, labelled_slices, seed))
-    task = plan_task(datalist, image_size, intensity)
-    output_dir = Path(output_dir)
-    written = (datalist_dir or output_dir) / "datalist.json"
-    write_json(written, datalist)
-    save_task(task, output_dir / "task.json")
-    return written, output_dir / "task.json", task
+    files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
+    options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
+               "fold": fold}  # fmt: skip
+    source = load_datalist(datalist_path, fold)
+    source.pop("folds", None)
+    hashes = ContentHashes(files.folder / "content_hashes.json")
+    found = record_of(source, options, hashes)
+    given = Path(task_file) if task_file else files.task if files.task.is_file() and not replan else None
+    task = load_task(given) if given else None
+    stored = None if replan else load_record(files.record)
+    if task is None or stored is None:
+        planned, chosen = _plan(source, options)
+        record, task = found.planned(planned, chosen), task or planned
+    else:
+        check_same_plan(stored, found)
+        record = replace(stored, sections={**stored.sections, "test": found.sections["test"]})
+    if given:
+        check_options(options, record.options if stored else {}, task, given.name)
+        check_task_fits(task, record, given.name)
+    datalist = in_recorded_order(source, found, record)
+    if record.chosen is not None:
+        datalist = restrict_labels(datalist, record.chosen)
+    files.write(task, datalist, record, replan)
+    hashes.save()
+    return files.datalist, files.task, task
+
+
+def _plan(source: dict[str, Any], options: dict[str, Any]) -> tuple[Task, dict[str, list[int]] | None]:
+    """Returns the task that fits the data, and the labelled slices that were drawn, None without a budget."""
+    size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
+    task = plan_task(source, size, intensity)
+    if budget is None:
+        return task, None
+    # Which axis is the slices' does not depend on the labels that are about to be left out.
+    chosen = labelled_subset(slice_counts(source["training"], task), budget, options["seed"])
+    return plan_task(restrict_labels(source, chosen), size, intensity), chosen
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """Where a plan stands.
+
+    Attributes:
+        task: the task's file.
+        folder: of `datalist.json` and `plan.json`, which may name patients.
+    """
+
+    task: Path
+    folder: Path
+
+    @property
+    def datalist(self) -> Path:
+        """The datalist with absolute paths and labelled slices."""
+        return self.folder / "datalist.json"
+
+    @property
+    def record(self) -> Path:
+        """What the task was planned from."""
+        return self.folder / "plan.json"
+
+    def write(self, task: Task, datalist: dict[str, Any], record: PlanRecord, replan: bool) -> None:
+        """Writes what differs from the files; a task or labelled slices that give way are kept beside.
+
+        Raises:
+            ValueError: when the datalist that stands there has other cases or slices to learn from.
+        """
+        existing = _content(self.datalist)
+        if isinstance(existing, dict) and not replan:
+            check_written(existing, datalist, self.datalist.name)
+        if not _holds(self.task, task):
+            self.record.unlink(missing_ok=True)  # killed from here on, the next call plans and compares
+            _keep_beside(self.task)
+            save_task(task, self.task)
+        if existing != datalist:
+            if replan:
+                _keep_beside(self.datalist)
+            write_json(self.datalist, datalist)
+        if _content(self.record) != record.content():
+            write_json(self.record, record.content())
+
+
+def _holds(path: Path, task: Task) -> bool:
+    """Whether a file states this task, however it is laid out."""
+    try:
+        return path.is_file() and load_task(path) == task
+    except ValueError:  # damaged, and to be planned again
+        return False
+
+
+def _content(path: Path) -> Any:
+    """Returns the content of a JSON file that is ours to write over, None where there is none or it is damaged."""
+    try:
+        return read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
+
+
+def _keep_beside(path: Path) -> None:
+    if path.is_file():
+        path.replace(path.with_name(f"{path.stem}.before-{file_sha256(path)[:8]}{path.suffix}"))
 
 
 def main() -> None:
@@ -66,12 +181,22 @@ def main() -> None:
     parser.add_argument("--labelled-slices", type=int, help="count only so many training slices as labelled")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of labelled slices")
     parser.add_argument("--fold", type=int, help="of the datalist's cross-validation")
+    parser.add_argument("--task", type=Path, help="use this task.json instead of a planned one")
+    parser.add_argument("--replan", action="store_true", help="plan again; the old task.json is kept beside")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     output_dir = args.output_dir or Path(args.datalist.resolve().parent.name)
     try:
         _, path, task = plan_study(
-            args.datalist, output_dir, args.image_size, args.intensity, args.labelled_slices, args.seed, args.fold
+            args.datalist,
+            output_dir,
+            args.image_size,
+            args.intensity,
+            args.labelled_slices,
+            args.seed,
+            args.fold,
+            task_file=args.task,
+            replan=args.replan,
         )
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
