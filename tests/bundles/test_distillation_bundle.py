@@ -17,9 +17,10 @@ from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.planning import plan_task
 from tskd_monai.data.task import load_task, save_task
 from tskd_monai.distillation.student_bundle import load_student_weights
-from tskd_monai.distillation.target_cache import TargetCache, state_sha256
+from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.networks.teacher import build_teacher, save_teacher
+from tskd_monai.networks.teacher_networks import state_sha256
 
 BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "distillation"
 SHORT = {"epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1, "seed": 5, "device": "cpu"}

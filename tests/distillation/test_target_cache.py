@@ -20,8 +20,8 @@ from tskd_monai.distillation.target_cache import (
     TargetCache,
     cached_answers,
     quantise,
-    state_sha256,
 )
+from tskd_monai.networks.teacher_networks import state_sha256
 
 MakeTask = Callable[..., Task]
 

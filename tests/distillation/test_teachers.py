@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teacher_targets import TeacherTargets
 from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.networks.segmenter import VfmSegmenter
@@ -81,6 +82,17 @@ def test_a_foundation_model_comes_back_as_it_was_saved(vfm: tuple[Path, VfmSegme
     assert isinstance(teacher, VfmSegmenter)
     with torch.no_grad():
         torch.testing.assert_close(teacher(IMAGES), saved(IMAGES))
+
+
+def test_targets_cached_before_merging_are_still_valid(
+    tmp_path: Path, vfm: tuple[Path, VfmSegmenter], make_task: MakeTask
+) -> None:
+    folder, saved = vfm
+    names = [
+        TargetCache(tmp_path, teacher, make_task()).path(IMAGES[0]).name
+        for teacher in (saved, load_any_teacher(folder, make_task()))
+    ]
+    assert names[0] == names[1]
 
 
 def test_a_student_bundle_teaches_what_it_predicts(bundle: Path, make_task: MakeTask) -> None:

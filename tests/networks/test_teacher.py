@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tskd_monai.networks.lora import adapter_parameters, base_encoder_sha256, merge_lora
+from tskd_monai.networks.lora import adapter_parameters, base_encoder_sha256, has_lora, merge_lora
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher import build_teacher, load_teacher, read_teacher_record, save_teacher
+from tskd_monai.networks.teacher_networks import state_sha256, teacher_sha256
 
 TASK = "a" * 64
 IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -64,6 +65,18 @@ def test_a_trained_teacher_survives_its_folder(tmp_path, options):
     assert read_teacher_record(tmp_path)["record"] == {"val_mean_dice": 0.5}
     assert (tmp_path / "adapter").exists() == (teacher.spec.tuning == "lora")
     assert (tmp_path / "decoder_adapter").exists() == teacher.spec.decoder_lora
+
+
+@every_variant
+def test_a_teacher_to_run_has_its_lora_merged_and_is_known_by_what_was_saved(tmp_path, options):
+    teacher = take_a_step(build(**options))
+    save_teacher(teacher, tmp_path, task_hash=TASK)
+    merged, apart = load_teacher(tmp_path), load_teacher(tmp_path, trainable=True)
+    assert not has_lora(merged)
+    assert has_lora(apart) == (teacher.spec.tuning == "lora" or teacher.spec.decoder_lora)
+    torch.testing.assert_close(logits(merged), logits(apart), atol=1e-6, rtol=1e-6)
+    assert teacher_sha256(merged) == teacher_sha256(apart) == state_sha256(teacher)
+    assert (state_sha256(merged) == state_sha256(apart)) == (not has_lora(apart))
 
 
 @every_variant
@@ -147,7 +160,7 @@ def test_a_loaded_teacher_can_be_trained_and_saved_again(tmp_path):
     save_teacher(take_a_step(build()), tmp_path, task_hash=TASK)
     again = take_a_step(load_teacher(tmp_path, trainable=True))
     save_teacher(again, tmp_path, task_hash=TASK)
-    assert torch.equal(logits(load_teacher(tmp_path)), logits(again))
+    assert torch.equal(logits(load_teacher(tmp_path, trainable=True)), logits(again))
 
 
 def test_weights_that_moved_are_found_by_hash_and_others_refused(tmp_path):
@@ -162,7 +175,7 @@ def test_weights_that_moved_are_found_by_hash_and_others_refused(tmp_path):
         FileNotFoundError, match=r"needs the sam_demo weights .*here\.safetensors.* pass encoder_weights"
     ):
         load_teacher(tmp_path / "teacher")
-    assert torch.equal(logits(load_teacher(tmp_path / "teacher", there)), logits(teacher))
+    torch.testing.assert_close(logits(load_teacher(tmp_path / "teacher", there)), logits(teacher), atol=1e-6, rtol=1e-6)
     state["vision_encoder.pos_embed"] = state["vision_encoder.pos_embed"] + 1
     save_file(state, there)
     with pytest.raises(ValueError, match=r"trained on sam_demo weights with sha256 .*, found .*pass encoder_weights"):

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tskd_monai.data.atomic import atomic_path
 from tskd_monai.data.task import Task
-from tskd_monai.networks.teacher_networks import TeacherNetwork
+from tskd_monai.networks.teacher_networks import TeacherNetwork, teacher_sha256
 from tskd_monai.training.samplers import process_count, process_rank
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TargetCache:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"Expected a folder at --cache_dir {folder}, found a file; choose another place.")
-        self.prefix = f"{FORMAT_VERSION} {state_sha256(teacher)} {task.hash}"
+        self.prefix = f"{FORMAT_VERSION} {teacher_sha256(teacher)} {task.hash}"
 
     def path(self, image: Tensor) -> Path:
         """Returns the file of an image's answer."""
@@ -112,15 +112,6 @@ def _array_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected numpy's format 1.0")
     return np.lib.format.read_array_header_1_0(stream)
-
-
-def state_sha256(network: TeacherNetwork) -> str:
-    """Returns the sha256 of a network's weights and buffers, names included."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def quantise(logits: Tensor | None, features: Tensor) -> list[CachedAnswer]:

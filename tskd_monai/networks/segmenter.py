@@ -18,7 +18,12 @@ class VfmSegmenter(nn.Module):
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
         decoder: maps that and the normalised images to logits.
         spec: what the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher``.
+
+    Attributes:
+        saved_sha256: of its weights as saved, once LoRA is merged into them; ``None`` before.
     """
+
+    saved_sha256: str | None = None
 
     def __init__(self, encoder: Encoder, decoder: LightDecoder | SamMaskDecoder, spec: Any = None) -> None:
         super().__init__()

@@ -19,11 +19,12 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
-from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, has_lora
+from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, has_lora, merge_lora
 from tskd_monai.networks.pretrained import weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
+from tskd_monai.networks.teacher_networks import state_sha256
 from tskd_monai.networks.teacher_record import FORMAT_VERSION, RECORD_FILE, read_teacher_record, spec_from_json
 from tskd_monai.networks.teacher_weights import note_weights, noted_weights
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
@@ -104,13 +105,13 @@ def load_teacher(
     task_hash: str | None = None,
     trainable: bool = False,
 ) -> VfmSegmenter:
-    """Loads a trained teacher, in evaluation mode and frozen unless ``trainable``.
+    """Loads a trained teacher in evaluation mode: frozen, its LoRA merged into the weights, unless ``trainable``.
 
     Args:
         folder: written by :func:`save_teacher`.
         encoder_weights: where the encoder's weights are now, if they have moved.
         task_hash: of the task at hand; a teacher of another task is refused.
-        trainable: whether LoRA and decoder require a gradient.
+        trainable: whether LoRA and decoder require a gradient; LoRA then stays apart.
 
     Raises:
         FileNotFoundError: if a file of the folder or the encoder's weights are missing.
@@ -138,9 +139,17 @@ def load_teacher(
             f"{content['base_encoder_sha256'][:12]}); use the same weights and, for random or resized ones, the same "
             "torch version."
         )
-    if not trainable:
-        segmenter.requires_grad_(False)
-    return segmenter.eval()
+    return segmenter.eval() if trainable else _merged(segmenter)
+
+
+def _merged(segmenter: VfmSegmenter) -> VfmSegmenter:
+    """Returns the segmenter frozen, without the cost of LoRA; it keeps the sha256 of what was saved."""
+    segmenter.saved_sha256 = state_sha256(segmenter)
+    if has_lora(segmenter.encoder):
+        merge_lora(segmenter.encoder)
+    if isinstance(segmenter.decoder, SamMaskDecoder) and has_lora(segmenter.decoder):
+        merge_lora(segmenter.decoder)
+    return segmenter.requires_grad_(False).eval()
 
 
 def _read_encoder(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path, trainable: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tskd_monai.networks.features import LayerFeatures
@@ -49,3 +51,20 @@ class SegmentationNetworkTeacher(nn.Module):
         """Returns logits (B, K, H, W) and features (B, E, h, w)."""
         logits, features = self.tapped(images)
         return logits, features
+
+
+def state_sha256(network: TeacherNetwork) -> str:
+    """Returns the sha256 of a network's weights and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def teacher_sha256(teacher: TeacherNetwork) -> str:
+    """Returns the sha256 that identifies a teacher: of its weights as they were saved.
+
+    Merging LoRA rounds, and not alike on every processor; what was computed with a teacher stays valid on another.
+    """
+    return getattr(teacher, "saved_sha256", None) or state_sha256(teacher)
