@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from figures import patients_figure, picture, write_figure
 
 from tskd_monai.data.atomic import atomic_path, read_json
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
+from tskd_monai.evaluation.metrics import NSD_TOLERANCE_MM
 
 ROOT = FOLDER.parents[1]
 SMALLEST_GAP = 0.02  # below, or where its interval reaches 0, there is nothing to distil
@@ -50,30 +51,64 @@ def shown_results(suite: str) -> dict[str, list[Result]]:
     }
 
 
-def dataset_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any], unit: str = "mm") -> list[str]:
-    """Returns the lines of one dataset's table, a method each, with the reference's lead over it."""
+def without_patients(results: Sequence[Result], cases: Collection[str]) -> list[Result]:
+    """Returns the results without the rows of these patients."""
+    return [{**result, "rows": [row for row in result["rows"] if row["case"] not in cases]} for result in results]
+
+
+def accuracy_table(results: Sequence[Result], reference: str, dataset: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a table with the accuracy of each method and the reference's lead over it.
+
+    Args:
+        results: of one dataset.
+        reference: method that the others are compared with.
+        dataset: as the suite describes it: `unit` of distances ("mm"), and whether only the `largest_component` of
+            each structure was kept (False).
+    """
+    unit = dataset.get("unit", "mm")
+    components = "largest component" if dataset.get("largest_component") else "without largest-component filter"
+    heads = ["method", "Dice (95 % interval)", f"Dice: {reference} minus it", f"NSD at {NSD_TOLERANCE_MM:g} {unit}"]
+    heads += [f"NSD: {reference} minus it", f"HD95 ({unit}), {components}", "missed"]
     methods = _by_method(results)
-    ours = patient_means(methods[reference], "dice")
-    counted = "trainable_parameters" if _has_trainable_parameters(results) else "parameters"
-    lines = [
-        f"| method | Dice (95 % interval) | HD95 ({unit}) | missed | {reference} minus it (95 % interval) "
-        f"| {counted.replace('trainable_', 'trained ')} |{_extra_heads(results, costs)}",
-    ]
-    lines.append(f"|{'---|' * (lines[0].count('|') - 1)}")
+    rows = []
     for name, of_method in methods.items():
-        dice = patient_means(of_method, "dice")
         distances = [value for value in patient_means(of_method, "hd95_mm").values() if not math.isnan(value)]
+        row = [f"`{name}`"]
+        for metric, shown in (("dice", _with_interval), ("nsd", _mean)):
+            ours, theirs = patient_means(methods[reference], metric), patient_means(of_method, metric)
+            row += [shown(list(theirs.values())), "" if name == reference else _difference(ours, theirs)]
         missed = sum(row["missed"] for result in of_method for row in result["rows"])
-        cells = [f"`{name}`", _with_interval(list(dice.values())), f"{fmean(distances):.1f}", str(missed)]
-        cells.append("" if name == reference else _difference(ours, dice))
-        cells.append(f"{of_method[0]['stages'][-1]['results'][counted]:,}")
+        rows.append([*row, f"{fmean(distances):.1f}", str(missed)])
+    return _table(heads, rows)
+
+
+def cost_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a table with the size of each method's network and the cost of its training.
+
+    Args:
+        results: of one dataset.
+        reference: method whose time a step the others' is a multiple of.
+        costs: `seconds_per_step` and `peak_mb` by method, or empty.
+    """
+    counted = "trainable_parameters" if _has_trainable_parameters(results) else "parameters"
+    heads = ["method", counted.replace("trainable_", "trained ")]
+    heads += ["time a step", "peak memory"] if costs else []
+    is_timed = any(map(_has_cpu_seconds, results))
+    heads += ["core-minutes, all stages"] if is_timed else []
+    rows = []
+    for name, of_method in _by_method(results).items():
+        row = [f"`{name}`", f"{of_method[0]['stages'][-1]['results'][counted]:,}"]
         if costs:
-            cells += _cost(costs[name], costs[reference])
-        if any(map(_has_cpu_seconds, results)):
+            row += _cost(costs[name], costs[reference])
+        if is_timed:
             timed = [_core_minutes(result) for result in of_method if _has_cpu_seconds(result)]
-            cells.append(f"{fmean(timed):.1f}" if timed else "with a GPU")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            row.append(f"{fmean(timed):.1f}" if timed else "with a GPU")
+        rows.append(row)
+    return _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 
 def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -95,13 +130,12 @@ def _core_minutes(result: Result) -> float:
     return float(sum(stage["cpu_seconds"] for stage in result["stages"]) / 60)
 
 
-def _extra_heads(results: Sequence[Result], costs: Mapping[str, Any]) -> str:
-    heads = " time a step | peak memory |" if costs else ""
-    return f"{heads} core-minutes, all stages |" if any(map(_has_cpu_seconds, results)) else heads
+def _mean(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f}"
 
 
 def _with_interval(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f} {_interval(bootstrap_mean_interval(values), '')}"
+    return f"{_mean(values)} {_interval(bootstrap_mean_interval(values), '')}"
 
 
 def _interval(bounds: tuple[float, float], sign: str = "+") -> str:
@@ -125,25 +159,35 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
     Args:
         results: of one dataset.
         content: of the suite: `reference`, `primary` (methods that the reference is compared with), `gap` (names of
-            the methods `teacher` and `scratch`), `non_inferior` (a `method`, and the one that it is compared `to`).
+            the methods `teacher` and `scratch`), `pairs` (two methods each whose difference is shown).
     """
-    patients = {name: patient_means(of_method, "dice") for name, of_method in _by_method(results).items()}
+    methods = _by_method(results)
+    dice, nsd = (
+        {name: patient_means(of_method, metric) for name, of_method in methods.items()} for metric in ("dice", "nsd")
+    )
     reference, lines = content["reference"], []
-    primary = [
-        name for name in content.get("primary", []) if patients[reference].keys() & patients.get(name, {}).keys()
-    ]
+    primary = [name for name in content.get("primary", []) if dice[reference].keys() & dice.get(name, {}).keys()]
     if primary:
-        p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in primary}
-        told = ", ".join(f"`{name}` p {_p_text(p)}" for name, p in holm(p_values).items())
-        lines.append(f"`{reference}` against its primary comparisons, sign-flip test by patient, Holm: {told}.")
-    compared = content.get("non_inferior")
-    if compared and set(compared.values()) <= patients.keys():
-        first, second = compared["method"], compared["to"]
-        lines.append(f"`{first}` minus `{second}`: {_difference(patients[first], patients[second])}.")
+        others = [name for name in methods if name != reference]
+        lines.append(
+            f"`{reference}` against its primary comparisons, sign-flip test by patient, Holm over these "
+            f"{len(primary)}: Dice {_holm_text(dice, reference, primary)}; "
+            f"NSD {_holm_text(nsd, reference, primary)}. Dice, Holm over all {len(others)} rows: "
+            f"{_holm_text(dice, reference, others)}."
+        )
+    pairs = [pair for pair in content.get("pairs", []) if set(pair) <= dice.keys()]
+    if pairs:
+        told = [f"`{first}` minus `{second}` {_difference(dice[first], dice[second])}" for first, second in pairs]
+        lines.append(f"Dice: {', '.join(told)}.")
     gap = content.get("gap")
-    if gap and set.intersection(*(set(patients.get(name, {})) for name in (reference, *gap.values()))):
-        lines.append(_gap_sentence(patients, reference, gap))
+    if gap and set.intersection(*(set(dice.get(name, {})) for name in (reference, *gap.values()))):
+        lines.append(_gap_sentence(dice, reference, gap))
     return lines
+
+
+def _holm_text(patients: Mapping[str, Patients], reference: str, others: Sequence[str]) -> str:
+    p_values = {name: sign_flip_p(patients[reference], patients[name]) for name in others}
+    return ", ".join(f"`{name}` p {_p_text(p)}" for name, p in holm(p_values).items())
 
 
 def _p_text(p: float) -> str:
@@ -179,12 +223,28 @@ def suite_text(suite: str, shown: Mapping[str, Sequence[Result]]) -> str:
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
     lines: list[str] = []
     for dataset, of_dataset in shown.items():
-        unit = content["datasets"][dataset].get("unit", "mm")
-        lines += [_caption(dataset, of_dataset), "", *dataset_table(of_dataset, content["reference"], costs, unit), ""]
-        lines += [line for sentence in findings(of_dataset, content) for line in (sentence, "")]
+        described, reference = content["datasets"][dataset], content["reference"]
+        recipe_patients = described.get("recipe_patients", [])
+        unseen = without_patients(of_dataset, recipe_patients)
+        found = [line for sentence in findings(unseen, content) for line in (sentence, "")]
+        whole = [_caption(dataset, of_dataset), "", *accuracy_table(of_dataset, reference, described), ""]
+        if recipe_patients:
+            lines += [_primary_caption(dataset, unseen, recipe_patients), ""]
+            lines += [*accuracy_table(unseen, reference, described), "", *found, *whole]
+        else:
+            lines += [*whole, *found]
+        lines += [*cost_table(of_dataset, reference, costs), ""]
         if "figure" in content:
             lines += [picture(suite, dataset), ""]
     return "\n".join(lines)
+
+
+def _primary_caption(dataset: str, results: Sequence[Result], recipe_patients: Sequence[str]) -> str:
+    patients = len({row["case"] for result in results for row in result["rows"]})
+    return (
+        f"**{dataset}, primary analysis**, {patients} {results[0]['score']} patients: without "
+        f"{', '.join(recipe_patients)}, on whom the recipe was chosen:"
+    )
 
 
 def _caption(dataset: str, results: Sequence[Result]) -> str:
@@ -193,7 +253,7 @@ def _caption(dataset: str, results: Sequence[Result]) -> str:
     first = results[0]
     caption = (
         f"**{dataset}**, {first['labelled']['slices'] or 'all'} labelled slices, {patients} {first['score']} patients, "
-        f"{trainings} trainings a method ({'folds by patient' if first['fold'] is not None else 'seeds'})"
+        f"{trainings} training runs a method ({'folds by patient' if first['fold'] is not None else 'seeds'})"
     )
     gpus = {result.get("machine", {}).get("gpu") for result in results}
     if len(gpus) == 1 and (gpu := gpus.pop()):

@@ -6,9 +6,11 @@ import dataclasses
 import importlib
 import io
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -17,9 +19,11 @@ import pytest
 from PIL import Image
 
 from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.phantom_study import write_study
 
 SECTIONS = {"training": 2, "validation": 1, "test": 1}
+INTERVAL = re.compile(r"[+-]?0\.\d{3} \([+-]?0\.\d{3} to [+-]?0\.\d{3}\)")  # 0.012 (-0.003 to +0.020)
 BENCHMARK = Path(__file__).parent.parent.parent / "scripts" / "benchmark"
 
 
@@ -118,11 +122,69 @@ def test_seeds_are_averaged_within_a_patient_before_patients_are_compared() -> N
     results = [result("ours", 0, {"a": 0.8, "b": 0.6}), result("ours", 1, {"a": 0.6, "b": None})]
     assert script("comparisons").patient_means(results, "dice") == {"a": pytest.approx(0.7), "b": pytest.approx(0.6)}
     results += [result("theirs", seed, {"a": 0.5, "b": 0.4}) for seed in (0, 1)]
-    lines = tables.dataset_table(results, "ours", {})
-    assert lines[2].startswith("| `ours` | 0.650 (0.600 to 0.700) | 2.0 | 0 |  | 1,234 |")
+    heads, _, ours, theirs = tables.accuracy_table(results, "ours", {})
+    assert "NSD at 2 mm" in heads and "HD95 (mm), without largest-component filter" in heads
+    assert ours == "| `ours` | 0.650 (0.600 to 0.700) |  | 1.000 |  | 2.0 | 0 |"
+    assert "| 0.450 (0.400 to 0.500) | +0.200 (+0.200 to +0.200) | 1.000 | +0.000 (+0.000 to +0.000) |" in theirs
+    heads = tables.accuracy_table(results, "ours", {"unit": "px", "largest_component": True})[0]
+    assert "NSD at 2 px" in heads and "HD95 (px), largest component" in heads
     costs = {name: {"seconds_per_step": step, "peak_mb": 900} for name, step in (("ours", 2.0), ("theirs", 3.0))}
-    assert tables.dataset_table(results, "ours", costs, "px")[3].endswith("| 1,234 | 1.50x | 900 MB |")
-    assert "| 0.450 (0.400 to 0.500) | 2.0 | 0 | +0.200 (+0.200 to +0.200) |" in lines[3]
+    assert tables.cost_table(results, "ours", costs)[3] == "| `theirs` | 1,234 | 1.50x | 900 MB |"
+
+
+def test_the_patients_of_the_recipe_are_left_out_of_the_primary_analysis() -> None:
+    tables = script("tables")
+    content = {"reference": "ours", "primary": ["scratch"], "pairs": [["scratch", "ours"]]}
+    results = [
+        result("ours", 0, {"recipe": 0.9, **{str(case): 0.5 + case / 50 for case in range(6)}}),
+        result("scratch", 0, {"recipe": 0.1, **{str(case): 0.6 + case / 50 for case in range(6)}}),
+    ]
+    unseen = tables.without_patients(results, ["recipe"])
+    assert tables.accuracy_table(unseen, "ours", {})[3].startswith("| `scratch` | 0.650")
+    assert "`scratch` minus `ours` +0.100 (+0.100 to +0.100)" in tables.findings(unseen, content)[1]
+    assert "`scratch` minus `ours` -0.029" in tables.findings(results, content)[1]
+
+
+def test_the_patients_of_the_recipe_are_those_that_it_was_chosen_on() -> None:
+    cells, tables = script("cells"), script("tables")
+    chosen_by = {
+        "teacher": ["teacher_learning_rates"],
+        "distillation": ["distillation_recipe", "distillation_learning_rates", "synthetic_images"],
+        "vit_student": ["distillation_recipe", "vit_student_learning_rates"],
+    }
+    for suite, recipes in chosen_by.items():
+        scored = [found for recipe in recipes for found in tables.load_results(recipe)]
+        assert {found["score"] for found in scored} == {"validation"}
+        cases = {row["case"] for found in scored for row in found["rows"]}
+        named = [dataset.get("recipe_patients") for dataset in cells.read_suite(suite)["datasets"].values()]
+        assert all(set(patients) == cases for patients in named if patients)
+        assert any(named)
+
+
+def test_holm_is_over_the_family_that_is_named() -> None:
+    tables = script("tables")
+    content = {"reference": "ours", "primary": ["scratch"]}
+    levels = {"ours": 0.7, "scratch": 0.65, "mae": 0.6}
+    results = [result(name, 0, {str(case): level + case / 50 for case in range(8)}) for name, level in levels.items()]
+    (line,) = tables.findings(results, content)
+    assert "Holm over these 1: Dice `scratch` p = 0.008; NSD `scratch` p = 1.000" in line
+    assert "Dice, Holm over all 2 rows: `scratch` p = 0.016, `mae` p = 0.016" in line
+
+
+def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
+    tables, root = script("tables"), BENCHMARK.parents[1]
+    suites = [suite for suite in script("cells").suite_names() if tables.is_shown(suite)]
+    documents = {root / "README.md", root / "bundles" / "segmentation" / "docs" / "which_option.md"}
+    texts = {path: path.read_text() for path in documents | {tables.document_of(suite) for suite in suites}}
+    blocks = [block for text in texts.values() for block in re.findall(r"<!-- benchmark .*?<!-- end", text, re.DOTALL)]
+    shown = {interval.replace("+", "") for block in blocks for interval in INTERVAL.findall(block)}
+    quoted = {
+        interval: path.name
+        for path, text in texts.items()
+        for interval in INTERVAL.findall(" ".join(re.sub(r"<!-- benchmark .*?<!-- end", "", text, flags=re.S).split()))
+    }
+    assert len(quoted) > 10
+    assert not {interval: name for interval, name in quoted.items() if interval.replace("+", "") not in shown}
 
 
 def test_only_the_block_between_the_markers_is_replaced() -> None:
@@ -156,6 +218,24 @@ def test_documents_show_figures_of_the_committed_results() -> None:
                 drawn = pixels(content)
                 assert committed.shape == drawn.shape
                 assert np.abs(committed - drawn).max() < 64, "draw it again: scripts/benchmark/tables.py"
+
+
+def test_the_model_card_shows_the_committed_scores_of_the_shipped_weights() -> None:
+    root = BENCHMARK.parents[1]
+    bundle = root / "bundles" / "segmentation"
+    scored = read_json(BENCHMARK / "results" / "shipped_student" / "test.json")
+    assert scored["model_sha256"] == file_sha256(bundle / "models" / "model.pt")
+    means = {
+        metric: {
+            name: fmean(row[metric] for row in scored["rows"] if row["name"] == name)
+            for name in ("liver", "right kidney", "left kidney", "spleen")
+        }
+        for metric in ("dice", "hd95_mm", "nsd")
+    }
+    cells = [f"{value:.3f}" for value in (*means["dice"].values(), fmean(means["dice"].values()))]
+    cells += [f"{fmean(means['hd95_mm'].values()):.1f} mm", f"{fmean(means['nsd'].values()):.3f}"]
+    assert f"| {' | '.join(cells)} |" in (bundle / "docs" / "model_card.md").read_text()
+    assert f"Dice {fmean(means['dice'].values()):.3f} on three patients" in (root / "README.md").read_text()
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -201,7 +281,7 @@ def test_a_budget_without_a_gap_is_not_counted() -> None:
     levels = {"ours": 0.61, "scratch": 0.6, "teacher": 0.61}
     results = [result(name, 0, {str(case): level + case / 50 for case in range(6)}) for name, level in levels.items()]
     holm_line, gap_line = tables.findings(results, content)
-    assert "`scratch` p = 0.031" in holm_line
+    assert "Holm over these 1: Dice `scratch` p = 0.031" in holm_line
     assert "nothing to distil is shown here" in gap_line
     results[2] = result("teacher", 0, {str(case): 0.7 + case / 50 for case in range(6)})
     assert "`ours` closes 10% (10% to 10%) of it" in tables.findings(results, content)[1]
