@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
 
 from tskd_monai.data.dicom_frames import frame_headers
 from tskd_monai.data.dicom_reader import read_series
@@ -77,3 +79,58 @@ def test_damaged_functional_groups_name_their_file(tmp_path: Path) -> None:
     group.PlanePositionSequence = [place]
     with pytest.raises(ValueError, match=r"found b\.dcm unreadable \(ImagePositionPatient"):
         frame_headers(header)
+
+
+def edited(folder: Path, edit: Callable[[Dataset, Dataset, int], None]) -> None:
+    """Changes the shared group and the group of each frame of the image in a folder."""
+    image = dcmread(folder / "image.dcm")
+    for index, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        edit(image.SharedFunctionalGroupsSequence[0], group, index)
+    image.save_as(folder / "image.dcm")
+
+
+def misleading() -> Dataset:
+    """Returns a dataset with elements that place an image, and not where it is."""
+    item = Dataset()
+    item.ImagePositionPatient, item.ImageOrientationPatient = [7, 11, 2], [0, 1, 0, 0, 0, 1]
+    item.PixelSpacing, item.RescaleSlope, item.RescaleIntercept = [9, 9], 3, 1000
+    return item
+
+
+def private(item: Dataset) -> None:
+    block = item.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+    block.add_new(0x0F, "SQ", Sequence([misleading()]))
+
+
+def in_each_private_place(shared: Dataset, group: Dataset, index: int) -> None:
+    private(shared)
+    private(group)
+    private(group.PlanePositionSequence[0])
+
+
+def in_another_sequence(shared: Dataset, group: Dataset, index: int) -> None:
+    group.ReferencedImageSequence = [misleading()]
+    group.DerivationImageSequence = [misleading()]
+    shared.UnassignedSharedConvertedAttributesSequence = [misleading()]
+
+
+@pytest.mark.parametrize("edit", [in_each_private_place, in_another_sequence])
+def test_only_the_macros_of_the_standard_place_and_rescale_frames(
+    enhanced: Path, edit: Callable[[Dataset, Dataset, int], None]
+) -> None:
+    before = read_series(enhanced)
+    edited(enhanced, edit)
+    after = read_series(enhanced)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    np.testing.assert_array_equal(after.voxels, before.voxels)
+
+
+def test_frames_of_two_echoes_are_not_one_volume(enhanced: Path) -> None:
+    def edit(shared: Dataset, group: Dataset, index: int) -> None:
+        echo = Dataset()
+        echo.EffectiveEchoTime = 2.3 * (1 + index % 2)
+        group.MREchoSequence = [echo]
+
+    edited(enhanced, edit)
+    with pytest.raises(ValueError, match="they differ in EffectiveEchoTime"):
+        read_series(enhanced)

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 
 from tskd_monai.data.dicom_header import damaged, require_elements
 
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 UNFOLDED = (*FUNCTIONAL_GROUPS, "NumberOfFrames")
+
+FRAME_TYPE = ("FrameType", "ComplexImageComponent")
+MACROS: Mapping[str, tuple[str, ...]] = {
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
+    "FrameContentSequence": ("FrameAcquisitionNumber", "TemporalPositionIndex"),
+    "CTImageFrameTypeSequence": FRAME_TYPE,
+    "MRImageFrameTypeSequence": FRAME_TYPE,
+    "PETFrameTypeSequence": FRAME_TYPE,
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRModifierSequence": ("InversionTimes",),
+    "MRDiffusionSequence": ("DiffusionBValue",),
+    "CTReconstructionSequence": ("ConvolutionKernel",),
+}
+"""The functional group macros that a series is read by, and what they hold (PS3.3 C.7.6.16.2 and C.8).
+
+Nothing else is taken from the functional groups: vendors repeat elements of these names, with other values, in private
+sequences, and so do the standard's own sequences about other images.
+"""
 
 
 def frame_headers(header: FileDataset) -> list[FileDataset]:
@@ -64,9 +86,11 @@ def _frame_header(header: FileDataset, common: Dataset, group: Dataset, number: 
     return frame
 
 
-def _elements(group: Dataset) -> Iterator[tuple]:
+def _elements(group: Dataset) -> Iterator[tuple[BaseTag, DataElement]]:
     """Yields what the macros of a functional group hold, each macro being a sequence of one item."""
-    for macro in group:
-        if isinstance(macro.value, Sequence) and len(macro.value) == 1:
-            for element in macro.value[0]:
-                yield element.tag, element
+    for macro, keywords in MACROS.items():
+        items = list(group.get(macro) or [])
+        if len(items) == 1:
+            for keyword in keywords:
+                if keyword in items[0]:
+                    yield items[0][keyword].tag, items[0][keyword]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
+from tskd_monai.data.dicom_identity import require_one_volume
 from tskd_monai.data.dicom_stack import REFUSE, check_irregular, slice_drift, slice_indices
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
             has the missing slices too and is wide enough for all slices of a sheared stack.
 
     Raises:
-        ValueError: when slices differ in size, spacing or orientation, share a position, are missing or unevenly
-            spaced, or are sheared by a gantry tilt.
+        ValueError: when slices differ in size, spacing or orientation, do not belong to one volume, share a position,
+            are missing or unevenly spaced, or are sheared by a gantry tilt.
     """
     check_irregular(irregular)
     _require_geometry(headers, name)
@@ -82,6 +83,7 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
     order = np.argsort(positions @ normal, kind="stable")
     ordered = tuple(headers[index] for index in order)
     positions = positions[order]
+    require_one_volume(ordered, name)
     if len(headers) > 1:
         spacing, indices = slice_indices(positions @ normal, ordered, name, irregular)
         drift = slice_drift(positions, plane, pixel_mm, name, irregular)

@@ -17,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 
 from tskd_monai.data.dicom_claims import check_inflation
+from tskd_monai.data.dicom_identity import ACQUISITION_TAGS, IDENTITY_TAGS, MEASURED_TAGS, TYPE_TAGS
 from tskd_monai.data.dicom_stack import VARYING_TAGS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -119,9 +120,10 @@ CHECKS: Mapping[tuple[str, ...], Callable[[Any], bool]] = {
     NUMBERS: _is_number,
     VECTORS: _are_numbers,
     TEXTS: _is_text,
-    ("ImageType",): _are_texts,
+    TYPE_TAGS: _are_texts,
+    MEASURED_TAGS: _are_numbers,
     SEQUENCES: _is_sequence,
-    (*VARYING_TAGS, "SeriesNumber"): _is_decoded,
+    (*VARYING_TAGS, *IDENTITY_TAGS, *ACQUISITION_TAGS): _is_decoded,
 }
 
 

@@ -29,19 +29,9 @@ MAX_TILT_DEGREES = 45.0
 SAME_POSITION_MM = 1e-3
 """Slices closer than this are two images of one position."""
 
-VARYING_TAGS = (
-    "EchoTime",
-    "EffectiveEchoTime",
-    "InversionTime",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "TriggerTime",
-    "DiffusionBValue",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "ImageType",
-)
-"""By these the images of one position tell each other apart."""
+VARYING_TAGS = ("TriggerTime", "FlipAngle", "RepetitionTime", "AcquisitionNumber", "AcquisitionTime", "ImageType")
+"""What may vary from slice to slice of one volume (`dicom_identity` has what may not), but tells two images of one
+position apart."""
 
 
 def check_irregular(irregular: str) -> None:
