@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.data.task import Intensity, Label, Task, load_task, require_same_task, save_task
+from tskd_monai.data.task import (
+    NOT_LEARNED,
+    Intensity,
+    Label,
+    Task,
+    TrainingImages,
+    load_task,
+    require_same_task,
+    save_task,
+)
 
 CODES = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10200004", "SCT", "Liver"]}
+RANGES = TrainingImages((320.0, 380.0), (1.0, 1.25), (5.0, 7.7), (0.0, 995.0))
 
 
 @pytest.fixture
@@ -54,10 +64,31 @@ def test_the_hash_knows_every_field(task: Task) -> None:
         "foreground_oversampling": 0.6,
         "keep_largest_component": (),
     }
-    assert set(changes) == set(task.__dataclass_fields__)
+    assert set(changes) == set(task.__dataclass_fields__) - set(NOT_LEARNED)
     hashes = {replace(task, **{field: value}).hash for field, value in changes.items()} | {task.hash}
     assert len(hashes) == len(changes) + 1
     assert all(len(value) == 64 for value in hashes)
+
+
+def test_the_hash_is_that_of_before_the_training_images_were_known(task: Task) -> None:
+    assert task.hash == "a799aedac3e8f80eec805c9bb2a546817ceef577b665646f1d36447397c66d4a"
+    assert replace(task, training_images=RANGES, unlike_training="refuse").hash == task.hash
+
+
+@pytest.mark.parametrize("slices", [(5.0, 7.7), None])
+def test_training_images_come_back_equal(task: Task, tmp_path: Path, slices: tuple[float, float] | None) -> None:
+    known = replace(task, training_images=replace(RANGES, slice_mm=slices), unlike_training="refuse")
+    save_task(known, tmp_path / "task.json")
+    assert load_task(tmp_path / "task.json") == known
+
+
+def test_a_file_of_before_the_training_images_were_known_loads(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    save_task(task, path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in NOT_LEARNED}))
+    assert load_task(path) == task
+    assert (task.training_images, task.unlike_training) == (None, "warn")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +109,15 @@ def test_the_hash_knows_every_field(task: Task) -> None:
         ("intensity", Intensity("zscore", 0, 1), "found zscore"),
         ("intensity", Intensity("hu_window", 100, 100), "lower below upper"),
         ("foreground_oversampling", 1.2, "a share from 0 to 1"),
+        ("unlike_training", "ignore", "expected warn or refuse in `unlike_training`, found ignore"),
+        ("training_images", replace(RANGES, values=(5.0, 1.0)), "two numbers, the lower first, in `training_images.v"),
+        (
+            "training_images",
+            replace(RANGES, pixel_mm=(0.0, 1.0)),
+            "two positive numbers, .* `training_images.pixel_mm`",
+        ),
+        ("training_images", replace(RANGES, field_of_view_mm=(1.0,)), "`training_images.field_of_view_mm`, found"),
+        ("training_images", replace(RANGES, slice_mm=("a", "b")), "`training_images.slice_mm`"),
         ("keep_largest_component", (0,), r"values among \[63, 300\] in `keep_largest_component`"),
     ],
 )
@@ -95,6 +135,9 @@ def test_a_field_out_of_range_is_named(task: Task, field: str, value: object, me
         ({"intensity": "percentile"}, "expected an object in `intensity`, found percentile"),
         ({"labels": [{"value": 0, "name": "background", "colour": "red"}]}, "colour"),
         ({"channels": 7}, "expected 1 or 3 in `channels`, found 7"),
+        ({"training_images": [1, 2]}, "expected an object in `training_images`"),
+        ({"training_images": {"values": [0, 1]}}, r"the fields \['field_of_view_mm', 'pixel_mm', 'slice_mm'\]"),
+        ({"unlike_training": None}, "expected warn or refuse in `unlike_training`, found None"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_field(task: Task, tmp_path: Path, edit: dict, message: str) -> None:

@@ -11,13 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tskd_monai.data.task import CODES, INTENSITY_MODES, NAME, Intensity, Label, Task, load_task, save_task
+from tskd_monai.data.task import (
+    CODES,
+    INTENSITY_MODES,
+    NAME,
+    REFUSE,
+    WARN,
+    Intensity,
+    Label,
+    Task,
+    TrainingImages,
+    load_task,
+    save_task,
+)
 
 NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: len(name) <= 12)
 SHARES = st.floats(0, 1)
 SIZES = st.integers(1, 64).map(lambda blocks: 16 * blocks)
 SPACINGS = st.floats(1e-3, 1e3)
 AXCODES = ["".join(letters) for pairs in permutations(("RL", "AP", "SI")) for letters in product(*pairs)]
+RANGES = st.tuples(SPACINGS, SPACINGS).map(lambda pair: (min(pair), max(pair)))
+TRAINING_IMAGES = st.none() | st.builds(TrainingImages, RANGES, RANGES, st.none() | RANGES, RANGES)
 SNOMED = st.none() | st.dictionaries(st.sampled_from(CODES), st.lists(NAMES, min_size=3, max_size=3))
 
 
@@ -38,6 +52,8 @@ def tasks(draw: st.DrawFn) -> Task:
         class_frequencies=shares,
         foreground_oversampling=draw(SHARES),
         keep_largest_component=tuple(draw(st.lists(st.sampled_from(values[1:]), max_size=3, unique=True))),
+        training_images=draw(TRAINING_IMAGES),
+        unlike_training=draw(st.sampled_from((WARN, REFUSE))),
     )
 
 
@@ -106,6 +122,9 @@ RULES: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "frequencies are of the classes": ("class_frequencies", st.sampled_from([[0.5], [0.5, 0.3, 0.2]])),
     "oversampling is a share": ("foreground_oversampling", NO_NUMBER | st.floats(1.01, 9) | st.floats(-9, -0.01)),
     "kept components are classes": ("keep_largest_component", pair_of(1, NO_WHOLE | st.sampled_from([0, 7]))),
+    "training images are an object": ("training_images", st.booleans() | st.integers(-9, 9) | TEXTS | LISTS),
+    "training images have all ranges": ("training_images", st.sampled_from([{}, {"values": [0, 1]}])),
+    "what is done is known": ("unlike_training", SCALARS | LISTS),
 }  # fmt: skip
 
 

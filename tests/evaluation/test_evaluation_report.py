@@ -20,6 +20,7 @@ from tskd_monai.evaluation.evaluation_report import write_evaluation_report
 from tskd_monai.evaluation.scoring import score_segmentations
 from tskd_monai.evaluation.study_panels import difference_map, worst_slice
 from tskd_monai.evaluation.summary import read_metrics
+from tskd_monai.evaluation.unlike_images import unlike_images
 
 # Rows of the liver that are lost: the second image of patient 7 is the worst, 9 is perfect, 8 lacks its spleen.
 LOST = {"7_left": 1, "7_right": 6, "8": 2, "9": 0}
@@ -121,6 +122,32 @@ def test_only_so_many_cases_have_pictures(folder: Path, task: Task, html: str, m
 def test_2d_images_have_no_volumes(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     text = evaluate(tmp_path, make_task(axcodes=None))
     assert "HD95 (pixels)" in text and "Volume in mL" not in text and " slice " not in text.split("Worst first")[1]
+
+
+def test_images_unlike_the_training_images_are_named_first(tmp_path: Path, task: Task) -> None:
+    assert "unlike the training images" not in evaluate(tmp_path, task)
+    studies = [
+        {"name": "8", "unlike_training": "field of view 40 mm, in training <320 mm"},
+        {"name": "9"},
+        {"name": "of another section", "unlike_training": "field of view 1 mm"},
+    ]
+    (tmp_path / "out" / "summary.json").write_text(json.dumps({"studies": studies}))
+    path = write_evaluation_report(task, tmp_path / "datalist.json", "test", tmp_path / "out")
+    text = " ".join(Page(path.read_text(encoding="utf-8")).text.split())
+    assert "1 of 4 images are unlike the training images." in text.split("By class")[0]
+    assert "8: field of view 40 mm, in training <320 mm" in text and "another section" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({}, "Expected studies in .*summary"), ({"studies": [3]}, "Expected an object in .*summary.json, studies"),
+     ({"studies": [{"name": "8", "unlike_training": 3}]}, "Expected unlike_training in .* to be str")],
+)  # fmt: skip
+def test_a_summary_that_no_run_writes_is_refused(tmp_path: Path, content: dict, message: str) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        unlike_images(tmp_path)
+    assert unlike_images(tmp_path / "none") == {}
 
 
 def test_a_dicom_series_is_shown_and_two_in_a_folder_are_listed(tmp_path: Path, task: Task) -> None:

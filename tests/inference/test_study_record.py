@@ -18,7 +18,7 @@ PIXELS = {**{key: value for key, value in DONE.items() if key != "volumes_ml"}, 
 FAILED = {"study": "0123", "name": "", "status": "failed", "message": "no slices"}
 
 
-@pytest.mark.parametrize("content", [DONE, FAILED])
+@pytest.mark.parametrize("content", [DONE, {**DONE, "unlike_training": "field of view 40 mm"}, FAILED])
 def test_a_record_comes_back(tmp_path: Path, make_task: Callable[..., Task], content: dict[str, Any]) -> None:
     write_json(tmp_path / "0a.json", content)
     assert read_study_record(tmp_path / "0a.json", make_task()) == content
@@ -35,6 +35,7 @@ def test_a_record_comes_back(tmp_path: Path, make_task: Callable[..., Task], con
         ({**DONE, "outputs": ["../../a"]}, r"Expected outputs in .*0a\.json to be names of files"),
         ({**DONE, "volumes_ml": {"liver": 3}}, r"Expected spleen in .*0a\.json, volumes_ml, found none"),
         ({**DONE, "volumes_ml": {"liver": 3, "spleen": "x"}}, r"Expected spleen in .*volumes_ml to be float"),
+        ({**DONE, "unlike_training": ["a"]}, r"Expected unlike_training in .*0a\.json to be str"),
         ({**FAILED, "message": None}, r"Expected message in .*0a\.json to be str"),
     ],
 )

@@ -16,7 +16,7 @@ from phantom_scan import SOLIDS, Oracle, dicom, grid, nifti
 from PIL import Image
 
 from tskd_monai.data.atomic import read_json
-from tskd_monai.data.task import Intensity, Task, save_task
+from tskd_monai.data.task import Intensity, Task, TrainingImages, save_task
 from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.networks.students import build_student
 
@@ -115,6 +115,31 @@ def test_picture_for_a_model_of_volumes_fails_with_the_reason(run: Run, tmp_path
         run(image=str(tmp_path / "shot.png"))
     assert "shot: Expected a NIfTI volume or a DICOM series" in str(raised.value.__cause__)
     assert not list((tmp_path / "out").glob("*_seg*"))
+
+
+def test_unlike_study_is_done_with_a_warning_in_log_record_and_summary(
+    run: Run, task: Task, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = TrainingImages((300.0, 400.0), (1.0, 2.0), (1.0, 8.0), (0.0, 1000.0))
+    save_task(replace(task, training_images=known), bundle / "configs" / "task.json")
+    out = run(image=str(nifti(tmp_path).path))
+    expected = "field of view 48 mm, in training 300 to 400 mm"
+    assert f"scan is unlike the images that the model was trained on: {expected}." in caplog.text
+    assert "1 of 1 studies are unlike the training images" in caplog.text
+    summary = read_json(out / "summary.json")
+    (record,) = (out / "records").iterdir()
+    assert summary["studies"] == [read_json(record)]
+    assert (summary["done"], summary["studies"][0]["unlike_training"]) == (1, expected)
+    save_task(replace(task, training_images=known, unlike_training="refuse"), bundle / "configs" / "task.json")
+    with pytest.raises(RuntimeError) as raised:  # although it was done with a warning
+        run(image=str(tmp_path / "scan.nii.gz"))
+    assert f"in scan, found {expected}; check the image" in str(raised.value.__cause__)
+
+
+def test_study_like_the_training_images_has_no_warning(run: Run, task: Task, bundle: Path, tmp_path: Path) -> None:
+    known = TrainingImages((40.0, 50.0), (1.0, 2.0), None, (0.0, 1000.0))
+    save_task(replace(task, training_images=known), bundle / "configs" / "task.json")
+    assert "unlike" not in (run(image=str(nifti(tmp_path).path)) / "summary.json").read_text()
 
 
 def test_what_was_done_is_not_done_again(run: Run, studies: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,9 @@ NAME = re.compile(r"\w[^\x00-\x1f\x7f]*")
 LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
+WARN, REFUSE = "warn", "refuse"
+NOT_LEARNED = ("training_images", "unlike_training")
+"""Fields that do not decide what a network learns: they are not part of the task's hash."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ class Intensity:
 
 
 @dataclass(frozen=True)
+class TrainingImages:
+    """Ranges over the training images, lowest and highest, by which an image of another kind can be told.
+
+    Attributes:
+        field_of_view_mm: longer side of the slices, mm (pixels for images without a spacing).
+        pixel_mm: row and column spacing, mm (1 for images without a spacing).
+        slice_mm: distance between slices, mm; None for 2D images.
+        values: smallest 0.5th and largest 99.5th percentile of whole images.
+    """
+
+    field_of_view_mm: tuple[float, float]
+    pixel_mm: tuple[float, float]
+    slice_mm: tuple[float, float] | None
+    values: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Task:
     """What every stage of one study has in common.
 
@@ -69,6 +89,8 @@ class Task:
         class_frequencies: share of each class among the labelled training voxels.
         foreground_oversampling: share of the training slices that is drawn from those with foreground.
         keep_largest_component: label values of which only the largest connected component is kept.
+        training_images: what the training images were like; None: not known.
+        unlike_training: `warn` of an image that is far from that, or `refuse` it.
     """
 
     name: str
@@ -81,6 +103,8 @@ class Task:
     class_frequencies: tuple[float, ...] = ()
     foreground_oversampling: float = 0.5
     keep_largest_component: tuple[int, ...] = ()
+    training_images: TrainingImages | None = None
+    unlike_training: str = WARN
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
@@ -110,6 +134,10 @@ class Task:
         kept = self.keep_largest_component
         fits = all(is_a(value, int) and value in known for value in kept)
         _require(fits, "keep_largest_component", f"values among {sorted(known)}", kept)
+        if self.training_images is not None:
+            _check_ranges(self.training_images)
+        response = self.unlike_training
+        _require(is_a(response, str) and response in (WARN, REFUSE), "unlike_training", f"{WARN} or {REFUSE}", response)
 
     def _check_labels(self) -> None:
         _require(len(self.labels) >= 2, "labels", "background and at least one class", len(self.labels))
@@ -142,8 +170,9 @@ class Task:
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of the task's canonical JSON: what a checkpoint, cache or transfer set was made for."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Hex sha256 of the canonical JSON of what decides what a network learns: checkpoints and caches carry it."""
+        learned = {name: value for name, value in asdict(self).items() if name not in NOT_LEARNED}
+        return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
 def load_task(path: str | Path | None) -> Task:
@@ -200,6 +229,17 @@ def _is_finite(value: object) -> bool:
     return is_a(value, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def _check_ranges(ranges: TrainingImages) -> None:
+    """Raises ValueError for a range that is none, naming it."""
+    for name, found in asdict(ranges).items():
+        if name == "slice_mm" and found is None:
+            continue
+        numbers = isinstance(found, tuple) and len(found) == 2 and all(_is_finite(value) for value in found)
+        ordered = numbers and found[0] <= found[1] and (name == "values" or found[0] > 0)
+        expected = "two numbers" if name == "values" else "two positive numbers"
+        _require(ordered, f"training_images.{name}", f"{expected}, the lower first,", found)
+
+
 def _is_share(value: object) -> bool:
     return _is_finite(value) and 0 <= value <= 1  # type: ignore[operator]
 
@@ -233,6 +273,12 @@ def _parse(content: Any) -> Task:
     ]:
         _require(isinstance(part, dict), name, "an object", part)
         _require_fields(part, of, name)
+    ranges = content.get("training_images")
+    if ranges is not None:
+        _require(isinstance(ranges, dict), "training_images", "an object", ranges)
+        _require_fields(ranges, TrainingImages, "training_images")
+        listed = {name: tuple(found) if isinstance(found, list) else found for name, found in ranges.items()}
+        content["training_images"] = TrainingImages(**listed)
     content["labels"] = tuple(Label(**label) for label in content["labels"])
     content["intensity"] = Intensity(**content["intensity"])
     return Task(**content)

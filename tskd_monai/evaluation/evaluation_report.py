@@ -19,6 +19,7 @@ from tskd_monai.evaluation.report import fill_template, report_versions
 from tskd_monai.evaluation.study_panels import study_legend, study_panels
 from tskd_monai.evaluation.summary import Row, class_means, finite_mean, read_metrics, values_of_class
 from tskd_monai.evaluation.tables import UNKNOWN, html_table, pairs_table
+from tskd_monai.evaluation.unlike_images import unlike_images, unlike_note
 
 SHOWN = 12  # studies with pictures
 
@@ -37,7 +38,7 @@ def write_evaluation_report(
 
     Raises:
         FileNotFoundError: when the metrics or a segmentation are missing.
-        ValueError: when the metrics are those of another section.
+        ValueError: when the metrics are those of another section, or `summary.json` is not what a run writes.
     """
     output_dir = Path(output_dir)
     rows = read_metrics(output_dir / "metrics.csv")
@@ -47,7 +48,7 @@ def write_evaluation_report(
         summary=escape(f"{_count(len(studies), 'image')} of the section {section}, scored on the labels' own grid."),
         headline=escape(_headline(rows, studies)),
         tiles=_tiles(task, rows, studies),
-        accuracy=_accuracy(task, rows, studies),
+        accuracy=unlike_note(_unlike(studies, output_dir), len(studies)) + _accuracy(task, rows, studies),
         patients="Worst first",
         overlays=_pictures(task, studies),
         versions=pairs_table("Versions", report_versions()),
@@ -55,6 +56,12 @@ def write_evaluation_report(
     with atomic_path(output_dir / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output_dir / "report.html"
+
+
+def _unlike(studies: Sequence[EvaluatedStudy], output_dir: Path) -> dict[str, str]:
+    """Returns in what studies of the section are unlike the training images; the folder may hold other studies too."""
+    recorded = unlike_images(output_dir)
+    return {study.name: recorded[study.name] for study in studies if study.name in recorded}
 
 
 def class_table(task: Task, rows: Sequence[Row]) -> str:

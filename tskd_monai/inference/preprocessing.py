@@ -20,6 +20,7 @@ from monai.transforms import (
 
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform
+from tskd_monai.inference.training_likeness import CompareWithTrainingd
 from tskd_monai.transforms.coordinates import AddCoordinatesd
 from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
@@ -51,6 +52,7 @@ def preprocessing(
         steps += [CheckLabelMatchesImaged(), EncodeLabelsd("label", task.label_values)]
     if task.axcodes is not None:
         steps.append(Orientationd(keys, axcodes=task.axcodes, labels=(("L", "R"), ("P", "A"), ("I", "S"))))
+    steps.append(CompareWithTrainingd("image", task))
     steps.append(SliceSpacingd(keys, task.pixdim, modes))
     steps.append(ScaleToUnitRanged("image", task.intensity.mode, task.intensity.lower, task.intensity.upper))
     return Compose(steps)

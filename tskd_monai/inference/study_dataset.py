@@ -7,18 +7,19 @@ from typing import Any
 
 from monai.data import Dataset
 
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.output_names import output_name
 from tskd_monai.inference.failures import describe
 from tskd_monai.inference.studies import Study
 
-STUDY, OUTPUT, FAILURE = "study", "output", "failure"
+STUDY, OUTPUT, FAILURE, WARNING = "study", "output", "failure", "warning"
 
 
 class StudyDataset(Dataset):
     """Reads studies; one that cannot be read is handed on with the reason instead of ending the run.
 
-    An item is what the transform makes of the study and `output`, what its outputs are named after, or `failure`, the
-    message; and `study`, the study's index.
+    An item is what the transform makes of the study, `output`, what its outputs are named after, and `warning`, in what
+    it is unlike the training images (or an empty text); or `failure`, the message; and `study`, the study's index.
 
     Args:
         data: studies with `image`.
@@ -35,4 +36,4 @@ class StudyDataset(Dataset):
         except Exception as error:  # whatever the reason, the other studies do not suffer from it
             return {STUDY: index, FAILURE: describe(error)}
         name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
-        return {**item, STUDY: index, OUTPUT: name}
+        return {**item, STUDY: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}

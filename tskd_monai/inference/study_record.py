@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.atomic import read_json
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.json_fields import Fields, check_fields, is_a
 from tskd_monai.data.task import Task
 
@@ -24,7 +25,9 @@ def sizes_field(task: Task) -> tuple[str, str]:
 
 
 def read_study_record(path: Path, task: Task) -> dict[str, Any]:
-    """Returns the record of a study: its key, status, name, and its outputs and sizes of classes, or why it failed.
+    """Returns the record of a study: its key, status and name, and what was written, or why it failed.
+
+    A study that was done has its outputs, the size of each class and perhaps in what it is unlike the training images.
 
     Args:
         path: of the record.
@@ -39,6 +42,8 @@ def read_study_record(path: Path, task: Task) -> dict[str, Any]:
     if record["status"] not in FIELDS_OF:
         raise ValueError(f"Expected status in {path} to be {DONE} or {FAILED}, found {record['status']!r}; {ADVICE}.")
     check_fields(record, FIELDS_OF[record["status"]], str(path), ADVICE)
+    if UNLIKE_TRAINING in record:
+        check_fields(record, {UNLIKE_TRAINING: (str,)}, str(path), ADVICE)
     if record["status"] == DONE:
         field, _ = sizes_field(task)
         check_fields(record, {field: (dict,)}, str(path), ADVICE)

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.private_files import FOLDER, private_file
-from tskd_monai.data.task import Task
+from tskd_monai.data.task import REFUSE, Task
 from tskd_monai.inference.background_writing import WriterThread
 from tskd_monai.inference.failures import describe
 from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
-from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY
+from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY, WARNING
 from tskd_monai.inference.study_record import DONE, FAILED, read_study_record, sizes_field
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,9 @@ class StudyReport:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.task, self.writer = task, writer
-        common = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
+        common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
+        if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it
+            common |= {"refuse": asdict(task)["training_images"]}
         self._paths = {study["image"]: self._record_path(study, common) for study in studies}
         self.studies = list(studies)
         done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
@@ -105,10 +109,10 @@ class StudyReport:
             logger.debug("The study failed here:", exc_info=True)
             self.writer.submit(partial(self._end_failed, study, error, name))
             return None
-        self.writer.submit(partial(self._end, study, name, output[0]["pred"], started))
+        self.writer.submit(partial(self._end, study, name, output[0]["pred"], started, batch[WARNING][0]))
         return output
 
-    def _end(self, study: Study, name: str, pred: MetaTensor, started: float) -> None:
+    def _end(self, study: Study, name: str, pred: MetaTensor, started: float, warning: str) -> None:
         """Records a study behind its writes, in the writer's thread."""
         try:
             if failure := self.writer.take_failure():
@@ -120,7 +124,7 @@ class StudyReport:
         seconds = round(time.monotonic() - started, 2)
         field, _ = sizes_field(self.task)
         found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
-        self._record(study, DONE, **found)
+        self._record(study, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
 
     def _end_failed(self, study: Study, error: Exception, name: str) -> None:
         self.writer.take_failure()  # of what this study had written before it failed
@@ -183,6 +187,11 @@ class StudyReport:
         failed = [record for record in found if record["status"] == FAILED]
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             self._write_summary(found, failed)
+        unlike = sum(UNLIKE_TRAINING in record for record in found)
+        if unlike:
+            logger.warning(
+                "%d of %d studies are unlike the training images; summary.json says in what.", unlike, len(found)
+            )
         if failed:
             listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
             raise RuntimeError(

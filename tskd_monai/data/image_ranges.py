@@ -1,0 +1,128 @@
+"""Whether an image is like the training images, as far as its header and the range of its values tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tskd_monai.data.task import Intensity, Task, TrainingImages
+
+UNLIKE_TRAINING = "unlike_training"
+"""Key in metadata, records and `summary.json`: in what an image is far from the training images."""
+FIELD_OF_VIEW_FACTOR = 2.0
+"""Beyond the training images' range: scanners and patients differ by less, an organ's crop and its body by more."""
+PIXEL_FACTOR = 4.0
+"""Of the spacing in the plane, which is resampled: it differs by the scanner's matrix."""
+SLICE_FACTOR = 10.0
+"""Of the distance of slices, each of which is segmented by itself: one CT is stored in 0.6 mm and in 5 mm."""
+AIR_HU = -1024.0
+"""Values below it fill what the scanner did not see."""
+HIGHEST_HU = 3071.0
+"""Of 12 bits; beyond it there is metal."""
+VALUE_TOLERANCE = 500.0
+"""Half of what lies between air and water in HU: body-only crops differ by less, shifted and other values by more."""
+SMALLEST_SPREAD = 0.05
+"""Of the window: an image with less contrast was scaled to [0, 1], or is empty."""
+
+
+@dataclass(frozen=True)
+class ImageExtent:
+    """What can be told of one image without looking at it.
+
+    Attributes:
+        field_of_view: longer side of its slices, mm (pixels without a spacing).
+        pixels: row and column spacing, mm (1 without a spacing).
+        slices: distance between slices, mm; None for one slice and for 2D images.
+        values: 0.5th and 99.5th percentile of the whole image.
+    """
+
+    field_of_view: float
+    pixels: tuple[float, float]
+    slices: float | None
+    values: tuple[float, float]
+
+
+def image_extent(
+    shape: Sequence[int], spacing: Sequence[float], values: tuple[float, float], slice_axis: int | None
+) -> ImageExtent:
+    """Returns what can be told of an image.
+
+    Args:
+        shape: voxels along three axes.
+        spacing: mm along the same axes; 1 for images without a spacing.
+        values: 0.5th and 99.5th percentile of the whole image.
+        slice_axis: which of the axes the slices lie along; None for 2D images, whose first two axes are the plane.
+    """
+    rows, columns = (axis for axis in range(3) if axis != (2 if slice_axis is None else slice_axis))
+    field_of_view = max(float(shape[axis] * spacing[axis]) for axis in (rows, columns))
+    slices = None if slice_axis is None or shape[slice_axis] < 2 else float(spacing[slice_axis])
+    return ImageExtent(field_of_view, (float(spacing[rows]), float(spacing[columns])), slices, values)
+
+
+def ranges_over(images: Sequence[ImageExtent]) -> TrainingImages:
+    """Returns the ranges over images, of which there is at least one."""
+    distances = [image.slices for image in images if image.slices is not None]
+    return TrainingImages(
+        field_of_view_mm=_range([image.field_of_view for image in images]),
+        pixel_mm=_range([spacing for image in images for spacing in image.pixels]),
+        slice_mm=_range(distances) if distances else None,
+        values=_range([value for image in images for value in image.values]),
+    )
+
+
+def unlike_training(image: ImageExtent, task: Task) -> list[str]:
+    """Returns in what an image is far from the training images, for people; empty where in nothing.
+
+    Without `training_images` only values outside of a window are known to be wrong.
+    """
+    findings = _unlike_window(image.values, task.intensity)
+    if task.training_images is not None:
+        unit = "pixels" if task.axcodes is None else "mm"
+        findings += _unlike_geometry(image, task.training_images, unit)
+        findings += _unlike_values(image.values, task.training_images.values, task.intensity.mode)
+    return findings
+
+
+def _unlike_geometry(image: ImageExtent, training: TrainingImages, unit: str) -> list[str]:
+    distances = () if image.slices is None or training.slice_mm is None else (image.slices,)
+    compared = (
+        ("field of view", (image.field_of_view,), training.field_of_view_mm, FIELD_OF_VIEW_FACTOR),
+        ("pixel spacing", image.pixels, training.pixel_mm, PIXEL_FACTOR),
+        ("slice distance", distances, training.slice_mm or (0.0, 0.0), SLICE_FACTOR),
+    )
+    return [
+        f"{name} {_span(_range(found), unit)}, in training {_span(known, unit)}"
+        for name, found, known, factor in compared
+        if found and not known[0] / factor <= min(found) <= max(found) <= known[1] * factor
+    ]
+
+
+def _unlike_window(values: tuple[float, float], intensity: Intensity) -> list[str]:
+    """Values of CT and colour mean something: a window that shows nothing of them is the wrong one."""
+    if intensity.mode == "percentile":
+        return []
+    window = (intensity.lower, intensity.upper)
+    if values[1] <= window[0] or values[0] >= window[1]:
+        return [f"values {_span(values)} lie outside the intensity window {_span(window)}"]
+    if values[1] - values[0] < SMALLEST_SPREAD * (window[1] - window[0]):
+        return [f"values {_span(values)} are hardly a part of the intensity window {_span(window)}"]
+    return []
+
+
+def _unlike_values(values: tuple[float, float], training: tuple[float, float], mode: str) -> list[str]:
+    """HU are compared as they are; where each image is scaled by itself, only values like HU are told from others."""
+    if mode == "hu_window":
+        expected = (max(training[0], AIR_HU) + VALUE_TOLERANCE, max(training[1], HIGHEST_HU) + VALUE_TOLERANCE)
+        unlike = values[0] > expected[0] or values[1] > expected[1]
+    else:
+        unlike = values[0] < min(training[0], 0.0) - VALUE_TOLERANCE
+    return [f"values {_span(values)}, in training {_span(training)}"] if unlike else []
+
+
+def _range(numbers: Sequence[float]) -> tuple[float, float]:
+    return float(f"{min(numbers):.6g}"), float(f"{max(numbers):.6g}")
+
+
+def _span(numbers: tuple[float, float], unit: str = "") -> str:
+    text = " to ".join(dict.fromkeys(f"{number:.4g}" for number in numbers))
+    return f"{text} {unit}".rstrip()

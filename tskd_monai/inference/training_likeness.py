@@ -1,0 +1,73 @@
+"""An image held against the training images before it is segmented."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import MapTransform
+
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING, image_extent, unlike_training
+from tskd_monai.data.output_names import output_name
+from tskd_monai.data.task import REFUSE, Task
+
+logger = logging.getLogger(__name__)
+
+SAMPLED_VALUES = 1_000_000
+"""Of an image for its percentiles: all of a CT would take a second."""
+
+
+class CompareWithTrainingd(MapTransform):
+    """Warns of an image that is far from the task's training images, or refuses it, as the task says.
+
+    Args:
+        keys: of images (C, H, W, D) in the task's orientation, MetaTensor.
+        task: with `training_images` and what to do about an image that is unlike them.
+    """
+
+    def __init__(self, keys: KeysCollection, task: Task) -> None:
+        super().__init__(keys)
+        self.task = task
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Returns the dictionary; the image's metadata say in what it is unlike.
+
+        Raises:
+            ValueError: when an image is unlike the training images and the task refuses these.
+        """
+        for key in self.key_iterator(dict(data)):
+            image = data[key]
+            found = "; ".join(self._findings(image))
+            image.meta[UNLIKE_TRAINING] = found
+            if not found:
+                continue
+            name = str(output_name(image.meta, None)["subject"]).removesuffix(".nii.gz")
+            if self.task.unlike_training == REFUSE:
+                raise ValueError(
+                    f"Expected an image like those that the model was trained on in {name}, found {found}; check the "
+                    "image, or set unlike_training in task.json to warn to segment it all the same."
+                )
+            logger.warning("%s is unlike the images that the model was trained on: %s.", name, found)
+        return data
+
+    def _findings(self, image: MetaTensor) -> list[str]:
+        values = value_range(image)
+        if values is None:
+            return ["it has no finite values"]
+        spacing = affine_to_spacing(np.asarray(image.affine, dtype=np.float64)).tolist()
+        axis = None if self.task.axcodes is None else 2
+        return unlike_training(image_extent(image.shape[1:], spacing, values, axis), self.task)
+
+
+def value_range(image: MetaTensor) -> tuple[float, float] | None:
+    """Returns the 0.5th and 99.5th percentile of the finite values of an image (C, H, W, D); None without any."""
+    step = max(1, round((image.numel() / SAMPLED_VALUES) ** 0.5))
+    sample = np.asarray(image.as_tensor()[:, ::step, ::step])
+    finite = sample[np.isfinite(sample)]
+    lowest, highest = np.percentile(finite, [0.5, 99.5]).tolist() if finite.size else (0.0, 0.0)
+    return (lowest, highest) if finite.size else None
