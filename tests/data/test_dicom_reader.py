@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from tskd_monai.data.dicom_geometry import series_grid
@@ -108,6 +110,35 @@ def test_files_without_preamble_and_in_subfolders_are_read(tmp_path, write_serie
         path.unlink()
     np.testing.assert_array_equal(read_series(tmp_path / "study").voxels, series.stored - 1024.0)
     assert "1 subfolder" in caplog.text
+
+
+@pytest.mark.parametrize(("implicit", "little_endian"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("suffix", [".dcm", ""])
+def test_data_sets_without_file_meta_are_read_as_they_are_encoded(
+    tmp_path, write_series, implicit, little_endian, suffix
+):
+    series = write_series(tmp_path / "series")
+    for path in list(series.folder.iterdir()):
+        dataset = dcmread(path)
+        if not little_endian:
+            dataset.PixelData = dataset.pixel_array.astype(">i2").tobytes()
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = implicit, little_endian
+        write_dataset(buffer, dataset)
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored - 1024.0)
+
+
+def test_compressed_data_set_without_file_meta_is_refused_for_what_it_is(tmp_path, write_series):
+    series = write_series(tmp_path / "series", shape=(64, 64), edit=lambda d, _: d.compress(RLELossless))
+    for path in series.folder.iterdir():
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = False, True
+        write_dataset(buffer, dcmread(path))
+        path.write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="Expected a TransferSyntaxUID in IM.*, whose pixels are compressed"):
+        read_series(series.folder)
 
 
 def test_single_slice_takes_its_thickness_from_the_header(tmp_path, write_series, caplog):
@@ -234,7 +265,56 @@ def test_objects_that_are_no_images_are_left_out_with_a_notice(tmp_path, write_s
     (series.folder / "notes.txt").write_text("export log")
     (series.folder / "DICOMDIR").write_bytes(b"index")
     np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored - 1024.0)
-    assert "ignored 1 other file, 1 secondary capture." in caplog.text
+    assert "ignored 1 text file, 1 secondary capture." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("LICENSE", b"Creative Commons Attribution 3.0\n", "text file"),
+        ("README", "Zürich\n".encode("utf-16"), "text file"),
+        ("LOCKFILE", b"", "text file"),
+        ("export.7", "Série d'images\n".encode("latin-1"), "text file"),
+        ("preview.jpg", b"\xff\xd8\xff\xe0", "picture"),
+        ("Doe_Jane.nii.gz", b"\x1f\x8b", "NIfTI file"),
+        ("viewer.exe", b"MZ\x00\x01", "other file"),
+    ],
+)
+def test_files_of_other_formats_are_counted_and_spoil_no_series(tmp_path, write_series, caplog, name, content, kind):
+    series = write_series(tmp_path / "series")
+    (series.folder / name).write_bytes(content)
+    np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored - 1024.0)
+    assert f"ignored 1 {kind}." in caplog.text and "Doe" not in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"<html>404</html>"])
+def test_dicom_file_whose_content_is_none_is_no_companion(tmp_path, write_series, content):
+    series = write_series(tmp_path / "series")
+    (series.folder / "IM9999.dcm").write_bytes(content)
+    with pytest.raises(ValueError, match=r"Expected a DICOM file, found IM9999\.dcm unreadable"):
+        read_series(series.folder)
+
+
+def _is_localizer(dataset: FileDataset, index: int) -> None:
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+
+def test_localizer_beside_or_within_a_series_is_left_out(tmp_path, write_series, caplog):
+    series = write_series(tmp_path / "7" / "a")
+    other = write_series(tmp_path / "7" / "b", places=(0, 650), edit=_is_localizer, seed=1)
+    within = dcmread(other.folder / "IM0000.dcm")
+    within.SeriesInstanceUID = series.uid
+    within.save_as(series.folder / "IM0005.dcm")
+    np.testing.assert_array_equal(read_series(tmp_path / "7").voxels, series.stored - 1024.0)
+    assert "ignored 3 localizers." in caplog.text
+
+
+def test_localizer_alone_is_read_when_it_is_named(tmp_path, write_series, caplog):
+    series = write_series(tmp_path / "series", places=(0,), edit=_is_localizer)
+    with pytest.raises(ValueError, match=r"found only localizers, .* give --series_uid .*\n  1\.2\..*CT 1 slice"):
+        read_series(series.folder)
+    assert read_series(series.folder, series.uid).voxels.shape == (14, 10, 1)
+    assert "is a localizer." in caplog.text
 
 
 def test_unreadable_dicom_file_is_refused_not_skipped(tmp_path, write_series):

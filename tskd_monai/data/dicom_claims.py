@@ -66,7 +66,8 @@ def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str)
     """
     pixels = frames * int(header.Rows) * int(header.Columns)
     syntax = _transfer_syntax(header)
-    compressed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
+    # Without file meta information they may be: reading them tells.
+    compressed = not syntax or (syntax.is_transfer_syntax and syntax.is_compressed)
     claimed = pixels * int(header.get("BitsAllocated") or 8) // 8
     check_held(claimed, file_bytes, MAX_COMPRESSION if compressed else 1, name)
     check_voxel_count(pixels, name)

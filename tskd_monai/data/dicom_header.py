@@ -6,6 +6,7 @@ Here each element that a series is read by is asked for once, so that a damaged 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from tskd_monai.data.dicom_identity import ACQUISITION_TAGS, IDENTITY_TAGS, MEAS
 from tskd_monai.data.dicom_stack import VARYING_TAGS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+COMPANIONS = ("LICENSE", "README", "VERSION", "LOCKFILE")
+"""Files without ending, and perhaps without content, that archives and the software of a medium put beside images."""
+
+TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b")
+SNIFFED_BYTES = 4096
 WHOLE_NUMBERS = (
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "ReferencedFrameNumber",
@@ -34,14 +40,15 @@ SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence
 def read_header(path: Path) -> FileDataset | None:
     """Returns a DICOM file's header, or None when the file is of another format.
 
-    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class.
+    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class. A file
+    without ending that is neither is damaged, unless it is a text.
 
     Raises:
         ValueError: when the name says DICOM and the content does not, or an element is damaged.
     """
     if is_no_image(path):
         return None
-    looks_like_dicom = path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
+    looks_like_dicom = may_be_dicom(path)
     try:
         check_inflation(path)
         header: FileDataset | None = dcmread(path, stop_before_pixels=True)
@@ -49,7 +56,7 @@ def read_header(path: Path) -> FileDataset | None:
         header = _read_without_preamble(path) if looks_like_dicom else None
     except Exception as error:  # damaged bytes make pydicom fail in many ways
         raise ValueError(damaged(path, str(error))) from error
-    if header is None and looks_like_dicom:
+    if header is None and looks_like_dicom and not is_text(path):
         raise ValueError(damaged(path, "no DICOM header"))
     if header is not None:
         require_elements(header, path)
@@ -59,6 +66,24 @@ def read_header(path: Path) -> FileDataset | None:
 def is_no_image(path: Path) -> bool:
     """Returns whether the name alone says so: a directory of the medium, or a hidden file."""
     return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Returns whether a file's ending lets it be DICOM; exports leave it out, or number their files with it."""
+    return path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
+
+
+def is_text(path: Path) -> bool:
+    """Returns whether a file that does not claim to be DICOM by its ending is a text instead: a licence, a log."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(SNIFFED_BYTES)
+    if not beginning:
+        return path.name.upper() in COMPANIONS
+    return beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or all(
+        byte >= 0x20 or byte in TEXT_CONTROLS for byte in beginning
+    )
 
 
 def damaged(path: Path, reason: str) -> str:

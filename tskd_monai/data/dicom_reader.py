@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tskd_monai.data.claimed_size import check_voxel_count
 from tskd_monai.data.dicom_claims import check_frame_sizes, check_pixel_claims
@@ -127,16 +128,35 @@ def _frames(path: Path, header: FileDataset) -> np.ndarray:
     """Returns the stored values of a file (frames, rows, columns)."""
     try:
         dataset = dcmread(path, force=True)
+        without_syntax = not dataset.file_meta.get("TransferSyntaxUID")
     except Exception as error:  # damaged bytes make pydicom fail in many ways
         raise ValueError(
             f"Expected a whole DICOM file, found {path.name} unreadable ({error}); export the series again."
         ) from error
+    if without_syntax:
+        dataset.file_meta.TransferSyntaxUID = _syntax_as_found(dataset, path.name)
     pixels = _decoded(dataset, path.name)
     frames = pixels if pixels.ndim == 3 else pixels[None]
     expected = (int(header.Rows), int(header.Columns))
     if frames.shape[1:] != expected:
         raise ValueError(f"Expected {expected} pixels in {path.name}, found {pixels.shape}; export the series again.")
     return frames
+
+
+def _syntax_as_found(dataset: FileDataset, name: str) -> UID:
+    """Returns the transfer syntax of a data set without file meta information, which alone would state it.
+
+    pydicom tells implicit from explicit value representations, and the byte order, by the first element.
+    """
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        raise ValueError(
+            f"Expected a TransferSyntaxUID in {name}, whose pixels are compressed, found no file meta information; "
+            "export the series again."
+        )
+    implicit, little_endian = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
 
 
 def _require_grey(header: Dataset, name: str) -> None:

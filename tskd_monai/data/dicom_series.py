@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import UID
 
 from tskd_monai.data.dicom_frames import frame_headers
-from tskd_monai.data.dicom_header import damaged, is_no_image, read_header
+from tskd_monai.data.dicom_header import damaged, is_no_image, is_text, read_header
+from tskd_monai.data.image_file import IMAGE_SUFFIXES
+from tskd_monai.data.nifti import NIFTI_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ DERIVED_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7.4": "secondary capture",
 }
 """SOP classes that have pixels but are made from images: PS3.4 table B.5-1."""
+
+LOCALIZER = "LOCALIZER"
+"""Among the values of ImageType: an image by which a scan was planned (PS3.3 C.8.2.1.1.1)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
     """Returns the one image series in a folder and its subfolders.
 
     Subfolders are searched because exports put a series in one of their own (`DICOM/S0001/IM0`). Reports,
-    segmentations, dose grids and screenshots are left out with a notice, and so are files of other formats.
+    segmentations, dose grids, screenshots and localizers are left out with a warning, and so are files of other
+    formats. A localizer is read when it is named.
 
     Args:
         folder: the folder to search.
@@ -68,38 +75,64 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
-        ValueError: when there are several image series and none is named, when the named one is not there, or when a
-            file that should be DICOM cannot be read.
+        ValueError: when there are several image series and none is named, when the named one is not there, when there
+            are localizers only and none is named, or when a file that should be DICOM cannot be read.
     """
     folder = Path(folder).absolute()  # so that `.` has a name
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected a folder with a DICOM series at {folder}, found none; check the path.")
-    series, ignored = _scan(folder)
-    if not series:
-        found = _counts(ignored) if ignored else "no DICOM file"
+    series, localizers, ignored = _scan(folder)
+    if not series and not localizers:
+        found = counted(ignored) if ignored else "no DICOM file"
         raise FileNotFoundError(f"Expected a DICOM image series in {folder}, found {found}; check the path.")
-    chosen = _choose(series, folder, series_uid)
+    named = None if any(item.uid == series_uid for item in series) else _named(localizers, series_uid)
+    if not series and named is None:
+        raise ValueError(
+            f"Expected a DICOM image series in {folder}, found only localizers, which scans are planned on; "
+            f"give --series_uid if one of them is meant.{_listing(localizers)}"
+        )
+    chosen = named or _choose(series, folder, series_uid)
+    if named:
+        logger.warning("%s is a localizer.", series_title(named.uid))
+    elif localizers:
+        ignored["localizer"] = sum(len(item.headers) for item in localizers)
     if ignored:
-        logger.warning("%s: ignored %s.", series_title(chosen.uid), _counts(ignored))
+        logger.warning("%s: ignored %s.", series_title(chosen.uid), counted(ignored))
     subfolders = {Path(str(header.filename)).parent for header in chosen.headers} - {folder}
     if subfolders:
         logger.warning("%s lies in %d subfolder(s).", series_title(chosen.uid), len(subfolders))
     return chosen
 
 
-def _scan(folder: Path) -> tuple[list[SeriesFiles], Counter[str]]:
-    """Returns the image series, largest first, and what else there was, by kind."""
-    groups: dict[str, list[FileDataset]] = {}
+def _scan(folder: Path) -> tuple[list[SeriesFiles], list[SeriesFiles], Counter[str]]:
+    """Returns the image series, largest first, the localizers that are part of any, and what else there was by kind."""
+    images: dict[str, list[FileDataset]] = {}
+    localizers: dict[str, list[FileDataset]] = {}
     ignored: Counter[str] = Counter()
     for path in _files(folder):
         header = read_header(path)
-        kind = "other file" if header is None else _kind(header)
+        kind = file_kind(path) if header is None else _kind(header)
         if header is None or kind:
             ignored[kind] += not is_no_image(path)
         else:
+            groups = localizers if LOCALIZER in (header.get("ImageType") or ()) else images
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).extend(frame_headers(header))
+    return _largest_first(images), _largest_first(localizers), +ignored
+
+
+def _largest_first(groups: Mapping[str, Sequence[FileDataset]]) -> list[SeriesFiles]:
     series = [SeriesFiles(uid, str(g[0].get("Modality") or "unknown modality"), tuple(g)) for uid, g in groups.items()]
-    return sorted(series, key=lambda item: (-len(item.headers), item.uid)), +ignored
+    return sorted(series, key=lambda item: (-len(item.headers), item.uid))
+
+
+def file_kind(path: Path) -> str:
+    """Returns what a file that is not DICOM is called where files are counted; its name may be the patient's."""
+    name = path.name.lower()
+    if name.endswith(NIFTI_SUFFIXES):
+        return "NIfTI file"
+    if name.endswith(IMAGE_SUFFIXES):
+        return "picture"
+    return "text file" if is_text(path) else "other file"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -135,11 +168,10 @@ def _media_class(header: FileDataset) -> str:
 
 
 def _choose(series: list[SeriesFiles], folder: Path, series_uid: str | None) -> SeriesFiles:
-    listing = "".join(f"\n  {item.uid or '(blank)'}  {_title(item)}{_number(item)}" for item in series)
+    listing = _listing(series)
     if series_uid is not None:
-        for item in series:
-            if item.uid == series_uid:
-                return item
+        if named := _named(series, series_uid):
+            return named
         raise ValueError(f"Expected the DICOM series {series_uid} in {folder}, found others; choose one of:{listing}")
     if len(series) > 1:
         titles = ", ".join(_title(item, number == 0) for number, item in enumerate(series))
@@ -148,6 +180,14 @@ def _choose(series: list[SeriesFiles], folder: Path, series_uid: str | None) -> 
             f"choose one with --series_uid.{listing}"
         )
     return series[0]
+
+
+def _named(series: Sequence[SeriesFiles], series_uid: str | None) -> SeriesFiles | None:
+    return next((item for item in series if item.uid == series_uid), None)
+
+
+def _listing(series: Sequence[SeriesFiles]) -> str:
+    return "".join(f"\n  {item.uid or '(blank)'}  {_title(item)}{_number(item)}" for item in series)
 
 
 def _title(item: SeriesFiles, with_unit: bool = True) -> str:
@@ -161,5 +201,7 @@ def _number(item: SeriesFiles) -> str:
     return "" if number is None else f", series number {number}"
 
 
-def _counts(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}{'s' if count > 1 and kind.islower() else ''}" for kind, count in kinds.items())
+def counted(kinds: Counter[str]) -> str:
+    """Returns for example `2 SEG, 1 text file`."""
+    plural = {kind: kind if kind.isupper() else f"{kind}s" for kind in kinds}
+    return ", ".join(f"{count} {plural[kind] if count > 1 else kind}" for kind, count in kinds.items())

@@ -16,6 +16,8 @@ from tskd_monai.data.damage import damage_explained
 
 logger = logging.getLogger(__name__)
 
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
 GRID_TOLERANCE_MM = 0.1
 """Two affines put a volume at the same place when no corner of it moves further than this."""
 

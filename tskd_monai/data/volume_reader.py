@@ -20,9 +20,8 @@ from tskd_monai.data.dicom_reader import DicomSeries, read_series
 from tskd_monai.data.dicom_series import series_hash
 from tskd_monai.data.dicom_stack import REFUSE, check_irregular
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
-from tskd_monai.data.nifti import read_nifti
+from tskd_monai.data.nifti import NIFTI_SUFFIXES, read_nifti
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MILLIMETRES, PIXELS = "mm", "pixels"
 
 
