@@ -6,6 +6,8 @@ import pytest
 import torch
 from fire.parser import DefaultParseValue
 
+from tskd_monai.data.folder_lock import LOCK_FILE, FolderInUseError
+from tskd_monai.training import bundle
 from tskd_monai.training.bundle import check_bundle_root, dataset_dir, default_device, plain_option
 
 BUNDLES = Path(__file__).parent.parent.parent / "bundles"
@@ -54,3 +56,24 @@ def test_plain_option_is_read_back_by_the_runner_as_it_was(value: object, writte
 def test_option_that_monai_would_evaluate_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="Expected a plain value for --image, found .*, which MONAI would evaluate"):
         plain_option("image", value)
+
+
+def test_an_output_folder_in_use_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise FolderInUseError(
+            "Expected the output folder student to be free, found process 7 on host a writing to it."
+        )
+
+    monkeypatch.setattr(bundle, "hold_folder", refuse)
+    with pytest.raises(SystemExit, match="^Expected the output folder student to be free, found process 7"):
+        bundle.hold_output_dir(tmp_path)
+
+
+def test_the_first_process_alone_holds_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = bundle.hold_output_dir(tmp_path)
+    assert (tmp_path / LOCK_FILE).is_file()
+    bundle.release_output_dir(lock)
+    assert not (tmp_path / LOCK_FILE).exists()
+    monkeypatch.setattr(bundle, "process_rank", lambda: 1)
+    bundle.release_output_dir(bundle.hold_output_dir(tmp_path / "of_the_first"))
+    assert not (tmp_path / "of_the_first").exists()

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from fire.parser import DefaultParseValue
 
+from tskd_monai.data.folder_lock import FolderInUseError, FolderLock, hold_folder
+from tskd_monai.training.samplers import process_rank
+
 CODE_MARKS = ("$", "@", "%")
 """MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
 
@@ -19,6 +22,29 @@ def check_bundle_root(bundle_root: str | Path) -> None:
             f"Expected a bundle at {Path(bundle_root).resolve().name}/, found no configs/metadata.json there. "
             "Give --bundle_root with the folder that holds configs/."
         )
+
+
+def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
+    """Takes the output folder for this run; of several processes the first one does.
+
+    The config keeps what is returned, as `lock`, until `release_output_dir` at its end.
+
+    Raises:
+        SystemExit: with one line that says which other process writes there.
+        OSError: when the folder takes no file.
+    """
+    if process_rank():
+        return None
+    try:
+        return hold_folder(output_dir)
+    except FolderInUseError as error:
+        raise SystemExit(str(error)) from None
+
+
+def release_output_dir(lock: FolderLock | None) -> None:
+    """Lets other processes write to the output folder."""
+    if lock is not None:
+        lock.release()
 
 
 def default_device() -> torch.device:
