@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,11 +143,11 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Returns the medians as a Markdown table, wall / CPU seconds."""
+def table(measured: dict[str, dict[str, Any]], clocks: Sequence[str] = ("wall", "cpu")) -> str:
+    """Returns the medians as a Markdown table, wall / CPU seconds or those of one clock."""
     lines = ["| engine | " + " | ".join(PARTS) + " | peak MB |", "|---" * (len(PARTS) + 2) + "|"]
     for engine, row in measured.items():
-        cells = [f"{row['wall'][name]:.2f} / {row['cpu'][name]:.2f}" for name in PARTS]
+        cells = [" / ".join(f"{row[clock][name]:.2f}" for clock in clocks) for name in PARTS]
         lines.append(f"| {engine} | " + " | ".join(cells) + f" | {row['peak_mb']} |")
     return "\n".join(lines) + "\n"
 

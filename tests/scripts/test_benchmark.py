@@ -220,6 +220,28 @@ def test_documents_show_figures_of_the_committed_results() -> None:
                 assert np.abs(committed - drawn).max() < 64, "draw it again: scripts/benchmark/tables.py"
 
 
+def test_overviews_quote_the_committed_results() -> None:
+    cells, tables, root = script("cells"), script("tables"), BENCHMARK.parents[1]
+    all_patients = tables.shown_results("distillation")["chaos_25"]
+    recipe_patients = cells.read_suite("distillation")["datasets"]["chaos_25"]["recipe_patients"]
+    unseen = tables.without_patients(all_patients, recipe_patients)
+
+    def mean(results: list[Any], method: str, metric: str) -> str:
+        of_method = [found for found in results if found["method"] == method]
+        return f"{fmean(script('comparisons').patient_means(of_method, metric).values()):.3f}"
+
+    which_option = (root / "bundles" / "segmentation" / "docs" / "which_option.md").read_text()
+    compared = ("teacher", "ts_kd", "pseudo_labelled", "scratch", "task_agnostic", "mae", "moco_v3", "planned_unet")
+    for method in compared:
+        row = (mean(unseen, method, "dice"), mean(unseen, method, "nsd"), mean(all_patients, method, "dice"))
+        assert f" | {' | '.join(row)} | " in which_option, method
+    student, self_trained, scratch, teacher = (
+        mean(unseen, method, "dice") for method in ("ts_kd", "pseudo_labelled", "scratch", "teacher")
+    )
+    quoted = f"Dice {student}; self-training {self_trained}, from scratch {scratch}, teacher {teacher}: no gain shown"
+    assert quoted in (root / "README.md").read_text()
+
+
 def test_the_model_card_shows_the_committed_scores_of_the_shipped_weights() -> None:
     root = BENCHMARK.parents[1]
     bundle = root / "bundles" / "segmentation"

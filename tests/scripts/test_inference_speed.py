@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tskd_monai.data.atomic import read_json
+from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Intensity, Task
 from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.inference.parity import parity_table
 from tskd_monai.networks.students import build_student
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,3 +51,20 @@ def test_each_pipeline_segments_and_its_parts_add_up(
         assert sum(value for name, value in parts.items() if name != "whole") == pytest.approx(parts["whole"])
     (written,) = (tmp_path / "out").rglob("*.nii.gz")
     assert nib.load(written).shape[:3] == (48, 48, 4)
+
+
+def test_the_readme_shows_the_committed_measurements() -> None:
+    sys.path.insert(0, str(ROOT / "scripts" / "benchmark"))
+    try:
+        table = importlib.import_module("inference_speed").table
+    finally:
+        sys.path.pop(0)
+    text = (ROOT / "bundles" / "segmentation" / "docs" / "README.md").read_text()
+    results = ROOT / "scripts" / "benchmark" / "results"
+    measured = sorted((results / "inference_speed").glob("*.json"))
+    assert measured
+    for path in measured:
+        assert table(read_json(path)["engines"], ["cpu"]) in text, path.name
+    engines = read_json(results / "shipped_student" / "engines.json")
+    assert engines["weights_sha256"] == file_sha256(ROOT / "bundles" / "segmentation" / "models" / "model.pt")
+    assert parity_table(engines["parity"]) in text
