@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tskd_monai.data.nifti import corner_distance, read_nifti
+from tskd_monai.data.nifti import corner_distance, read_nifti, same_grid
 
 AFFINE = np.array([[-1.5, 0.2, 0, 10], [0.1, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
 
@@ -158,6 +158,14 @@ def test_corner_distance_is_zero_for_one_affine_and_grows_with_the_volume():
     moved[0, 0] += 0.01
     assert corner_distance((10, 10, 10), AFFINE, AFFINE) == 0
     assert corner_distance((101, 10, 10), AFFINE, moved) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("scale", "shift", "same"), [(1, 0.09, True), (1, 0.11, False), (0.01, 0.002, False)])
+def test_grids_are_the_same_within_a_tenth_of_a_mm_and_of_a_voxel(scale, shift, same):
+    moved = AFFINE * scale
+    moved[1, 3] += shift
+    assert same_grid((30, 20, 10), AFFINE * scale, moved) is same
+    assert not same_grid((30, 20, 10), AFFINE, AFFINE * [-1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -13,8 +13,8 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, Spacingd
 from PIL import Image
 
-from tskd_monai.data.image_file import read_image_file
-from tskd_monai.data.volume_reader import VolumeReader, load_image_transform
+from tskd_monai.data.image_file import read_image_file, read_label_file
+from tskd_monai.data.volume_reader import VolumeReader, load_image_transform, load_label_transform
 
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
 
@@ -166,6 +166,64 @@ def test_palette_is_resolved_to_the_colours_that_are_seen(tmp_path, caplog):
         assert pixels.shape == shape
         assert pixels[0, 1].ravel()[0] == 90
     assert "read as grey" in caplog.text and "read as RGB" in caplog.text
+
+
+def _grey_png(path, values, bits):
+    """Writes a grey PNG of 1, 2 or 4 bits, which Pillow does not write."""
+    digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].reshape(len(values), -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in digits)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    content = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_values_of_few_bits_are_not_stretched(tmp_path, bits):
+    values = np.arange(5 * 16).reshape(5, 16) % 2**bits
+    _grey_png(tmp_path / "a.png", values, bits)
+    for read in (read_image_file, read_label_file):
+        np.testing.assert_array_equal(read(tmp_path / "a.png")[:, :, 0], values)
+
+
+def _grey_tiff(path, values, bits, white_is_zero):
+    """Writes an uncompressed grey TIFF of some bits."""
+    digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].reshape(len(values), -1)
+    pixels = b"".join(np.packbits(row).tobytes() for row in digits)
+    rows, columns = values.shape
+    fields = [(256, columns), (257, rows), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8), (277, 1)]
+    fields += [(278, rows), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in fields)
+    directory = struct.pack("<H", len(fields)) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_labels_of_a_tiff_are_the_stored_numbers(tmp_path, bits, white_is_zero):
+    values = np.arange(6 * 16).reshape(6, 16) % 2**bits
+    _grey_tiff(tmp_path / "a.tif", values, bits, white_is_zero)
+    np.testing.assert_array_equal(read_label_file(tmp_path / "a.tif")[:, :, 0], values)
+
+
+@pytest.mark.parametrize("colours", [[0, 0, 0, 128, 0, 0, 0, 128, 0], [255] * 3 + [90] * 3 + [0] * 3])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_labels_with_a_palette_are_its_indices(tmp_path, suffix, colours):
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours)
+    image.save(tmp_path / f"a{suffix}", **({"transparency": 0} if suffix == ".png" else {}))
+    item = load_label_transform(["label"])({"label": tmp_path / f"a{suffix}"})
+    np.testing.assert_array_equal(item["label"][:, :, 0], indices)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
+def test_labels_of_other_depths_are_read_like_images(tmp_path, dtype):
+    values = (np.arange(12).reshape(3, 4) % 2 * 200).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_label_file(tmp_path / "a.tif")[:, :, 0], values.astype(np.float32))
+    Image.new("RGB", (4, 3)).save(tmp_path / "colour.png")
+    assert read_label_file(tmp_path / "colour.png").shape == (3, 4, 1, 3)
 
 
 def test_damaged_and_unusual_image_files_are_refused(tmp_path, caplog):

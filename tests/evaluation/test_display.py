@@ -10,6 +10,7 @@ from PIL import Image
 
 from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.evaluation.display import fullest_slice, load_for_display, to_grey_levels
+from tskd_monai.evaluation.overlays import labels_for_display
 from tskd_monai.evaluation.panels import contact_sheet, evenly_spaced, foreground_box, label_colours, render_panel
 
 
@@ -47,6 +48,28 @@ def test_a_2d_image_is_shown_as_it_is(tmp_path: Path) -> None:
     volume = load_for_display(tmp_path / "colour.png")
     assert np.array_equal(volume.array[:, :, 0], pixels) and volume.view == ""
     assert to_grey_levels(pixels) is pixels
+
+
+def test_a_label_is_shown_as_the_classes_that_are_scored(tmp_path: Path) -> None:
+    indices = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    palette = Image.fromarray(indices)
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    palette.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(labels_for_display(tmp_path / "a.png", None, {1: "a", 2: "b"})[:, :, 0], indices)
+    label = marked_volume("LPS", (1.0, 2.0, 5.0), tmp_path / "v.nii.gz")
+    shown = labels_for_display(label, None, {1: "a"})
+    np.testing.assert_array_equal(shown, load_for_display(label).array)
+    nib.save(nib.Nifti1Image(np.full((3, 4, 5), 0.9999999, np.float32), np.eye(4)), tmp_path / "off.nii.gz")
+    assert (labels_for_display(tmp_path / "off.nii.gz", None, {1: "a"}) == 1).all()
+
+
+def test_a_damaged_file_is_not_shown(tmp_path: Path) -> None:
+    path = marked_volume("LPS", (1.0, 2.0, 5.0), tmp_path / "v.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # of the checksum, at which nibabel does not look
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"found v\.nii\.gz truncated or damaged"):
+        load_for_display(path)
 
 
 def test_grey_levels_span_the_range_of_bytes() -> None:

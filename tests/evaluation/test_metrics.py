@@ -160,6 +160,23 @@ def test_files_give_the_metrics_of_their_arrays(tmp_path: Path) -> None:
     assert rows[0]["volume_ml"] == pytest.approx(expected["volume_ml"], rel=1e-5)
 
 
+def test_labels_are_read_as_training_reads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    array = box((8, 8, 4), (1, 5), (1, 5), (1, 3))
+    reference = save(tmp_path / "r.nii", array)
+    off = save(tmp_path / "off.nii", (array * np.float32(0.9999999)).astype(np.float32))
+    assert evaluate_case(off, reference, ONE, "1")[0]["dice"] == 1
+    assert "off.nii: 32 label values are up to" in caplog.text
+    palette = Image.fromarray(array[:, :, 1])
+    palette.putpalette([0, 0, 0, 90, 90, 90])  # grey, and not the index
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(array[:, :, 1]).save(tmp_path / "grey.png")
+    assert evaluate_case(tmp_path / "palette.png", tmp_path / "grey.png", ONE, "1")[0]["dice"] == 1
+    cut = tmp_path / "cut.nii.gz"
+    cut.write_bytes(save(tmp_path / "whole.nii.gz", array).read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"found cut\.nii\.gz truncated"):
+        evaluate_case(cut, reference, ONE, "1")
+
+
 def test_evaluate_cases_writes_a_table_and_its_summary(tmp_path: Path) -> None:
     reference, half = box((8, 8, 4), (0, 4), (0, 4), (0, 2)), box((8, 8, 4), (0, 2), (0, 4), (0, 2))
     label = save(tmp_path / "label.nii.gz", reference)
@@ -193,10 +210,10 @@ def test_another_geometry_is_refused(tmp_path: Path) -> None:
     array = box((8, 8, 4), (1, 5), (1, 5), (1, 3))
     reference = save(tmp_path / "reference.nii.gz", array)
     moved = np.diag([*SPACING, 1.0])
-    moved[0, 3] = 0.01
-    with pytest.raises(ValueError, match=r"affine of .*reference.*moved.*0\.01 mm"):
+    moved[0, 3] = 0.2
+    with pytest.raises(ValueError, match=r"affine of .*reference.*moved.*0\.2 mm"):
         evaluate_case(save(tmp_path / "moved.nii.gz", array, moved), reference, ONE, "1")
-    moved[0, 3] = 0.0005
+    moved[0, 3] = 0.05  # the tolerance with which training pairs images and labels
     assert evaluate_case(save(tmp_path / "near.nii.gz", array, moved), reference, ONE, "1")[0]["dice"] == 1
     with pytest.raises(ValueError, match=r"shape \(8, 8, 4\) of .*reference.*\(8, 8, 2\)"):
         evaluate_case(save(tmp_path / "short.nii.gz", array[..., :2]), reference, ONE, "1")
@@ -213,6 +230,10 @@ def test_files_that_are_no_label_maps_are_refused(tmp_path: Path) -> None:
         evaluate_case(save(tmp_path / "seven.nii.gz", array * 7), reference, ONE, "1")
     with pytest.raises(ValueError, match="whole numbers.*probability"):
         evaluate_case(save(tmp_path / "probability.nii.gz", array * np.float32(0.5)), reference, ONE, "1")
+    many = np.arange(256, dtype=np.uint8).reshape(8, 8, 4)
+    with pytest.raises(ValueError, match=r"found \[2, 3, .*, 9\] and 246 more; was it") as caught:
+        evaluate_case(save(tmp_path / "many.nii.gz", many), reference, ONE, "1")
+    assert len(str(caught.value)) < 400
     with pytest.raises(FileNotFoundError, match="absent"):
         evaluate_case(tmp_path / "absent.nii.gz", reference, ONE, "1")
     with pytest.raises(ValueError, match="entry 0.*missing.*prediction"):

@@ -113,7 +113,11 @@ DAMAGE: dict[str, tuple[str, Change, str]] = {
     "NaN": ("training_image", _one(np.nan), r"expected finite voxels in a labelled image, found 1 that are NaN"),
     "infinity": ("validation_image", _one(np.inf), r"expected finite voxels in a labelled image, found 1 that are"),
     "shape": ("training_label", lambda v, a: (v[:-1], a), r"expected shape \(48, 48, 6\), found \(47, 48, 6\)\. Resam"),
-    "affine": ("training_label", _shifted, r"expected the image's affine, found one that differs by 27 mm\. Resample"),
+    "affine": (
+        "training_label",
+        _shifted,
+        r"expected the image's affine, found one that moves a corner by 27 mm\. Resample",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from tskd_monai.data.atomic import atomic_path
 from tskd_monai.data.dicom_stack import REFUSE
-from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.nifti import corner_distance, same_grid
 from tskd_monai.data.segment_codes import segment_codings
 from tskd_monai.data.segmentation_writers import LabelMapWriter, checked_output_path, log_written
 from tskd_monai.data.task import Label
@@ -120,8 +120,8 @@ class DicomSegWriter(LabelMapWriter):
                 "write .nii.gz for other images."
             )
         _, grid = read_grid(folder, self.metadata.get("series_uid"), self.metadata.get("irregular", REFUSE))
-        distance = corner_distance(grid.shape, grid.affine, self.affine)
-        if grid.shape != self.labels_array.shape or distance > GRID_TOLERANCE_MM:
+        if grid.shape != self.labels_array.shape or not same_grid(grid.shape, grid.affine, self.affine):
+            distance = corner_distance(grid.shape, grid.affine, self.affine)
             raise ValueError(
                 f"Expected the grid of {folder}, {grid.shape}, found a label map of {self.labels_array.shape}, "
                 f"{distance:.3g} mm off; the series changed since it was read."

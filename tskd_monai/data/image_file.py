@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = {"LA": "L", "RGBA": "RGB"}
+LOW_BITS = re.compile(r"L;([24])")
 EXIF_ORIENTATION = 0x0112
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Whether the path is a 2D image file by its suffix."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
@@ -30,14 +37,56 @@ def read_image_file(path: str | Path) -> np.ndarray:
         path: a PNG, JPEG, BMP or TIFF file with one image.
 
     Returns:
-        float32, (H, W, 1) for grey or (H, W, 1, 3) for colour; values as in the file (8-bit: 0 to 255; 1-bit: 0, 1).
+        float32, (H, W, 1) for grey or (H, W, 1, 3) for colour; values as in the file (8-bit: 0 to 255; 4-bit: 0 to 15;
+        1-bit: 0, 1).
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, claims more than it can hold, holds several images, is partly
             transparent, or has a colour model other than grey and RGB.
     """
+    return read_pixels(path).astype(np.float32)
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Returns what `read_image_file` does, in the file's own type: uint8 only where there are 8 bits a channel."""
+    image, rawmode = _opened(Path(path))
+    resolved = _resolved(image, Path(path).name)
+    return _unscaled(np.asarray(resolved), rawmode if resolved is image else "")[:, :, None]
+
+
+def read_label_file(path: str | Path) -> np.ndarray:
+    """Returns the numbers that a 2D image file stores for its pixels, rows first: what a label map means.
+
+    Of a palette that is the index, whatever its colours; bits are not stretched, and a TIFF in which 0 is white is not
+    turned round.
+
+    Args:
+        path: a PNG, BMP or TIFF file with one image.
+
+    Returns:
+        float32, (H, W, 1); (H, W, 1, 3) for a colour image, whose colours are no labels.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: as `read_image_file`.
+    """
     path = Path(path)
+    image, rawmode = _opened(path)
+    if image.mode in ("P", "PA"):
+        pixels = np.asarray(image)
+        return (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.float32)[:, :, None]
+    image.info.pop("transparency", None)  # which number is shown as transparent changes no number
+    resolved = _resolved(image, path.name)
+    pixels = _unscaled(np.asarray(resolved), rawmode if resolved is image else "").astype(np.float32)
+    _, _, variant = rawmode.partition(";")
+    if rawmode[:1] in ("1", "L") and variant.endswith(("I", "IR")):
+        pixels = _largest(rawmode) - pixels
+    return pixels[:, :, None]
+
+
+def _opened(path: Path) -> tuple[Image.Image, str]:
+    """Returns an image, its pixels read, and how Pillow calls their layout in the file, such as `L;4`."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
     # From memory: of a file Pillow asks as many bytes at once as a chunk's header claims, up to 4 GB.
@@ -46,12 +95,32 @@ def read_image_file(path: str | Path) -> np.ndarray:
     check_image_claims(image, path)
     with damage_explained("image file", path.name), image:
         frames = getattr(image, "n_frames", 1)
+        rawmode = _rawmode(image)  # before Pillow looks for EXIF, which it finds by reading the pixels
         _notice_losses(image, path.name)
         image.load()
     if frames > 1:
         raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
-    pixels = np.asarray(_resolved(image, path.name), dtype=np.float32)
-    return pixels[:, :, None]
+    return image, rawmode
+
+
+def _rawmode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    mode = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""
+    return mode if isinstance(mode, str) else ""
+
+
+def _largest(rawmode: str) -> int:
+    """Returns the largest number of a grey layout such as `L;4`, whose numbers Pillow stretches to 255."""
+    bits = LOW_BITS.match(rawmode)
+    return 2 ** int(bits[1]) - 1 if bits else 1 if rawmode.startswith("1") else 255
+
+
+def _unscaled(pixels: np.ndarray, rawmode: str) -> np.ndarray:
+    """Returns grey pixels of 2 or 4 bits as the numbers in the file, float32, and all others as they are."""
+    if not LOW_BITS.match(rawmode):
+        return pixels
+    return np.rint(pixels * np.float32(_largest(rawmode) / 255))
 
 
 def check_image_claims(image: Image.Image, path: Path) -> None:

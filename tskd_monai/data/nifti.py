@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 GRID_TOLERANCE_MM = 0.1
-"""Two affines put a volume at the same place when no corner of it moves further than this."""
+"""Two affines put a volume at the same place when no corner of it moves further than this..."""
+
+GRID_TOLERANCE_VOXELS = 0.1
+"""... nor further than this part of its shortest voxel side, which is less in microscopy and small animals."""
 
 SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes that is worth no line in the log: affines are stored in single precision."""
@@ -76,6 +79,18 @@ def corner_distance(shape: tuple[int, ...], first: np.ndarray, second: np.ndarra
     return float(np.linalg.norm(moved[:3], axis=0).max())
 
 
+def same_grid(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether two affines put a volume at the same place: no corner moves by more than the tolerance.
+
+    Args:
+        shape: of the volume, three voxel counts.
+        first: affine (4, 4), to mm.
+        second: affine (4, 4), to mm.
+    """
+    side = float(np.linalg.norm(np.asarray(first)[:3, :3], axis=0).min())
+    return corner_distance(shape, first, second) <= min(GRID_TOLERANCE_MM, GRID_TOLERANCE_VOXELS * side)
+
+
 def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
     """Returns the header and the scaled voxels, float32 (X, Y, Z)."""
     compressed = path.name.lower().endswith(".gz")
@@ -101,12 +116,6 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
             voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
         _read_to_end(stream, path.name)
     return image.header, voxels
-
-
-def check_nifti_claims(path: Path) -> None:
-    """Raises ValueError when a file's header claims more voxels than an image may have or the file can hold."""
-    with _opened(path) as stream:
-        _checked_class(stream, path)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -194,8 +203,8 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
     if sform_code > 0:
         affine = sform
         shape = (*header.get_data_shape(), 1, 1)[:3]
-        distance = corner_distance(shape, sform, qform) if qform_code > 0 else 0.0
-        if distance > GRID_TOLERANCE_MM:
+        if qform_code > 0 and not same_grid(shape, sform, qform):
+            distance = corner_distance(shape, sform, qform)
             logger.warning("%s: sform and qform disagree by %.3g mm; the sform is used.", name, distance)
     elif qform_code > 0:
         affine = qform

@@ -17,7 +17,7 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from tskd_monai.data.atomic import atomic_path
-from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.nifti import corner_distance, same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +105,10 @@ class LabelMapWriter(ImageWriter):
                 f"Expected a label map of {shape} for {name}, found {self.labels_array.shape}; "
                 "place Invertd before SaveImaged."
             )
-        distance = corner_distance(shape, affine, original)
-        if distance > GRID_TOLERANCE_MM:
+        if not same_grid(shape, original, affine):
             raise ValueError(
-                f"Expected a label map in the place of {name}, found it {distance:.3g} mm off; "
+                f"Expected a label map in the place of {name}, found it "
+                f"{corner_distance(shape, affine, original):.3g} mm off; "
                 "place Invertd before SaveImaged."
             )
         self.affine = original  # not `affine`, which the inversion may have rounded
@@ -150,7 +150,7 @@ class AtomicNiftiWriter(LabelMapWriter):
         image.header.set_xyzt_units("mm")
         image.set_sform(self.affine, code=SCANNER_ANATOMICAL)
         image.set_qform(self.affine, code=SCANNER_ANATOMICAL)
-        if corner_distance(self.labels_array.shape, image.get_qform(), self.affine) > GRID_TOLERANCE_MM:
+        if not same_grid(self.labels_array.shape, self.affine, image.get_qform()):
             image.header["qform_code"] = 0
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             if path.name.endswith(".gz"):

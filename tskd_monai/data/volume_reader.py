@@ -19,7 +19,7 @@ from tskd_monai.data.dicom_header import DICOM_SUFFIXES
 from tskd_monai.data.dicom_reader import DicomSeries, read_series
 from tskd_monai.data.dicom_series import series_hash
 from tskd_monai.data.dicom_stack import REFUSE, check_irregular
-from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file
+from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file, read_label_file
 from tskd_monai.data.nifti import NIFTI_SUFFIXES, read_nifti
 
 MILLIMETRES, PIXELS = "mm", "pixels"
@@ -51,6 +51,18 @@ def load_image_transform(
     return transform
 
 
+def load_label_transform(keys: KeysCollection, *, allow_missing_keys: bool = False) -> LoadImaged:
+    """Returns the transform that reads label maps: `load_image_transform` by the numbers that a file stores.
+
+    Args:
+        keys: of the items to read.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+    transform = load_image_transform(keys, allow_missing_keys=allow_missing_keys)
+    transform.register(VolumeReader(labels=True))
+    return transform
+
+
 class VolumeReader(ImageReader):
     """Reads any supported image as float32 with three spatial axes.
 
@@ -65,12 +77,15 @@ class VolumeReader(ImageReader):
         irregular: what to do with a gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to
             a regular upright grid with a notice.
 
+        labels: whether the files are label maps: of a 2D image with a palette the index is read, not the colour.
+
     Raises:
         ValueError: when `irregular` is neither.
     """
 
-    def __init__(self, series_uid: str | None = None, irregular: str = REFUSE) -> None:
+    def __init__(self, series_uid: str | None = None, irregular: str = REFUSE, labels: bool = False) -> None:
         check_irregular(irregular)
+        self.labels = labels
         self.series_uid = series_uid
         self.irregular = irregular
 
@@ -118,7 +133,7 @@ class VolumeReader(ImageReader):
             voxels, affine = read_nifti(path)
             return voxels, self._metadata(voxels, affine)
         if name.endswith(IMAGE_SUFFIXES):
-            pixels = read_image_file(path)
+            pixels = read_label_file(path) if self.labels else read_image_file(path)
             return pixels, {**self._metadata(pixels, np.eye(4)), "unit": PIXELS}
         if not path.exists():
             raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from PIL import Image
 
-from tskd_monai.data.dicom_reader import read_series
-from tskd_monai.data.image_file import check_image_claims
-from tskd_monai.data.nifti import check_nifti_claims
-from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
+from tskd_monai.data.image_file import is_image_file, read_pixels
+from tskd_monai.data.volume_reader import VolumeReader
 
 THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
 VIEWS = {  # slice axis in RAS -> (row, column, slice axis), all seen with rows and columns reversed
@@ -50,17 +46,29 @@ def load_for_display(path: Path) -> DisplayVolume:
         ValueError: if the file is no image or volume, or the series is refused.
     """
     path = Path(path)
-    if path.is_dir():
-        series = read_series(path, irregular="resample")
-        return _arranged(nib.Nifti1Image(series.voxels, series.affine), path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected an image to show at {path}, found no file.")
-    if path.name.endswith(NIFTI_SUFFIXES):
-        return _load_nifti(path)
-    with Image.open(path) as image:
-        check_image_claims(image, path)
-        shown = image if image.mode in ("L", "1", "I", "I;16", "F") else image.convert("RGB")
-        return DisplayVolume(np.asarray(shown)[:, :, None], (1.0, 1.0), "", "")
+    if is_image_file(path):
+        return DisplayVolume(read_pixels(path), (1.0, 1.0), "", "")
+    voxels, meta = VolumeReader(irregular="resample").read(path)
+    return arranged(voxels, meta["affine"])
+
+
+def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
+    """Returns an array in radiological orientation, as `load_for_display` its file.
+
+    Args:
+        array: (X, Y, Z).
+        affine: to RAS mm, (4, 4); None for a 2D image, which stays as it is.
+    """
+    if affine is None:
+        return DisplayVolume(array, (1.0, 1.0), "", "")
+    turned = nib.orientations.apply_orientation(array, nib.io_orientation(affine))
+    sizes = nib.affines.voxel_sizes(affine)
+    axes = nib.io_orientation(affine)[:, 0].astype(int)
+    spacing = np.empty(3)
+    spacing[axes] = sizes
+    order, view, orientation = VIEWS[_slice_axis(turned.shape, spacing)]
+    shown = np.flip(turned.transpose(order), axis=(0, 1))
+    return DisplayVolume(shown, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation)
 
 
 def to_grey_levels(pixels: np.ndarray) -> np.ndarray:
@@ -83,24 +91,6 @@ def fullest_slice(labels: np.ndarray) -> int:
         return labels.shape[2] // 2
     areas = np.stack([(labels == value).sum(axis=(0, 1)) for value in values])
     return int((areas / areas.max(axis=1, keepdims=True)).sum(axis=0).argmax())
-
-
-def _load_nifti(path: Path) -> DisplayVolume:
-    check_nifti_claims(path)
-    return _arranged(nib.load(path), path)
-
-
-def _arranged(image: Any, path: Path) -> DisplayVolume:
-    canonical = nib.as_closest_canonical(image)
-    array = np.asanyarray(canonical.dataobj)
-    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-    array = array.squeeze(axis=tuple(axis for axis in range(3, array.ndim) if array.shape[axis] == 1))
-    if array.ndim != 3:
-        raise ValueError(f"Expected a volume (H, W, D) to show in {path}, found shape {array.shape}.")
-    spacing = nib.affines.voxel_sizes(canonical.affine)
-    order, view, orientation = VIEWS[_slice_axis(array.shape, spacing)]
-    arranged = np.flip(array.transpose(order), axis=(0, 1))
-    return DisplayVolume(arranged, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation)
 
 
 def _slice_axis(shape: tuple[int, ...], spacing: np.ndarray) -> int:

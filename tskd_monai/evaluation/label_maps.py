@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from PIL import Image
+from nibabel.affines import voxel_sizes
 
-from tskd_monai.data.image_file import check_image_claims
-from tskd_monai.data.nifti import check_nifti_claims
+from tskd_monai.data.image_file import is_image_file
+from tskd_monai.data.labels import listed_values, whole_labels
+from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.volume_reader import VolumeReader
 
 logger = logging.getLogger(__name__)
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MASK_WHITE = 255  # what an 8-bit black and white mask holds for "yes"
-GRID_TOLERANCE_MM = 1e-3  # far below a voxel, well above the rounding of float32 NIfTI headers
+LARGEST_VALUE = 2**31 - 1
 SHEAR_TOLERANCE = 1e-3  # cosine between two axes of the grid
 
 
@@ -43,7 +40,7 @@ class LabelMap:
 
 
 def load_label_map(path: Path) -> LabelMap:
-    """Reads a label map from a NIfTI file or a single-channel 2D image file (png, bmp, tif).
+    """Reads a label map from a NIfTI file or a single-channel 2D image file (png, bmp, tif), as training reads it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -52,7 +49,15 @@ def load_label_map(path: Path) -> LabelMap:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a label map (NIfTI or 2D image file) at {path}, found no file.")
-    return _load_nifti(path) if path.name.endswith(NIFTI_SUFFIXES) else _load_image(path)
+    array, meta = VolumeReader(labels=True).read(path)
+    if array.ndim != 3:
+        raise ValueError(
+            f"Expected one number per pixel in {path}, found shape {array.shape}; save label maps as grey PNG whose "
+            "pixel values are the labels."
+        )
+    flat = is_image_file(path)
+    spacing = (1.0, 1.0, 1.0) if flat else _grid_spacing(meta["affine"], path)
+    return LabelMap(_as_integers(array, path), None if flat else meta["affine"], spacing, path)
 
 
 def binary_mask_as_label(label_map: LabelMap, labels: Mapping[int, str]) -> LabelMap:
@@ -70,7 +75,7 @@ def binary_mask_as_label(label_map: LabelMap, labels: Mapping[int, str]) -> Labe
 
 
 def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
-    """Raises ValueError unless both maps have the same shape and place each voxel within 1e-3 mm."""
+    """Raises ValueError unless both maps have the same shape and place each voxel alike (`same_grid`)."""
     found, expected = prediction.path, reference.path
     if prediction.array.shape != reference.array.shape:
         raise ValueError(
@@ -84,51 +89,31 @@ def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
         )
     if prediction.affine is None or reference.affine is None:
         return
-    corners = np.array(list(product(*((0, size - 1) for size in reference.array.shape))))
-    offset = np.abs(apply_affine(prediction.affine, corners) - apply_affine(reference.affine, corners)).max()
-    if not offset <= GRID_TOLERANCE_MM:
+    shape = reference.array.shape
+    if not same_grid(shape, reference.affine, prediction.affine):
         raise ValueError(
             f"Expected the affine of {expected} in {found}, found one that moves a corner of the volume by "
-            f"{offset:.3g} mm (tolerance {GRID_TOLERANCE_MM:g} mm); write predictions in the geometry of their image."
+            f"{corner_distance(shape, reference.affine, prediction.affine):.3g} mm; write predictions in the geometry "
+            "of their image."
         )
 
 
-def _load_nifti(path: Path) -> LabelMap:
-    check_nifti_claims(path)
-    volume: Any = nib.load(path)  # nibabel types it as an image without data
-    array = np.asanyarray(volume.dataobj)
-    array = array.reshape(array.shape[:3] + tuple(size for size in array.shape[3:] if size != 1))
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3:
-        raise ValueError(f"Expected a label map (H, W, D) in {path}, found shape {array.shape}.")
-    axes = volume.affine[:3, :3] / voxel_sizes(volume.affine)
+def _grid_spacing(affine: np.ndarray, path: Path) -> tuple[float, float, float]:
+    axes = affine[:3, :3] / voxel_sizes(affine)
     if not np.abs(axes.T @ axes - np.eye(3)).max() <= SHEAR_TOLERANCE:
         raise ValueError(
             f"Expected a grid with orthogonal axes in {path}, found a sheared one, on which distances in mm cannot be "
             "measured along the axes; resample prediction and reference to an orthogonal grid."
         )
-    first, second, third = (float(size) for size in voxel_sizes(volume.affine))
-    return LabelMap(_as_integers(array, path), volume.affine, (first, second, third), path)
-
-
-def _load_image(path: Path) -> LabelMap:
-    with Image.open(path) as image:
-        check_image_claims(image, path)
-        array = np.asarray(image)
-    if array.ndim != 2:
-        raise ValueError(
-            f"Expected one number per pixel in {path}, found shape {array.shape}; save label maps as grey PNG whose "
-            "pixel values are the labels."
-        )
-    return LabelMap(_as_integers(array[..., None], path), None, (1.0, 1.0, 1.0), path)
+    first, second, third = (float(size) for size in voxel_sizes(affine))
+    return first, second, third
 
 
 def _as_integers(array: np.ndarray, path: Path) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.integer):
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    rounded = np.rint(array)
-    if not np.array_equal(rounded, array):
-        raise ValueError(f"Expected whole numbers as labels in {path}, found fractions or NaN (probabilities?).")
-    return rounded.astype(np.int64)
+    whole = whole_labels(array, path.name)
+    known = (whole == np.rint(whole)) & (np.abs(whole) <= LARGEST_VALUE)
+    if not known.all():
+        raise ValueError(
+            f"Expected whole numbers as labels in {path}, found {listed_values(whole[~known])} (probabilities?)."
+        )
+    return whole.astype(np.int32)

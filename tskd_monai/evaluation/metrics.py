@@ -35,6 +35,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.data.labels import listed_values
 from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
 from tskd_monai.evaluation.summary import COLUMNS, Row, summarise
 
@@ -95,15 +96,16 @@ def evaluate_case(
     prediction = binary_mask_as_label(load_label_map(prediction_path), labels)
     reference = binary_mask_as_label(load_label_map(reference_path), labels)
     check_same_grid(prediction, reference)
-    unknown = sorted(set(np.unique(prediction.array).tolist()) - {0, *labels})
-    if unknown:
+    unknown = prediction.array[~np.isin(prediction.array, (0, *labels))]
+    if unknown.size:
         raise ValueError(
-            f"Expected only the labels {sorted(labels)} and 0 in {prediction.path}, found {unknown}; was it predicted "
-            "for another task?"
+            f"Expected only the labels {sorted(labels)} and 0 in {prediction.path}, found {listed_values(unknown)}; "
+            "was it predicted for another task?"
         )
-    other = sorted(set(np.unique(reference.array).tolist()) - {0, *labels})
-    if other:
-        logger.warning("Case %s: the reference holds %s beside the labels; they count as background.", case, other)
+    other = reference.array[~np.isin(reference.array, (0, *labels))]
+    if other.size:
+        values = listed_values(other)
+        logger.warning("Case %s: the reference holds %s beside the labels; they count as background.", case, values)
     rows = case_metrics(prediction.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
     return [{"case": case, **row} for row in rows]
 

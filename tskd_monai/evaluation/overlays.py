@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tskd_monai.evaluation.display import fullest_slice, load_for_display
-from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES, binary_mask_as_label, check_same_grid, load_label_map
+from tskd_monai.data.image_file import is_image_file
+from tskd_monai.evaluation.display import arranged, fullest_slice, load_for_display
+from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
 from tskd_monai.evaluation.panels import data_uri, foreground_box, label_colours, render_panel
 from tskd_monai.evaluation.report_content import Report, Result
 
@@ -28,7 +29,7 @@ def overlay_section(report: Report, results: Mapping[str, Result]) -> str:
         return '<p class="quiet">None of the given cases has metrics, so there is nothing to show.</p>'
     title = escape(student.method.title)
     text = f"<p>Chosen by the Dice of {title}: {_listed(list(chosen.values()))}."
-    if all(Path(entry["label"]).name.endswith(NIFTI_SUFFIXES) for entry in report.cases):
+    if not any(is_image_file(entry["label"]) for entry in report.cases):
         text += " The slice is the one on which the reference shows most of all structures together."
     text += "</p>"
     text += legend(report.labels)
@@ -103,10 +104,8 @@ def labels_for_display(path: Path, reference: Path | None, labels: Mapping[int, 
     label_map = load_label_map(path)
     if reference is not None:
         check_same_grid(label_map, load_label_map(reference))
-    shown = load_for_display(path).array
-    shown = shown.astype(np.int64) if shown.ndim == 3 else shown[..., 0].astype(np.int64)
     scaled = binary_mask_as_label(label_map, labels)
-    return shown if scaled is label_map else (shown > 0) * next(iter(labels))
+    return arranged(scaled.array, scaled.affine).array
 
 
 def panel(png: bytes, title: str, score: str, case: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from string import Template
 
 from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.image_file import is_image_file
 from tskd_monai.evaluation.comparison import FEW_PATIENTS, PairedComparison, compare, count_of_patients
 from tskd_monai.evaluation.figures import chart_figure, strip_plot, training_curves
 from tskd_monai.evaluation.gates_section import gates_section
-from tskd_monai.evaluation.label_maps import NIFTI_SUFFIXES
 from tskd_monai.evaluation.overlays import overlay_section
 from tskd_monai.evaluation.panels import contact_sheet, data_uri
 from tskd_monai.evaluation.report_content import Method, Report, Result, read_results
@@ -135,7 +135,7 @@ def _cost(results: Mapping[str, Result], marked: str) -> str:
 
 
 def _distance_unit(report: Report) -> str:
-    has_geometry = all(Path(entry["label"]).name.endswith(NIFTI_SUFFIXES) for entry in report.cases)
+    has_geometry = not any(is_image_file(entry["label"]) for entry in report.cases)
     return "mm" if has_geometry else "pixels"
 
 

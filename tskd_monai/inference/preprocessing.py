@@ -18,13 +18,13 @@ from monai.transforms import (
     Transform,
 )
 
+from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.data.task import Task
-from tskd_monai.data.volume_reader import load_image_transform
+from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
 from tskd_monai.inference.training_likeness import CompareWithTrainingd
 from tskd_monai.transforms.coordinates import AddCoordinatesd
 from tskd_monai.transforms.fitness import CheckImageFitsTaskd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
-from tskd_monai.transforms.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.transforms.naming import NameOutputd
 from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
@@ -43,7 +43,8 @@ def preprocessing(
     """
     modes = [INTERPOLATION[key] for key in keys]
     steps: list[Transform] = [
-        load_image_transform(list(keys), series_uid=series_uid, irregular=irregular),
+        load_image_transform([key for key in keys if key != "label"], series_uid=series_uid, irregular=irregular),
+        *([load_label_transform(["label"])] if "label" in keys else []),
         EnsureChannelFirstd(keys),
         CheckImageFitsTaskd("image", task.channels, task.intensity.mode, flat=task.axcodes is None),
         NameOutputd("image"),

@@ -27,7 +27,7 @@ from tskd_monai.data.datasets.study import Description, OutputFile, Sample, Stud
 from tskd_monai.data.datasets.writing import write_volume
 from tskd_monai.data.dicom_geometry import SeriesGrid
 from tskd_monai.data.dicom_reader import read_grid, read_series
-from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.nifti import corner_distance, same_grid
 
 LAYOUT = "Train_Sets/MR/1/T2SPIR/DICOM_anon/*.dcm with Ground/*.png, and Train_Sets/CT/1/DICOM_anon with Ground"
 MR_CODES = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}
@@ -176,8 +176,8 @@ def _stacked(slices: list[np.ndarray], grid: SeriesGrid, paths: list[Path]) -> n
 
 def _require_same_grid(folder: Path, grid: SeriesGrid) -> None:
     _, other = read_grid(folder)
-    distance = corner_distance(grid.shape, grid.affine, other.affine) if other.shape == grid.shape else float("inf")
-    if distance > GRID_TOLERANCE_MM:
+    if other.shape != grid.shape or not same_grid(grid.shape, grid.affine, other.affine):
+        distance = corner_distance(grid.shape, grid.affine, other.affine) if other.shape == grid.shape else float("inf")
         raise ValueError(
             f"{folder}: expected the slices of InPhase, whose labels these images share, found {other.shape} voxels, "
             f"corners {distance:.3g} mm apart, for {grid.shape}; prepare chaos_t1_in instead."

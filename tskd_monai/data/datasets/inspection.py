@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tskd_monai.data.nifti import GRID_TOLERANCE_MM, corner_distance
+from tskd_monai.data.labels import listed_values
+from tskd_monai.data.nifti import corner_distance, same_grid
 from tskd_monai.data.volume_reader import VolumeReader
 
-SHOWN_VALUES = 8
 LABEL_KEYS = ("label", "second_reader")
 
 
@@ -60,7 +60,7 @@ def inspect_entry(
         raise ValueError(f"{name}: expected finite values, found NaN or infinite ones; unpack the download again.")
     counts: dict[int, int] = {}
     for key in (key for key in LABEL_KEYS if key in entry):
-        label, label_metadata = reader.read(folder / entry[key])
+        label, label_metadata = VolumeReader(labels=True).read(folder / entry[key])
         _check_place(label, label_metadata["affine"], image.shape[:3], metadata["affine"], _name(entry, key, sources))
         values = _check_values(label, labels, _name(entry, key, sources))
         counts = values if key == "label" else counts
@@ -90,10 +90,10 @@ def _check_place(
             f"{name}: expected a label in the size of its image, {shape}, found {label.shape}; pair the files that "
             "belong together, or unpack the download again."
         )
-    distance = corner_distance(shape, label_affine, affine)
-    if distance > GRID_TOLERANCE_MM:
+    if not same_grid(shape, affine, label_affine):
+        distance = corner_distance(shape, label_affine, affine)
         raise ValueError(
-            f"{name}: expected a label in the place of its image, found corners {distance:.3g} mm apart; mend the "
+            f"{name}: expected a label in the place of its image, found corners {distance:.3g} mm apart; correct the "
             "header of the label."
         )
 
@@ -101,7 +101,7 @@ def _check_place(
 def _check_values(label: np.ndarray, labels: Mapping[int, str], name: str) -> dict[int, int]:
     counts = {value: int(np.count_nonzero(label == value)) for value in labels}
     if sum(counts.values()) != label.size:
-        extra = np.unique(label[~np.isin(label, list(labels))])[:SHOWN_VALUES].tolist()
+        extra = listed_values(label[~np.isin(label, list(labels))])
         raise ValueError(
             f"{name}: expected label values {sorted(labels)}, found {extra}; the download is not the official one."
         )

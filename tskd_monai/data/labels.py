@@ -1,0 +1,158 @@
+"""Label maps: whole numbers that are declared, on the grid of their image.
+
+Planning, training and evaluation judge a label by this one piece of code, so that what is planned can be trained.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from tskd_monai.data.nifti import corner_distance, same_grid
+
+logger = logging.getLogger(__name__)
+
+NEAR_WHOLE = 1e-3
+"""A value this near to a whole number means it: header scaling and arithmetic in single precision move it less."""
+
+SHOWN_VALUES = 8
+
+
+def listed_values(values: np.ndarray | Sequence[float]) -> str:
+    """Returns the first eight distinct values, in order, and how many others there are, for a message."""
+    distinct = np.unique(np.asarray(values))
+    others = len(distinct) - SHOWN_VALUES
+    return f"{distinct[:SHOWN_VALUES].tolist()}" + (f" and {others} more" if others > 0 else "")
+
+
+def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
+    """Returns a label map whose values within 1e-3 of a whole number are that number, with a warning; others stay.
+
+    Args:
+        label: as read, any shape.
+        name: of its file, for the warning.
+    """
+    if not np.issubdtype(label.dtype, np.floating):
+        return label
+    rounded = np.rint(label)
+    if np.array_equal(rounded, label):
+        return label
+    with np.errstate(invalid="ignore"):  # of infinite values
+        offset = np.abs(label - rounded)
+    near = (offset > 0) & (offset <= NEAR_WHOLE)
+    if near.any():
+        logger.warning(
+            "%s: %d label values are up to %.1g off whole numbers; they are rounded.",
+            name,
+            int(near.sum()),
+            float(offset[near].max()),
+        )
+    return np.where(near, rounded, label)
+
+
+class EncodeLabelsd(MapTransform):
+    """Turns label values into network classes, the index of the value among `label_values`.
+
+    Args:
+        keys: of label maps.
+        label_values: value of each class, background first.
+        allow_missing_keys: pass over absent keys.
+    """
+
+    def __init__(self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_values = tuple(label_values)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the dictionary with encoded label maps, uint8.
+
+        Raises:
+            ValueError: when a label map holds a value that is not declared; names the file and the values.
+        """
+        encoded = dict(data)
+        for key in self.key_iterator(encoded):
+            label = encoded[key]
+            values = torch.as_tensor(whole_labels(np.asarray(label), _name(label)))
+            classes = torch.zeros_like(label, dtype=torch.uint8)
+            known = torch.zeros(values.shape, dtype=torch.bool)
+            for index, value in enumerate(self.label_values):
+                matches = values == value
+                classes[matches] = index
+                known |= matches
+            if not known.all():
+                raise ValueError(
+                    f"{_name(label)}: expected label values {listed_values(self.label_values)}, found also "
+                    f"{listed_values(values[~known].numpy())}. {_advice(values[~known].numpy())}"
+                )
+            encoded[key] = classes
+        return encoded
+
+
+class CheckLabelMatchesImaged(Transform):
+    """Refuses a label whose shape or grid is not its image's, and a labelled image that is not all numbers.
+
+    Args:
+        image_key: of the image `(C, H, W, D)`.
+        label_key: of the label `(1, H, W, D)`; passed over when absent.
+    """
+
+    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
+        self.image_key, self.label_key = image_key, label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Returns the dictionary unchanged.
+
+        Raises:
+            ValueError: when they differ, the label has several channels, or the image NaN or infinite voxels; names
+                both files, what was expected and found.
+        """
+        if self.label_key not in data:
+            return data
+        image, label = data[self.image_key], data[self.label_key]
+        names = f"label {_name(label)} of image {_name(image)}"
+        if label.shape[0] != 1:
+            raise ValueError(f"{names}: expected 1 channel, found {label.shape[0]}. Save a map of label values.")
+        if image.shape[1:] != label.shape[1:]:
+            raise ValueError(
+                f"{names}: expected shape {tuple(image.shape[1:])}, found {tuple(label.shape[1:])}. "
+                "Resample the label onto the image's grid, or pair the files that belong together."
+            )
+        if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+            shape, affines = tuple(image.shape[1:]), (np.asarray(image.affine), np.asarray(label.affine))
+            if not same_grid(shape, *affines):
+                raise ValueError(
+                    f"{names}: expected the image's affine, found one that moves a corner by "
+                    f"{corner_distance(shape, *affines):.4g} mm. Resample the label onto the image's grid."
+                )
+        _require_finite(image)
+        return data
+
+
+def _name(image: Any) -> str:
+    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    return Path(str(path)).name if path else "the array"
+
+
+def _advice(unknown: np.ndarray) -> str:
+    """Returns what to do about values that are not declared."""
+    if not np.array_equal(np.rint(unknown), unknown):
+        return "Declare whole numbers in the task's `labels`; resample labels with nearest-neighbour interpolation."
+    return "Declare them in the task's `labels`, or correct the file."
+
+
+def _require_finite(image: torch.Tensor) -> None:
+    """Raises ValueError: what such voxels should be is not for training or evaluation to guess."""
+    count = int((~torch.isfinite(torch.as_tensor(image))).sum())
+    if count:
+        raise ValueError(
+            f"{_name(image)}: expected finite voxels in a labelled image, found {count} that are NaN or infinite. "
+            "Export the image again, or leave the case out of the datalist."
+        )
