@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from zoo_export.bundle import ZOO_NAMES, Export, export_bundle
@@ -54,15 +55,16 @@ def main() -> None:
     """Reads the command line, exports and says what was written."""
     parser = command_line()
     args = parser.parse_args()
-    shipped = args.bundle == "segmentation" and args.weights is None
     export = Export(
         bundle=args.bundle,
         name=args.name or ZOO_NAMES[args.bundle],
         trained=Trained(args.weights, args.task, args.encoder_weights),
-        card=args.card or (SHIPPED_CARD if shipped else None),
+        card=args.card,
         metrics=args.metrics,
         urls=dict(args.url),
     )
+    if export.shipped and export.card is None:
+        export = replace(export, card=SHIPPED_CARD)
     try:
         folder, archive, large = export_bundle(export, args.output)
     except (FileNotFoundError, ValueError, RuntimeError) as error:

@@ -13,11 +13,13 @@ from typing import Any
 from zoo_export.cards import Card, load_card, readme
 from zoo_export.configs import export_config
 from zoo_export.contents import BUNDLES, PLACERS, Contents, Trained
+from zoo_export.documents import write_documents
 from zoo_export.large_files import write_large_files
 from zoo_export.pins import load_pins
 from zoo_export.vendored_code import needed_modules, vendor
 
 from tskd_monai.data.atomic import read_json, write_json
+from tskd_monai.distillation.student_bundle import TEMPLATE_FILES
 
 ROOT = BUNDLES.parent
 SOURCE = ROOT / "tskd_monai"
@@ -28,6 +30,7 @@ ZOO_NAMES = {
     "diffusion_synthesis": "abdomen_mr_tskd_diffusion_synthesis",
     "distillation": "abdomen_mr_tskd_distillation",
 }
+MODEL_CARD = "model_card.md"
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that a bundle which writes students has too: it segments with one."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -54,6 +57,11 @@ class Export:
     metrics: Path | None = None
     urls: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is the student that the project ships, which its model card is about."""
+        return self.bundle == "segmentation" and self.trained.weights is None
+
 
 def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
     """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test; a former export is replaced.
@@ -73,8 +81,9 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
     try:
         contents = PLACERS[export.bundle](export.trained, draft)
         metadata, optional = fill_bundle(export.bundle, export.name, contents, draft, card)
-        text = readme(export.name, export.bundle, metadata, optional, contents.task, card, export.metrics)
-        _write_documents(export, text, card, draft / "docs")
+        model_card = BUNDLES / export.bundle / "docs" / MODEL_CARD if export.shipped else None
+        text = readme(export.name, export.bundle, metadata, optional, contents.task, card, export.metrics, model_card)
+        _write_documents(export, text, card, draft)
         large = write_large_files(draft, export.urls)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
@@ -113,6 +122,7 @@ def fill_bundle(
     if card is not None:
         metadata |= {"data_source": card.data.strip(), "tags": list(card.tags)}
         metadata |= {"weights_license": card.license, "non_commercial": card.non_commercial}
+        metadata |= {key: text for key in ("authors", "copyright") if (text := getattr(card, key)) is not None}
     write_json(folder / "configs" / "metadata.json", metadata)
     if bundle in BORROWED:
         _write_template(name, contents, folder / "segmentation")
@@ -140,19 +150,19 @@ def write_zip(folder: Path, path: Path) -> Path:
 def _write_template(name: str, contents: Contents, folder: Path) -> None:
     """Writes the bundle that students are made from, with the code that goes along with each of them."""
     metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
-    (folder / "docs").mkdir(parents=True)
     fill_bundle("segmentation", f"{name}/segmentation", Contents(contents.task, metadata, {}), folder, card=None)
-    for document in (BUNDLES / "segmentation" / "docs").glob("*.md"):
-        shutil.copyfile(document, folder / "docs" / document.name)
+    documents = [BUNDLES / "segmentation" / file for file in TEMPLATE_FILES if file.startswith("docs/")]
+    write_documents({document.name: document for document in documents}, folder, {})
 
 
-def _write_documents(export: Export, readme_text: str, card: Card | None, docs: Path) -> None:
+def _write_documents(export: Export, readme_text: str, card: Card | None, folder: Path) -> None:
     """Writes the README in the zoo's template, the project's own as `usage.md`, and the data's licence."""
+    docs = folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "README.md").write_text(readme_text, encoding="utf-8")
-    for document in sorted((BUNDLES / export.bundle / "docs").glob("*.md")):
-        usage = document.read_text(encoding="utf-8")
-        usage = usage.replace(f"bundles/{export.bundle}", export.name).replace("study/student", export.name)
-        (docs / document.name.replace("README", "usage")).write_text(usage, encoding="utf-8")
     if card is not None:
         (docs / "data_license.txt").write_text(card.data_license.strip() + "\n", encoding="utf-8")
+    own = sorted((BUNDLES / export.bundle / "docs").glob("*.md"))
+    sources = {path.name.replace("README", "usage"): path for path in own if export.shipped or path.name != MODEL_CARD}
+    replaced = {f"bundles/{export.bundle}": export.name, "study/student": export.name, "](README.md": "](usage.md"}
+    write_documents(sources, folder, replaced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -46,6 +47,8 @@ class Card:
         data_license: the data's conditions.
         training: hardware, steps, time.
         references: papers and data sets.
+        authors: of the model; None: as its metadata say.
+        copyright: of the weights; None: as its metadata say.
     """
 
     tags: tuple[str, ...]
@@ -55,6 +58,8 @@ class Card:
     data_license: str
     training: str = NOT_STATED
     references: tuple[str, ...] = ()
+    authors: str | None = None
+    copyright: str | None = None
 
 
 def load_card(path: Path) -> Card:
@@ -86,6 +91,7 @@ def readme(
     task: Task,
     card: Card | None,
     metrics: Path | None,
+    model_card: Path | None = None,
 ) -> str:
     """Returns the README in the zoo's template.
 
@@ -96,25 +102,25 @@ def readme(
         optional: versions of packages that are needed now and then.
         task: that the weights were trained for.
         card: what is known of the training; None: not stated.
-        metrics: `metrics.json` of an evaluation; None: not measured.
+        metrics: `metrics.json` of an evaluation; None: what the model card says.
+        model_card: the document with the table of results of these weights; None: not measured.
     """
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=metadata["name"],
         authors=metadata["authors"],
-        copyright=metadata["copyright"],
         tags=", ".join(card.tags) if card else "Knowledge Distillation",
         description=metadata["description"],
         limitations=" ".join([metadata["intended_use"], *([LIMITS[bundle]] if bundle in LIMITS else [])]),
         data=card.data.strip() if card else NOT_STATED,
         data_license=card.data_license.strip() if card else NOT_STATED,
         preprocessing=_preprocessing(task),
-        performance=_performance(metrics) if metrics else "Not measured for these weights.",
+        performance=_performance(metrics, model_card),
         training=card.training.strip() if card else NOT_STATED,
         command=COMMANDS[bundle].format(name=name),
         name=name,
         packages=_as_pip_takes_them(_packages(metadata)),
         optional=_as_pip_takes_them(optional),
-        weights_license=_weights_license(card),
+        weights_license=_weights_license(card, metadata["copyright"]),
         references=_references(card),
     )
 
@@ -132,11 +138,11 @@ def _references(card: Card | None) -> str:
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(texts, 1)) or NOT_STATED
 
 
-def _weights_license(card: Card | None) -> str:
+def _weights_license(card: Card | None, copyright_line: str) -> str:
     if card is None:
         return f"Weights: {NOT_STATED}"
     note = " They must not be used commercially." if card.non_commercial else ""
-    return f"Weights: {card.license}.{note}"
+    return f"Weights: {card.license}. {copyright_line.rstrip('.')}.{note}"
 
 
 def _preprocessing(task: Task) -> str:
@@ -149,8 +155,28 @@ def _preprocessing(task: Task) -> str:
     )
 
 
-def _performance(metrics: Path) -> str:
-    """A table of the means of each class."""
+def _performance(metrics: Path | None, model_card: Path | None) -> str:
+    if metrics is not None:
+        return _table_of(metrics)
+    if model_card is not None:
+        return f"{_first_table(model_card)}\n\nHow it was trained and measured: [{model_card.name}]({model_card.name})."
+    return "Not measured for these weights."
+
+
+def _first_table(document: Path) -> str:
+    """Returns the first table of a Markdown document.
+
+    Raises:
+        ValueError: when it has none.
+    """
+    found = re.search(r"(?:^\|.*\n?)+", document.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"Expected a table of results in {document}, found none; give --metrics.")
+    return found.group().strip()
+
+
+def _table_of(metrics: Path) -> str:
+    """Returns a table of the means of each class."""
     content = read_json(metrics)
     rows = ["| structure | Dice | HD95 | missed | cases |", "|---|---|---|---|---|"]
     for structure, values in {**content["classes"], "mean": content}.items():

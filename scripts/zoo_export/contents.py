@@ -10,7 +10,7 @@ from typing import Any
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.task import Task, load_task, save_task
-from tskd_monai.distillation.student_bundle import fill_data_format, load_student_weights
+from tskd_monai.distillation.student_bundle import OWNER, fill_data_format, load_student_weights
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher import RECORD_FILE, load_teacher, read_teacher_record
 from tskd_monai.training.checkpoint import save_checkpoint
@@ -60,7 +60,7 @@ def place_student(trained: Trained, folder: Path) -> Contents:
     source = trained.weights or BUNDLES / "segmentation"
     student, task = _copy_student(source, folder)
     own = read_json(source / "configs" / "metadata.json")
-    metadata = _metadata("segmentation") | {key: own[key] for key in ("name", "task", "description")}
+    metadata = _metadata("segmentation") | {key: own[key] for key in ("name", "task", "description", *OWNER)}
     settings = {name: {"student": student} for name in ("inference.json", "train.json")}
     return Contents(task, fill_data_format(metadata, task), settings)
 
@@ -69,7 +69,7 @@ def place_distilled(trained: Trained, folder: Path) -> Contents:
     """Puts a student into the `distillation` bundle, which segments with it and distils others."""
     student, task = _copy_student(_needed(trained, "distillation", "a student bundle"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
-    metadata = fill_data_format(_metadata("distillation"), task)
+    metadata = fill_data_format(_metadata("distillation") | OWNER, task)
     return Contents(task, metadata, {"inference.json": {"student": student}})
 
 
@@ -99,7 +99,7 @@ def place_teacher(trained: Trained, folder: Path) -> Contents:
         settings["encoder_weights"] = f"{OWN_MODELS}/{trained.encoder_weights.name}'"
     save_checkpoint(teacher.state_dict(), folder / WEIGHTS)
     save_task(task, folder / TASK)
-    return Contents(task, fill_data_format(_metadata("teacher_lora"), task), {"inference.yaml": settings})
+    return Contents(task, fill_data_format(_metadata("teacher_lora") | OWNER, task), {"inference.yaml": settings})
 
 
 def place_diffusion(trained: Trained, folder: Path) -> Contents:
@@ -113,7 +113,7 @@ def place_diffusion(trained: Trained, folder: Path) -> Contents:
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
     save_checkpoint(model.unet.state_dict(), folder / WEIGHTS)
     save_task(task, folder / TASK)
-    metadata = _metadata("diffusion_synthesis")
+    metadata = _metadata("diffusion_synthesis") | OWNER
     for images in metadata["network_data_format"].values():
         for image in images.values():
             image.update(num_channels=task.channels, spatial_shape=list(task.image_size))

@@ -94,8 +94,14 @@ def test_metadata_tells_the_tasks_classes(bundle: Path) -> None:
     assert metadata["task"] == "Segmentation of liver, spleen"
     assert metadata["name"].startswith("tiny: ")
     template = read(TEMPLATE / "configs" / "metadata.json")
-    kept = set(template) - {"name", "task", "description", "network_data_format"}
+    kept = set(template) - {"name", "task", "description", "network_data_format", "authors", "copyright"}
     assert {key: metadata[key] for key in kept} == {key: template[key] for key in kept}
+
+
+def test_student_of_a_user_does_not_name_the_projects_team(bundle: Path) -> None:
+    metadata, template = (read(folder / "configs" / "metadata.json") for folder in (bundle, TEMPLATE))
+    for key in ("authors", "copyright"):
+        assert "team" in template[key] and metadata[key] == "Not stated by those who trained it."
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -69,6 +70,15 @@ def zoo(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def shipped_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an export of the student that the project ships."""
+    folder = tmp_path_factory.mktemp("shipped_zoo")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        export(monkeypatch, "segmentation", "--output", folder)
+    return folder
+
+
 def test_export_has_the_files_of_the_zoo(zoo: Path) -> None:
     bundle = zoo / NAME
     wanted = ("LICENSE", "configs/inference.json", "models/model.pt", "docs/README.md", "docs/usage.md", "scripts")
@@ -81,6 +91,48 @@ def test_export_has_the_files_of_the_zoo(zoo: Path) -> None:
     assert {"nibabel", "pillow"} <= required
     assert "transformers" not in required  # nothing that a student needs
     assert f'BUNDLE_ROOT = "models/{NAME}"' in (zoo / f"test_{NAME}.py").read_text()
+
+
+def named_files(text: str) -> set[str]:
+    """Returns what looks like the path of a file of a bundle in a README."""
+    return set(re.findall(r"[\w./-]+\.(?:py|sh|md|json|yaml|pt|txt)\b", re.sub(r"https?://\S+", "", text)))
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_readme_names_only_what_is_in_the_export(shipped: bool, zoo: Path, shipped_zoo: Path) -> None:
+    bundle = (shipped_zoo if shipped else zoo) / NAME
+    readme = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    named = named_files(readme)
+    assert f"{NAME}/configs/inference.json" in named and "usage.md" in named
+    places = (bundle, bundle / "docs", bundle.parent)
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_documents_name_no_absent_script_and_no_dead_link(shipped: bool, zoo: Path, shipped_zoo: Path) -> None:
+    bundle = (shipped_zoo if shipped else zoo) / NAME
+    for document in (bundle / "docs").glob("*.md"):
+        text = document.read_text(encoding="utf-8")
+        scripts = re.findall(r"scripts/[\w./-]*\w", text)
+        assert [name for name in scripts if not (bundle / name).exists()] == [], document.name
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+        assert [link for link in links if not (document.parent / link).is_file()] == [], document.name
+
+
+def test_performance_of_the_shipped_student_is_that_of_its_model_card(shipped_zoo: Path, zoo: Path) -> None:
+    card = (ROOT / "bundles" / "segmentation" / "docs" / "model_card.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| student"))
+    readme = (shipped_zoo / NAME / "docs" / "README.md").read_text(encoding="utf-8")
+    assert row in readme.split("## **Performance**")[1].split("## **")[0]
+    assert "The tskd-monai team" in readme.split("### **Tags**")[0]
+
+
+def test_student_of_a_user_has_no_results_and_no_owner_of_the_projects(zoo: Path) -> None:
+    docs = zoo / NAME / "docs"
+    readme = (docs / "README.md").read_text(encoding="utf-8")
+    assert "Not measured for these weights." in readme and not (docs / "model_card.md").exists()
+    assert "Not stated by those who trained it." in readme.split("### **Tags**")[0]
+    assert "team" not in read_json(zoo / NAME / "configs" / "metadata.json")["copyright"]
 
 
 def test_nothing_of_the_package_is_named_in_code_and_configs(zoo: Path) -> None:
@@ -135,6 +187,7 @@ def test_distillation_gives_its_students_their_code(tmp_path: Path, make_task: C
     assert "$Path(@bundle_root) / 'segmentation'" in train and "--bundle_root zoo_name" in train
     write_student_bundle(tmp_path / "segmentation", tmp_path / "student", make_task(), "compact_unet_small", {})
     assert (tmp_path / "student" / "scripts" / "networks" / "students.py").is_file()
+    assert not (tmp_path / "segmentation" / "docs" / "model_card.md").exists()  # these are not the shipped weights
 
 
 @pytest.mark.parametrize("bundle", list(ZOO_NAMES))

@@ -33,6 +33,8 @@ TEMPLATE_FILES = (
     "docs/monai_label.md",
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
+OWNER = {"authors": "Not stated by those who trained it.", "copyright": "Not stated by those who trained it."}
+"""In the metadata of a user's model, which is the user's: for them to fill in."""
 VENDORED_CODE = "scripts"
 """Folder of the code that an exported bundle brings along; a template of the project has none."""
 
@@ -176,10 +178,11 @@ def fill_data_format(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
-    """The template's metadata with the task's channels and classes."""
+    """The template's metadata with the task's channels and classes, and without the template's owner."""
     names = ", ".join(task.foreground.values())
     return {
         **fill_data_format(metadata, task),
+        **OWNER,
         "name": f"{task.name}: segmentation by a distilled student",
         "task": f"Segmentation of {names}",
         "description": f"A small student distilled from a tuned foundation model. Classes: {names}.",

@@ -46,7 +46,7 @@ def test_readme_has_the_zoos_sections_and_what_the_card_says(tmp_path: Path, mak
     written = text(make_task(), card)
     assert all(f"**{section}**" in written for section in SECTIONS)
     assert "Three phantoms." in written and "[1] A paper." in written
-    assert "Weights: cc-by-nc-sa-4.0. They must not be used commercially." in written
+    assert "Weights: cc-by-nc-sa-4.0. Copyright (c) The team. They must not be used commercially." in written
     assert "pip install monai==1.6.1 torch==2.13.0 numpy==2.2.6 nibabel==5.4.2" in written
     assert "--bundle_root zoo_name --config_file zoo_name/configs/inference.json" in written
 
@@ -69,6 +69,19 @@ def test_performance_is_a_table_of_the_metrics(tmp_path: Path, make_task: Callab
     written = text(make_task(), None, tmp_path / "metrics.json")
     assert "| liver | 0.800 ± - | - ± - mm | 1 | 1 |" in written
     assert "| mean | 0.800 ± - |" in written
+
+
+def test_performance_without_metrics_is_the_table_of_the_model_card(
+    tmp_path: Path, make_task: Callable[..., Task]
+) -> None:
+    document = tmp_path / "model_card.md"
+    document.write_text("# Card\n\nText | with a bar.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n| other |\n")
+    written = readme("zoo_name", "segmentation", METADATA, {}, make_task(), None, None, document)
+    assert "| a | b |\n|---|---|\n| 1 | 2 |\n\nHow it was trained and measured: [model_card.md]" in written
+    assert "Not measured" not in written and "| other |" not in written
+    document.write_text("# Card\n")
+    with pytest.raises(ValueError, match=r"Expected a table of results in .*model_card\.md, found none"):
+        readme("zoo_name", "segmentation", METADATA, {}, make_task(), None, None, document)
 
 
 @pytest.mark.parametrize("changes", [{"license": None}, {"licence": "x"}])

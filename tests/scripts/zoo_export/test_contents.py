@@ -26,6 +26,7 @@ def test_student_comes_with_its_task_size_and_classes(tmp_path: Path, make_task:
     assert contents.settings["inference.json"] == {"student": "compact_unet_base"}
     assert contents.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
     assert "liver, spleen" in contents.metadata["task"]
+    assert contents.metadata["authors"] == "Not stated by those who trained it."
 
 
 def test_weights_of_another_student_are_refused(tmp_path: Path, make_task: Callable[..., Task]) -> None:
@@ -42,8 +43,9 @@ def test_teacher_is_whole_in_its_folder_and_in_one_file(tmp_path: Path, make_tas
         encoder="sam_demo", encoder_weights="shipped", image_size=(32, 32), num_classes=task.num_classes
     )
     save_teacher(teacher, tmp_path / "teacher", task_hash=task.hash)
-    place_teacher(Trained(tmp_path / "teacher", tmp_path / "task.json"), tmp_path / "export")
+    contents = place_teacher(Trained(tmp_path / "teacher", tmp_path / "task.json"), tmp_path / "export")
     models = tmp_path / "export" / "models"
+    assert contents.metadata["authors"] == "Not stated by those who trained it."
     placed = load_teacher(models / "teacher", models / "demo_sam_encoder.safetensors", task_hash=task.hash)
     weights = torch.load(models / "model.pt", weights_only=True)
     assert placed.load_state_dict(weights).missing_keys == []
