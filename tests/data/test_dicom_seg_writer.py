@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirstd, SaveImaged
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.dataset import FileDataset
 
 from tskd_monai.data.dicom_reader import read_grid
@@ -222,6 +223,76 @@ def test_blank_uids_are_refused(tmp_path, write_series):
     folder = write_series(tmp_path / "series", edit=lambda d, _: setattr(d, "StudyInstanceUID", "")).folder
     with pytest.raises(RuntimeError, match="found StudyInstanceUID blank; write .nii.gz instead"):
         save(label_map(folder), tmp_path / "out")
+
+
+def raw(tags: dict[str, Any]) -> Any:
+    """Returns the edit that sets values as files hold them, valid or not."""
+
+    def edit(dataset: FileDataset, index: int) -> None:
+        with config.disable_value_validation():
+            for tag, value in tags.items():
+                setattr(dataset, tag, value)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("PatientSex", "U"),
+        ("PatientSex", "male"),
+        ("PatientBirthDate", "19701399"),
+        ("PatientBirthTime", "10:10"),
+        ("PatientAge", "45"),
+        ("StudyDate", "00000000"),
+        ("StudyDate", "2024-01-31"),
+        ("StudyTime", "10:10:10"),
+    ],
+)
+def test_value_of_no_valid_format_is_left_blank_with_a_warning(tmp_path, write_series, caplog, recwarn, tag, value):
+    folder = write_series(tmp_path / "series", edit=raw({tag: value, "PatientID": "7"})).folder
+    caplog.set_level(logging.INFO)
+    path = save(label_map(folder), tmp_path / "out")
+    written = dcmread(path)
+    assert not written.get(tag) and written.PatientID == "7"
+    assert f": {tag} is no valid value; the DICOM SEG leaves it blank." in caplog.text
+    assert value not in caplog.text and not any(value in str(warning.message) for warning in recwarn)
+    np.testing.assert_array_equal(read_back(path, folder), label_map(folder)[0])
+
+
+@pytest.mark.parametrize(("tag", "value"), [("PatientID", "P" * 90), ("AccessionNumber", "A" * 40)])
+def test_text_that_is_too_long_stays_the_sources(tmp_path, write_series, tag, value):
+    folder = write_series(tmp_path / "series", edit=raw({tag: value})).folder
+    assert dcmread(save(label_map(folder), tmp_path / "out"))[tag].value == value
+
+
+@pytest.mark.parametrize("tag", ["StudyInstanceUID", "FrameOfReferenceUID"])
+@pytest.mark.parametrize("value", ["1.2.840.anon.77", "1.2." + "3" * 70, "1.2.03.4"])
+def test_ill_formed_uids_are_refused_by_the_element(tmp_path, write_series, tag, value):
+    folder = write_series(tmp_path / "series", edit=raw({tag: value})).folder
+    with pytest.raises(RuntimeError, match=f"found {tag} ill-formed; write .nii.gz instead"):
+        save(label_map(folder), tmp_path / "out")
+
+
+def test_repeated_instance_uids_are_refused(tmp_path, write_series):
+    folder = write_series(tmp_path / "series", edit=raw({"SOPInstanceUID": "1.2.3.4"})).folder
+    with pytest.raises(RuntimeError, match=r"Expected an SOPInstanceUID for each file of .*, found 4 repeated"):
+        save(label_map(folder), tmp_path / "out")
+
+
+def test_what_highdicom_refuses_is_told_without_its_values(tmp_path, write_series, monkeypatch):
+    def refuse(**options: Any) -> None:
+        raise AttributeError("Doe^Jane is not a name")
+
+    folder = write_series(tmp_path / "series").folder
+    pred = label_map(folder)
+    monkeypatch.setattr(hd.seg, "Segmentation", refuse)
+    writer = DicomSegWriter(labels=LABELS)
+    writer.set_data_array(pred)
+    writer.set_metadata(pred.meta)
+    with pytest.raises(ValueError, match=r"Expected a series .* highdicom refuses \(AttributeError\); write") as raised:
+        writer.write(tmp_path / "a.dcm")
+    assert "Doe" not in str(raised.value) and not (tmp_path / "a.dcm").exists()
 
 
 def test_values_without_a_label_are_refused(tmp_path, write_series):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monai.config import DtypeLike, PathLike
-from pydicom import dcmread
 
 from tskd_monai.data.atomic import atomic_path
+from tskd_monai.data.dicom_log import keep_values_out_of_logs
+from tskd_monai.data.dicom_series import series_title
 from tskd_monai.data.dicom_stack import REFUSE
 from tskd_monai.data.nifti import corner_distance, same_grid
 from tskd_monai.data.segment_codes import segment_codings
@@ -21,13 +23,11 @@ from tskd_monai.data.task import Label
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
-    from pydicom.dataset import Dataset
 
     from tskd_monai.data.dicom_geometry import SeriesGrid
 
 logger = logging.getLogger(__name__)
 
-REQUIRED_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 UTF_8 = "ISO_IR 192"
 """Holds any name; the source's own character set may be blank or a combination, which highdicom does not take."""
 
@@ -100,18 +100,20 @@ class DicomSegWriter(LabelMapWriter):
         Raises:
             FileNotFoundError: when the source series is no longer there.
             TypeError: when an option is given.
-            ValueError: when the source is no DICOM series, lies on another grid, or lacks UIDs to refer to, or when
-                the map has a value that is no label's.
+            ValueError: when the source is no DICOM series, lies on another grid, or lacks UIDs to refer to or repeats
+                them, when the map has a value that is no label's, or when highdicom refuses the source otherwise.
         """
         path = checked_output_path(filename, (".dcm",), kwargs)
-        segmentation = self._segmentation(self._source_grid())
-        with atomic_path(path) as temporary:
-            segmentation.save_as(temporary, enforce_file_format=True)
+        keep_values_out_of_logs()
+        grid = self._source_grid()
+        with _refusals_explained(), atomic_path(path) as temporary:
+            self._segmentation(grid).save_as(temporary, enforce_file_format=True)
         log_written(path, verbose)
 
     def _source_grid(self) -> SeriesGrid:
         """Returns the grid of the source series, or refuses one that the label map does not lie on."""
         from tskd_monai.data.dicom_reader import read_grid
+        from tskd_monai.data.dicom_seg_source import check_source
 
         folder = Path(str(self.metadata.get("filename_or_obj", "")))
         if not self.metadata.get("series_hash"):
@@ -126,21 +128,19 @@ class DicomSegWriter(LabelMapWriter):
                 f"Expected the grid of {folder}, {grid.shape}, found a label map of {self.labels_array.shape}, "
                 f"{distance:.3g} mm off; the series changed since it was read."
             )
-        blank = [tag for tag in REQUIRED_UIDS if any(not header.get(tag) for header in grid.headers)]
-        if blank:
-            raise ValueError(
-                f"Expected UIDs that a DICOM SEG can refer to in {folder}, found {', '.join(blank)} blank; "
-                "write .nii.gz instead."
-            )
+        check_source(grid.headers, str(folder))
         return grid
 
     def _segmentation(self, grid: SeriesGrid) -> Segmentation:
         import highdicom as hd
 
+        from tskd_monai.data.dicom_seg_source import source_images
+
         descriptions = [self._description(number, label) for number, label in enumerate(self.labels, start=1)]
-        source_images, pixels = _source_images(grid, self._segment_numbers(grid))
+        name = series_title(str(self.metadata.get("series_uid") or ""))
+        images, pixels = source_images(grid, self._segment_numbers(grid), name)
         return hd.seg.Segmentation(
-            source_images=source_images,
+            source_images=images,
             pixel_array=pixels,
             segmentation_type=hd.seg.SegmentationTypeValues(self.segmentation_type),
             segment_descriptions=descriptions,
@@ -198,6 +198,22 @@ class DicomSegWriter(LabelMapWriter):
         return description
 
 
+@contextmanager
+def _refusals_explained() -> Iterator[None]:
+    """Turns what highdicom and pydicom raise on an odd source into a message without the values that theirs name."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith("Expected"):
+            raise
+        raise ValueError(
+            f"Expected a series that a DICOM SEG can be made of, found one whose headers highdicom refuses "
+            f"({type(error).__name__}); write .nii.gz instead."
+        ) from error
+
+
 def _as_label(label: Label | Mapping[str, Any] | Sequence[Any]) -> Label:
     if isinstance(label, Label):
         return label
@@ -205,39 +221,6 @@ def _as_label(label: Label | Mapping[str, Any] | Sequence[Any]) -> Label:
         return Label(**label) if isinstance(label, Mapping) else Label(*label)
     except TypeError as error:
         raise ValueError(f"Expected value, name and perhaps snomed for a label, found {label}.") from error
-
-
-def _source_images(grid: SeriesGrid, segments: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
-    """Returns the images that highdicom takes and the segments (frames, rows, columns) in their order.
-
-    Classic images come one per slice. An enhanced image is one for all of its frames, which have an order of their own.
-
-    Raises:
-        ValueError: when the slices are a part of an enhanced image, or spread over several.
-    """
-    frames = [header.get("ReferencedFrameNumber") for header in grid.headers]
-    if not any(frames):
-        return [_with_required_tags(header) for header in grid.headers], segments
-    paths = {str(header.filename) for header in grid.headers}
-    image = dcmread(paths.pop(), stop_before_pixels=True)
-    if paths or int(image.NumberOfFrames) != len(frames):
-        raise ValueError(
-            f"Expected one enhanced image with the {len(frames)} slices of the series, found several or other frames; "
-            "write .nii.gz instead."
-        )
-    return [_with_required_tags(image)], segments[np.argsort(frames)]
-
-
-def _with_required_tags(header: Dataset) -> Dataset:
-    """Returns the header with the patient and study tags that SEG copies, empty where the source leaves them out."""
-    source = header.copy()
-    for tag in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        if tag not in source:
-            setattr(source, tag, "")
-    for tag in ("StudyDate", "StudyTime"):
-        if tag not in source:
-            setattr(source, tag, None)
-    return source
 
 
 def _require_highdicom() -> None:

@@ -15,6 +15,7 @@ from pydicom.uid import UID
 
 from tskd_monai.data.dicom_frames import frame_headers
 from tskd_monai.data.dicom_header import damaged, is_no_image, is_text, read_header
+from tskd_monai.data.dicom_log import keep_values_out_of_logs
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.nifti import NIFTI_SUFFIXES
 
@@ -81,6 +82,7 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
     folder = Path(folder).absolute()  # so that `.` has a name
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected a folder with a DICOM series at {folder}, found none; check the path.")
+    keep_values_out_of_logs()
     series, localizers, ignored = _scan(folder)
     if not series and not localizers:
         found = counted(ignored) if ignored else "no DICOM file"
