@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tskd_monai.evaluation.report_content import read_history
-from tskd_monai.evaluation.summary import COLUMNS, read_metrics
+from tskd_monai.evaluation.summary import COLUMNS, pixel_names, read_metrics
 
 HEAD = ",".join(COLUMNS)
 ROW = "a,1,liver,0.9,0.8,2.5,1.0,0.9,1500.0,1490.0,0"
@@ -33,6 +33,13 @@ def test_a_damaged_history_is_refused_by_name(tmp_path: Path, content: bytes, me
     with pytest.raises(ValueError, match=message) as raised:
         read_history(tmp_path / "history.jsonl")
     assert type(raised.value) is ValueError
+
+
+def test_a_table_in_pixels_that_lacks_a_column_is_refused_by_the_name_it_has_there(tmp_path: Path) -> None:
+    names = list(pixel_names().values())
+    (tmp_path / "metrics.csv").write_text(",".join(name for name in names if name != "area_px") + f"\n{ROW[2:]}\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv, missing area_px"):
+        read_metrics(tmp_path / "metrics.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from tskd_monai.data.task import Label, Task
 from tskd_monai.evaluation.scoring import score_segmentations
+from tskd_monai.evaluation.summary import read_metrics
 
 ENTRIES = [("7", "left"), ("7", "right"), ("8", "x")]
 
@@ -76,6 +78,23 @@ def test_images_are_scored_as_png(tmp_path: Path, make_task: Callable[..., Task]
     score_segmentations(task, datalist, "test", tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
     assert [(row["name"], float(row["dice"])) for row in rows] == [("vessel", 1.0)] * 3
+
+
+def test_files_state_pixels_where_there_are_no_mm(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    mask = (labels()[:, :, 1] > 0).astype(np.uint8) * 255
+    datalist = write_study(tmp_path, mask, ".png")
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.png", np.roll(mask, 1, axis=0))
+    task = make_task(axcodes=None, labels=(Label(0, "background"), Label(255, "vessel")))
+    summary = score_segmentations(task, datalist, "test", tmp_path / "out")
+    table = (tmp_path / "out" / "metrics.csv").read_text()
+    assert not re.search("mm|ml", table + (tmp_path / "out" / "metrics.json").read_text())
+    first = next(csv.DictReader(table.splitlines()))
+    assert float(first["area_px"]) == float(first["reference_area_px"]) == (mask > 0).sum()
+    assert float(first["hd95_px"]) == summary["hd95_px"]["mean"] == summary["classes"]["vessel"]["hd95_px"]["mean"] == 1
+    assert summary["nsd_tolerance_px"] == 2
+    row = read_metrics(tmp_path / "out" / "metrics.csv")[0]  # as in memory: a pixel counts as a cubic mm
+    assert (row["hd95_mm"], row["volume_ml"]) == (1, pytest.approx((mask > 0).sum() / 1000))
 
 
 def test_missing_segmentation_is_named_and_nothing_written(tmp_path: Path, make_task: Callable[..., Task]) -> None:

@@ -35,9 +35,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import listed_values
 from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
-from tskd_monai.evaluation.summary import COLUMNS, Row, summarise
+from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, Row, pixel_names, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,8 @@ def evaluate_cases(
         cases: entries with "case" (the patient), "label" and "prediction" (files). A patient may have several entries,
             such as two eyes; the summary averages them first.
         labels: value -> name of the foreground labels.
-        output_csv: file to write, for instance `metrics.csv`; empty cells are NaN.
+        output_csv: file to write, for instance `metrics.csv`; empty cells are NaN. Where all labels are 2D image files,
+            distances and sizes are in pixels there and in the summary, under names that say so.
         nsd_tolerance_mm: tolerance of NSD in mm.
         seed: of the bootstrap interval.
 
@@ -140,10 +142,14 @@ def evaluate_cases(
     for entry in tqdm(cases, desc="Evaluating", unit="case"):
         prediction, reference = Path(entry["prediction"]), Path(entry["label"])
         rows += evaluate_case(prediction, reference, labels, str(entry["case"]), nsd_tolerance_mm)
-    summary = {**summarise(rows, seed), "images": len(cases), "nsd_tolerance_mm": nsd_tolerance_mm}
+    pixels = all(is_image_file(entry["label"]) for entry in cases)
+    summary = summarise(rows, seed)
+    if pixels:
+        summary = _in_pixels(summary) | {"classes": {name: _in_pixels(of) for name, of in summary["classes"].items()}}
+    summary |= {"images": len(cases), f"nsd_tolerance_{'px' if pixels else 'mm'}": nsd_tolerance_mm}
     output_csv = Path(output_csv)
     with atomic_path(output_csv) as temporary:
-        temporary.write_text(_as_csv(rows), encoding="utf-8", newline="")
+        temporary.write_text(_as_csv(rows, pixels), encoding="utf-8", newline="")
     write_json(output_csv.with_suffix(".json"), summary)
     return summary
 
@@ -214,11 +220,18 @@ def _surface_distances(
     return np.asarray(outward), np.asarray(inward)
 
 
-def _as_csv(rows: Sequence[Row]) -> str:
+def _in_pixels(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a summary whose distances are named as what they are in images without mm."""
+    return {IN_PIXELS[key][0] if key in IN_PIXELS else key: value for key, value in summary.items()}
+
+
+def _as_csv(rows: Sequence[Row], pixels: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    names = pixel_names() if pixels else dict(zip(COLUMNS, COLUMNS, strict=True))
+    writer = csv.DictWriter(text, list(names.values()), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+        cells = {names[key]: row[key] * IN_PIXELS[key][1] if names[key] != key else row[key] for key in COLUMNS}
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in cells.items()}
         writer.writerow({key: "" if value != value else value for key, value in rounded.items()})
     return text.getvalue()

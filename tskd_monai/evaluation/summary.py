@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -15,10 +15,20 @@ Row = dict[str, Any]
 METRICS = ("dice", "iou", "hd95_mm", "assd_mm", "nsd")
 NUMBERS = (*METRICS, "volume_ml", "reference_volume_ml")
 COLUMNS = ("case", "label", "name", *NUMBERS, "missed")
+IN_PIXELS = {
+    "hd95_mm": ("hd95_px", 1),
+    "assd_mm": ("assd_px", 1),
+    "volume_ml": ("area_px", 1000),
+    "reference_volume_ml": ("reference_area_px", 1000),
+}
+"""What files call the numbers of 2D image files, which have no mm, and how many of it a row's number is.
+
+In rows a pixel counts as 1 mm x 1 mm x 1 mm, so that one code compares all images.
+"""
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Returns the rows of a metrics.csv; empty cells are NaN.
+    """Returns the rows of a metrics.csv, in mm and mL or in pixels; empty cells are NaN.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -30,15 +40,22 @@ def read_metrics(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            rows = [] if missing else [_typed(row) for row in reader]
+            found = reader.fieldnames or ()
+            names = pixel_names() if "hd95_px" in found else dict(zip(COLUMNS, COLUMNS, strict=True))
+            missing = [name for name in names.values() if name not in found]
+            rows = [] if missing else [_typed(row, names) for row in reader]
     except (ValueError, csv.Error) as error:  # of the encoding, or of a cell
         raise ValueError(f"Expected the metrics of a method in {path}, found {error}; evaluate again.") from error
     if missing:
-        raise ValueError(f"Expected the columns {', '.join(COLUMNS)} in {path}, missing {', '.join(missing)}.")
+        raise ValueError(f"Expected the columns {', '.join(names.values())} in {path}, missing {', '.join(missing)}.")
     if not rows:
         raise ValueError(f"Expected at least one row of metrics in {path}, found none.")
     return rows
+
+
+def pixel_names() -> dict[str, str]:
+    """Returns the column of a file in pixels for each column of one in mm and mL."""
+    return {column: IN_PIXELS[column][0] if column in IN_PIXELS else column for column in COLUMNS}
 
 
 def finite_mean(values: Iterable[float]) -> float:
@@ -102,9 +119,12 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _typed(row: dict[Any, Any]) -> Row:
+def _typed(row: dict[Any, Any], names: Mapping[str, str]) -> Row:
     """Returns a row with numbers as such; DictReader puts what is too much under None, and None where cells lack."""
     if None in row or None in row.values() or not row["case"] or not row["name"]:
-        raise ValueError(f"a row of other cells than {', '.join(COLUMNS)}")
+        raise ValueError(f"a row of other cells than {', '.join(names.values())}")
     typed: Row = {"case": row["case"], "label": int(row["label"]), "name": row["name"], "missed": int(row["missed"])}
-    return typed | {column: float(row[column]) if row[column] else float("nan") for column in NUMBERS}
+    for column in NUMBERS:
+        cell, parts = row[names[column]], IN_PIXELS[column][1] if names[column] != column else 1
+        typed[column] = float(cell) / parts if cell else float("nan")
+    return typed
