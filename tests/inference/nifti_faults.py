@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
 from phantom_scan import SHAPE, grid, nifti, scanned
+from PIL import Image
 
 from tskd_monai.data.phantom import Grid
 
@@ -101,6 +102,28 @@ def _claiming(name: str):
     return make
 
 
+def _spaced(factor: float):
+    """The spacing in the plane is written in another unit."""
+
+    def make(folder: Path) -> Given:
+        given = nifti(folder)
+        image = nib.load(given.path)
+        affine = image.affine @ np.diag([factor, factor, 1, 1])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), given.path)
+        return given
+
+    return make
+
+
+def _of_shape(*shape: int):
+    return lambda folder: nifti(folder, values=np.full(shape, 7, np.int16))
+
+
+def _picture(folder: Path) -> Given:
+    Image.fromarray(np.zeros((40, 30), np.uint8)).save(folder / "shot.png")
+    return Given(folder / "shot.png")
+
+
 ROWS = [
     Row("NIfTI in all 48 axis orientations, left-handed too", EXACT, _orientations()),
     Row("NIfTI, oblique", EXACT, [lambda folder: nifti(folder, grid(rotation=(10.0, -15.0, 20.0)))]),
@@ -119,6 +142,16 @@ ROWS = [
     Row("NIfTI, 4D with one volume", REPAIRED, [_volumes(1)], "it is read as one 3D volume"),
     Row("NaN and infinite voxels", REPAIRED, [_not_numbers], "3 NaN or infinite voxels are left out", dice=0.99),
     Row("constant image", REPAIRED, [_constant], "The image is constant; it becomes 0 throughout", dice=None),
+    Row(
+        "NIfTI, spacing in the plane a thousand times too large", REFUSED, [_spaced(1000)], "pixels of at most 10 times"
+    ),
+    Row(
+        "NIfTI, spacing in the plane a thousand times too small", REFUSED, [_spaced(0.001)], "at least 2 pixels a side"
+    ),
+    Row(
+        "NIfTI of one pixel, or one row of pixels", REFUSED, [_of_shape(1, 1, 1), _of_shape(1, 40, 9)], "pixels a side"
+    ),
+    Row("2D image file for a model of volumes", REFUSED, [_picture], "which has no spacing and no orientation"),
     Row("truncated .nii.gz", REFUSED, [_cut(-20), _cut(300)], "scan.nii.gz truncated or damaged"),
     Row("zero-byte .nii.gz", REFUSED, [_cut(0)], "found no gzip data"),
     Row("NIfTI header claiming more voxels", REFUSED, [_claiming("scan.nii")], "its header claims"),
