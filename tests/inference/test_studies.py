@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.inference.studies import find_studies, own_share
 
 
@@ -141,6 +143,67 @@ def test_name_of_a_folder_in_a_tree_is_no_hash_that_could_be_guessed(tmp_path: P
     assert first["name"] != second["name"]
     with pytest.raises(ValueError, match="Expected --output_dir with --tree"):
         find_studies(tree=tmp_path / "tree")
+
+
+def series(folder: Path, number: int = 1) -> list[Path]:
+    """Writes a small DICOM series."""
+    voxels = np.zeros((8, 8, 6), np.uint16)
+    return list(write_dicom_series(folder, voxels, np.diag([-2.0, -2.0, 4.0, 1.0]), seed=1, series_number=number))
+
+
+def test_picture_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    series(tmp_path / "tree" / "Doe")
+    touch(tmp_path / "tree" / "Doe" / "preview.png")
+    assert find_studies(tmp_path / "tree" / "Doe") == [{"image": str(tmp_path / "tree" / "Doe")}]
+    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    assert found == [{"image": str(tmp_path / "tree" / "Doe")}]
+    assert "--tree: left out 1 picture." in caplog.text and "Doe" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("where", "file", "kind"), [(".", "scan.nii.gz", r"1 NIfTI file\(s\)"), ("below", "preview.png", r"1 picture\(s\)")]
+)
+def test_folder_of_two_kinds_of_images_is_refused(tmp_path: Path, where: str, file: str, kind: str) -> None:
+    series(tmp_path / "7" / where)
+    touch(tmp_path / "7" / file)
+    with pytest.raises(ValueError, match=f"Expected images of one kind in .*, found {kind} beside a DICOM series"):
+        find_studies(tmp_path / "7")
+
+
+def test_what_a_folder_leaves_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path / "Doe.nii", tmp_path / "Doe_seg.nii.gz", tmp_path / "Doe.bin", tmp_path / "more" / "a.nii")
+    assert [study["name"] for study in find_studies(tmp_path)] == ["Doe"]
+    assert "--image: left out 1 other file, 1 earlier segmentation, 1 subfolder." in caplog.text
+    assert "Doe" not in caplog.text
+
+
+def test_segmentation_of_an_earlier_run_is_an_image_only_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "0a1b2c3d_seg.nii.gz"
+    touch(path)
+    assert [study["name"] for study in find_studies(path)] == ["0a1b2c3d_seg"]
+    with pytest.raises(FileNotFoundError, match="found only 1 earlier segmentation; name a file to segment it"):
+        find_studies(tmp_path)
+
+
+def test_outputs_inside_a_tree_are_no_studies(tmp_path: Path) -> None:
+    touch(tmp_path / "P1" / "t2.nii.gz")
+    first = find_studies(tree=tmp_path, output_dir=tmp_path)
+    touch(tmp_path / f"{first[0]['name']}_seg.nii.gz", tmp_path / "records" / "x.png", tmp_path / "private" / "x.png")
+    assert find_studies(tree=tmp_path, output_dir=tmp_path) == first
+
+
+def test_series_spread_over_folders_of_a_tree_is_one_study(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "P1" / "B").mkdir(parents=True)
+    for path in series(tmp_path / "tree" / "P1" / "A")[3:]:
+        path.rename(tmp_path / "tree" / "P1" / "B" / path.name)
+    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    assert found == [{"image": str(tmp_path / "tree" / "P1")}]
+
+
+def test_tree_of_reports_only_is_refused_by_what_it_holds(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.bin", tmp_path / "P1" / "viewer.bin")
+    with pytest.raises(FileNotFoundError, match="Expected images or DICOM series in .*, found 2 other files; check"):
+        find_studies(tree=tmp_path, output_dir=tmp_path / "out")
 
 
 @pytest.mark.parametrize("case", ["=1+1", "@SUM(A1)", "-1", "a\nb"])

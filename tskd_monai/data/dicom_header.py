@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.misc import is_dicom
 from pydicom.sequence import Sequence
 
 from tskd_monai.data.dicom_claims import check_inflation
@@ -37,11 +38,15 @@ TEXTS = ("SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", 
 SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence")
 
 
-def read_header(path: Path) -> FileDataset | None:
+def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None:
     """Returns a DICOM file's header, or None when the file is of another format.
 
     Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class. A file
     without ending that is neither is damaged, unless it is a text.
+
+    Args:
+        path: of the file.
+        tags: keywords of the elements to read; all when None.
 
     Raises:
         ValueError: when the name says DICOM and the content does not, or an element is damaged.
@@ -51,7 +56,7 @@ def read_header(path: Path) -> FileDataset | None:
     looks_like_dicom = may_be_dicom(path)
     try:
         check_inflation(path)
-        header: FileDataset | None = dcmread(path, stop_before_pixels=True)
+        header: FileDataset | None = dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except InvalidDicomError:
         header = _read_without_preamble(path) if looks_like_dicom else None
     except Exception as error:  # damaged bytes make pydicom fail in many ways
@@ -61,6 +66,15 @@ def read_header(path: Path) -> FileDataset | None:
     if header is not None:
         require_elements(header, path)
     return header
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Returns whether a file is DICOM by its ending or its content."""
+    if is_no_image(path):
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path):
+        return True
+    return may_be_dicom(path) and _read_without_preamble(path) is not None
 
 
 def is_no_image(path: Path) -> bool:

@@ -34,8 +34,8 @@ DERIVED_CLASSES = {
 }
 """SOP classes that have pixels but are made from images: PS3.4 table B.5-1."""
 
-LOCALIZER = "LOCALIZER"
-"""Among the values of ImageType: an image by which a scan was planned (PS3.3 C.8.2.1.1.1)."""
+LOCALIZER = "localizer"
+"""An image that a scan was planned on: in capitals among the values of ImageType (PS3.3 C.8.2.1.1.1)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
     if named:
         logger.warning("%s is a localizer.", series_title(named.uid))
     elif localizers:
-        ignored["localizer"] = sum(len(item.headers) for item in localizers)
+        ignored[LOCALIZER] = sum(len(item.headers) for item in localizers)
     if ignored:
         logger.warning("%s: ignored %s.", series_title(chosen.uid), counted(ignored))
     subfolders = {Path(str(header.filename)).parent for header in chosen.headers} - {folder}
@@ -113,11 +113,11 @@ def _scan(folder: Path) -> tuple[list[SeriesFiles], list[SeriesFiles], Counter[s
     ignored: Counter[str] = Counter()
     for path in _files(folder):
         header = read_header(path)
-        kind = file_kind(path) if header is None else _kind(header)
-        if header is None or kind:
+        kind = file_kind(path) if header is None else image_kind(header)
+        if header is None or kind not in ("", LOCALIZER):
             ignored[kind] += not is_no_image(path)
         else:
-            groups = localizers if LOCALIZER in (header.get("ImageType") or ()) else images
+            groups = localizers if kind else images
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).extend(frame_headers(header))
     return _largest_first(images), _largest_first(localizers), +ignored
 
@@ -150,13 +150,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _kind(header: FileDataset) -> str:
-    """Returns an empty string for an image, else the name of what it is; refuses an image whose header is cut short."""
+def image_kind(header: FileDataset) -> str:
+    """Returns an empty string for an image of a scan, else what it is called.
+
+    Raises:
+        ValueError: when the header is cut short.
+    """
     sop_class = UID(str(header.get("SOPClassUID") or _media_class(header)))
     if sop_class in DERIVED_CLASSES:
         return DERIVED_CLASSES[sop_class]
     if header.get("Rows") and header.get("Columns"):
-        return ""
+        return LOCALIZER if LOCALIZER.upper() in (header.get("ImageType") or ()) else ""
     if not sop_class or sop_class.name.endswith("Image Storage"):
         raise ValueError(damaged(Path(str(header.filename)), "no Rows and Columns"))
     return str(header.get("Modality") or sop_class.name)

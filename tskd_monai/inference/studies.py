@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydicom.misc import is_dicom
 
 from tskd_monai.data.datalist import load_section, study_names
-from tskd_monai.data.dicom_header import DICOM_SUFFIXES
-from tskd_monai.data.output_names import IMAGE_ENDINGS, file_stem
+from tskd_monai.data.dicom_header import is_dicom_file
+from tskd_monai.data.dicom_series import counted
+from tskd_monai.data.dicom_tree import series_folders
+from tskd_monai.data.output_names import file_stem
+from tskd_monai.data.private_files import FOLDER as PRIVATE
 from tskd_monai.data.private_files import private_name
+from tskd_monai.inference.study_files import EARLIER, RECORDS, sort_files
+
+logger = logging.getLogger(__name__)
 
 Study = dict[str, str]
 """`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
@@ -36,16 +43,19 @@ def find_studies(
 
     Args:
         image: a NIfTI or 2D image file, a folder of such files, a folder with one DICOM series, or a list of these.
+            In a folder, segmentations of earlier runs and other files are left out with a warning, and so are pictures
+            beside a series; any file is taken that is named itself.
         datalist: taken when there is neither `image` nor `tree`.
         section: of the datalist.
         fold: of the datalist.
-        tree: a folder of which every image file, and every folder that holds DICOM files, is a study.
+        tree: a folder of which every image file, and every folder that holds a DICOM series, is a study; what is left
+            out is as for `image`. A series that is spread over several folders is one study.
         output_dir: of the run, whose private key makes the names of a tree's files; needed with `tree`.
 
     Raises:
         FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
-        ValueError: when none or two of them are given, a name is no file name, or two images would be written under
-            one.
+        ValueError: when none or two of them are given, a folder holds images of two kinds, a name is no file name, or
+            two images would be written under one.
     """
     if image is not None and tree is not None:
         raise ValueError("Expected --image or --tree, found both; give one.")
@@ -78,16 +88,38 @@ def own_share(studies: Sequence[Study]) -> list[Study]:
 
 
 def _image_files(path: Path) -> list[Path]:
+    """Returns a file, the image files of a folder, or a folder whose images are a DICOM series."""
     if not path.exists():
         raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
     if path.is_file():
         return [path]
-    return sorted(file for file in path.iterdir() if _is_image(file)) or [path]
+    files = sort_files(path, (file for file in path.iterdir() if file.is_file()))
+    volumes = len(files.images) - len(files.pictures)
+    beside = bool(volumes) if files.dicom else bool(files.pictures) and _has_dicom_below(path)
+    if beside:
+        kind = f"{volumes} NIfTI file(s)" if volumes else f"{len(files.pictures)} picture(s)"
+        raise ValueError(
+            f"Expected images of one kind in {path}, found {kind} beside a DICOM series; "
+            "name the file or the folder that is meant."
+        )
+    if not files.images and files.left_out[EARLIER] and not _has_dicom_below(path):
+        raise FileNotFoundError(
+            f"Expected images in {path}, found only {counted(files.left_out)}; name a file to segment it all the same."
+        )
+    if not files.images or files.dicom:
+        return [path]
+    subfolders = Counter({"subfolder": sum(folder.is_dir() for folder in path.iterdir())})
+    _log_left_out("--image", files.left_out + subfolders)
+    return files.images
 
 
-def _is_image(file: Path) -> bool:
-    # Hidden files are not scans: macOS leaves one such as `._scan.nii.gz` beside each on foreign disks.
-    return file.name.lower().endswith(IMAGE_ENDINGS) and file.name[0] != "."
+def _has_dicom_below(folder: Path) -> bool:
+    return any(is_dicom_file(file) for file in folder.rglob("*") if file.is_file())
+
+
+def _log_left_out(option: str, kinds: Counter[str]) -> None:
+    if kinds:
+        logger.warning("%s: left out %s.", option, counted(kinds))
 
 
 def _study(path: Path) -> Study:
@@ -96,26 +128,35 @@ def _study(path: Path) -> Study:
 
 
 def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
-    """Returns the image files and the folders of DICOM files of a tree, in order."""
+    """Returns the image files of a tree, in order, and then the folders of its DICOM series."""
     if not tree.is_dir():
         raise FileNotFoundError(f"Expected a folder of studies at {tree}, found none; check the path of --tree.")
-    studies = []
-    for parent, folders, names in os.walk(tree):
-        folders.sort()
-        files = sorted(Path(parent, name) for name in names)
-        images = [file for file in files if _is_image(file)]
-        studies += [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
-        if not images and any(_is_dicom(file) for file in files):
-            studies.append({"image": parent})
-    if not studies:
-        raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found none; check the path of --tree.")
-    return studies
+    images: list[Path] = []
+    dicom: list[Path] = []
+    left_out: Counter[str] = Counter()
+    own = [output_dir / name for name in (RECORDS, PRIVATE)]
+    for parent, folders, names in os.walk(tree, onerror=_refuse_closed):
+        folders[:] = sorted(name for name in folders if Path(parent, name) not in own)
+        files = sort_files(Path(parent), (Path(parent, name) for name in names))
+        pictures = files.pictures if files.dicom else []
+        images += [file for file in files.images if file not in pictures]
+        dicom += files.dicom
+        left_out += files.left_out + Counter({"picture": len(pictures)})
+    folders_of_series, no_images = series_folders(dicom)
+    left_out += no_images
+    if not images and not folders_of_series:
+        found = counted(left_out) or "none"
+        raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
+    _log_left_out("--tree", left_out)
+    named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
+    return [*named, *({"image": str(folder)} for folder in folders_of_series)]
 
 
-def _is_dicom(file: Path) -> bool:
-    if file.name[0] == "." or file.name.upper() == "DICOMDIR":
-        return False
-    return file.suffix.lower() in DICOM_SUFFIXES or is_dicom(file)
+def _refuse_closed(error: OSError) -> None:
+    raise ValueError(
+        f"Expected a readable folder, found {error.filename} closed ({error.strerror}); "
+        "give read permission, or move it."
+    ) from error
 
 
 def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:

@@ -29,11 +29,11 @@ from tskd_monai.inference.failures import describe
 from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY, WARNING
+from tskd_monai.inference.study_files import RECORDS
 from tskd_monai.inference.study_record import DONE, FAILED, read_study_record, sizes_field
 
 logger = logging.getLogger(__name__)
 
-RECORDS = "records"
 INPUTS = "studies.csv"
 MM3_PER_ML = 1000.0
 
