@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_list_gives_each_in_its_order(tmp_path: Path) -> None:
     touch(tmp_path / "b.nii", tmp_path / "series" / "IM1", tmp_path / "more" / "a.nii.gz")
     found = find_studies([tmp_path / "b.nii", tmp_path / "series", tmp_path / "more"])
     assert [Path(study["image"]).name for study in found] == ["b.nii", "series", "a.nii.gz"]
+
+
+def test_name_that_looks_like_a_number_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "2024_01" / "a.nii")
+    monkeypatch.setattr(sys, "argv", ["monai", "run", "--image", "2024_01"])
+    assert find_studies(202401) == [{"image": "2024_01/a.nii", "name": "a"}]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected a path for --image, found 1, as which the command line reads it"):
+        find_studies([1, 2])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="Expected a path for --output_dir, found 7"):
+        find_studies(tree=tmp_path, output_dir=7)  # type: ignore[arg-type]
 
 
 def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:

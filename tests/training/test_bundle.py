@@ -39,6 +39,8 @@ def test_paths_are_relative_to_the_datalist(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert dataset_dir("study/datalist.json") == str((tmp_path / "study").resolve())
     assert Path(dataset_dir(None)).is_absolute()
+    with pytest.raises(ValueError, match=r"Expected a path for --datalist, found 7, .*write \./ in front"):
+        dataset_dir(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,9 +51,16 @@ def test_plain_option_is_read_back_by_the_runner_as_it_was(value: object, writte
     assert DefaultParseValue(written) == value
 
 
+@pytest.mark.parametrize("name", ["$x.nii", "@id", "%a.json#b", "20240115", "2024_01", "None", "1e5", "[1]", "(a)"])
+def test_path_is_a_name_whatever_it_looks_like(name: str) -> None:
+    written = plain_option("image", Path(name))
+    assert DefaultParseValue(written) == written == f"./{name}"
+    assert plain_option("image", Path("/data") / name) == f"/data/{name}"
+
+
 @pytest.mark.parametrize(
     "value",
-    ["$import os", "@id", "%a.json#b", "r'$x'", "['$x']", ["$x"], {"a": {"_target_": "os.system"}}, Path("$x.nii")],
+    ["$import os", "@id", "%a.json#b", "r'$x'", "['$x']", ["$x"], {"a": {"_target_": "os.system"}}],
 )
 def test_option_that_monai_would_evaluate_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="Expected a plain value for --image, found .*, which MONAI would evaluate"):

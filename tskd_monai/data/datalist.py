@@ -9,6 +9,7 @@ from typing import Any
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.json_fields import is_a
 from tskd_monai.data.listed_file import is_there
+from tskd_monai.data.option_path import text_path
 from tskd_monai.data.output_names import file_stem
 from tskd_monai.data.strict_json import shown
 
@@ -32,6 +33,7 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
     """
     if path is None:
         raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
+    path = text_path(path, "datalist")
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise ValueError(f"{path}: expected an object with a list `training`.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.json_fields import is_a
+from tskd_monai.data.option_path import text_path
 
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -184,7 +185,8 @@ def load_task(path: str | Path | None) -> Task:
     """
     if path is None:
         raise ValueError("Expected --task with the path of a task.json; write one with scripts/plan_task.py DATALIST.")
-    if not Path(path).is_file():
+    path = text_path(path, "task")
+    if not path.is_file():
         raise FileNotFoundError(
             f"Expected the task at {path}, found none. Give --task; in a student bundle the task is configs/task.json "
             "below --bundle_root, which must be given when the working directory is not the bundle."

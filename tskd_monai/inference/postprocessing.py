@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.transforms import Compose, SaveImaged, Transform
 
+from tskd_monai.data.option_path import text_path
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name, output_suffix
 from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
 from tskd_monai.data.task import Task
@@ -53,7 +54,7 @@ def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: Wri
         thread: that writes in the background; None to write before going on.
     """
     options = {
-        "output_dir": str(output_dir),
+        "output_dir": str(text_path(output_dir, "output_dir")),
         "output_postfix": SEGMENTATION_POSTFIX,
         "output_ext": suffix,
         "output_dtype": None,

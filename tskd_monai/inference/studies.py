@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from tskd_monai.data.datalist import load_section, study_names
 from tskd_monai.data.dicom_header import is_dicom_file
 from tskd_monai.data.dicom_series import counted
 from tskd_monai.data.dicom_tree import series_folders
+from tskd_monai.data.option_path import text_path, typed_path
 from tskd_monai.data.output_names import file_stem
 from tskd_monai.data.private_files import FOLDER as PRIVATE
 from tskd_monai.data.private_files import private_name
@@ -62,10 +64,9 @@ def find_studies(
     if tree is not None:
         if output_dir is None:
             raise ValueError("Expected --output_dir with --tree, found none; names of outputs are made with its key.")
-        studies = _studies_below(Path(tree), Path(output_dir))
+        studies = _studies_below(typed_path(tree, "tree"), text_path(output_dir, "output_dir"))
     elif image is not None:
-        paths = [image] if isinstance(image, (str, Path)) else image
-        studies = [_study(file) for path in paths for file in _image_files(Path(path))]
+        studies = [_study(file) for path in _listed(image) for file in _image_files(path)]
     elif datalist is not None:
         entries = load_section(datalist, section, fold)
         studies = [
@@ -85,6 +86,12 @@ def own_share(studies: Sequence[Study]) -> list[Study]:
     if not torch.distributed.is_initialized():
         return list(studies)
     return list(studies[torch.distributed.get_rank() :: torch.distributed.get_world_size()])
+
+
+def _listed(image: Any) -> list[Path]:
+    """Returns the paths of `--image`, one or a list."""
+    paths = image if isinstance(image, (list, tuple)) else [typed_path(image, "image")]
+    return [text_path(path, "image") for path in paths]
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from monai.engines import SupervisedEvaluator
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.option_path import text_path
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.private_files import FOLDER, private_file
 from tskd_monai.data.task import REFUSE, Task
@@ -66,7 +67,7 @@ class StudyReport:
         writer: WriterThread,
         resume: bool = True,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = text_path(output_dir, "output_dir")
         self.task, self.writer = task, writer
         common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it

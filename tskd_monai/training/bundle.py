@@ -9,6 +9,7 @@ import torch
 from fire.parser import DefaultParseValue
 
 from tskd_monai.data.folder_lock import FolderInUseError, FolderLock, hold_folder
+from tskd_monai.data.option_path import text_path
 from tskd_monai.training.samplers import process_rank
 
 CODE_MARKS = ("$", "@", "%")
@@ -54,7 +55,7 @@ def default_device() -> torch.device:
 
 def dataset_dir(datalist: str | Path | None) -> str:
     """Returns the folder that a datalist's paths are relative to."""
-    return str(Path(datalist or ".").resolve().parent)
+    return str(text_path(datalist or ".", "datalist").resolve().parent)
 
 
 def plain_option(name: str, value: Any) -> str:
@@ -64,17 +65,21 @@ def plain_option(name: str, value: Any) -> str:
 
     Args:
         name: of the option.
-        value: a string or path, taken as it is, or a number, truth value, None, list or dictionary.
+        value: a path, a string, taken as it is, or a number, truth value, None, list or dictionary. A path is a name
+            whatever it looks like: `./` goes in front of one that the command line would read otherwise.
 
     Raises:
         ValueError: when MONAI would evaluate the value or a part of it.
     """
-    if code := _first_code(str(value) if isinstance(value, Path) else value):
+    if isinstance(value, Path):
+        text = str(value)
+        return f"./{text}" if _first_code(text) or DefaultParseValue(text) != text else text
+    if code := _first_code(value):
         raise ValueError(
             f"Expected a plain value for --{name}, found {code!r}, which MONAI would evaluate; "
             "write ./ in front of a file's name that begins so."
         )
-    return str(value) if isinstance(value, (str, Path)) else repr(value)
+    return value if isinstance(value, str) else repr(value)
 
 
 def _first_code(value: Any) -> str | None:
