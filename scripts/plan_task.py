@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import read_json, write_json
-from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.content_hashes import ContentHashes
 from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
+from tskd_monai.data.plan_files import PlanFiles
 from tskd_monai.data.plan_record import (
     PlanRecord,
+    check_new_tests,
     check_options,
     check_same_plan,
     check_task_fits,
-    check_written,
     in_recorded_order,
     load_record,
     record_of,
 )
-from tskd_monai.data.planning import plan_task, slice_counts
-from tskd_monai.data.task import Task, load_task, save_task
+from tskd_monai.data.planning import fingerprints, plan_task, slice_counts
+from tskd_monai.data.task import Task, load_task
 
 logger = logging.getLogger("plan_task")
 
@@ -78,10 +77,11 @@ def plan_study(
     task = load_task(given) if given else None
     stored = None if replan else load_record(files.record)
     if task is None or stored is None:
-        planned, chosen = _plan(source, options)
-        record, task = found.planned(planned, chosen), task or planned
+        record, planned = _plan(source, options, found)
+        task = task or planned
     else:
         check_same_plan(stored, found)
+        check_new_tests(source, found, stored, task)
         record = replace(stored, sections={**stored.sections, "test": found.sections["test"]})
     if given:
         check_options(options, record.options if stored else {}, task, given.name)
@@ -94,79 +94,17 @@ def plan_study(
     return files.datalist, files.task, task
 
 
-def _plan(source: dict[str, Any], options: dict[str, Any]) -> tuple[Task, dict[str, list[int]] | None]:
-    """Returns the task that fits the data, and the labelled slices that were drawn, None without a budget."""
+def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) -> tuple[PlanRecord, Task]:
+    """Returns the record of a plan, with the labelled slices drawn under a budget, and the task that fits the data."""
     size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
-    task = plan_task(source, size, intensity)
+    prints = fingerprints(source, intensity, partly=None if budget is None else True)
+    task = plan_task(source, size, intensity, prints=prints)
     if budget is None:
-        return task, None
+        return found.planned(task, None, prints.values()), task
     # Which axis is the slices' does not depend on the labels that are about to be left out.
-    chosen = labelled_subset(slice_counts(source["training"], task), budget, options["seed"])
-    return plan_task(restrict_labels(source, chosen), size, intensity), chosen
-
-
-@dataclass(frozen=True)
-class PlanFiles:
-    """Where a plan stands.
-
-    Attributes:
-        task: the task's file.
-        folder: of `datalist.json` and `plan.json`, which may name patients.
-    """
-
-    task: Path
-    folder: Path
-
-    @property
-    def datalist(self) -> Path:
-        """The datalist with absolute paths and labelled slices."""
-        return self.folder / "datalist.json"
-
-    @property
-    def record(self) -> Path:
-        """What the task was planned from."""
-        return self.folder / "plan.json"
-
-    def write(self, task: Task, datalist: dict[str, Any], record: PlanRecord, replan: bool) -> None:
-        """Writes what differs from the files; a task or labelled slices that give way are kept beside.
-
-        Raises:
-            ValueError: when the datalist that stands there has other cases or slices to learn from.
-        """
-        existing = _content(self.datalist)
-        if isinstance(existing, dict) and not replan:
-            check_written(existing, datalist, self.datalist.name)
-        if not _holds(self.task, task):
-            self.record.unlink(missing_ok=True)  # killed from here on, the next call plans and compares
-            _keep_beside(self.task)
-            save_task(task, self.task)
-        if existing != datalist:
-            if replan:
-                _keep_beside(self.datalist)
-            write_json(self.datalist, datalist)
-        if _content(self.record) != record.content():
-            write_json(self.record, record.content())
-
-
-def _holds(path: Path, task: Task) -> bool:
-    """Whether a file states this task, however it is laid out."""
-    try:
-        return path.is_file() and load_task(path) == task
-    except ValueError:  # damaged, and to be planned again
-        return False
-
-
-def _content(path: Path) -> Any:
-    """Returns the content of a JSON file that is ours to write over, None where there is none or it is damaged."""
-    try:
-        return read_json(path) if path.is_file() else None
-    except ValueError:
-        return None
-
-
-def _keep_beside(path: Path) -> None:
-    if path.is_file():
-        path.replace(path.with_name(f"{path.stem}.before-{file_sha256(path)[:8]}{path.suffix}"))
+    chosen = labelled_subset(slice_counts(source["training"], prints, task), budget, options["seed"])
+    task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
+    return found.planned(task, chosen, prints.values()), task
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,50 @@ def test_cases_without_labelled_slices_become_unlabelled() -> None:
     assert restricted["training"] == [{**_entry("b"), "slices": [2, 5]}]
     assert restricted["unlabeled"] == [{"image": "u", "case": "u"}, {"image": "img/a.nii", "case": "a"}]
     assert restricted["test"] == [1] and "slices" not in datalist["training"][1]
+
+
+@pytest.mark.parametrize("name", ["img/a.nii", "./img/a.nii", "link.nii", "hard.nii", "folder/a.nii"])
+@pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
+def test_an_image_stands_in_one_section_once(write: Write, tmp_path: Path, name: str, section: str) -> None:
+    write(training=[_entry("a"), _entry("b")])
+    (tmp_path / "link.nii").symlink_to("img/a.nii")
+    (tmp_path / "folder").symlink_to("img")
+    os.link(tmp_path / "img/a.nii", tmp_path / "hard.nii")
+    content: dict[str, Any] = {"training": [_entry("a")]}
+    content.setdefault(section, []).append({**_entry("b"), "image": name})
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    message = rf"each image once, found a\.nii of `training` case a again in `{section}` case b; leave one"
+    with pytest.raises(ValueError, match=message):
+        load_datalist(tmp_path / "datalist.json")
+
+
+def test_two_patients_do_not_share_a_label_but_two_images_of_one_may(write: Write) -> None:
+    echoes = [{**_entry("a", f"img/{phase}.nii"), "label": "lab/a.nii"} for phase in ("in", "out")]
+    assert len(load_datalist(write(training=echoes))["training"]) == 2
+    with pytest.raises(ValueError, match=r"label of each case's own, found a\.nii for the cases a and b; pair each"):
+        load_datalist(write(training=[_entry("a")], test=[{**_entry("b"), "label": "lab/a.nii"}]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"training": [{"image": "a.nii", "label": "b.nii"}]},
+            r"in `training`, .*; name the patient of each image as `c",
+        ),
+        (
+            {"training": [], "test": ["./a.nii"]},
+            r"in `test`, found './a\.nii'; list images that have no label as .*`unla",
+        ),
+        (
+            {"numTraining": 3, "channel_names": {"0": "T2"}},
+            r"list `training`, found the dataset\.json of nnU-Net, which",
+        ),
+    ],
+)
+def test_a_list_of_another_tool_is_refused_with_what_is_missing(
+    tmp_path: Path, content: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_datalist(tmp_path / "datalist.json")

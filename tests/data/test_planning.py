@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tskd_monai.data.planning import plan_task, slice_counts
+from tskd_monai.data.planning import fingerprints, plan_task, slice_counts
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity
+from tskd_monai.data.volume_reader import VolumeReader, load_image_transform
 from tskd_monai.inference.preprocessing import preprocessing
 
 SHAPES = {0: (6, 20, 24), 1: (20, 6, 24), 2: (20, 24, 6)}
@@ -68,7 +69,7 @@ def test_slices_count_in_the_view_whatever_the_file(write: Write, axis: int, axc
     assert (task.axcodes, task.image_size, task.pixdim) == (VIEWS[axis], (32, 32), (1.5, 1.5))
     assert task.class_frequencies == pytest.approx([0, 1 / 3, 1 / 3, 0, 0, 1 / 3], abs=1e-6)
     assert task.keep_largest_component == ()
-    assert slice_counts([entry], task) == {"a": DEPTH}
+    assert slice_counts([entry], fingerprints(_datalist(entry, values=DEPTH)), task) == {"a": DEPTH}
     everything = SliceDataset([entry], preprocessing(task, ["image", "label"]))
     partly = SliceDataset([{**entry, "slices": chosen}], preprocessing(task, ["image", "label"]))
     for dataset, expected in ((everything, range(DEPTH)), (partly, chosen)):
@@ -105,7 +106,6 @@ def test_ct_gets_a_window_over_the_foreground(write: Write, modality: Any) -> No
     for case, offset in enumerate((0, 10, 500)):
         image = np.full(label.shape, -1000.0)
         image[label > 0] = np.linspace(-100, 100, 600) + offset
-        image[7, 7, 0] = np.nan
         entries.append(write(str(case), image, label))
     assert plan_task(_datalist(*entries, modality=modality)).intensity == Intensity("hu_window", -89, 109)
     assert plan_task(_datalist(*entries, modality="MR")).intensity == Intensity("percentile", 0.5, 99.5)
@@ -122,11 +122,12 @@ def test_image_files_are_planned_in_pixels(tmp_path: Path, channels: int) -> Non
     entry = {"case": "a", "image": str(tmp_path / "a.png"), "label": str(tmp_path / "a_mask.png")}
     Image.fromarray(pixels).save(entry["image"])
     Image.fromarray(label).save(entry["label"])
-    task = plan_task(_datalist(entry, channels=channels))
+    task = plan_task(_datalist(entry))
+    assert task == plan_task(_datalist(entry, channels=channels))
     assert (task.axcodes, task.channels, task.image_size, task.pixdim) == (None, channels, (80, 80), (0.875, 0.875))
     assert task.intensity == (Intensity("rgb", 0, 255) if channels == 3 else Intensity("percentile", 0.5, 99.5))
     assert task.class_frequencies == (0.975, 0.025)
-    assert slice_counts([entry], task) == {"a": 1}
+    assert slice_counts([entry], fingerprints(_datalist(entry)), task) == {"a": 1}
 
 
 @pytest.mark.parametrize("value", [-1, 7])
@@ -134,7 +135,9 @@ def test_an_undeclared_value_is_refused_with_its_case(write: Write, value: int) 
     label = np.zeros((8, 8, 4))
     label[1, 1, 1], label[2, 2, 2] = 1, value
     entries = write("good", label, label.clip(0, 1)), write("bad", label, label)
-    with pytest.raises(ValueError, match=rf"values \[0, 1\], found \[{value}\] in the label of case bad"):
+    with pytest.raises(
+        ValueError, match=rf"`training` case bad: bad_label.* values \[0, 1\], found also \[{value}\.0\]"
+    ):
         plan_task(_datalist(*entries))
 
 
@@ -142,7 +145,9 @@ def test_an_undeclared_value_is_refused_with_its_case(write: Write, value: int) 
 def test_a_label_that_is_no_whole_number_is_refused(write: Write, value: float) -> None:
     label = np.ones((8, 8, 4))
     entry = write("bad", label, np.where(np.arange(4) == 1, value, label))
-    message = rf"whole numbers in the label bad_label\.nii\.gz of case bad, found \[{str(value)[:3]}.*nearest-neighbour"
+    message = (
+        rf"case bad: bad_label\.nii\.gz: expected label values .*, found also \[{str(value)[:3]}.*nearest-neighbour"
+    )
     with pytest.raises(ValueError, match=message):
         plan_task(_datalist(entry))
 
@@ -150,7 +155,8 @@ def test_a_label_that_is_no_whole_number_is_refused(write: Write, value: float) 
 def test_a_label_of_another_shape_is_refused(write: Write) -> None:
     entry = write("bad", np.ones((8, 8, 4)), np.ones((8, 7, 4)))
     with pytest.raises(
-        ValueError, match=r"bad_label.* case bad in the shape of its image, \(8, 8, 4\), found \(8, 7, 4"
+        ValueError,
+        match=r"case bad: label bad_label.* of image bad_image.*: expected shape \(8, 8, 4\), found \(8, 7, 4",
     ):
         plan_task(_datalist(entry))
 
@@ -184,4 +190,207 @@ def test_undeclared_labels_are_refused(labels: Any) -> None:
 def test_two_images_of_a_case_are_not_counted_as_one(write: Write) -> None:
     entry = write("a", np.ones((8, 8, 4)), np.ones((8, 8, 4)))
     with pytest.raises(ValueError, match="Expected one image a case .*found 2 of case a"):
-        slice_counts([entry, entry], plan_task(_datalist(entry)))
+        slice_counts([entry, entry], fingerprints(_datalist(entry)), plan_task(_datalist(entry)))
+
+
+SOLID = np.zeros((8, 8, 4))
+SOLID[2:6, 2:6, 1:3] = 1
+RAMP = np.arange(SOLID.size, dtype=float).reshape(SOLID.shape)
+
+
+def _flip(entry: dict[str, Any]) -> None:
+    label = nib.load(entry["label"])
+    affine = label.affine.copy()
+    affine[0] *= -1  # the voxels run the other way; shape and spacing are the same
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj), affine), entry["label"])
+
+
+def _hole(entry: dict[str, Any]) -> None:
+    image = nib.load(entry["image"])
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), entry["image"])
+
+
+def _image_as_label(entry: dict[str, Any]) -> None:
+    entry["label"] = entry["image"]
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip, r"label b_label\.nii\.gz of image b_image\.nii\.gz: expected the image's affine, .* corner by 28 mm"),
+        (_hole, r"b_image\.nii\.gz: expected finite voxels in a labelled image, found 1"),
+        (_image_as_label, r"b_image\.nii\.gz: expected label values \[0, 1\], found also .* and 246 more\. Declare"),
+    ],
+)
+def test_planning_refuses_what_training_and_scoring_would(
+    write: Write, section: str, damage: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    sections: dict[str, list[Any]] = {"training": [write("a", RAMP + 1, SOLID)], "validation": [], "test": []}
+    entry = write("b", RAMP, SOLID)
+    damage(entry)
+    sections[section].append(entry)
+    with pytest.raises(ValueError, match=rf"`{section}` case b: {message}") as caught:
+        plan_task({**_datalist(), **sections})
+    assert len(str(caught.value)) < 500
+
+
+def test_each_file_is_read_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = VolumeReader._read_path
+    monkeypatch.setattr(VolumeReader, "_read_path", lambda self, path: read.append(path.name) or original(self, path))
+    entries = [write(case, RAMP + number, SOLID) for number, case in enumerate("abcde")]
+    del entries[4]["label"]
+    sections = {"validation": [entries[2]], "test": [entries[3]], "unlabeled": [entries[4]]}
+    datalist = {**_datalist(*entries[:2]), **sections}
+    plan_task(datalist)
+    expected = sorted(Path(entry[key]).name for entry in entries for key in ("image", "label") if key in entry)
+    assert sorted(read) == expected
+    read.clear()
+    prints = fingerprints(datalist, partly=True)
+    task = plan_task(datalist, prints=prints)
+    slice_counts(datalist["training"], prints, task)
+    assert sorted(read) == expected
+
+
+def test_what_a_fingerprint_states_does_not_depend_on_the_file(write: Write) -> None:
+    image, label = RAMP.copy(), SOLID.copy()
+    prints = [
+        fingerprints(_datalist(entry))[entry["image"]]
+        for entry in (write(codes, image, label, (2, 3, 8), codes) for codes in ("RAS", "LPS", "SPL", "AIR"))
+    ]
+    for found in prints:
+        assert (found.shape, found.spacing, found.channels) == ((8, 8, 4), pytest.approx((2, 3, 8)), 1)
+        assert found.value_range == pytest.approx(tuple(np.percentile(RAMP, (0.5, 99.5))))
+        assert found.voxels_sha256 == prints[0].voxels_sha256
+        assert found.counts(2, [0]).tolist() == [64, 0] and found.counts().tolist() == [224, 32]
+
+
+def _as(path: Path, array: np.ndarray) -> str:
+    nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([2.0, 2, 8, 1])), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["copy.nii.gz", "unpacked.nii", "turned"])
+@pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
+def test_a_copy_of_an_image_is_found_by_its_content(write: Write, tmp_path: Path, name: str, section: str) -> None:
+    first = write("a", RAMP, SOLID)
+    if name == "turned":
+        other = write("b", RAMP, SOLID, axcodes="LPS")
+    else:
+        other = {"case": "b", "image": _as(tmp_path / name, RAMP), "label": _as(tmp_path / f"label_{name}", SOLID)}
+    sections: dict[str, list[Any]] = {"training": [first]}
+    sections.setdefault(section, []).append(other)
+    message = (
+        rf"each image once, found the content of a_image\.nii\.gz \(`training` case a\) again in .*`{section}` case b"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_task({**_datalist(), **sections})
+
+
+def test_labels_that_are_the_same_are_worth_a_warning(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    plan_task(_datalist(write("a", RAMP, SOLID), write("b", RAMP + 1, SOLID), write("c", RAMP + 2, SOLID * 0)))
+    assert "The labels of a_image.nii.gz and b_image.nii.gz, of different cases, are the same" in caplog.text
+    assert "c_image" not in caplog.text
+
+
+def _picture(folder: Path, case: str, colour: bool, value: int = 0) -> dict[str, Any]:
+    entry = {"case": case, "image": str(folder / f"{case}.png"), "label": str(folder / f"{case}_mask.png")}
+    pixels = np.arange(1200, dtype=np.uint8).reshape(20, 20, 3) + value
+    Image.fromarray(pixels if colour else pixels[..., 0]).save(entry["image"])
+    Image.fromarray((pixels[..., 0] > 100).astype(np.uint8)).save(entry["label"])
+    return entry
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
+def test_grey_and_colour_are_not_mixed(tmp_path: Path, section: str) -> None:
+    sections: dict[str, list[Any]] = {"training": [_picture(tmp_path, "a", True)]}
+    sections.setdefault(section, []).append(_picture(tmp_path, "b", False))
+    with pytest.raises(
+        ValueError, match=r"one kind, found 3 channel\(s\) in a\.png and 1 in b\.png .*convert one kind"
+    ):
+        plan_task({**_datalist(), **sections})
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        (
+            1,
+            r"Expected 1 channel\(s\) as declared, found 3 in a\.png .*correct the datalist's `channels` or leave",
+        ),
+        (2, r"Expected 1 \(grey\) or 3 \(colour\) as the datalist's `channels`, found 2"),
+        ("3", r"as the datalist's `channels`, found '3'"),
+        (True, r"as the datalist's `channels`, found True"),
+    ],
+)
+def test_channels_that_the_images_contradict_are_refused(tmp_path: Path, channels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_task(_datalist(_picture(tmp_path, "a", True), channels=channels))
+
+
+def test_pictures_and_volumes_are_not_mixed(write: Write, tmp_path: Path) -> None:
+    entries = write("a", RAMP, SOLID), _picture(tmp_path, "b", False)
+    with pytest.raises(ValueError, match=r"found the 2D image b\.png and the volume a_image\.nii\.gz; make a datalist"):
+        plan_task(_datalist(*entries))
+
+
+def test_values_just_off_whole_numbers_are_planned(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    task = plan_task(_datalist(write("a", RAMP, SOLID * 0.9999999)))
+    assert task.class_frequencies == (0.875, 0.125) and "off whole numbers; they are rounded" in caplog.text
+
+
+@pytest.mark.parametrize("slices", [[4], [-1]])
+def test_slices_that_a_volume_does_not_have_are_refused(write: Write, slices: list[int]) -> None:
+    entry = {**write("a", RAMP, SOLID), "slices": slices}
+    with pytest.raises(ValueError, match=rf"Expected slices of 0 to 3 of case a, found \[{slices[0]}\]"):
+        plan_task(_datalist(entry))
+
+
+def test_empty_sections_are_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    entry, other = write("a", RAMP, SOLID), write("b", RAMP + 1, SOLID)
+    plan_task({**_datalist(entry), "test": [other]})
+    assert "has no `validation` cases, training chooses its best weights by" in caplog.text
+    assert "`test` cases" not in caplog.text
+
+
+def test_few_labelled_slices_leave_the_largest_component_to_validation(write: Write) -> None:
+    scattered = SOLID.copy()
+    scattered[0, 0, 0] = scattered[7, 7, 3] = 1  # 32 of 34 voxels are in one piece
+    training = {**write("a", RAMP, scattered), "slices": [1, 2]}
+    whole, pieces = write("v", RAMP + 1, SOLID), write("w", RAMP + 2, scattered)
+    for validation, expected in (
+        ([], ()),
+        ([whole], (1,)),
+        ([whole, pieces], ()),
+        ([whole, {**pieces, "slices": [1]}], ()),  # what is not labelled is not known
+    ):
+        task = plan_task({**_datalist(training), "validation": validation})
+        assert task.keep_largest_component == expected
+    full = {key: training[key] for key in ("image", "label", "case")}
+    assert plan_task({**_datalist(full), "validation": [whole]}).keep_largest_component == ()
+
+
+def test_another_modality_than_the_datalist_says_is_refused(tmp_path: Path, write_series: Callable[..., Any]) -> None:
+    series = write_series(tmp_path / "scan")
+    image = load_image_transform("image")({"image": series.folder})["image"]
+    label = tmp_path / "label.nii.gz"
+    nib.save(nib.Nifti1Image((np.asarray(image) > np.median(image)).astype(np.uint8), np.asarray(image.affine)), label)
+    entry = {"case": "a", "image": str(series.folder), "label": str(label)}
+    assert plan_task(_datalist(entry)).intensity.mode == "hu_window"  # DICOM says that it is CT
+    with pytest.raises(ValueError, match=r"Expected images for `percentile` .*, found CT in scan of case a; correct"):
+        plan_task(_datalist(entry, modality="MR"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "liver": 1}, r"from value to name .*, found name to value; turn them round"),
+        ({"0": "background", "liver": "1"}, r"whole numbers as keys of `labels` .*, found 'liver'; write them as"),
+    ],
+)
+def test_labels_of_other_tools_are_refused_with_the_form_to_write(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_task({"labels": labels, "training": [{"image": "a.nii", "label": "b.nii", "case": "a"}]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.phantom_study import write_study
@@ -107,6 +109,30 @@ def test_other_test_cases_are_written_and_the_task_stays(plan_task: ModuleType, 
     assert len(load_datalist(written)["test"]) == 1 and path.stat().st_ino == before
 
 
+def test_a_new_test_case_is_read_and_refused_as_scoring_would(
+    plan_task: ModuleType, study: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    content = json.loads(study.read_text())
+    new, first = content["test"].pop(), content["training"][0]
+    study.write_text(json.dumps(content))
+    plan_task.plan_study(study, tmp_path / "run")
+    reads.clear()
+    changed(study, lambda content: content["test"].append(new))
+    plan_task.plan_study(study, tmp_path / "run")
+    assert sorted(reads) == [Path(new["image"]).name] * 2  # the image and its label
+    for key in ("image", "label"):
+        (study.parent / f"{key}.nii").write_bytes(gzip.decompress((study.parent / first[key]).read_bytes()))
+    Image.new("L", (4, 4)).save(study.parent / "picture.png")
+    for image, label, message in (
+        ("image.nii", "label.nii", r"found the content of one in image\.nii \(case x\); leave it out"),
+        ("image.nii", "picture.png", "`test` case x: label picture.png of image image.nii: expected shape"),
+        ("picture.png", "label.nii", r"Expected volumes as .*, found picture\.png in `test` \(case x\)"),
+    ):
+        study.write_text(json.dumps({**content, "test": [{"image": image, "label": label, "case": "x"}]}))
+        with pytest.raises(ValueError, match=message):
+            plan_task.plan_study(study, tmp_path / "run")
+
+
 def _swap(content: dict[str, Any]) -> None:
     content["training"][0]["label"] = content["training"][1]["label"]
     content["training"].pop(1)
@@ -184,7 +210,7 @@ def test_an_edited_task_stays_even_where_options_planned_it_otherwise(
     ("values", "message"),
     [
         ({"channels": 3}, "Expected channels 1 in task.json, as the datalist .* have it, found 3; give the task of"),
-        ({"axcodes": None}, "Expected images 'volumes' in task.json, .* found '2D'"),
+        ({"axcodes": None}, "Expected images 'volumes' in task.json, .* found '2D images'"),
         ({"axcodes": "PLI"}, "Expected slices towards 'S' in task.json, .* found 'I'"),
     ],
 )

@@ -28,15 +28,15 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.
-        ValueError: when an entry is malformed, a patient stands in two sections or there is no such fold; names the
-            file and the section.
+        ValueError: when an entry is malformed, a patient or an image stands in two sections, two patients share a
+            label or there is no such fold; names the file and the section.
     """
     if path is None:
         raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
     path = text_path(path, "datalist")
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
-        raise ValueError(f"{path}: expected an object with a list `training`.")
+        raise ValueError(f"{path}: expected an object with a list `training`{_listless_advice(content)}.")
     folder = Path(path).resolve().parent
     datalist = {**content, "folder": str(folder)}
     for section in SECTIONS:
@@ -47,6 +47,7 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
     if fold is not None:
         datalist = _select_fold(datalist, fold, path)
     _check_disjoint(datalist, path)
+    _check_distinct_files(datalist, path)
     return datalist
 
 
@@ -133,7 +134,10 @@ def _spread(count: int, offset: float) -> list[int]:
 def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> dict[str, Any]:
     needed = {"image", "case"} if section == "unlabeled" else {"image", "label", "case"}
     if not isinstance(entry, dict) or not needed <= set(entry):
-        raise ValueError(f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {shown(entry)}.")
+        advice = _entry_advice(entry, section)
+        raise ValueError(
+            f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {shown(entry)}; {advice}."
+        )
     clashes = [key for key in entry if key.startswith(("image_", "label_"))]
     if clashes:
         raise ValueError(
@@ -152,6 +156,25 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
     if not isinstance(slices, list) or not all(is_a(index, int) and index >= 0 for index in slices):
         raise ValueError(f"{path}: expected slice numbers from 0 as `slices` in `{section}`, found {shown(slices)}.")
     return checked
+
+
+def _listless_advice(content: Any) -> str:
+    """Returns what a dataset.json of nnU-Net lacks, which lists no files."""
+    if not isinstance(content, Mapping) or "numTraining" not in content:
+        return ""
+    return (
+        ', found the dataset.json of nnU-Net, which lists no files; list them as {"image", "label", "case"} in '
+        "`training`, `validation` and `test`, and `labels` from value to name"
+    )
+
+
+def _entry_advice(entry: Any, section: str) -> str:
+    """Returns what to do about an entry that lacks something, as in the dataset.json of a Decathlon download."""
+    if isinstance(entry, str):
+        return 'list images that have no label as {"image", "case"} in `unlabeled`'
+    if isinstance(entry, Mapping) and "case" not in entry:
+        return "name the patient of each image as `case` (scripts/prepare_dataset.py does so for a Decathlon download)"
+    return f"add what is missing{'' if section == 'unlabeled' else ', or move an image without a label to `unlabeled`'}"
 
 
 def _check_case(case: Any, section: str, path: str | Path) -> str:
@@ -173,6 +196,34 @@ def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
                     f"`{section}`. A patient belongs to one section."
                 )
             owner[case] = section
+
+
+def _check_distinct_files(datalist: Mapping[str, Any], path: str | Path) -> None:
+    """Raises ValueError for an image that stands in the datalist twice, and for a label of two patients.
+
+    A link to a file is that file. Copies have to be read to be found: planning does.
+    """
+    images: dict[tuple[int, int], tuple[str, Mapping[str, Any]]] = {}
+    labels: dict[tuple[int, int], Mapping[str, Any]] = {}
+    for section, entry in [(name, entry) for name in SECTIONS for entry in datalist[name]]:
+        first_section, first = images.setdefault(_identity(entry["image"]), (section, entry))
+        if first is not entry:
+            raise ValueError(
+                f"{path}: expected each image once, found {Path(first['image']).name} of `{first_section}` case "
+                f"{first['case']} again in `{section}` case {entry['case']}; leave one of them out."
+            )
+        owner = labels.setdefault(_identity(entry["label"]), entry) if "label" in entry else entry
+        if owner["case"] != entry["case"]:
+            raise ValueError(
+                f"{path}: expected a label of each case's own, found {Path(entry['label']).name} for the cases "
+                f"{owner['case']} and {entry['case']}; pair each image with its label."
+            )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Returns what a file or folder is, whatever name leads to it."""
+    state = Path(path).stat()
+    return state.st_dev, state.st_ino
 
 
 def _select_fold(datalist: Mapping[str, Any], fold: int, path: str | Path) -> dict[str, Any]:

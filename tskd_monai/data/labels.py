@@ -80,19 +80,20 @@ class EncodeLabelsd(MapTransform):
         encoded = dict(data)
         for key in self.key_iterator(encoded):
             label = encoded[key]
-            values = torch.as_tensor(whole_labels(np.asarray(label), _name(label)))
-            classes = torch.zeros_like(label, dtype=torch.uint8)
-            known = torch.zeros(values.shape, dtype=torch.bool)
+            values = whole_labels(np.asarray(label), _name(label))
+            classes = np.zeros_like(values, np.uint8)  # in the order of the memory
+            known = np.zeros_like(values, bool)
             for index, value in enumerate(self.label_values):
                 matches = values == value
-                classes[matches] = index
                 known |= matches
+                classes |= matches * np.uint8(index)  # several times as fast as an assignment by mask
             if not known.all():
+                unknown = values[~known]
                 raise ValueError(
                     f"{_name(label)}: expected label values {listed_values(self.label_values)}, found also "
-                    f"{listed_values(values[~known].numpy())}. {_advice(values[~known].numpy())}"
+                    f"{listed_values(unknown)}. {_advice(unknown)}"
                 )
-            encoded[key] = classes
+            encoded[key] = torch.zeros_like(label, dtype=torch.uint8).copy_(torch.from_numpy(classes))
         return encoded
 
 
@@ -143,7 +144,7 @@ def _name(image: Any) -> str:
 
 def _advice(unknown: np.ndarray) -> str:
     """Returns what to do about values that are not declared."""
-    if not np.array_equal(np.rint(unknown), unknown):
+    if not (np.isfinite(unknown) & (np.rint(unknown) == unknown)).all():
         return "Declare whole numbers in the task's `labels`; resample labels with nearest-neighbour interpolation."
     return "Declare them in the task's `labels`, or correct the file."
 

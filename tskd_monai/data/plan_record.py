@@ -14,6 +14,8 @@ from typing import Any
 
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.content_hashes import ContentHashes
+from tskd_monai.data.fingerprint import Fingerprint, Reading, read_fingerprints
+from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.json_fields import check_fields
 from tskd_monai.data.strict_json import shown
 from tskd_monai.data.task import Task
@@ -37,6 +39,7 @@ class PlanRecord:
         options: as they were given: `image_size`, `intensity`, `labelled_slices`, `seed` and `fold`.
         declared: the datalist's `labels`, `channels` and `modality`, where it has them.
         sections: section to its entries, `{"case", "image", "label", "slices"}` with the sha256 of the files.
+        voxels: sha256 of the voxels of each image that a network learns from, whatever file format holds them.
         chosen: the labelled slices of each case that were drawn under a budget; None without a budget.
         channels: of the images.
         axcodes: the orientation in which slices are counted; None for 2D images.
@@ -45,13 +48,17 @@ class PlanRecord:
     options: Mapping[str, Any]
     declared: Mapping[str, Any]
     sections: Mapping[str, Sequence[Mapping[str, Any]]]
+    voxels: Sequence[str] = ()
     chosen: Mapping[str, Sequence[int]] | None = None
     channels: int = 1
     axcodes: str | None = None
 
-    def planned(self, task: Task, chosen: Mapping[str, Sequence[int]] | None) -> PlanRecord:
+    def planned(
+        self, task: Task, chosen: Mapping[str, Sequence[int]] | None, prints: Iterable[Fingerprint]
+    ) -> PlanRecord:
         """Returns the record with what planning has found."""
-        return replace(self, chosen=chosen, channels=task.channels, axcodes=task.axcodes)
+        voxels = sorted(found.voxels_sha256 for found in prints if found.section in LEARNED_FROM)
+        return replace(self, voxels=voxels, chosen=chosen, channels=task.channels, axcodes=task.axcodes)
 
     def content(self) -> dict[str, Any]:
         """Returns the record as JSON content, which `load_record` reads back equal."""
@@ -76,7 +83,7 @@ def load_record(path: str | Path) -> PlanRecord | None:
         return None
     content = read_json(path)
     name = Path(path).name
-    shape = {"format_version": (int,), "options": (dict,), "declared": (dict,), "sections": (dict,), "channels": (int,)}
+    shape = {"format_version": (int,), "options": (dict,), "declared": (dict,), "sections": (dict,), "voxels": (list,)}
     check_fields(content, shape, name, REPLAN)
     if content.pop("format_version") != FORMAT_VERSION or set(content) != {field.name for field in fields(PlanRecord)}:
         raise ValueError(f"Expected format version {FORMAT_VERSION} in {name}, found another one; {REPLAN}.")
@@ -153,6 +160,37 @@ def check_task_fits(task: Task, record: PlanRecord, where: str) -> None:
         logger.warning("%s names its labels %s, the datalist %s.", where, shown(stated), shown(declared))
 
 
+def check_new_tests(datalist: Mapping[str, Any], found: PlanRecord, stored: PlanRecord, task: Task) -> None:
+    """Reads the cases that came to `test` since a task was planned; scoring would refuse them hours later.
+
+    Args:
+        datalist: from `load_datalist`.
+        found: its record.
+        stored: the record of the plan.
+        task: of the study.
+
+    Raises:
+        ValueError: when scoring would refuse a case, or it is one that the network learns from.
+    """
+    known = [_identity(described) for described in stored.sections.get("test", ())]
+    described = zip(datalist["test"], found.sections["test"], strict=True)
+    new = [entry for entry, one in described if _identity(one) not in known]
+    if not new:
+        return
+    for entry in new:
+        if is_image_file(entry["image"]) != (stored.axcodes is None):
+            raise ValueError(
+                f"Expected {_kind(stored.axcodes)} as this task was planned from, found {Path(entry['image']).name} "
+                f"in `test` (case {entry['case']}); make a datalist for each kind."
+            )
+    for case in read_fingerprints({"test": new}, Reading(task.label_values, stored.channels)).values():
+        if case.voxels_sha256 in stored.voxels:
+            raise ValueError(
+                f"Expected other images in `test` than those that are learned from, found the content of one in "
+                f"{case.name} (case {case.case}); leave it out."
+            )
+
+
 def check_written(existing: Mapping[str, Any], datalist: Mapping[str, Any], name: str) -> None:
     """Raises ValueError when a datalist that stands in the output folder names other cases or slices than the new one.
 
@@ -201,7 +239,7 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def _kind(axcodes: str | None) -> str:
-    return "2D" if axcodes is None else "volumes"
+    return "2D images" if axcodes is None else "volumes"
 
 
 def _described(entry: Mapping[str, Any], hashes: ContentHashes) -> dict[str, Any]:

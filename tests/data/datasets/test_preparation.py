@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,9 @@ def _damage(folder: Path, what: str, save: Callable[..., Any]) -> None:
     elif what == "taken out":
         datalist["training"].pop()
     elif what == "twice":
-        datalist["training"].append(datalist["training"][0])
+        first = datalist["training"][0]
+        copy = shutil.copy(folder / first["image"], folder / "images/copy.png")
+        datalist["training"].append({**first, "image": f"images/{Path(copy).name}"})
     else:
         datalist["test"].append(datalist["training"][0])
     (folder / "datalist.json").write_text(json.dumps(datalist))

@@ -1,0 +1,275 @@
+"""What planning knows of the images and labels of a study: each file is read once, and as strictly as training does."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.transforms import EnsureChannelFirstd
+from scipy import ndimage
+from tqdm import tqdm
+
+from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.data.image_file import is_image_file
+from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
+from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
+
+logger = logging.getLogger(__name__)
+
+AXES = "LPS"
+"""Directions in which a volume's axes, and the slices along each of them, are counted."""
+
+LABEL_KEYS = ("label", "second_reader")
+RANGE_PERCENTILES = (0.5, 99.5)
+FOREGROUND_SAMPLE = 100_000
+"""Voxels at most of a case's foreground whose values are kept; a window of HU needs no more."""
+
+CT = "CT"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What planning knows of one image and its label.
+
+    Attributes:
+        section: of the datalist.
+        case: of the datalist.
+        name: of the image's file.
+        shape: voxels towards left, posterior, superior (rows, columns, 1 for 2D images).
+        spacing: mm along the same axes (1 for 2D images).
+        channels: 1 (grey) or 3 (colour).
+        modality: of a DICOM series; "" where it is not known.
+        value_range: the 0.5th and 99.5th percentile of the whole image.
+        voxels_sha256: of shape and values, whatever file format holds them.
+        class_counts: voxels of each network class on each slice along each axis, (slices, classes); none without label.
+        largest_shares: share of each foreground class in its largest component; only where it was asked for.
+        foreground: coordinates (3, N) and values (N,) of evenly spaced foreground voxels; only of CT.
+    """
+
+    section: str
+    case: str
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    channels: int
+    modality: str
+    value_range: tuple[float, float]
+    voxels_sha256: str
+    class_counts: tuple[np.ndarray, ...] = ()
+    largest_shares: Mapping[int, float] | None = None
+    foreground: tuple[np.ndarray, np.ndarray] | None = None
+
+    def counts(self, slice_axis: int | None = None, slices: Sequence[int] | None = None) -> np.ndarray:
+        """Returns the voxels of each class, (K,), on some slices along an axis or on all."""
+        return self.class_counts[slice_axis or 0][slice(None) if slices is None else list(slices)].sum(axis=0)
+
+    def foreground_range(self, slice_axis: int | None, slices: Sequence[int] | None) -> tuple[float, float] | None:
+        """Returns the 0.5th and 99.5th percentile inside the foreground, None where there is none."""
+        if self.foreground is None:
+            return None
+        coordinates, values = self.foreground
+        if slices is not None:
+            values = values[np.isin(coordinates[slice_axis or 0], list(slices))]
+        return _percentiles(values) if values.size else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a study are read.
+
+    Attributes:
+        label_values: that the datalist declares, background first.
+        channels: that the datalist declares; None: as the images have them.
+        ct: whether to keep foreground values of images that do not say themselves that they are CT.
+        components_of: the section whose labels say which classes are in one piece.
+    """
+
+    label_values: tuple[int, ...]
+    channels: int | None = None
+    ct: bool = False
+    components_of: str = "training"
+
+
+def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str, Fingerprint]:
+    """Returns the fingerprint of each image of a datalist by its path; nothing is planned from those in `test`.
+
+    Raises:
+        ValueError: when training, validation or scoring would refuse a file, images are of different kinds, or one
+            image stands in the datalist twice; names the section, the case and the file.
+    """
+    entries = [(section, entry) for section in SECTIONS for entry in datalist.get(section, [])]
+    _check_kinds([entry["image"] for _, entry in entries])
+    prints: dict[str, Fingerprint] = {}
+    seen: dict[str, Fingerprint] = {}
+    labels: dict[str, Fingerprint] = {}
+    for section, entry in tqdm(entries, desc="Fingerprint", unit="case"):
+        try:
+            found, label_sha256 = _read(entry, section, reading)
+        except ValueError as error:
+            raise ValueError(f"`{section}` case {entry['case']}: {error}") from error
+        _check_channels(found, next(iter(prints.values()), found), reading.channels)
+        _check_new(found, seen)
+        _warn_of_same_label(found, label_sha256, labels)
+        prints[entry["image"]] = found
+    return prints
+
+
+@lru_cache(maxsize=1)
+def _steps(label_values: tuple[int, ...]) -> tuple[Callable[[Any], Any], ...]:
+    """Returns what training does to a file before it turns it; building MONAI's loader takes long: once is enough."""
+    return (
+        load_image_transform(["image"]),
+        load_label_transform(LABEL_KEYS, allow_missing_keys=True),
+        EnsureChannelFirstd(["image", *LABEL_KEYS], allow_missing_keys=True),
+        *(CheckLabelMatchesImaged("image", key) for key in LABEL_KEYS),
+        EncodeLabelsd(LABEL_KEYS, label_values, allow_missing_keys=True),
+    )
+
+
+def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fingerprint, str]:
+    """Returns the fingerprint of an entry, and the sha256 of its label where that has any foreground."""
+    item: Any = {key: entry[key] for key in ("image", *LABEL_KEYS) if key in entry}
+    for step in _steps(reading.label_values):
+        item = step(item)
+    image, meta = np.asarray(item["image"]), item["image"].meta
+    affine = None if is_image_file(entry["image"]) else np.asarray(meta["affine"])
+    volume = _turned(np.moveaxis(image, 0, -1), affine)
+    modality = str(meta.get("modality") or "")
+    found: dict[str, Any] = {}
+    label_sha256 = ""
+    if "label" in item:
+        classes = _turned(np.asarray(item["label"])[0], affine)
+        foreground = np.nonzero(classes)
+        values = classes[foreground]
+        found["class_counts"] = _class_counts(classes.shape, foreground, values, len(reading.label_values))
+        if section == reading.components_of and "slices" not in entry:
+            found["largest_shares"] = _largest_shares(classes, foreground, values)
+        if reading.ct or modality == CT:
+            found["foreground"] = _sample(volume[..., 0], foreground)
+        label_sha256 = _sha256(classes) if values.size else ""
+    finite = image[np.isfinite(image)]
+    fingerprint = Fingerprint(
+        section=section,
+        case=str(entry["case"]),
+        name=Path(entry["image"]).name,
+        shape=volume.shape[:3],
+        spacing=_spacing(affine),
+        channels=image.shape[0],
+        modality=modality,
+        value_range=_percentiles(finite) if finite.size else (0.0, 0.0),
+        voxels_sha256=_sha256(volume),
+        **found,
+    )
+    return fingerprint, label_sha256
+
+
+def _turned(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
+    """Returns a view of a volume with its axes towards left, posterior, superior; a 2D image (None) as it is."""
+    if affine is None:
+        return array
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(AXES))
+    return nib.orientations.apply_orientation(array, turn)
+
+
+def _spacing(affine: np.ndarray | None) -> tuple[float, ...]:
+    if affine is None:
+        return (1.0, 1.0, 1.0)
+    sizes = np.empty(3)
+    sizes[nib.io_orientation(affine)[:, 0].astype(int)] = nib.affines.voxel_sizes(affine)
+    return tuple(float(size) for size in sizes)
+
+
+def _class_counts(
+    shape: tuple[int, ...], foreground: tuple[np.ndarray, ...], values: np.ndarray, classes: int
+) -> tuple[np.ndarray, ...]:
+    """Returns the voxels of each class on each slice along each axis, (slices, classes)."""
+    counts = []
+    for axis, depth in enumerate(shape):
+        flat = np.bincount(foreground[axis] * classes + values, minlength=depth * classes)
+        table = flat.reshape(depth, classes)
+        table[:, 0] = int(np.prod(shape)) // depth - table.sum(axis=1)
+        counts.append(table)
+    return tuple(counts)
+
+
+def _largest_shares(classes: np.ndarray, foreground: tuple[np.ndarray, ...], values: np.ndarray) -> dict[int, float]:
+    """Returns the share of each class's voxels in its largest component, neighbours across corners counted too."""
+    shares = {}
+    for value in np.unique(values).tolist():
+        box = tuple(
+            slice(int(axis.min()), int(axis.max()) + 1) for axis in (part[values == value] for part in foreground)
+        )
+        mask = classes[box] == value
+        components, number = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+        shares[value] = 1.0 if number < 2 else float(np.bincount(components.ravel())[1:].max() / mask.sum())
+    return shares
+
+
+def _sample(image: np.ndarray, foreground: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns coordinates and values of evenly spaced foreground voxels."""
+    step = -(-foreground[0].size // FOREGROUND_SAMPLE) or 1
+    chosen = tuple(axis[::step] for axis in foreground)
+    return np.stack(chosen).astype(np.uint16), image[chosen].astype(np.float32)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    lower, upper = np.percentile(values, RANGE_PERCENTILES)
+    return float(lower), float(upper)
+
+
+def _sha256(array: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(array.shape).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _check_kinds(paths: Sequence[str]) -> None:
+    """Raises ValueError when a study has 2D image files and volumes."""
+    first = {is_image_file(path): Path(path).name for path in reversed(paths)}
+    if len(first) > 1:
+        raise ValueError(
+            f"Expected images of one kind, found the 2D image {first[True]} and the volume {first[False]}; make a "
+            "datalist for each."
+        )
+
+
+def _check_channels(found: Fingerprint, first: Fingerprint, declared: int | None) -> None:
+    if declared is not None and found.channels != declared:
+        raise ValueError(
+            f"Expected {declared} channel(s) as declared, found {found.channels} in {found.name} (grey has 1, colour "
+            "3); correct the datalist's `channels` or leave it out: it is counted from the images."
+        )
+    if found.channels != first.channels:
+        raise ValueError(
+            f"Expected images of one kind, found {first.channels} channel(s) in {first.name} and {found.channels} in "
+            f"{found.name} (grey has 1, colour 3); convert one kind into the other, or make a datalist for each."
+        )
+
+
+def _check_new(found: Fingerprint, seen: dict[str, Fingerprint]) -> None:
+    """Raises ValueError for an image that stands in the datalist already, under another name or in another format."""
+    if found.value_range[0] == found.value_range[1]:
+        return  # blank images are alike and no proof
+    first = seen.setdefault(found.voxels_sha256, found)
+    if first is not found:
+        raise ValueError(
+            f"Expected each image once, found the content of {first.name} (`{first.section}` case {first.case}) again "
+            f"in {found.name} (`{found.section}` case {found.case}); leave one of them out."
+        )
+
+
+def _warn_of_same_label(found: Fingerprint, sha256: str, labels: dict[str, Fingerprint]) -> None:
+    first = labels.setdefault(sha256, found) if sha256 else found
+    if first.case != found.case:
+        logger.warning(
+            "The labels of %s and %s, of different cases, are the same; are they paired with the right images?",
+            first.name,
+            found.name,
+        )
