@@ -55,6 +55,12 @@ def logging_as_it_was() -> Iterator[None]:
     logging.disable(disabled)
 
 
+@pytest.fixture
+def bfloat16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test compute in bfloat16 on a CPU that emulates it: the figures are the same, and few of them."""
+    monkeypatch.setattr("tskd_monai.networks.bfloat16.cpu_capabilities", lambda: {"avx512_bf16": True})
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real images, one subfolder and datalist.json per dataset."""

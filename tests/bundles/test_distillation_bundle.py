@@ -104,6 +104,7 @@ def test_without_a_cache_nothing_is_kept(study: Path, tmp_path: Path, caplog: py
     assert read_json(tmp_path / "online" / "record.json")["stage"] == "distillation"
 
 
+@pytest.mark.usefixtures("bfloat16_anywhere")
 def test_the_student_is_trained_in_the_precision_that_is_asked_for(study: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         distil(study, tmp_path / precision, precision=precision, cache_dir=str(tmp_path / "answers"))

@@ -104,6 +104,7 @@ def test_it_learns_and_fine_tuning_starts_from_it(study: Path, tmp_path: Path, m
     assert all(torch.equal(value, end[name]) for name, value in start.items())
 
 
+@pytest.mark.usefixtures("bfloat16_anywhere")
 @pytest.mark.parametrize("method", METHODS)
 def test_it_runs_in_bfloat16(study: Path, tmp_path: Path, method: str) -> None:
     inferer = {"_target_": "tskd_monai.training.precision.PrecisionInferer", "precision": "bfloat16"}

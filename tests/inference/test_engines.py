@@ -104,18 +104,32 @@ def test_file_that_changed_is_not_taken(copy: Path) -> None:
 @needs_openvino
 def test_precision_follows_the_checks_of_the_export(copy: Path) -> None:
     record = read_json(copy / RECORD)
-    assert {row["precision"]: row["accepted"] for row in record["parity"]} == {"fp32": True, "bf16": False}
+    has_bfloat16 = engines.openvino_has_bfloat16()
+    accepted = {row["precision"]: row["accepted"] for row in record["parity"]}
+    assert accepted == {"fp32": True, "bf16": False} if has_bfloat16 else {"fp32": True}
     assert choose_engine("openvino", models=copy).precision == "fp32"  # type: ignore[attr-defined]
     for row in record["parity"]:
         row["accepted"] = True
     write_json(copy / RECORD, record)
     chosen = choose_engine("openvino", models=copy).precision  # type: ignore[attr-defined]
-    import openvino
-
-    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    assert chosen == ("bf16" if has_bf16 else "fp32")
+    assert chosen == ("bf16" if has_bfloat16 else "fp32")
     with pytest.raises(FileNotFoundError, match=r"model_int8\.xml"):
         choose_engine("openvino", "int8", copy)
+
+
+def test_bf16_is_refused_on_a_cpu_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(engines, "openvino_has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match="Expected a CPU that computes in bf16 for --precision bf16, found .*fp32"):
+        choose_engine("openvino", "bf16", tmp_path)
+
+
+@needs_openvino
+def test_what_openvino_emulates_is_not_taken(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = read_json(copy / RECORD)
+    write_json(copy / RECORD, {**record, "parity": [{**row, "accepted": True} for row in record["parity"]]})
+    monkeypatch.setattr(engines, "cpu_computes_bfloat16", lambda: False)
+    assert choose_engine("openvino", models=copy).precision == "fp32"  # type: ignore[attr-defined]
 
 
 def test_missing_package_names_its_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_images_that_are_not_normalised_are_refused(bad: torch.Tensor) -> None:
         DiffusionPrepareBatch(build_noise_scheduler())({"image": bad})
 
 
+@pytest.mark.usefixtures("bfloat16_anywhere")
 @pytest.mark.parametrize(("prediction_type", "precision"), [("sample", "float32"), ("flow", "bfloat16")])
 def test_stock_trainer_learns_one_image(prediction_type: str, precision: str) -> None:
     torch.manual_seed(0)

@@ -178,7 +178,7 @@ def test_images_of_any_size_train(study: Path, tmp_path: Path, size: int) -> Non
 
 def test_options_that_do_not_exist_are_refused(study: Path, tmp_path: Path) -> None:
     for options, expected in (
-        ({"precision": "float16"}, "Expected --precision float32 or bfloat16, found float16"),
+        ({"precision": "float16"}, "Expected --precision float32, bfloat16 or auto, found float16"),
         ({"lr_schedule": "step"}, "Expected --lr_schedule cosine or poly, found step"),
         ({"patience": 0}, "Expected --patience of at least 1 validation, or None, found 0"),
     ):

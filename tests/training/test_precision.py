@@ -4,7 +4,10 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
-from tskd_monai.training.precision import PrecisionInferer
+from tskd_monai.networks import bfloat16
+from tskd_monai.training.precision import PrecisionInferer, choose_precision
+
+pytestmark = pytest.mark.usefixtures("bfloat16_anywhere")
 
 
 class Recorder(torch.nn.Module):
@@ -81,7 +84,7 @@ def test_the_stock_trainer_trains_in_it(images: torch.Tensor) -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected --precision float32 or bfloat16, found float16"):
+    with pytest.raises(ValueError, match="Expected --precision float32, bfloat16 or auto, found float16"):
         PrecisionInferer("float16")
 
 
@@ -89,10 +92,31 @@ def test_a_gpu_without_bfloat16_is_refused_but_not_in_float32(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     PrecisionInferer("float32", "cuda:0")
-    with pytest.raises(ValueError, match=r"GPU that computes in bfloat16.*found Tesla T4\. Train with --precision flo"):
+    with pytest.raises(ValueError, match=r"or a GPU .*found Tesla T4, .* Train with --precision float32 or auto"):
         PrecisionInferer("bfloat16", "cuda:0")
     with pytest.raises(ValueError, match="found mps"):
         PrecisionInferer("bfloat16", "mps")
+
+
+def test_a_cpu_without_bfloat16_is_refused_and_auto_takes_float32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bfloat16, "cpu_capabilities", lambda: {"avx2": True, "cpu_name": "Old Xeon"})
+    with pytest.raises(ValueError, match=r"AVX-512 BF16, AMX, Arm BF16\), .*found Old Xeon, where it is many times"):
+        PrecisionInferer("bfloat16")
+    with caplog.at_level("INFO"):
+        assert PrecisionInferer("auto").precision == "float32"
+    assert "Precision: float32 (Old Xeon)." in caplog.text
+    assert choose_precision("float32") == "float32"
+
+
+def test_auto_takes_bfloat16_where_there_is_one(caplog: pytest.LogCaptureFixture, images: torch.Tensor) -> None:
+    network = Recorder()
+    with caplog.at_level("INFO"):
+        inferer = PrecisionInferer("auto")
+    inferer(images, network)
+    assert inferer.precision == "bfloat16" and network.dtypes == [torch.bfloat16]
+    assert "Precision: bfloat16 (the cpu computes in it)." in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

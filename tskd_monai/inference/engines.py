@@ -21,6 +21,7 @@ from tskd_monai.inference.exported_files import (
     exported_file,
     is_accepted,
 )
+from tskd_monai.networks.bfloat16 import cpu_computes_bfloat16, cpu_name
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -88,7 +89,7 @@ class OpenVinoEngine:
 
     Args:
         path: of the exported network, `.xml`.
-        precision: `fp32`, `bf16` (where the CPU lacks it, OpenVINO computes in fp32) or `int8` (of a quantised graph).
+        precision: `fp32`, `bf16` (of a CPU that has it) or `int8` (of a quantised graph).
 
     Raises:
         ImportError: when openvino is not installed.
@@ -157,7 +158,8 @@ def choose_engine(
     Raises:
         FileNotFoundError: when a named engine's file is missing.
         ImportError: when a named engine is not installed; names the extra.
-        ValueError: when a name is unknown, an engine has no such precision, or the file belongs to other weights.
+        ValueError: when a name is unknown, the engine or the CPU has no such precision, or the file belongs to other
+            weights.
     """
     if name not in ENGINES or precision not in PRECISIONS:
         raise ValueError(
@@ -195,9 +197,23 @@ def _openvino_engine(models: Path, precision: str) -> OpenVinoEngine:
     if precision == "auto":
         precision, reason = _pick_precision(models)
         logger.info("OpenVINO precision: %s (%s).", precision, reason)
+    elif precision == "bf16":
+        _require("openvino", "openvino")
+        if not openvino_has_bfloat16():
+            raise ValueError(
+                f"Expected a CPU that computes in bf16 for --precision bf16, found {cpu_name()}, on which OpenVINO "
+                "computes in fp32; give --precision auto or fp32."
+            )
     return OpenVinoEngine(
         exported_file(models, OPENVINO_INT8_FILE if precision == "int8" else OPENVINO_FILE), precision
     )
+
+
+def openvino_has_bfloat16() -> bool:
+    """Returns whether OpenVINO computes in bf16 on this CPU, and the CPU has it: some releases emulate it."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and cpu_computes_bfloat16()
 
 
 def _pick_precision(models: Path) -> tuple[str, str]:
@@ -207,7 +223,7 @@ def _pick_precision(models: Path) -> tuple[str, str]:
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     exported_file(models, OPENVINO_FILE)
-    if "BF16" in capabilities and is_accepted(models, "openvino", "bf16"):
+    if openvino_has_bfloat16() and is_accepted(models, "openvino", "bf16"):
         return "bf16", "the CPU computes in it and the export's check accepted it"
     if "INT8" in capabilities and is_accepted(models, "openvino", "int8"):
         return "int8", "the CPU computes in it and the export's check accepted it"

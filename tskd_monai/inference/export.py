@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tskd_monai.data.atomic import atomic_path, write_json
 from tskd_monai.data.task import Task
 from tskd_monai.inference.channelwise_norm import with_channelwise_norms
-from tskd_monai.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
+from tskd_monai.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, openvino_has_bfloat16
 from tskd_monai.inference.exported_files import (
     ONNX_FILE,
     OPENVINO_FILE,
@@ -116,7 +116,7 @@ def _write_files(
         candidates["onnxruntime", "fp32"] = OnnxRuntimeEngine(models / ONNX_FILE)
     if "openvino" in engines:
         export_openvino(models / ONNX_FILE, models / OPENVINO_FILE)
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", "bf16") if openvino_has_bfloat16() else ("fp32",):
             candidates["openvino", precision] = OpenVinoEngine(models / OPENVINO_FILE, precision)
         if calibration:
             windows = torch.cat([case.windows for case in calibration])

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
 
+from tskd_monai.networks.bfloat16 import lack_of_bfloat16
+
+logger = logging.getLogger(__name__)
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = "auto"
+
+
+def choose_precision(precision: str = "float32", device: torch.device | str = "cpu") -> str:
+    """Returns `float32` or `bfloat16`, and says which where it chose: a config's first step, before hours of work.
+
+    Args:
+        precision: one of them, or `auto`: bfloat16 where the device computes in it.
+        device: that the network is on.
+
+    Raises:
+        ValueError: when the precision is unknown, or the device does not compute in bfloat16.
+    """
+    if precision not in (*PRECISIONS, AUTO):
+        raise ValueError(f"Expected --precision {', '.join(PRECISIONS)} or {AUTO}, found {precision}.")
+    if precision == "float32":
+        return precision
+    lacking = lack_of_bfloat16(device)
+    if precision == AUTO:
+        precision = "bfloat16" if lacking is None else "float32"
+        logger.info("Precision: %s (%s).", precision, lacking or f"the {torch.device(device).type} computes in it")
+    elif lacking is not None:
+        raise ValueError(
+            "Expected a CPU that computes in bfloat16 (AVX-512 BF16, AMX, Arm BF16), or a GPU (NVIDIA Ampere or "
+            f"newer), found {lacking}, where it is many times slower. Train with --precision float32 or auto."
+        )
+    return precision
 
 
 class PrecisionInferer(SimpleInferer):
@@ -18,20 +50,20 @@ class PrecisionInferer(SimpleInferer):
     gradients, the loss and the optimiser stay float32, and bfloat16 has float32's range, so no gradients are scaled.
 
     Args:
-        precision: `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16` or `auto`.
         device: that the network is on.
 
+    Attributes:
+        precision: that was chosen, `float32` or `bfloat16`.
+
     Raises:
-        ValueError: when the precision is unknown, or the device has no bfloat16.
+        ValueError: see `choose_precision`.
     """
 
     def __init__(self, precision: str = "float32", device: torch.device | str = "cpu") -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ValueError(f"Expected --precision {' or '.join(PRECISIONS)}, found {precision}.")
-        self.device_type, self.dtype = torch.device(device).type, PRECISIONS[precision]
-        if self.dtype is torch.bfloat16:
-            _require_bfloat16(self.device_type)
+        self.precision = choose_precision(precision, device)
+        self.device_type = torch.device(device).type
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Returns the network's output as float32, each tensor of it where it is a mapping.
@@ -42,21 +74,8 @@ class PrecisionInferer(SimpleInferer):
             args: more inputs of the network, part of MONAI's interface.
             kwargs: the same by name.
         """
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             output = network(inputs, *args, **kwargs)
         if isinstance(output, Mapping):
             return {name: value.float() for name, value in output.items()}
         return output.float()
-
-
-def _require_bfloat16(device_type: str) -> None:
-    """Raises ValueError where bfloat16 would be missing, or emulated and slow."""
-    if device_type == "cpu":
-        return
-    if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return
-    found = torch.cuda.get_device_name() if device_type == "cuda" else device_type
-    raise ValueError(
-        f"Expected a CPU, or a GPU that computes in bfloat16 (NVIDIA Ampere or newer), found {found}. "
-        "Train with --precision float32."
-    )
