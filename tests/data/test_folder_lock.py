@@ -33,8 +33,8 @@ lock = hold_folder(sys.argv[1])
 child = os.fork()
 if not child:
     del lock  # as the collector of a data-loading process may
+    print(os.getpid(), flush=True)
     time.sleep(60)
-print(child, flush=True)
 sys.stdin.readline()
 """
 
@@ -106,7 +106,7 @@ def test_a_process_that_ends_leaves_no_file(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.wait() == 0
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_may_hold_a_folder_twice_and_folders_in_it(tmp_path: Path) -> None:
@@ -130,6 +130,15 @@ def test_a_folder_is_released_with_the_last_reference_or_after_an_error(tmp_path
     with pytest.raises(KeyError), hold_folder(tmp_path):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_made_for_nothing_goes_and_any_other_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "used", "unused"):
+        with hold_folder(tmp_path / name):
+            if name == "used":
+                (tmp_path / name / "result.json").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "used"]
 
 
 def test_no_path_and_no_user_is_written_down(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from tskd_monai.training import checkpoint as checkpoint_module
 from tskd_monai.training.checkpoint import (
+    Attach,
     BestCheckpoint,
     EpochCheckpoint,
     Resume,
@@ -240,3 +241,63 @@ def test_a_folder_that_takes_no_file_is_named_before_the_first_step(tmp_path: Pa
     with pytest.raises(OSError, match="Expected room and permission to write output, found: File exists; free some"):
         engine.run([0], max_epochs=1)
     assert counter.value == 0
+
+
+# A run that was interrupted, one that was completed, and one on other images, as MONAI Label starts them.
+
+
+def run_of(path: Path, images: list[str], until_completed: bool = True) -> EpochCheckpoint:
+    return EpochCheckpoint(path, {"counter": Counter()}, "task", run=images, until_completed=until_completed)
+
+
+def interrupt_after_an_epoch(path: Path, images: list[str]) -> None:
+    """Leaves the checkpoint of a run that was killed in its second epoch."""
+    checkpoint = run_of(path, images)
+    engine = trainer_with(checkpoint, checkpoint.save_dict["counter"])  # type: ignore[arg-type]
+
+    @engine.on(Events.EPOCH_STARTED(once=2))
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([0, 1], max_epochs=3)
+
+
+def counted(checkpoint: EpochCheckpoint) -> tuple[int, int]:
+    """Returns the number of steps in the end, and how many were done now."""
+    engine = trainer_with(checkpoint, checkpoint.save_dict["counter"])  # type: ignore[arg-type]
+    done: list[int] = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: done.append(1))
+    engine.run([0, 1], max_epochs=3)
+    return checkpoint.save_dict["counter"].value, len(done)  # type: ignore[attr-defined]
+
+
+def test_an_interrupted_run_on_the_same_images_is_resumed(tmp_path: Path) -> None:
+    interrupt_after_an_epoch(tmp_path / "last.pt", ["a", "b"])
+    assert (tmp_path / "last.pt").is_file()
+    assert counted(run_of(tmp_path / "last.pt", ["a", "b"])) == (6, 4)
+
+
+def test_a_run_on_other_images_starts_at_the_first_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupt_after_an_epoch(tmp_path / "last.pt", ["a", "b"])
+    assert counted(run_of(tmp_path / "last.pt", ["a", "b", "c"])) == (6, 6)
+    assert "last.pt is of a run on other images or settings; training starts at epoch 1." in caplog.text
+
+
+def test_a_completed_run_is_trained_again_where_its_checkpoint_is_removed(tmp_path: Path) -> None:
+    assert [counted(run_of(tmp_path / "last.pt", ["a"])) for _ in range(2)] == [(6, 6), (6, 6)]
+    assert not (tmp_path / "last.pt").exists()
+    kept = [counted(run_of(tmp_path / "last.pt", ["a"], until_completed=False)) for _ in range(2)]
+    assert kept == [(6, 6), (6, 0)]
+
+
+def test_the_checkpoint_holds_no_path_of_the_images(tmp_path: Path) -> None:
+    interrupt_after_an_epoch(tmp_path / "last.pt", ["/home/Doe_Jane/scan.nii.gz"])
+    assert "Doe" not in str(load_checkpoint(tmp_path / "last.pt"))
+
+
+def test_a_handler_is_attached_through_a_component(tmp_path: Path) -> None:
+    engine = Engine(lambda engine, batch: None)
+    Attach(EpochCheckpoint(tmp_path / "last.pt", {}, "task")).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert (tmp_path / "last.pt").is_file()

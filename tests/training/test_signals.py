@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
@@ -64,6 +65,15 @@ def test_second_signal_ends_at_once() -> None:
     engine = trainer(signal.SIGINT, times=2)
     with pytest.raises(KeyboardInterrupt):
         engine.run([0], max_epochs=1)
+
+
+def test_in_a_thread_of_a_server_training_runs_without_watching(former_handlers: list[object]) -> None:
+    engine = trainer()
+    thread = threading.Thread(target=engine.run, args=([0],), kwargs={"max_epochs": 2})
+    thread.start()
+    thread.join()
+    assert engine.state.epoch == 2
+    assert [signal.getsignal(number) for number in WATCHED] == former_handlers
 
 
 def test_signals_are_given_back_at_the_end(former_handlers: list[object]) -> None:

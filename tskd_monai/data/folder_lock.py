@@ -35,10 +35,11 @@ class FolderLock:
 
     Args:
         lock: held; None where there are no locks.
+        made: the folder, where it was made for this; it goes with the lock if nothing was written to it.
     """
 
-    def __init__(self, lock: BaseFileLock | None) -> None:
-        self._finalizer = None if lock is None else weakref.finalize(self, _release, lock, os.getpid())
+    def __init__(self, lock: BaseFileLock | None, made: Path | None = None) -> None:
+        self._finalizer = None if lock is None else weakref.finalize(self, _release, lock, os.getpid(), made)
 
     def release(self) -> None:
         """Lets others write to the folder; again, it does nothing."""
@@ -70,6 +71,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
         OSError: when the folder takes no file.
     """
     folder = Path(folder)
+    made = None if folder.exists() else folder
     require_writable(folder)
     path = folder / LOCK_FILE
     lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False)
@@ -91,7 +93,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
         logger.info("The output folder %s was left by %s; taken over.", folder.name, left_by)
     owner = {"process": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
-    return FolderLock(lock)
+    return FolderLock(lock, made)
 
 
 def _owner(path: Path) -> str:
@@ -103,10 +105,12 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def _release(lock: BaseFileLock, process: int) -> None:
+def _release(lock: BaseFileLock, process: int, made: Path | None) -> None:
     """Removes the lock file while it is still held, so that nobody can hold a file of another name."""
     if os.getpid() != process:  # a data-loading process that was forked: the lock is not its own
         return
     if lock.lock_counter == 1:
         Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+    if made is not None and made.is_dir() and not any(made.iterdir()):
+        made.rmdir()

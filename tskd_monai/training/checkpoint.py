@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -102,17 +104,35 @@ class EpochCheckpoint:
         path: of the checkpoint, for example `last.pt`.
         save_dict: network, optimiser, scheduler, EMA, history, … by name.
         task_hash: of the task that is trained for; a checkpoint of another is refused.
-        resume: whether to go on from `path` where it exists.
+        resume: whether to resume from `path` where it exists.
+        run: JSON values that say which training run this is, such as its images; a checkpoint of another run is not
+            resumed, with a warning, and training starts at the first epoch. None: every run of the task is the same.
+        until_completed: whether the checkpoint is removed once training has come to its end, so that only a run that
+            was interrupted is resumed. Otherwise a completed run, started again, has nothing left to do.
     """
 
     def __init__(
-        self, path: str | Path, save_dict: Mapping[str, Stateful], task_hash: str, resume: bool = True
+        self,
+        path: str | Path,
+        save_dict: Mapping[str, Stateful],
+        task_hash: str,
+        resume: bool = True,
+        run: Any = None,
+        until_completed: bool = False,
     ) -> None:
         self.path, self.save_dict, self.task_hash, self.resume = Path(path), dict(save_dict), task_hash, resume
+        self.run_hash = None if run is None else hashlib.sha256(json.dumps(run, default=str).encode()).hexdigest()
+        self.until_completed = until_completed
 
     def attach(self, engine: Engine) -> None:
         """Saves after each of this trainer's epochs."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        if self.until_completed:
+            engine.add_event_handler(Events.COMPLETED, self._remove)
+
+    def _remove(self, engine: Engine) -> None:
+        if process_rank() == 0:
+            self.path.unlink(missing_ok=True)
 
     def save(self, engine: Engine) -> None:
         """Writes the checkpoint.
@@ -129,10 +149,10 @@ class EpochCheckpoint:
                 "is that of the last good epoch. Lower --learning_rate or look for damaged images."
             )
         content["progress"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        save_checkpoint({**content, "task_hash": self.task_hash}, self.path)
+        save_checkpoint({**content, "task_hash": self.task_hash, "run_hash": self.run_hash}, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Goes on from the checkpoint where there is one.
+        """Resumes from the checkpoint where there is one of this run.
 
         Raises:
             OSError: when its folder takes no file.
@@ -148,6 +168,9 @@ class EpochCheckpoint:
                 f"{self.path} was trained for another task: expected task hash {self.task_hash[:12]}, found "
                 f"{str(content.get('task_hash'))[:12]}. Choose another --output_dir, or remove the checkpoint."
             )
+        if content.get("run_hash") != self.run_hash:
+            logger.warning("%s is of a run on other images or settings; training starts at epoch 1.", self.path.name)
+            return
         missing = set(self.save_dict) - set(content)
         if missing:
             raise ValueError(f"{self.path}: expected {sorted(self.save_dict)}, found no {sorted(missing)}.")
@@ -169,6 +192,21 @@ def first_not_finite(content: Any, name: str = "") -> str | None:
         items = enumerate(content)
     found = (first_not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
     return next((name for name in found if name is not None), None)
+
+
+class Attach:
+    """Attaches a handler that stands elsewhere in a config: MONAI Label wants a list of components, not of references.
+
+    Args:
+        handler: with ignite's `attach`.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches the handler to this engine."""
+        self.handler.attach(engine)
 
 
 class Resume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,8 @@ class StopOnSignal:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _watch(self, engine: Engine) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread, which belongs to the server that trains in this one
         for number in (signal.SIGINT, signal.SIGTERM):
             self._former[number] = signal.signal(number, self._note)  # type: ignore[assignment]
 
