@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.content_hashes import ContentHashes
 from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
+from tskd_monai.data.fingerprint import Fingerprint
+from tskd_monai.data.image_ranges import unlike_most
 from tskd_monai.data.plan_files import PlanFiles
 from tskd_monai.data.plan_record import (
     PlanRecord,
@@ -21,8 +25,9 @@ from tskd_monai.data.plan_record import (
     load_record,
     record_of,
 )
-from tskd_monai.data.planning import fingerprints, plan_task, slice_counts
-from tskd_monai.data.task import Task, load_task
+from tskd_monai.data.planning import fingerprints, image_extents, plan_task, slice_counts
+from tskd_monai.data.task import AXIS_OF_LETTER, Task, load_task
+from tskd_monai.transforms.slice_spacing import check_resampling
 
 logger = logging.getLogger("plan_task")
 
@@ -99,12 +104,31 @@ def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) ->
     size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
     prints = fingerprints(source, intensity, partly=None if budget is None else True)
     task = plan_task(source, size, intensity, prints=prints)
+    _check_images(source, prints, task)
     if budget is None:
         return found.planned(task, None, prints.values()), task
     # Which axis is the slices' does not depend on the labels that are about to be left out.
     chosen = labelled_subset(slice_counts(source["training"], prints, task), budget, options["seed"])
     task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
     return found.planned(task, chosen, prints.values()), task
+
+
+def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], task: Task) -> None:
+    """Warns of images that are unlike most of those that networks learn from.
+
+    Raises:
+        ValueError: when an image's spacing cannot be right at that of the task; training would refuse it.
+    """
+    axis = None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
+    unit = "pixels" if axis is None else "mm"
+    in_plane = [other for other in range(3) if other != (2 if axis is None else axis)]
+    for found in prints.values():
+        size, spacing = ([values[other] for other in in_plane] for values in (found.shape, found.spacing))
+        slices = math.prod(found.shape) // math.prod(size)
+        name = f"{found.name} (`{found.section}` case {found.case})"
+        check_resampling((found.channels, *size, slices), spacing, task.pixdim, name, unit)
+    for path, differences in unlike_most(image_extents(source, prints, axis), unit).items():
+        logger.warning("Case %s is unlike the other images: %s.", prints[path].case, "; ".join(differences))
 
 
 def main() -> None:
@@ -138,13 +162,14 @@ def main() -> None:
         )
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
+    size = f"{task.pixdim[0]:.3g}"
+    scale = f"{size} mm a pixel, view {task.axcodes}" if task.axcodes else f"each {size} pixels of the image wide"
     logger.info(
-        "%s: %s at %dx%d, %.3g mm a pixel, view %s, %s intensities.",
+        "%s: %s at %dx%d, %s, %s intensities.",
         path,
         ", ".join(task.foreground.values()),
         *task.image_size,
-        task.pixdim[0],
-        task.axcodes,
+        scale,
         task.intensity.mode,
     )
 

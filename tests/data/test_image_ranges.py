@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over, unlike_training
+from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over, unlike_most, unlike_training
 from tskd_monai.data.task import Intensity, Task, TrainingImages, load_task
 
 MakeTask = Callable[..., Task]
@@ -109,6 +109,16 @@ def test_a_window_that_shows_nothing_is_told_without_training_images(ct: Task, m
     assert unlike_training(replace(SCAN, values=(-1000.0, 900.0)), make_task()) == []
     colour = make_task(axcodes=None, channels=3, intensity=Intensity("rgb", 0, 255))
     assert unlike_training(ImageExtent(384.0, (1.0, 1.0), None, (0.0, 1.0)), colour)
+
+
+def test_a_training_image_that_is_unlike_the_others_is_named() -> None:
+    others = {str(number): replace(SCAN, field_of_view=300.0 + number) for number in range(5)}
+    assert unlike_most(others, "mm") == {}
+    odd = {**others, "metres": ImageExtent(340000.0, (1300.0, 1300.0), 6.0, SCAN.values)}
+    (findings,) = unlike_most(odd, "mm").values()
+    assert list(unlike_most(odd, "mm")) == ["metres"]
+    assert findings[0].startswith("field of view 3.4e+05 mm, in training 302.5 mm")
+    assert findings[1].startswith("pixel spacing 1300 mm, in training 1.3 mm")
 
 
 def test_pixels_are_not_called_mm(make_task: MakeTask) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tskd_monai.data.planning import fingerprints, plan_task, slice_counts
 from tskd_monai.data.slices import SliceDataset
-from tskd_monai.data.task import Intensity
+from tskd_monai.data.task import Intensity, TrainingImages
 from tskd_monai.data.volume_reader import VolumeReader, load_image_transform
 from tskd_monai.inference.preprocessing import preprocessing
 
@@ -128,6 +128,20 @@ def test_image_files_are_planned_in_pixels(tmp_path: Path, channels: int) -> Non
     assert task.intensity == (Intensity("rgb", 0, 255) if channels == 3 else Intensity("percentile", 0.5, 99.5))
     assert task.class_frequencies == (0.975, 0.025)
     assert slice_counts([entry], fingerprints(_datalist(entry)), task) == {"a": 1}
+
+
+def test_training_images_are_those_that_networks_learn_from(write: Write, tmp_path: Path) -> None:
+    array = np.zeros((20, 24, 6))
+    array[:10] = np.arange(6) * 100
+    first = write("a", array, array > 0, (2, 2, 8), "SPL")
+    unlabelled = write("b", array + 50, array, (3, 2.5, 9))
+    other = write("c", array * 9, array > 0, (7, 7, 20))
+    found = plan_task(_datalist(first, unlabeled=[{"case": "b", "image": unlabelled["image"]}], test=[other]))
+    assert found.training_images == TrainingImages((48.0, 60.0), (2.0, 3.0), (8.0, 9.0), (0.0, 550.0))
+    assert found.unlike_training == "warn"
+    (tmp_path / "flat").mkdir()
+    flat = plan_task(_datalist(_picture(tmp_path / "flat", "a", False))).training_images
+    assert flat is not None and (flat.field_of_view_mm, flat.pixel_mm, flat.slice_mm) == ((20, 20), (1, 1), None)
 
 
 @pytest.mark.parametrize("value", [-1, 7])

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -190,6 +192,60 @@ def test_the_seed_of_training_is_no_option_of_a_plan_without_a_draw(
 ) -> None:
     task = plan_task.plan_study(study, tmp_path / "run", seed=1)[2]
     assert plan_task.plan_study(study, tmp_path / "run", seed=2)[2] == task
+
+
+def _spaced(datalist: Path, section: str, factor: float) -> None:
+    """Write the spacing in the plane of a section's first image and label in another unit."""
+    entry = load_datalist(datalist)[section][0]
+    for key in ("image", "label"):
+        if key in entry:
+            image = nib.load(entry[key])
+            affine = image.affine @ np.diag([factor, factor, 1, 1])
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), entry[key])
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
+@pytest.mark.parametrize(("factor", "message"), [(1000, "pixels of at most 10 times"), (0.001, "at least 2 pixels")])
+def test_a_spacing_that_training_would_refuse_is_refused(
+    plan_task: ModuleType, study: Path, tmp_path: Path, section: str, factor: float, message: str
+) -> None:
+    _spaced(study, section, factor)
+    with pytest.raises(ValueError, match=rf"Expected .*{message}.* \(`{section}` case .*correct the spacing"):
+        plan_task.plan_study(study, tmp_path / "run")
+    assert not (tmp_path / "run" / "task.json").exists()
+
+
+def test_a_training_image_unlike_the_others_is_warned_of(
+    plan_task: ModuleType, study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan_task.plan_study(study, tmp_path / "sound")
+    assert "unlike" not in caplog.text
+    _spaced(study, "training", 0.1)
+    case = load_datalist(study)["training"][0]["case"]
+    task = plan_task.plan_study(study, tmp_path / "run", labelled_slices=5)[2]
+    assert caplog.text.count(f"Case {case} is unlike the other images: field of view") == 1
+    assert task.training_images.pixel_mm == pytest.approx((1.08, 10.8))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sentence"), [(".png", "each 1 pixels of the image wide"), (".nii", "2 mm a pixel")]
+)
+def test_the_command_states_mm_only_where_there_are_any(tmp_path: Path, suffix: str, sentence: str) -> None:
+    pixels = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32).astype(np.uint8)
+    label = (pixels > 100).astype(np.uint8)
+    for name, array in (("image", pixels), ("label", label)):
+        if suffix == ".png":
+            Image.fromarray(array).save(tmp_path / f"{name}.png")
+        else:
+            nib.save(nib.Nifti1Image(array[..., None].repeat(3, -1), np.diag([2, 2, 8, 1])), tmp_path / f"{name}.nii")
+    entry = {"case": "a", "image": f"image{suffix}", "label": f"label{suffix}"}
+    (tmp_path / "datalist.json").write_text(
+        json.dumps({"labels": {"0": "background", "1": "organ"}, "training": [entry]})
+    )
+    command = [sys.executable, str(SCRIPTS / "plan_task.py"), str(tmp_path / "datalist.json")]
+    done = subprocess.run([*command, "--output-dir", str(tmp_path / "run")], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert sentence in last and (" mm " in last) == (suffix == ".nii") and "None" not in last
 
 
 def edited(path: Path, **values: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from tskd_monai.data.task import Intensity, Task, TrainingImages
 
@@ -68,6 +69,24 @@ def ranges_over(images: Sequence[ImageExtent]) -> TrainingImages:
         slice_mm=_range(distances) if distances else None,
         values=_range([value for image in images for value in image.values]),
     )
+
+
+def unlike_most(images: Mapping[str, ImageExtent], unit: str) -> dict[str, list[str]]:
+    """Returns in what the geometry of some training images is far from the median, by name; empty where none is.
+
+    Args:
+        images: by name.
+        unit: `mm`, or `pixels` for images without a spacing.
+    """
+    distances = [image.slices for image in images.values() if image.slices is not None]
+    middle = TrainingImages(
+        field_of_view_mm=(median(image.field_of_view for image in images.values()),) * 2,
+        pixel_mm=(median(spacing for image in images.values() for spacing in image.pixels),) * 2,
+        slice_mm=(median(distances),) * 2 if distances else None,
+        values=(0.0, 0.0),
+    )
+    found = {name: _unlike_geometry(image, middle, unit) for name, image in images.items()}
+    return {name: findings for name, findings in found.items() if findings}
 
 
 def unlike_training(image: ImageExtent, task: Task) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tskd_monai.data.fingerprint import CT, Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.image_file import is_image_file
+from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.strict_json import shown
 from tskd_monai.data.task import AXIS_OF_LETTER, Intensity, Label, Task
 
@@ -21,6 +22,8 @@ LARGEST_IMAGE_SIZE = 256
 # A class counts as one piece when the largest component holds at least this share of it in every case looked at.
 ONE_PIECE_SHARE = 0.99
 DEFAULT_FOREGROUND_OVERSAMPLING = 0.67
+
+LEARNED_FROM = ("training", "unlabeled")
 
 Prints = Mapping[str, Fingerprint]
 
@@ -38,7 +41,7 @@ def plan_task(
     over the image size. Intensities are scaled by percentiles of each volume, but CT (by the datalist's `modality` or
     DICOM) by a window over the foreground's values and colour images from 0 to 255. Only the largest component is kept
     of a class that is in one piece in every training case; where only slices of these are labelled, in every
-    validation case.
+    validation case. Images are told from those of another kind by the ranges over training and unlabelled images.
 
     Args:
         datalist: from `load_datalist`, with `labels` `{"0": "background", …}`; an entry with `slices` is labelled on
@@ -78,6 +81,7 @@ def plan_task(
         class_frequencies=_class_frequencies(counts),
         foreground_oversampling=DEFAULT_FOREGROUND_OVERSAMPLING,
         keep_largest_component=_one_piece(datalist, prints, labels),
+        training_images=ranges_over(list(image_extents(datalist, prints, slice_axis).values())),
     )
     _check_labels_found(counts, labels, _partly_labelled(datalist))
     return task
@@ -111,6 +115,15 @@ def fingerprints(
     partly = _partly_labelled(datalist) if partly is None else partly
     ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
     return read_fingerprints(datalist, Reading(values, channels, ct, "validation" if partly else "training"))
+
+
+def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int | None) -> dict[str, ImageExtent]:
+    """Returns the extent of each image that networks learn from, labelled or not, by its path."""
+    paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
+    return {
+        path: image_extent(prints[path].shape, prints[path].spacing, prints[path].value_range, slice_axis)
+        for path in paths
+    }
 
 
 def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Task) -> dict[str, int]:
@@ -158,7 +171,7 @@ def _slice_axis(datalist: Mapping[str, Any], prints: Prints) -> int | None:
 
     Unlabelled images count too, so that a case keeps its slices when a budget moves another one there.
     """
-    paths = [entry["image"] for section in ("training", "unlabeled") for entry in datalist.get(section, [])]
+    paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
     if is_image_file(paths[0]):
         return None
     medians = np.median([prints[path].spacing for path in paths], axis=0)

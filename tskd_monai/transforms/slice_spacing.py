@@ -65,7 +65,13 @@ class SliceSpacingd(MapTransform):
         return resampled
 
     def _resample(self, volume: MetaTensor, mode: str) -> MetaTensor:
-        self._check_spacing(volume)
+        check_resampling(
+            tuple(volume.shape),
+            affine_to_spacing(np.asarray(volume.affine, dtype=np.float64))[:2].tolist(),
+            self.pixdim,
+            Path(str(volume.meta.get("filename_or_obj", "the image"))).name,
+            str(volume.meta.get("unit", "mm")),
+        )
         shape, to_volume = self._plan(volume)
         rows, columns = (
             torch.arange(shape[axis], dtype=torch.float64) * to_volume[axis, axis] + to_volume[axis, 3]
@@ -79,27 +85,6 @@ class SliceSpacingd(MapTransform):
         meta = {key: value for key, value in volume.meta.items() if key != "affine"}
         return MetaTensor(result.movedim(1, -1), affine=volume.affine.to(torch.float64) @ to_volume, meta=meta)
 
-    def _check_spacing(self, volume: MetaTensor) -> None:
-        """Raises ValueError when the new grid would be absurdly coarse, small or large."""
-        spacing = affine_to_spacing(np.asarray(volume.affine, dtype=np.float64))[:2].tolist()
-        channels, *size, slices = volume.shape
-        pixels = [step / target for step, target in zip(spacing, self.pixdim, strict=True)]
-        sides = [count * pixel for count, pixel in zip(size, pixels, strict=True)]
-        if max(pixels) > COARSEST_PIXEL:
-            expected = f"pixels of at most {COARSEST_PIXEL} times"
-        elif round(min(sides)) < SMALLEST_SIDE:
-            expected = f"slices of at least {SMALLEST_SIDE} pixels a side at"
-        elif channels * slices * math.prod(sides) > MOST_VOXELS:
-            expected = f"at most {MOST_VOXELS} voxels at"
-        else:
-            return
-        unit = volume.meta.get("unit", "mm")
-        raise ValueError(
-            f"Expected {expected} the {_product(self.pixdim)} {unit} that the network works at in "
-            f"{Path(str(volume.meta.get('filename_or_obj', 'the image'))).name}, found slices of {_product(size)} "
-            f"pixels of {_product(spacing)} {unit}; correct the spacing in its header, or leave the image out."
-        )
-
     def _plan(self, volume: MetaTensor) -> tuple[tuple[int, ...], Tensor]:
         """Returns the shape of the new grid, and the mapping (4, 4) from its indices to the volume's: no rotation."""
         steps = np.diag([*affine_to_spacing(np.asarray(volume.affine)), 1.0])
@@ -108,6 +93,36 @@ class SliceSpacingd(MapTransform):
         )  # resamples nothing
         to_volume = np.linalg.solve(steps, np.asarray(planned.peek_pending_affine(), dtype=np.float64))
         return tuple(int(size) for size in planned.peek_pending_shape()), torch.from_numpy(to_volume)
+
+
+def check_resampling(
+    shape: Sequence[int], spacing: Sequence[float], pixdim: Sequence[float], name: str, unit: str = "mm"
+) -> None:
+    """Raises ValueError when a volume's slices would be absurdly coarse, small or large at another spacing.
+
+    Args:
+        shape: (C, H, W, D).
+        spacing: of the volume's rows and columns, in `unit`.
+        pixdim: spacing that they are resampled to.
+        name: of the file.
+        unit: `mm` or `pixels`.
+    """
+    channels, *size, slices = shape
+    pixels = [step / target for step, target in zip(spacing, pixdim, strict=True)]
+    sides = [count * pixel for count, pixel in zip(size, pixels, strict=True)]
+    if max(pixels) > COARSEST_PIXEL:
+        expected = f"pixels of at most {COARSEST_PIXEL} times"
+    elif round(min(sides)) < SMALLEST_SIDE:
+        expected = f"slices of at least {SMALLEST_SIDE} pixels a side at"
+    elif channels * slices * math.prod(sides) > MOST_VOXELS:
+        expected = f"at most {MOST_VOXELS} voxels at"
+    else:
+        return
+    raise ValueError(
+        f"Expected {expected} the {_product(pixdim)} {unit} that the network works at in {name}, found slices of "
+        f"{_product(size)} pixels of {_product(spacing)} {unit}; correct the spacing in its header, or leave the image "
+        "out."
+    )
 
 
 def _product(numbers: Sequence[float]) -> str:
