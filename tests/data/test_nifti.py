@@ -153,6 +153,69 @@ def test_unusable_affine_is_refused(tmp_path):
         read_nifti(tmp_path / "micro.nii.gz")
 
 
+def _header_without_sform(path, pixdim, qform_code=0, shape=(4, 4, 4)):
+    """Writes a file whose geometry is pixdim (qfac and three spacings), perhaps with a qform that does not turn it."""
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([1.5, 1.5, 5, 1])), path)
+    content = bytearray(path.read_bytes())
+    content[76:92] = np.array(pixdim, "<f4").tobytes()
+    content[252:268] = np.array([qform_code, 0], "<i2").tobytes() + bytes(12)  # codes and quaternion
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("qform_code", [0, 1])
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 0), (0, 0, 0), (1.5, np.nan, 5), (1.5, np.inf, 5)])
+def test_a_spacing_that_would_be_made_up_is_refused(tmp_path, qform_code, spacing):
+    path = _header_without_sform(tmp_path / "a.nii", (1, *spacing), qform_code)
+    with pytest.raises(ValueError, match=r"spacing above 0 mm along each axis in the pixdim of a\.nii, found"):
+        read_nifti(path)
+
+
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_a_negative_spacing_is_read_as_positive_with_a_warning(tmp_path, caplog, qform_code):
+    _, affine = read_nifti(_header_without_sform(tmp_path / "a.nii", (1, -1.5, 1.5, -5), qform_code))
+    np.testing.assert_allclose(np.abs(np.diag(affine)), (1.5, 1.5, 5, 1))
+    assert "a.nii has a negative spacing in pixdim, [-1.5, 1.5, -5.0]; it is read as positive" in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1)])
+def test_a_slice_of_unknown_thickness_is_named(tmp_path, caplog, shape):
+    _, affine = read_nifti(_header_without_sform(tmp_path / "a.nii", (1, 1.5, 1.5, 0), shape=shape))
+    np.testing.assert_allclose(np.abs(np.diag(affine)), (1.5, 1.5, 1, 1))
+    assert "a.nii states no slice thickness: 1 mm is made up" in caplog.text
+
+
+def test_qfac_of_zero_and_a_quaternion_of_zeros_are_what_the_standard_says(tmp_path, caplog):
+    _, affine = read_nifti(_header_without_sform(tmp_path / "a.nii", (0, 1.5, 2, 5), qform_code=1))
+    np.testing.assert_allclose(np.diag(affine), (1.5, 2, 5, 1))
+    assert not caplog.text
+
+
+def test_an_sform_of_zeros_is_refused(tmp_path):
+    path = save(tmp_path / "a.nii", np.zeros((4, 4, 4), np.uint8), qform=1)
+    content = bytearray(path.read_bytes())
+    content[280:328] = bytes(48)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="Expected an invertible affine in a.nii"):
+        read_nifti(path)
+
+
+def test_the_sform_needs_no_pixdim(tmp_path, caplog):
+    path = save(tmp_path / "a.nii", np.zeros((4, 4, 4), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[76:92] = bytes(16)
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_nifti(path)[1], AFFINE, atol=1e-6)
+    assert "pixdim of" not in caplog.text and "made up" not in caplog.text
+
+
+def test_an_analyze_header_is_no_nifti(tmp_path):
+    nib.save(nib.AnalyzeImage(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "a.img")
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.hdr").read_bytes() + (tmp_path / "a.img").read_bytes())
+    with pytest.raises(ValueError, match=r"a\.nii"):
+        read_nifti(tmp_path / "a.nii")
+
+
 def test_corner_distance_is_zero_for_one_affine_and_grows_with_the_volume():
     moved = AFFINE.copy()
     moved[0, 0] += 0.01

@@ -51,7 +51,7 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, claims more than it can hold, holds several volumes, colour or complex
-            voxels, or has an affine that is not invertible or not in mm.
+            voxels, or has an affine that is not invertible or not in mm, or no spacing.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,7 +132,9 @@ def _checked_class(stream: BinaryIO, path: Path) -> Any:
         block = stream.read(image_class.header_class.template_dtype.itemsize)
         stream.seek(0)
     if len(block) == image_class.header_class.template_dtype.itemsize:  # else nibabel says so
-        _check_claims(image_class.header_class(block, check=False), path)
+        header = image_class.header_class(block, check=False)
+        _check_claims(header, path)
+        _check_spacing(header, path.name)
     return image_class
 
 
@@ -151,6 +153,28 @@ def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
             f"Expected voxels within the first {MAX_BESIDE_VOXELS} bytes of {path.name}, found vox_offset {offset:g}; "
             "export the image again."
         )
+
+
+def _check_spacing(header: nib.Nifti1Header, name: str) -> None:
+    """Refuses a spacing that the geometry is made from and that no scanner has; nibabel makes 1 mm of 0, and |x| of x.
+
+    Args:
+        header: as it is in the file, nothing repaired.
+        name: of the file.
+    """
+    if header["sform_code"] > 0:
+        return  # states the geometry without it
+    spacing, sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64), (*header.get_data_shape(), 1, 1, 1)[:3]
+    missing = ~np.isfinite(spacing) | (spacing == 0)
+    if any(bad and size > 1 for bad, size in zip(missing, sizes, strict=True)):
+        raise ValueError(
+            f"Expected a spacing above 0 mm along each axis in the pixdim of {name}, found {spacing.tolist()}; write "
+            "it into the header, or convert the original images again."
+        )
+    if missing.any():
+        logger.warning("%s states no slice thickness: 1 mm is made up, and no volume in mL can be told from it.", name)
+    if (spacing < 0).any():
+        logger.warning("%s has a negative spacing in pixdim, %s; it is read as positive.", name, spacing.tolist())
 
 
 def _read_to_end(stream: BinaryIO, name: str) -> None:
