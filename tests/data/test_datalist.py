@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_paths_become_absolute_and_cases_text(write: Write, tmp_path: Path) -> None:
-    path = write(training=[_entry(7)], unlabeled=[{"image": "img/x.nii", "case": "x"}])
+    path = write(training=[_entry(7)], unlabeled=[_entry("x")])
     datalist = load_datalist(path)
     expected = {"image": str(tmp_path / "img/7.nii"), "label": str(tmp_path / "lab/7.nii"), "case": "7"}
     assert datalist["training"] == [expected]

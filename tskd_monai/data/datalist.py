@@ -14,6 +14,7 @@ from tskd_monai.data.output_names import file_stem
 from tskd_monai.data.strict_json import shown
 
 SECTIONS = ("training", "validation", "test", "unlabeled")
+LABEL_KEYS = ("label", "second_reader")
 GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -23,7 +24,7 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
     Args:
         path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list
             of `{"image", "label", "case"}`, perhaps with `second_reader`, another label of the image; paths are
-            relative to the file's folder.
+            relative to the file's folder. Labels in `unlabeled` are left out.
         fold: number of the cross-validation fold under `folds`, which says the cases of each section anew.
 
     Raises:
@@ -144,7 +145,9 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
             f"{path}: `{section}` has the key {clashes[0]}; MONAI reserves names that begin so. Rename it."
         )
     checked = {**entry, "case": _check_case(entry["case"], section, path)}
-    for key in sorted((needed | {"second_reader"} & set(entry)) - {"case"}):
+    if section == "unlabeled":
+        checked = {key: value for key, value in checked.items() if key not in LABEL_KEYS}
+    for key in sorted((needed | set(LABEL_KEYS) & set(checked)) - {"case"}):
         if not entry[key] or not isinstance(entry[key], str):
             raise ValueError(f"{path}: expected a path as `{key}` in `{section}`, found {shown(entry[key])}.")
         checked[key] = str(folder / entry[key])

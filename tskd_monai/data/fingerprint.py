@@ -16,7 +16,7 @@ from monai.transforms import EnsureChannelFirstd
 from scipy import ndimage
 from tqdm import tqdm
 
-from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.data.datalist import LABEL_KEYS, SECTIONS
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 AXES = "LPS"
 """Directions in which a volume's axes, and the slices along each of them, are counted."""
 
-LABEL_KEYS = ("label", "second_reader")
 RANGE_PERCENTILES = (0.5, 99.5)
 FOREGROUND_SAMPLE = 100_000
 """Voxels at most of a case's foreground whose values are kept; a window of HU needs no more."""
