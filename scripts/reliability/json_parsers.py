@@ -12,7 +12,7 @@ from subject import Case, Subject, require
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.datalist import SECTIONS, load_datalist
-from tskd_monai.data.task import Intensity, Label, Task, load_task, save_task
+from tskd_monai.data.task import Intensity, Label, Task, TrainingImages, load_task, save_task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.gates_content import read_gates
 from tskd_monai.evaluation.report_content import read_history
@@ -32,6 +32,7 @@ TASK = Task(
     intensity=Intensity("percentile", 0.5, 99.5),
     class_frequencies=(0.9, 0.07, 0.03),
     keep_largest_component=(63,),
+    training_images=TrainingImages((320.0, 380.0), (1.25, 1.5), (5.0, 7.7), (0.0, 995.0)),
 )
 
 
@@ -166,7 +167,7 @@ def _read_metrics(folder: Path) -> None:
 def _write_study(folder: Path) -> list[Case]:
     common = {"study": "0123456789abcdef", "name": "a"}
     done = {**common, "status": "done", "seconds": 1.5, "outputs": ["a_seg.nii.gz"], "volumes_ml": {"liver": 1500.0,
-            "spleen": 200.5}}  # fmt: skip
+            "spleen": 200.5}, "unlike_training": "field of view 40 mm"}  # fmt: skip
     failed = {**common, "status": "failed", "message": "Expected a complete NIfTI file, found a.nii.gz truncated"}
     return [*_write_json(folder / "done", "0a1b.json", done), *_write_json(folder / "failed", "0a1b.json", failed)]
 

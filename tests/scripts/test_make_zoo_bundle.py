@@ -135,6 +135,21 @@ def test_student_of_a_user_has_no_results_and_no_owner_of_the_projects(zoo: Path
     assert "team" not in read_json(zoo / NAME / "configs" / "metadata.json")["copyright"]
 
 
+def test_card_names_the_owner_of_an_exported_student(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = (ROOT / "scripts" / "zoo_export" / "shipped_student.yaml").read_text(encoding="utf-8")
+    (tmp_path / "card.yaml").write_text(shipped.replace("tskd-monai team", "clinic"), encoding="utf-8")
+    export(monkeypatch, "segmentation", "--weights", student, "--card", tmp_path / "card.yaml", "--output", tmp_path)
+    metadata = read_json(tmp_path / NAME / "configs" / "metadata.json")
+    assert (metadata["authors"], metadata["copyright"]) == ("The clinic", "Copyright (c) The clinic")
+    readme = (tmp_path / NAME / "docs" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "The clinic" in readme.split("### **Tags**")[0]
+        and "Weights: cc-by-nc-sa-4.0. Copyright (c) The clinic" in readme
+    )
+
+
 def test_nothing_of_the_package_is_named_in_code_and_configs(zoo: Path) -> None:
     bundle = zoo / NAME
     paths = [*(bundle / "scripts").rglob("*.py"), *(bundle / "configs").iterdir()]

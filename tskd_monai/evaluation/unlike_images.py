@@ -49,5 +49,5 @@ def unlike_note(unlike: Mapping[str, str], images: int) -> str:
     lines = "".join(f"<li>{escape(name)}: {escape(found)}</li>" for name, found in unlike.items())
     return (
         f'<div class="finding"><b>{len(unlike)} of {images} images are unlike the training images.</b> '
-        f"Their results say little of the others.<ul>{lines}</ul></div>"
+        f"Check that the model is meant for them.<ul>{lines}</ul></div>"
     )

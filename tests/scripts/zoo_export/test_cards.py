@@ -7,7 +7,7 @@ import pytest
 import yaml
 from zoo_export.cards import Card, load_card, readme
 
-from tskd_monai.data.atomic import write_json
+from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.task import Task
 
 CARD = {
@@ -29,6 +29,7 @@ METADATA = {
     "numpy_version": "2.2.6",
     "required_packages_version": {"nibabel": "5.4.2"},
 }
+METADATA_OF_SHIPPED = read_json(Path(__file__).parents[3] / "bundles" / "segmentation" / "configs" / "metadata.json")
 SECTIONS = ("Authors", "Tags", "Model Description", "Data", "Performance", "System Configuration", "Limitations")
 
 
@@ -97,4 +98,4 @@ def test_non_commercial_is_true_or_false(tmp_path: Path) -> None:
 
 def test_card_of_the_shipped_student_is_whole() -> None:
     shipped = Path(__file__).parents[3] / "scripts" / "zoo_export" / "shipped_student.yaml"
-    assert load_card(shipped).non_commercial
+    assert load_card(shipped).non_commercial and load_card(shipped).authors == METADATA_OF_SHIPPED["authors"]
