@@ -99,6 +99,13 @@ def test_an_image_given_as_label_shows_a_few_of_its_values() -> None:
         EncodeLabelsd("label", range(100))({"label": torch.arange(101.0)})
 
 
+def test_a_black_and_white_mask_is_named_as_such() -> None:
+    mask = torch.tensor([[0, 255, 255]])
+    with pytest.raises(ValueError, match=r"found also \[255\]\. In a black and white mask the label is 255: declare"):
+        EncodeLabelsd("label", (0, 1))({"label": mask})
+    assert EncodeLabelsd("label", (0, 255))({"label": mask})["label"].tolist() == [[0, 1, 1]]
+
+
 def test_values_just_off_a_whole_number_are_that_number(caplog: pytest.LogCaptureFixture) -> None:
     label = torch.tensor([[0.0, 0.9999999, 200.0005, 5.0]])
     assert EncodeLabelsd("label", (0, 1, 200, 5))({"label": label})["label"].tolist() == [[0, 1, 2, 3]]

@@ -24,6 +24,7 @@ NEAR_WHOLE = 1e-3
 """A value this near to a whole number means it: header scaling and arithmetic in single precision move it less."""
 
 SHOWN_VALUES = 8
+BLACK_AND_WHITE = 255
 
 
 def listed_values(values: np.ndarray | Sequence[float]) -> str:
@@ -146,6 +147,10 @@ def _advice(unknown: np.ndarray) -> str:
     """Returns what to do about values that are not declared."""
     if not (np.isfinite(unknown) & (np.rint(unknown) == unknown)).all():
         return "Declare whole numbers in the task's `labels`; resample labels with nearest-neighbour interpolation."
+    if np.array_equal(np.unique(unknown), [BLACK_AND_WHITE]):
+        return (
+            f"In a black and white mask the label is {BLACK_AND_WHITE}: declare that value, or write 1 into the file."
+        )
     return "Declare them in the task's `labels`, or correct the file."
 
 
