@@ -1,4 +1,4 @@
-"""What a header and a range of values tell of an image that a task's network was not made for."""
+"""An image that a task's network was not trained for is recognised by its header and its range of values."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_ordinary_hu_are_not_remarked_on(ct: Task, values: tuple[float, float]) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((0.0, 1.0), "values 0 to 1 are hardly a part of the intensity window -160 to 240"),
+        ((0.0, 1.0), "values 0 to 1 span hardly any of the intensity window -160 to 240"),
         ((24.0, 1924.0), "values 24 to 1924, in training -3024 to 1500"),  # shifted by 1024
         ((-2024.0, -200.0), "values -2024 to -200 lie outside the intensity window -160 to 240"),
         ((0.0, 255.0), "values 0 to 255, in training"),

@@ -1,4 +1,4 @@
-"""Whether an image is like the training images, as far as its header and the range of its values tell."""
+"""Comparison of an image with the training images by its header and the range of its values."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from statistics import median
 from tskd_monai.data.task import Intensity, Task, TrainingImages
 
 UNLIKE_TRAINING = "unlike_training"
-"""Key in metadata, records and `summary.json`: in what an image is far from the training images."""
+"""Key in metadata, records and `summary.json`: how an image differs from the training images."""
 FIELD_OF_VIEW_FACTOR = 2.0
-"""Beyond the training images' range: scanners and patients differ by less, an organ's crop and its body by more."""
+"""Allowed beyond the training images' range: scanners and patients vary by less, a crop of an organ by more."""
 PIXEL_FACTOR = 4.0
-"""Of the spacing in the plane, which is resampled: it differs by the scanner's matrix."""
+"""Allowed for the spacing in the plane, which is resampled and varies with the acquisition matrix."""
 SLICE_FACTOR = 10.0
-"""Of the distance of slices, each of which is segmented by itself: one CT is stored in 0.6 mm and in 5 mm."""
+"""Allowed for the slice distance: slices are segmented one by one, and the same CT comes at 0.6 mm and at 5 mm."""
 AIR_HU = -1024.0
-"""Values below it fill what the scanner did not see."""
+"""Values below it are padding outside of the scanner's field of view."""
 HIGHEST_HU = 3071.0
-"""Of 12 bits; beyond it there is metal."""
+"""Largest value of 12 bits; metal lies beyond it."""
 VALUE_TOLERANCE = 500.0
-"""Half of what lies between air and water in HU: body-only crops differ by less, shifted and other values by more."""
+"""Half the difference between air and water: crops of the body vary by less, shifted or other values by more."""
 SMALLEST_SPREAD = 0.05
-"""Of the window: an image with less contrast was scaled to [0, 1], or is empty."""
+"""Fraction of the window: an image with less contrast was scaled to [0, 1], or is empty."""
 
 
 @dataclass(frozen=True)
 class ImageExtent:
-    """What can be told of one image without looking at it.
+    """Field of view, spacing and range of values of one image.
 
     Attributes:
         field_of_view: longer side of its slices, mm (pixels without a spacing).
@@ -46,7 +46,7 @@ class ImageExtent:
 def image_extent(
     shape: Sequence[int], spacing: Sequence[float], values: tuple[float, float], slice_axis: int | None
 ) -> ImageExtent:
-    """Returns what can be told of an image.
+    """Returns field of view, spacing and range of values of an image.
 
     Args:
         shape: voxels along three axes.
@@ -72,7 +72,7 @@ def ranges_over(images: Sequence[ImageExtent]) -> TrainingImages:
 
 
 def unlike_most(images: Mapping[str, ImageExtent], unit: str) -> dict[str, list[str]]:
-    """Returns in what the geometry of some training images is far from the median, by name; empty where none is.
+    """Returns how the geometry of training images differs from the median, by name, only of those that are far from it.
 
     Args:
         images: by name.
@@ -90,9 +90,9 @@ def unlike_most(images: Mapping[str, ImageExtent], unit: str) -> dict[str, list[
 
 
 def unlike_training(image: ImageExtent, task: Task) -> list[str]:
-    """Returns in what an image is far from the training images, for people; empty where in nothing.
+    """Returns how an image differs from the training images, one text for each finding; empty where it does not.
 
-    Without `training_images` only values outside of a window are known to be wrong.
+    Without `training_images` only the intensity window is checked.
     """
     findings = _unlike_window(image.values, task.intensity)
     if task.training_images is not None:
@@ -117,19 +117,19 @@ def _unlike_geometry(image: ImageExtent, training: TrainingImages, unit: str) ->
 
 
 def _unlike_window(values: tuple[float, float], intensity: Intensity) -> list[str]:
-    """Values of CT and colour mean something: a window that shows nothing of them is the wrong one."""
+    """Returns a finding where a window of HU or colour shows nothing of the image; percentiles always fit."""
     if intensity.mode == "percentile":
         return []
     window = (intensity.lower, intensity.upper)
     if values[1] <= window[0] or values[0] >= window[1]:
         return [f"values {_span(values)} lie outside the intensity window {_span(window)}"]
     if values[1] - values[0] < SMALLEST_SPREAD * (window[1] - window[0]):
-        return [f"values {_span(values)} are hardly a part of the intensity window {_span(window)}"]
+        return [f"values {_span(values)} span hardly any of the intensity window {_span(window)}"]
     return []
 
 
 def _unlike_values(values: tuple[float, float], training: tuple[float, float], mode: str) -> list[str]:
-    """HU are compared as they are; where each image is scaled by itself, only values like HU are told from others."""
+    """Compares HU as they are; where each image is scaled by its own percentiles, only HU are recognised as others."""
     if mode == "hu_window":
         expected = (max(training[0], AIR_HU) + VALUE_TOLERANCE, max(training[1], HIGHEST_HU) + VALUE_TOLERANCE)
         unlike = values[0] > expected[0] or values[1] > expected[1]

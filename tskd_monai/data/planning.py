@@ -41,7 +41,7 @@ def plan_task(
     over the image size. Intensities are scaled by percentiles of each volume, but CT (by the datalist's `modality` or
     DICOM) by a window over the foreground's values and colour images from 0 to 255. Only the largest component is kept
     of a class that is in one piece in every training case; where only slices of these are labelled, in every
-    validation case. Images are told from those of another kind by the ranges over training and unlabelled images.
+    validation case. `training_images` are ranges over the training and unlabelled images.
 
     Args:
         datalist: from `load_datalist`, with `labels` `{"0": "background", …}`; an entry with `slices` is labelled on

@@ -60,7 +60,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Ranges over the training images, lowest and highest, by which an image of another kind can be told.
+    """Ranges over the training images, lowest and highest, that an image is compared with before it is segmented.
 
     Attributes:
         field_of_view_mm: longer side of the slices, mm (pixels for images without a spacing).

@@ -59,7 +59,7 @@ def write_evaluation_report(
 
 
 def _unlike(studies: Sequence[EvaluatedStudy], output_dir: Path) -> dict[str, str]:
-    """Returns in what studies of the section are unlike the training images; the folder may hold other studies too."""
+    """Returns how images of the section differ from the training images; the folder may hold others too."""
     recorded = unlike_images(output_dir)
     return {study.name: recorded[study.name] for study in studies if study.name in recorded}
 

@@ -15,7 +15,7 @@ ADVICE = "segment the section again"
 
 
 def unlike_images(output_dir: str | Path) -> dict[str, str]:
-    """Returns in what each image that is unlike the training images is so, by name; empty without a `summary.json`.
+    """Returns how images differ from the training images, by name, where they do; empty without a `summary.json`.
 
     Args:
         output_dir: of the run.
@@ -38,7 +38,7 @@ def unlike_images(output_dir: str | Path) -> dict[str, str]:
 
 
 def unlike_note(unlike: Mapping[str, str], images: int) -> str:
-    """Returns the HTML of what is unlike; "" where nothing is.
+    """Returns the HTML of a list of these images; "" where there are none.
 
     Args:
         unlike: from `unlike_images`.

@@ -18,8 +18,8 @@ STUDY, OUTPUT, FAILURE, WARNING = "study", "output", "failure", "warning"
 class StudyDataset(Dataset):
     """Reads studies; one that cannot be read is handed on with the reason instead of ending the run.
 
-    An item is what the transform makes of the study, `output`, what its outputs are named after, and `warning`, in what
-    it is unlike the training images (or an empty text); or `failure`, the message; and `study`, the study's index.
+    An item is what the transform makes of the study, `output`, what its outputs are named after, and `warning`, how it
+    differs from the training images (or an empty text); or `failure`, the message; and `study`, the study's index.
 
     Args:
         data: studies with `image`.

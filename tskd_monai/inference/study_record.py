@@ -27,7 +27,7 @@ def sizes_field(task: Task) -> tuple[str, str]:
 def read_study_record(path: Path, task: Task) -> dict[str, Any]:
     """Returns the record of a study: its key, status and name, and what was written, or why it failed.
 
-    A study that was done has its outputs, the size of each class and perhaps in what it is unlike the training images.
+    A study that was done has its outputs, the size of each class and perhaps how it differs from the training images.
 
     Args:
         path: of the record.

@@ -1,4 +1,4 @@
-"""An image held against the training images before it is segmented."""
+"""Comparison of an image with the training images, before it is segmented."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tskd_monai.data.task import REFUSE, Task
 logger = logging.getLogger(__name__)
 
 SAMPLED_VALUES = 1_000_000
-"""Of an image for its percentiles: all of a CT would take a second."""
+"""Voxels that the percentiles of an image are taken of: all of a CT would take a second."""
 
 
 class CompareWithTrainingd(MapTransform):
@@ -35,7 +35,7 @@ class CompareWithTrainingd(MapTransform):
         self.task = task
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Returns the dictionary; the image's metadata say in what it is unlike.
+        """Returns the dictionary; the image's metadata state how it differs, or an empty text.
 
         Raises:
             ValueError: when an image is unlike the training images and the task refuses these.
