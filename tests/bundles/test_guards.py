@@ -56,10 +56,12 @@ def test_what_comes_before_a_training(training: tuple[str, list[str], dict[str, 
     """Bundle root and precision are checked, seeds are set, the folder is taken: before a network or an image."""
     _, configs, config = training
     steps = targets(config["initialize"], config)
-    expected = ["check_bundle_root", "PrecisionInferer", "use_deterministic_algorithms", "seed_generators"]
+    checks = ["end_with_the_reason", "check_bundle_root", "PrecisionInferer"]
+    seeds = ["use_deterministic_algorithms", "seed_generators"]
     distributed = ["start_process_group"] * any("multi_gpu" in name for name in configs)
     assert [step.replace("DiffusionInferer", "PrecisionInferer") for step in steps] == [
-        *expected,
+        *checks,
+        *seeds,
         *distributed,
         "hold_output_dir",
     ]

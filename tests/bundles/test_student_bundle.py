@@ -71,7 +71,7 @@ def refusal(student: Path, image: Path) -> str:
 
 
 def segmentations(folder: Path) -> list[Path]:
-    """Returns what a run wrote beside its report; one that failed holds its folder as long as its error is looked at."""
+    """Returns what a run wrote beside its report; one that failed holds its folder while its error is looked at."""
     beside = ("summary.json", "volumes.csv", LOCK_FILE)
     return [path for path in folder.glob("*") if path.is_file() and path.name not in beside]
 

@@ -24,7 +24,7 @@ ROW = {"engine": "openvino", "precision": "bf16", "accepted": True}
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     for name in (WEIGHTS, ONNX_FILE):
-        (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / name).write_bytes(b"\x08\x07" + name.encode())
     write(tmp_path)
     return tmp_path
 
@@ -37,6 +37,13 @@ def write(models: Path, **changes: Any) -> None:
 def test_a_file_is_taken_as_it_was_exported(models: Path) -> None:
     assert exported_file(models, ONNX_FILE) == models / ONNX_FILE
     assert is_accepted(models, "openvino", "bf16") and not is_accepted(models, "openvino", "int8")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, ONNX_FILE])
+def test_a_pointer_in_a_files_place_is_named(models: Path, name: str) -> None:
+    (models / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
+    with pytest.raises(ValueError, match=rf"Expected weights in .*{name}, found a Git LFS pointer"):
+        exported_file(models, ONNX_FILE)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,28 @@ def test_run_that_goes_well_goes_on() -> None:
 
 
 def test_checkpoint_that_exists_is_returned(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").touch()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pt")
     assert existing_checkpoint(tmp_path / "model.pt") == str(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n",
+            "a Git LFS pointer, .* `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html><html>404</html>", "a web page, as a failed download leaves it"),
+        (b"", "an empty file; copy or download it again"),
+        (None, "a file that is damaged or cut short; copy or download it again"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_for_what_it_is(tmp_path: Path, content: bytes | None, found: str) -> None:
+    torch.save({"weight": torch.zeros(200)}, tmp_path / "model.pt")
+    whole = (tmp_path / "model.pt").read_bytes()
+    (tmp_path / "model.pt").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=rf"Expected weights in .*model\.pt, found {found}"):
+        existing_checkpoint(tmp_path / "model.pt")
 
 
 def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_whole_checkpoint_is_refused_naming_the_entry(tmp_path):
         read_weights(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("kept", [0, 5, 1000])
+@pytest.mark.parametrize("kept", [5, 1000])
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "old.pth"])
 def test_a_file_cut_short_is_refused_by_name(tmp_path, name, kept):
     state, path = {"weight": torch.rand(40, 40)}, tmp_path / name
@@ -52,7 +52,7 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path, name, kept):
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_a_web_page_in_place_of_weights_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_text("<!DOCTYPE html><html>Not found</html>")
-    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a file that is damaged"):
+    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a web page, as a failed download"):
         read_weights(tmp_path / name)
 
 

@@ -58,6 +58,13 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
         load_diffusion_pipeline(folder, TASK)
 
 
+def test_a_pointer_in_the_weights_place_is_named(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
+    with pytest.raises(ValueError, match=r"Expected weights in .*safetensors, found a Git LFS pointer.*git lfs pull"):
+        load_diffusion_pipeline(folder, TASK)
+
+
 def test_a_missing_folder_and_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Expected a diffusion model in .*nowhere"):
         load_diffusion_pipeline(tmp_path / "nowhere", TASK)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,27 @@ BUNDLES = Path(__file__).parent.parent.parent / "bundles"
 @pytest.mark.parametrize("name", ["teacher_lora", "diffusion_synthesis", "distillation", "segmentation"])
 def test_each_bundle_is_one(name: str) -> None:
     check_bundle_root(BUNDLES / name)
+
+
+def said(error: BaseException, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that Python prints when an error ends a command."""
+    sys.excepthook(type(error), error, error.__traceback__)
+    return capsys.readouterr().err.strip().splitlines()
+
+
+def test_a_failed_command_ends_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    for _ in range(2):  # two configs in one process
+        bundle.end_with_the_reason()
+    wrapped = RuntimeError("Failed to instantiate component")
+    wrapped.__cause__ = ValueError("Expected a liver, found none.")
+    lines = said(wrapped, capsys)
+    assert lines[-1] == "ValueError: Expected a liver, found none." and lines[-2].startswith("RuntimeError: Failed")
+    wrapped.__cause__ = KeyError("liver")
+    assert said(wrapped, capsys)[-1].startswith("RuntimeError: Failed")
+    assert said(ValueError("Expected one."), capsys) == ["ValueError: Expected one."]
 
 
 def test_another_folder_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

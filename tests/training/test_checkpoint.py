@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ def test_content_comes_back_as_it_was(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "new" / "last.pt")
     assert torch.equal(loaded.pop("weights"), content.pop("weights"))
     assert loaded == content
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<html>Sign in</html>", "a web page"),
+        (b"", "an empty file"),
+        (b"PK\x03\x04" + bytes(100), "a file that is damaged or cut short"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_and_may_be_removed(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"readable checkpoint .*last\.pt, found {found}.* Remove it to start again"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_a_checkpoint_that_could_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save({"network": Touch(tmp_path / "ran")}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="holds more than tensors, which could run code and is not loaded") as raised:
+        load_checkpoint(tmp_path / "last.pt")
+    said = "".join(traceback.format_exception(raised.value))
+    assert "weights_only" not in said.replace("weights_only=True", "")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_save_that_breaks_off_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from tskd_monai.data.atomic import read_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.json_fields import Fields, check_fields
+from tskd_monai.networks.file_kind import refuse_other_kinds
 
 WEIGHTS = "model.pt"
 RECORD = "export.json"
@@ -48,11 +49,16 @@ def exported_file(models: str | Path, name: str) -> Path:
         raise FileNotFoundError(f"Expected {name} and {RECORD} beside {WEIGHTS} in models/, found none; {ADVICE}.")
     record = _read_record(models)
     if record["weights_sha256"] != file_sha256(models / WEIGHTS):
+        refuse_other_kinds(models / WEIGHTS)
         raise ValueError(
             f"Expected {name} made from {WEIGHTS} as it is, found in {RECORD} that it was made from other weights; "
             f"{ADVICE}."
         )
-    if any(record["files"].get(part) != digest for part, digest in file_record(path).items()):
+    changed = [part for part, digest in file_record(path).items() if record["files"].get(part) != digest]
+    if changed:
+        for part in changed:
+            if not part.endswith(".xml"):  # a graph is XML, as a web page may be
+                refuse_other_kinds(models / part)
         raise ValueError(f"Expected {name} as it was exported, found it changed since by {RECORD}; {ADVICE}.")
     return path
 

@@ -8,7 +8,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from tskd_monai.inference.failures import root_cause
-from tskd_monai.networks.weights_file import check_not_packed
+from tskd_monai.networks.weights_file import load_torch_file
 
 
 class RaiseRootCause:
@@ -30,18 +30,18 @@ class RaiseRootCause:
 
 
 def existing_checkpoint(path: str | Path) -> str:
-    """Returns the path of a checkpoint that exists, for MONAI to load.
+    """Returns the path of a checkpoint that exists and can be read, for MONAI to load.
 
     Raises:
         FileNotFoundError: when it does not; says what to do.
-        ValueError: when it would unpack to more than it is.
+        ValueError: when it cannot be read; says what it is, which MONAI would not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"Expected the trained weights at {path}, found none. Give --bundle_root when the working directory is not "
             "the bundle; weights are written by the distillation bundle or come with a downloaded one."
         )
-    check_not_packed(path)
+    load_torch_file(Path(path))
     return str(path)
 
 

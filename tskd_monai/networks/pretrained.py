@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tskd_monai.networks.encoder_records import ENCODERS, Encoder, EncoderRecord, encoder_record
 from tskd_monai.networks.encoders import image_size_hw
+from tskd_monai.networks.file_kind import refuse_other_kinds
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, locate_weights, read_weights
 
 __all__ = [
@@ -126,6 +127,7 @@ def _check_file(record: EncoderRecord, path: Path, weights_sha256: str | None) -
                 f"Expected weights of {record.name}, found {path}, which bears the name of the published file of "
                 f"{other.name}; choose encoder {other.name}, or rename the file if it holds something else."
             )
+    refuse_other_kinds(path)
     expected = weights_sha256 or record.files.get(path.name)
     if expected is not None and (found := file_sha256(path)) != expected:
         raise ValueError(

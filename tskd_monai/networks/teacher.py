@@ -19,6 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
+from tskd_monai.networks.file_kind import refuse_other_kinds
 from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, has_lora, merge_lora
 from tskd_monai.networks.pretrained import weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
@@ -35,6 +36,7 @@ ADAPTER_FOLDER = "adapter"
 DECODER_ADAPTER_FOLDER = "decoder_adapter"
 DECODER_FILE = "decoder.safetensors"
 ENCODER_FILE = "encoder.safetensors"
+WEIGHTS_SUFFIX = ".safetensors"
 
 
 def save_teacher(
@@ -177,6 +179,8 @@ def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"Expected {name} in the teacher folder {folder}, found none.")
+        if path.suffix == WEIGHTS_SUFFIX:
+            refuse_other_kinds(path)
         if (found := file_sha256(path)) != expected:
             raise ValueError(
                 f"{path} has sha256 {found[:12]}, {RECORD_FILE} says {expected[:12]}: the files are not of one "
@@ -195,6 +199,8 @@ def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
         ) from error
     except ValueError as error:
         raise ValueError(f"The teacher in {folder} needs weights that are not to be had: {error}") from error
+    if path is not None:
+        refuse_other_kinds(path)
     found = None if path is None else file_sha256(path)
     if found != spec.weights_sha256:
         raise ValueError(

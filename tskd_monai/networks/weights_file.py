@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from tskd_monai.networks.file_kind import AGAIN, damaged_part, refuse_other_kinds
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 FILES_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
@@ -100,6 +104,57 @@ def check_not_packed(path: str | Path) -> None:
         )
 
 
+def check_weights_file(path: Path) -> None:
+    """Refuses a file that `torch.load` or safetensors should not be given.
+
+    Raises:
+        ValueError: when it is of another kind, cut, damaged, or unpacks to more than it is; says which and what to do.
+    """
+    refuse_other_kinds(path)
+    check_not_packed(path)
+    if path.suffix != ".safetensors" and (part := damaged_part(path)) is not None:
+        raise ValueError(f"Expected weights in {path}, found a file that is damaged (in {part}); {AGAIN}.")
+
+
+def load_torch_file(path: Path) -> Any:
+    """Returns the content of a file that `torch.save` wrote, on the CPU: tensors and plain containers.
+
+    What torch says of a file it refuses is how to load it unsafely, and does not reach the user.
+
+    Raises:
+        ValueError: when it cannot be read, or holds more than that.
+    """
+    check_weights_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError:
+        reason = "that is damaged, cut short or holds more than tensors, which could run code and is not loaded"
+    except Exception:  # torch raises a dozen types on damaged bytes and documents few
+        reason = "that is damaged, cut short or of another kind"
+    raise ValueError(f"Expected weights in {path}, found a file {reason}; {AGAIN}, from a source you trust.")
+
+
+def load_safetensors_file(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        ValueError: when it cannot be read.
+    """
+    check_weights_file(path)
+    try:
+        return load_file(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # safetensors raises a few types on damaged bytes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); "
+            f"{AGAIN}."
+        ) from error
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
@@ -109,19 +164,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected weights at {path}, found none.")
-    check_not_packed(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # torch and safetensors raise a dozen types on damaged bytes and document few
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); copy "
-            "or download it again."
-        ) from error
+    if path.suffix == ".safetensors":
+        return load_safetensors_file(path)
+    content = load_torch_file(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"Expected a mapping from names to tensors in {path}, found {type(content).__name__}.")
     for name, value in content.items():

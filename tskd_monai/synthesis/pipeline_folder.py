@@ -25,6 +25,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteSchedul
 from tskd_monai.data.atomic import explained_writing, read_json, write_json
 from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.json_fields import Fields, check_fields, is_a
+from tskd_monai.networks.file_kind import refuse_other_kinds
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of, patch_size_of
 from tskd_monai.training.record import package_versions
@@ -191,6 +192,7 @@ def _check_record(folder: Path, record: Any, task_hash: str) -> None:
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise FileNotFoundError(f"Expected the diffusion model's weights at {weights}, found none; train again.")
+    refuse_other_kinds(weights)
     if (found := file_sha256(weights)) != record["unet_sha256"]:
         raise ValueError(
             f"Expected {weights} to have sha256 {record['unet_sha256']}, found {found}: "

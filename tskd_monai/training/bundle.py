@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -12,8 +16,30 @@ from tskd_monai.data.folder_lock import FolderInUseError, FolderLock, hold_folde
 from tskd_monai.data.option_path import text_path
 from tskd_monai.training.samplers import process_rank
 
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 CODE_MARKS = ("$", "@", "%")
 """MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
+
+
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+
+
+def end_with_the_reason() -> None:
+    """Has a command that fails end with what was wrong: a config's first step.
+
+    MONAI wraps the errors of what a config names into a `RuntimeError` of its own, which comes last in a traceback.
+    """
+    if getattr(sys.excepthook, "func", None) is not _report:
+        sys.excepthook = partial(_report, sys.excepthook)
+
+
+def _report(former: ExceptHook, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    former(kind, error, frames)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, USER_ERRORS):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None and cause is not error:
+        sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
 
 
 def check_bundle_root(bundle_root: str | Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from tskd_monai.data.atomic import atomic_path, require_writable
-from tskd_monai.networks.weights_file import check_not_packed
+from tskd_monai.networks.weights_file import load_torch_file
 from tskd_monai.training.samplers import process_rank
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,9 @@ def load_checkpoint(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a checkpoint at {path}, found none.")
     try:
-        check_not_packed(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for damaged files
-        raise ValueError(f"Expected a readable checkpoint at {path}: {error}. Remove it to start again.") from error
+        return load_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"Expected a readable checkpoint at {path}: {error} Remove it to start again.") from error
 
 
 class BestCheckpoint:
