@@ -109,7 +109,9 @@ def test_folder_of_two_series_is_refused_and_one_can_be_chosen(student: Path, tm
             path.rename(tmp_path / "both" / f"{number}_{path.name}")
     message = refusal(student, tmp_path / "both")
     assert re.search("Expected one DICOM series in .*, found 2.*--series_uid", message)
-    uid = re.findall(r"2\.25\.\d+", message)[0]
+    listed = (student.parent / "predictions" / "private" / "studies.csv").read_text()
+    uid = re.findall(r"2\.25\.\d+", listed)[0]
+    assert uid not in message
     assert len(segmentations(segment(student, tmp_path / "both", series_uid=uid))) == 1
 
 

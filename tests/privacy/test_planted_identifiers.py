@@ -18,22 +18,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_identifiers, plant, search
+from identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_identifiers, search
 from monai.bundle import ckpt_export, run
+from planted_scans import ROOT, scan, untrained_student
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.dicom_reader import read_series
-from tskd_monai.data.phantom import make_grid, render, sample_anatomy
 from tskd_monai.data.phantom_anatomy import LABELS
-from tskd_monai.data.phantom_dicom import write_dicom_series
 from tskd_monai.data.private_files import FOLDER as PRIVATE
-from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
-from tskd_monai.networks.students import build_student
 
-ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = (PRIVATE, ".dcm")
-GRID = make_grid((48, 48, 6), (7.2, 7.2, 25.0), "PLS")
 SECTIONS = {"training": (1, 2), "validation": (3,), "test": (4, 5)}
 TRACKED = {"tensorboard": True} | ({"tracking": "mlflow"} if find_spec("mlflow") else {})
 TINY = {
@@ -52,16 +46,6 @@ TINY = {
     "fine_tuning": {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2},
     "scratch": {"epoch_length": 2, "val_interval": 1, "batch_size": 2},
 }
-
-
-def scan(folder: Path, seed: int) -> Path:
-    """Writes a patient's series with planted identifiers and its label beside it, and returns the series' folder."""
-    image, label = render(sample_anatomy(seed), GRID, seed)
-    series = folder / SERIES_FOLDER
-    write_dicom_series(series, image.astype(np.uint16), GRID.matrix, seed=seed)
-    plant(series)
-    nib.save(nib.Nifti1Image(label, GRID.matrix), folder / "label.nii.gz")
-    return series
 
 
 def labelled_as_read(series: Path) -> None:
@@ -156,13 +140,7 @@ def test_pipeline_export_and_report_are_free_of_planted_identifiers(study: Path,
 @pytest.fixture
 def student(tmp_path: Path) -> Path:
     """Returns an untrained student bundle."""
-    labels = tuple(Label(value, name) for value, name in LABELS.items())
-    task = Task("two", labels, 1, (48, 48), (7.2, 7.2), "PLS", Intensity("percentile", 0.5, 99.5))
-    network = build_student("compact_unet_small", 1, task.num_classes, task.image_size)
-    write_student_bundle(
-        ROOT / "bundles" / "segmentation", tmp_path / "student", task, "compact_unet_small", network.state_dict()
-    )
-    return tmp_path / "student"
+    return untrained_student(tmp_path / "student")
 
 
 def test_inference_that_fails_in_part_tells_no_identifier_and_keeps_the_key_private(

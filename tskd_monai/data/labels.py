@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.redaction import image_title
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,7 @@ class CheckLabelMatchesImaged(Transform):
 
 
 def _name(image: Any) -> str:
-    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-    return Path(str(path)).name if path else "the array"
+    return image_title(image.meta) if isinstance(image, MetaTensor) else "the array"
 
 
 def _advice(unknown: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tskd_monai.data.atomic import atomic_path
 from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.redaction import image_title
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class LabelMapWriter(ImageWriter):
         missing = [key for key in ("affine", "original_affine", "spatial_shape") if key not in (meta_dict or {})]
         if meta_dict is None or missing:
             raise ValueError(f"Expected the image's metadata, found no {', '.join(missing)}; load with VolumeReader.")
-        name = Path(str(meta_dict.get("filename_or_obj", "the image"))).name
+        name = image_title(meta_dict)
         shape = tuple(int(size) for size in meta_dict["spatial_shape"])
         affine, original = (np.asarray(convert_to_numpy(meta_dict[k]), float) for k in ("affine", "original_affine"))
         if self.labels_array.shape != shape:

@@ -142,7 +142,8 @@ def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
     dicom: list[Path] = []
     left_out: Counter[str] = Counter()
     own = [output_dir / name for name in (RECORDS, PRIVATE)]
-    for parent, folders, names in os.walk(tree, onerror=_refuse_closed):
+    closed: list[OSError] = []
+    for parent, folders, names in os.walk(tree, onerror=closed.append):
         folders[:] = sorted(name for name in folders if Path(parent, name) not in own)
         files = sort_files(Path(parent), (Path(parent, name) for name in names))
         pictures = files.pictures if files.dicom else []
@@ -151,19 +152,14 @@ def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
         left_out += files.left_out + Counter({"picture": len(pictures)})
     folders_of_series, no_images = series_folders(dicom)
     left_out += no_images
-    if not images and not folders_of_series:
+    if not images and not folders_of_series and not closed:
         found = counted(left_out) or "none"
         raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
     _log_left_out("--tree", left_out)
     named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
-    return [*named, *({"image": str(folder)} for folder in folders_of_series)]
-
-
-def _refuse_closed(error: OSError) -> None:
-    raise ValueError(
-        f"Expected a readable folder, found {error.filename} closed ({error.strerror}); "
-        "give read permission, or move it."
-    ) from error
+    # A folder that may not be read fails as a study of its own, and keeps no other from being segmented.
+    unread = [str(error.filename) for error in closed]
+    return [*named, *({"image": str(folder)} for folder in (*folders_of_series, *unread))]
 
 
 def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:

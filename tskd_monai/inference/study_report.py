@@ -24,10 +24,10 @@ from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.option_path import text_path
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.private_files import FOLDER, private_file
+from tskd_monai.data.redaction import redact_paths
 from tskd_monai.data.task import REFUSE, Task
 from tskd_monai.inference.background_writing import WriterThread
 from tskd_monai.inference.failures import describe
-from tskd_monai.inference.places import without_places
 from tskd_monai.inference.studies import Study, own_share
 from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY, WARNING
 from tskd_monai.inference.study_files import RECORDS
@@ -157,7 +157,7 @@ class StudyReport:
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
 
     def _fail(self, study: Study, message: str, name: str = "") -> None:
-        told = without_places(message, study["image"], self.output_dir)
+        told = redact_paths(message, [study["image"]], self.output_dir)
         name = name or study.get("name", "")
         self._record(study, FAILED, name=name, message=told, private_message=message)
         logger.error("Study %s failed: %s", self._paths[study["image"]].stem, told)

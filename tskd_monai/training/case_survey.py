@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tskd_monai.data.redaction import redact_paths
 from tskd_monai.data.task import Task
 
 Preprocessing = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -52,7 +53,8 @@ def survey_cases(entries: Sequence[Mapping[str, Any]], preprocessing: Preprocess
         try:
             arrays = _read(entry, preprocessing)
         except Exception as error:  # whatever a damaged file makes a reader raise is the finding
-            unreadable.append(f"case {entry.get('case')}: {_reason(error)}")
+            paths = [entry[key] for key in ("image", "label") if entry.get(key)]
+            unreadable.append(f"case {entry.get('case')}: {redact_paths(_reason(error), paths)}")
             continue
         slices += arrays["image"].shape[-1]
         held_bytes += sum(array.nbytes for array in arrays.values())

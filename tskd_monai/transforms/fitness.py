@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+
+from tskd_monai.transforms.naming import image_title
 
 CT = "CT"
 HOUNSFIELD_MODE = "hu_window"
@@ -44,7 +45,7 @@ class CheckImageFitsTaskd(MapTransform):
         for key in self.key_iterator(dict(data)):
             image = data[key]
             meta = image.meta if isinstance(image, MetaTensor) else {}
-            name = Path(str(meta.get("filename_or_obj", "the image"))).name
+            name = image_title(meta)
             if "unit" in meta:
                 self._check_kind(meta["unit"] == PIXELS, name)
             if image.shape[0] != self.channels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +14,8 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
+
+from tskd_monai.transforms.naming import image_title
 
 SLICES_AT_ONCE = 16
 MODES = ("bilinear", "nearest")
@@ -69,7 +70,7 @@ class SliceSpacingd(MapTransform):
             tuple(volume.shape),
             affine_to_spacing(np.asarray(volume.affine, dtype=np.float64))[:2].tolist(),
             self.pixdim,
-            Path(str(volume.meta.get("filename_or_obj", "the image"))).name,
+            image_title(volume.meta),
             str(volume.meta.get("unit", "mm")),
         )
         shape, to_volume = self._plan(volume)

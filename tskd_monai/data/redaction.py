@@ -1,0 +1,102 @@
+"""Messages without the paths that they name: folders and files of a scanner's export are called after patients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+UID = re.compile(r"\b[0-2]((\.\d+){5,}|(\.\d+)+\.\d{10,}(\.\d+)*)\b")
+"""Six numbers or more, or one as long as a UUID is (2.25.…); a version or a measure has neither."""
+
+SPEAKING = re.compile(r"[^\W\d_]{3}|\d{4}")
+"""Three letters or four digits in a row: what could be somebody's name, number or birthday. `IM0` and `17` are not,
+and occur in any message."""
+
+ORDINARY = (
+    "case", "cases", "data", "dicom", "file", "files", "folder", "image", "images", "label", "labels",
+    "model", "nifti", "pixels", "scan", "scans", "series", "slice", "slices", "study", "studies",
+    "test", "training", "validation", "volume", "volumes", "voxels",
+)  # fmt: skip
+"""Names of folders that are words of messages, and nobody's."""
+
+
+def image_title(metadata: Mapping[str, Any]) -> str:
+    """Returns what an image is called in messages: a file by its name, a DICOM series by its hash."""
+    if metadata.get("series_hash"):
+        return f"series {metadata['series_hash']}"
+    return Path(str(metadata.get("filename_or_obj") or "the image")).name
+
+
+def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | Path | None = None) -> str:
+    """Returns a message in which the paths of inputs, the names of a series' files, and DICOM UIDs are not named.
+
+    A file keeps its own name, after which its outputs are called.
+
+    Args:
+        message: about a case, such as why it was refused.
+        inputs: paths that it may name: files, or folders of series.
+        output_dir: of the run.
+    """
+    paths = [Path(path) for path in inputs]
+    for path in paths:
+        message = _without_path(message, path)
+    if output_dir is not None:
+        message = _replaced(message, _spellings(Path(output_dir)), "the output folder")
+    for path in paths:
+        message = _without_parents(message, path)
+    return UID.sub("(a UID)", message)
+
+
+def _without_path(message: str, path: Path) -> str:
+    for number, file in enumerate(_files_of(path), start=1):
+        message = _replaced(message, _spellings(file), f"file {number} of the series")
+        message = _without_name(message, file.name, f"file {number} of the series")
+    for folder in _folders_of(path):
+        message = _replaced(message, _spellings(folder), "a folder of the study")
+    return _replaced(message, _spellings(path), path.name if path.is_file() else "the study's folder")
+
+
+def _without_parents(message: str, path: Path) -> str:
+    for parent in path.absolute().parents:
+        if parent.name:
+            message = _replaced(message, [f"{parent}/", str(parent)], "")
+    for parent in path.parents:
+        if parent.name and not parent.is_absolute():
+            message = re.sub(rf"(?<![\w/.]){re.escape(str(parent))}/", "", message)
+    for name in _folder_names(path):
+        message = _without_name(message, name, "(a folder)")
+    return message
+
+
+def _folder_names(path: Path) -> list[str]:
+    """Returns the names of folders that a message may have without their paths, the longest first."""
+    folders = [path.parent, *([] if path.is_file() else [path, *_folders_of(path)])]
+    names = {folder.name for folder in folders} | {folder.absolute().name for folder in folders}
+    return sorted((name for name in names if name.lower() not in ORDINARY), key=len, reverse=True)
+
+
+def _without_name(message: str, name: str, by: str) -> str:
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", by, message) if SPEAKING.search(name) else message
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+
+
+def _folders_of(path: Path) -> list[Path]:
+    """Returns the folders below a study's, the deepest first."""
+    return sorted((folder for folder in path.rglob("*") if folder.is_dir()), key=lambda folder: -len(folder.parts))
+
+
+def _spellings(path: Path) -> list[str]:
+    """Returns the ways in which a message may write a path, the longest first; not `.` or a bare name."""
+    spellings = {str(path), str(path.absolute()), str(path.resolve())}
+    return sorted((text for text in spellings if "/" in text or "\\" in text), key=len, reverse=True)
+
+
+def _replaced(message: str, texts: list[str], by: str) -> str:
+    for text in texts:
+        message = message.replace(text, by)
+    return message
