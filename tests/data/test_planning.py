@@ -94,7 +94,7 @@ def test_equal_spacing_means_axial_slices(write: Write) -> None:
     label[2:5, 2:5, 2:5], label[0, 0, 0], label[9, 9, 7] = 1, 2, 2
     task = plan_task(_datalist(write("a", label, label, spacing=(1.005, 1, 1)), values=3))
     assert task.axcodes == "PLS"
-    assert task.keep_largest_component == (1,)  # the other is in two pieces
+    assert task.keep_largest_component == (1,)  # the other has two components
     assert task.class_frequencies == pytest.approx([1 - 29 / 960, 27 / 960, 2 / 960], abs=1e-6)
 
 
@@ -372,14 +372,14 @@ def test_empty_sections_are_named(write: Write, caplog: pytest.LogCaptureFixture
 
 def test_few_labelled_slices_leave_the_largest_component_to_validation(write: Write) -> None:
     scattered = SOLID.copy()
-    scattered[0, 0, 0] = scattered[7, 7, 3] = 1  # 32 of 34 voxels are in one piece
+    scattered[0, 0, 0] = scattered[7, 7, 3] = 1  # 32 of 34 voxels are one component
     training = {**write("a", RAMP, scattered), "slices": [1, 2]}
-    whole, pieces = write("v", RAMP + 1, SOLID), write("w", RAMP + 2, scattered)
+    whole, parted = write("v", RAMP + 1, SOLID), write("w", RAMP + 2, scattered)
     for validation, expected in (
         ([], ()),
         ([whole], (1,)),
-        ([whole, pieces], ()),
-        ([whole, {**pieces, "slices": [1]}], ()),  # what is not labelled is not known
+        ([whole, parted], ()),
+        ([whole, {**parted, "slices": [1]}], ()),  # what is not labelled is not known
     ):
         task = plan_task({**_datalist(training), "validation": validation})
         assert task.keep_largest_component == expected

@@ -329,6 +329,18 @@ def test_a_damaged_record_is_refused(plan_task: ModuleType, study: Path, tmp_pat
     assert plan_task.plan_study(study, tmp_path / "run", replan=True)[2] == task
 
 
+def test_chaos_is_read_once_and_its_organs_are_one_component_each(
+    plan_task: ModuleType, real_data: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    full = plan_task.plan_study(real_data / "chaos_t2spir/datalist.json", tmp_path / "full")[2]
+    assert sorted(reads) == sorted(set(reads)) and len(reads) == 30  # images and labels of 15 patients
+    reads.clear()
+    few = plan_task.plan_study(real_data / "chaos_t2spir/datalist.json", tmp_path / "few", labelled_slices=25)[2]
+    assert sorted(reads) == sorted(set(reads)) and len(reads) == 30
+    assert full.keep_largest_component == few.keep_largest_component == (1, 2, 3, 4)
+    assert (few.image_size, few.pixdim, few.axcodes) == (full.image_size, full.pixdim, full.axcodes)
+
+
 def test_the_command_says_what_differs_in_one_line(study: Path, tmp_path: Path) -> None:
     def call(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPTS / "plan_task.py"), str(study), "--output-dir", "run", *options]

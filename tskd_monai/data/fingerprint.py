@@ -1,4 +1,4 @@
-"""What planning knows of the images and labels of a study: each file is read once, and as strictly as training does."""
+"""What planning knows of a dataset's images and labels: each file is read once, and as strictly as training does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Fingerprint:
         value_range: the 0.5th and 99.5th percentile of the whole image.
         voxels_sha256: of shape and values, whatever file format holds them.
         class_counts: voxels of each network class on each slice along each axis, (slices, classes); none without label.
-        largest_shares: share of each foreground class in its largest component; only where it was asked for.
+        largest_fractions: fraction of each foreground class in its largest connected component, where it was asked for.
         foreground: coordinates (3, N) and values (N,) of evenly spaced foreground voxels; only of CT.
     """
 
@@ -62,7 +62,7 @@ class Fingerprint:
     value_range: tuple[float, float]
     voxels_sha256: str
     class_counts: tuple[np.ndarray, ...] = ()
-    largest_shares: Mapping[int, float] | None = None
+    largest_fractions: Mapping[int, float] | None = None
     foreground: tuple[np.ndarray, np.ndarray] | None = None
 
     def counts(self, slice_axis: int | None = None, slices: Sequence[int] | None = None) -> np.ndarray:
@@ -81,13 +81,13 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a study are read.
+    """How the files of a datalist are read.
 
     Attributes:
         label_values: that the datalist declares, background first.
         channels: that the datalist declares; None: as the images have them.
         ct: whether to keep foreground values of images that do not say themselves that they are CT.
-        components_of: the section whose labels say which classes are in one piece.
+        components_of: the section whose labels say which classes are one connected component.
     """
 
     label_values: tuple[int, ...]
@@ -149,7 +149,7 @@ def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fin
         values = classes[foreground]
         found["class_counts"] = _class_counts(classes.shape, foreground, values, len(reading.label_values))
         if section == reading.components_of and "slices" not in entry:
-            found["largest_shares"] = _largest_shares(classes, foreground, values)
+            found["largest_fractions"] = _largest_fractions(classes, foreground, values)
         if reading.ct or modality == CT:
             found["foreground"] = _sample(volume[..., 0], foreground)
         label_sha256 = _sha256(classes) if values.size else ""
@@ -199,17 +199,17 @@ def _class_counts(
     return tuple(counts)
 
 
-def _largest_shares(classes: np.ndarray, foreground: tuple[np.ndarray, ...], values: np.ndarray) -> dict[int, float]:
-    """Returns the share of each class's voxels in its largest component, neighbours across corners counted too."""
-    shares = {}
+def _largest_fractions(classes: np.ndarray, foreground: tuple[np.ndarray, ...], values: np.ndarray) -> dict[int, float]:
+    """Returns the fraction of each class's voxels in its largest component, neighbours across corners counted too."""
+    fractions = {}
     for value in np.unique(values).tolist():
         box = tuple(
             slice(int(axis.min()), int(axis.max()) + 1) for axis in (part[values == value] for part in foreground)
         )
         mask = classes[box] == value
         components, number = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
-        shares[value] = 1.0 if number < 2 else float(np.bincount(components.ravel())[1:].max() / mask.sum())
-    return shares
+        fractions[value] = 1.0 if number < 2 else float(np.bincount(components.ravel())[1:].max() / mask.sum())
+    return fractions
 
 
 def _sample(image: np.ndarray, foreground: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +231,7 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _check_kinds(paths: Sequence[str]) -> None:
-    """Raises ValueError when a study has 2D image files and volumes."""
+    """Raises ValueError when a datalist has 2D image files and volumes."""
     first = {is_image_file(path): Path(path).name for path in reversed(paths)}
     if len(first) > 1:
         raise ValueError(

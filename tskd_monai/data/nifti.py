@@ -172,7 +172,7 @@ def _check_spacing(header: nib.Nifti1Header, name: str) -> None:
             "it into the header, or convert the original images again."
         )
     if missing.any():
-        logger.warning("%s states no slice thickness: 1 mm is made up, and no volume in mL can be told from it.", name)
+        logger.warning("%s states no slice thickness: 1 mm is made up, and so is every volume in mL.", name)
     if (spacing < 0).any():
         logger.warning("%s has a negative spacing in pixdim, %s; it is read as positive.", name, spacing.tolist())
 

@@ -1,6 +1,6 @@
 """What a task was planned from: the options and the content of the files, so that a later call can tell what changed.
 
-Files are told by their content: a dataset that was moved is the same dataset. The `test` section takes no part in
+Files are identified by their content: a dataset that was moved is the same dataset. The `test` section takes no part in
 training and may change.
 """
 

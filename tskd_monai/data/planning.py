@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 # How a radiologist looks at slices along each anatomical axis (sagittal, coronal, axial); slices come last.
 VIEWS = {0: "IPL", 1: "ILP", 2: "PLS"}
 LARGEST_IMAGE_SIZE = 256
-# A class counts as one piece when the largest component holds at least this share of it in every case looked at.
-ONE_PIECE_SHARE = 0.99
+# A class is one connected component when the largest holds at least this fraction of it in every case looked at.
+ONE_COMPONENT_FRACTION = 0.99
 DEFAULT_FOREGROUND_OVERSAMPLING = 0.67
 
 LEARNED_FROM = ("training", "unlabeled")
@@ -40,7 +40,7 @@ def plan_task(
     Slices lie along the axis of the largest spacing. The pixel spacing is the largest median extent in the plane
     over the image size. Intensities are scaled by percentiles of each volume, but CT (by the datalist's `modality` or
     DICOM) by a window over the foreground's values and colour images from 0 to 255. Only the largest component is kept
-    of a class that is in one piece in every training case; where only slices of these are labelled, in every
+    of a class that is one connected component in every training case; where only slices of these are labelled, in every
     validation case. `training_images` are ranges over the training and unlabelled images.
 
     Args:
@@ -80,7 +80,7 @@ def plan_task(
         intensity=_plan_intensity(mode, windows),
         class_frequencies=_class_frequencies(counts),
         foreground_oversampling=DEFAULT_FOREGROUND_OVERSAMPLING,
-        keep_largest_component=_one_piece(datalist, prints, labels),
+        keep_largest_component=_one_component(datalist, prints, labels),
         training_images=ranges_over(list(image_extents(datalist, prints, slice_axis).values())),
     )
     _check_labels_found(counts, labels, _partly_labelled(datalist))
@@ -188,16 +188,17 @@ def _partly_labelled(datalist: Mapping[str, Any]) -> bool:
     return any("slices" in entry for entry in datalist["training"])
 
 
-def _one_piece(datalist: Mapping[str, Any], prints: Prints, labels: Sequence[Label]) -> tuple[int, ...]:
-    """Values of the labels that are in one piece in every case whose whole label is known."""
+def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence[Label]) -> tuple[int, ...]:
+    """Values of the labels that are one connected component in every case of a section that is labelled throughout."""
     section = "validation" if _partly_labelled(datalist) else "training"
-    shares = [prints[entry["image"]].largest_shares for entry in datalist.get(section, [])]
-    if not shares or any(share is None for share in shares):
+    found = [prints[entry["image"]].largest_fractions for entry in datalist.get(section, [])]
+    known = [fractions for fractions in found if fractions is not None]
+    if not known or len(known) < len(found):
         return ()
     return tuple(
         label.value
         for index, label in enumerate(labels)
-        if index and all((share or {}).get(index, 0) >= ONE_PIECE_SHARE for share in shares)
+        if index and all(fractions.get(index, 0) >= ONE_COMPONENT_FRACTION for fractions in known)
     )
 
 
