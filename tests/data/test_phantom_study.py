@@ -73,6 +73,14 @@ def test_running_again_changes_nothing_and_finishes_what_is_missing(tmp_path):
     assert _files(_write(tmp_path / "b").parent) == before
 
 
+def test_an_edited_datalist_stays(tmp_path, caplog):
+    path = _write(tmp_path)
+    edited = path.read_text().replace("phantom_000", "my case", 1)
+    path.write_text(edited)
+    _write(tmp_path)
+    assert path.read_text() == edited and "it was edited and stays" in caplog.text
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path):
     _write(tmp_path)
     with pytest.raises(ValueError, match="choose another folder or delete this one"):

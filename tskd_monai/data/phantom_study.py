@@ -33,8 +33,8 @@ def write_study(
 ) -> Path:
     """Writes a study and returns the path of its `datalist.json`.
 
-    Each case is another patient. Finished files are kept, so a call that was stopped goes on, and the same call again
-    changes nothing.
+    Each case is another patient. Finished files are kept, so a call that was stopped resumes, and the same call again
+    changes nothing; a datalist that was edited stays as it is.
 
     Args:
         output_dir: folder of the study.
@@ -71,8 +71,10 @@ def write_study(
     for section, numbers in cases.items():
         datalist[section] = [_write_case(folder, n, seed, grid, section != "unlabeled") for n in numbers]
     path = folder / "datalist.json"
-    if not path.is_file() or read_json(path) != datalist:
+    if not path.is_file():
         write_json(path, datalist)
+    elif read_json(path) != datalist:
+        logger.warning("%s differs from the one written with the study; it was edited and stays.", path.name)
     logger.info("Phantom study with %d cases is ready.", sum(sections.values()))
     return path
 
