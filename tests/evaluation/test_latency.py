@@ -1,44 +1,60 @@
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
 import torch
 from torch import nn
 
-from tskd_monai.evaluation.latency import count_parameters, measure_latency
+from tskd_monai.evaluation.latency import count_parameters, measure_latency, multiply_adds
 
 
 class Recorder(nn.Module):
-    """Notes in what order and state it is called."""
+    """Notes in what order and state it is called, and works for as many CPU seconds as it is told."""
 
-    def __init__(self, name: str, calls: list, pause: float = 0.0) -> None:
+    def __init__(self, name: str, calls: list, work: float = 0.002, sleep: float = 0.0) -> None:
         super().__init__()
-        self.name, self.calls, self.pause = name, calls, pause
+        self.name, self.calls, self.work, self.sleep = name, calls, work, sleep
         self.dropout = nn.Dropout()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.calls.append(
             (self.name, self.dropout.training, torch.is_inference_mode_enabled(), torch.get_num_threads())
         )
-        time.sleep(self.pause)
+        time.sleep(self.sleep)
+        start = time.thread_time()
+        while time.thread_time() - start < self.work:
+            pass
         return images
 
 
-def test_networks_take_turns_in_eval_and_inference_mode() -> None:
+def test_networks_take_turns_in_one_thread_in_eval_and_inference_mode() -> None:
     calls: list = []
     networks = {"a": Recorder("a", calls), "b": Recorder("b", calls)}
-    result = measure_latency(networks, (1, 1, 8, 8), repeats=3, threads=2)
-    assert [call[0] for call in calls] == ["a", "b"] * 5  # two turns of warm-up
-    assert {call[1:] for call in calls} == {(False, True, 2)}
-    assert set(result) == {"a", "b"} and set(result["a"]) == {"median_ms", "min_ms"}
+    result = measure_latency(networks, (1, 1, 8, 8), repeats=4)
+    assert [call[0] for call in calls] == ["a", "b"] * 7  # three turns of warm-up
+    assert {call[1:] for call in calls} == {(False, True, 1)}
+    assert list(result) == ["a", "b"]
 
 
-def test_the_slower_network_is_measured_as_slower() -> None:
-    networks = {"slow": Recorder("slow", [], 0.02), "fast": Recorder("fast", [], 0.0)}
+def test_time_that_others_take_does_not_count() -> None:
+    networks = {"waits": Recorder("waits", [], work=0.002, sleep=0.03), "works": Recorder("works", [], work=0.01)}
     result = measure_latency(networks, (1, 1, 8, 8), repeats=5)
-    assert result["slow"]["min_ms"] >= 20 > result["fast"]["median_ms"]
-    assert result["slow"]["median_ms"] >= result["slow"]["min_ms"]
+    assert result["works"] is not None and result["works"] >= 10
+    assert result["waits"] is not None and result["waits"] < 10
+
+
+def test_a_latency_that_scatters_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    class Uneven(Recorder):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.work = 0.012 if len(self.calls) % 2 else 0.001
+            return super().forward(images)
+
+    with caplog.at_level(logging.WARNING):
+        result = measure_latency({"uneven": Uneven("u", []), "even": Recorder("e", [])}, (1, 1, 8, 8), repeats=8)
+    assert result["uneven"] is None and result["even"] is not None
+    assert "The latency of uneven is left out" in caplog.text and "too busy" in caplog.text
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -46,13 +62,28 @@ def test_threads_and_modes_come_back_even_after_an_error(fails: bool) -> None:
     network = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Dropout())
     network[1].eval()
     before = torch.get_num_threads()
-    if fails:
-        with pytest.raises(RuntimeError):
-            measure_latency({"n": network}, (1, 3, 8, 8), repeats=1, threads=before + 1)
-    else:
-        measure_latency({"n": network}, (1, 2, 8, 8), repeats=1, threads=before + 1)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        if fails:
+            with pytest.raises(RuntimeError):
+                measure_latency({"n": network}, (1, 3, 8, 8), repeats=4)
+        else:
+            measure_latency({"n": network}, (1, 2, 8, 8), repeats=4)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
     assert [module.training for module in network.modules()] == [True, True, False]
+
+
+def test_multiply_adds_are_those_of_the_convolutions_forward_and_backward() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 1, 1))
+    first, second = 8 * 8 * 2 * 5 * 9, 8 * 8 * 5 * 1
+    assert multiply_adds(network, (1, 2, 8, 8)) == first + second
+    # Each convolution has a gradient of its weights, and all but the first one of its input.
+    assert multiply_adds(network, (3, 2, 8, 8), backward=True) == 3 * (2 * first + 3 * second)
+    network[0].requires_grad_(False)
+    assert multiply_adds(network, (1, 2, 8, 8), backward=True) == first + 2 * second
+    assert all(parameter.grad is None for parameter in network.parameters()) and network.training
 
 
 def test_parameters_are_counted_once() -> None:
@@ -63,7 +94,9 @@ def test_parameters_are_counted_once() -> None:
 
 
 def test_nothing_to_measure_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one network.*found 0 networks"):
+    with pytest.raises(ValueError, match=r"at least one network.*found 0 networks"):
         measure_latency({}, (1, 1, 8, 8))
-    with pytest.raises(ValueError, match="'n' on CPU.*meta"):
+    with pytest.raises(ValueError, match="repeats=3"):
+        measure_latency({"n": nn.Linear(1, 1)}, (1, 1, 8, 8), repeats=3)
+    with pytest.raises(ValueError, match=r"'n' on CPU.*meta"):
         measure_latency({"n": nn.Linear(1, 1, device="meta")}, (1, 1, 8, 8))

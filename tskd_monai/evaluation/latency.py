@@ -1,41 +1,44 @@
-"""Latency of networks on CPU and their size."""
+"""Latency of networks on CPU, their size, and the work of training them."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-WARM_UP = 2
+logger = logging.getLogger(__name__)
+
+WARM_UP = 3
+LARGEST_SPREAD = 0.5
+"""Interquartile range over median beyond which a latency says more of the machine than of the network."""
 
 
 def measure_latency(
-    networks: Mapping[str, nn.Module], image_shape: tuple[int, int, int, int], repeats: int = 20, threads: int = 2
-) -> dict[str, dict[str, float]]:
-    """Returns the time of one forward pass per network, measured in turns: A, B, A, B.
+    networks: Mapping[str, nn.Module], image_shape: tuple[int, int, int, int], repeats: int = 31
+) -> dict[str, float | None]:
+    """Returns the CPU time of one forward pass in one thread, ms, median over passes measured in turns: A, B, A, B.
 
-    Turns share whatever else the machine does, so a ratio of two medians means more than either of them.
+    CPU time leaves out what other processes take, which wall-clock time does not. A machine that shares its caches and
+    cores with much other work still slows every pass, by another amount each time: where the passes of a network
+    differ too much among themselves its latency is None, with a warning.
 
     Args:
         networks: name -> network on CPU; each is left in the mode it came in.
         image_shape: (B, C, H, W) of the input, drawn from [0, 1] with a fixed seed.
-        repeats: timed passes per network, after two that are not timed.
-        threads: CPU threads of torch during the measurement; restored afterwards.
-
-    Returns:
-        name -> {"median_ms", "min_ms"}.
+        repeats: timed passes per network, at least 4, after three that are not timed.
 
     Raises:
-        ValueError: if there is no network, `repeats` or `threads` is below 1, or a network is not on CPU.
+        ValueError: if there is no network, `repeats` is below 4, or a network is not on CPU.
     """
-    if not networks or repeats < 1 or threads < 1:
+    if not networks or repeats < 4:
         raise ValueError(
-            "Expected at least one network, repeat and thread, found "
-            f"{len(networks)} networks, repeats={repeats}, threads={threads}."
+            f"Expected at least one network and four repeats, found {len(networks)} networks and repeats={repeats}."
         )
     for name, network in networks.items():
         devices = {parameter.device.type for parameter in network.parameters()} - {"cpu"}
@@ -43,15 +46,53 @@ def measure_latency(
             raise ValueError(f"Expected network {name!r} on CPU, found it on {sorted(devices)}; move it with .cpu().")
     images = torch.rand(image_shape, generator=torch.Generator().manual_seed(0))
     times: dict[str, list[float]] = {name: [] for name in networks}
-    with _threads(threads), _eval_mode(networks), torch.inference_mode():
+    with _one_thread(), _eval_mode(networks), torch.inference_mode():
         for turn in range(WARM_UP + repeats):
             for name, network in networks.items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 network(images)
-                elapsed = time.perf_counter() - start
+                elapsed = time.thread_time() - start
                 if turn >= WARM_UP:
                     times[name].append(1000 * elapsed)
-    return {name: {"median_ms": median(of_one), "min_ms": min(of_one)} for name, of_one in times.items()}
+    return {name: _steady_median(name, of_one) for name, of_one in times.items()}
+
+
+def _steady_median(name: str, milliseconds: list[float]) -> float | None:
+    """Returns the median, or None with a warning where the values scatter too much to mean anything."""
+    middle = median(milliseconds)
+    first, _, third = quantiles(milliseconds, n=4)
+    if third - first <= LARGEST_SPREAD * middle:
+        return middle
+    logger.warning(
+        "The latency of %s is left out: half of its passes lie between %.1f and %.1f ms, so the machine is too busy "
+        "to measure it.",
+        name,
+        first,
+        third,
+    )
+    return None
+
+
+def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int, int], backward: bool = False) -> int:
+    """Returns the multiply-adds of one pass through a network: its matrix products and convolutions.
+
+    They are counted from the shapes of the operations (torch's `FlopCounterMode`), so that they are the same on every
+    machine.
+
+    Args:
+        network: takes images (B, C, H, W) and gives a tensor or a dictionary of tensors; it is left in its mode.
+        image_shape: (B, C, H, W).
+        backward: count the gradients of the trainable parameters too.
+    """
+    device = next(network.parameters()).device
+    counter = FlopCounterMode(display=False)
+    with _eval_mode({"network": network}), torch.set_grad_enabled(backward), counter:
+        output = network(torch.zeros(image_shape, device=device))
+        if backward:
+            outputs = output.values() if isinstance(output, Mapping) else [output]
+            torch.stack([tensor.float().mean() for tensor in outputs]).sum().backward()
+    network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() // 2
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
@@ -60,9 +101,9 @@ def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -78,15 +78,17 @@ def headline(first: Result, baselines: Sequence[Result]) -> str:
     """
     ours = finite_mean(first.dice.values())
     text = f"{first.method.title} reaches a mean Dice of {ours:.3f} on {count_of_patients(len(first.dice))}"
-    return ", ".join([text, *(_relation(ours, baseline) for baseline in baselines)]) + "."
+    relations = " and ".join(_relation(ours, baseline) for baseline in baselines)
+    return f"{text}, {relations}." if relations else f"{text}."
 
 
 def _relation(ours: float, baseline: Result) -> str:
-    theirs = finite_mean(baseline.dice.values())
+    theirs, title = finite_mean(baseline.dice.values()), baseline.method.title
+    title = title[:1].lower() + title[1:]
     if abs(ours - theirs) < 0.0005:
-        return f"the same to three decimals as {baseline.method.title}"
+        return f"the same to three decimals as {title}"
     where = "above" if ours > theirs else "below"
-    return f"{abs(ours - theirs):.3f} {where} {baseline.method.title} ({theirs:.3f})"
+    return f"{abs(ours - theirs):.3f} {where} {title} ({theirs:.3f})"
 
 
 def _tiles(first: Result, differences: Mapping[str, PairedComparison]) -> str:
