@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# The main job on a fresh machine: sets up, makes the embedded study and runs all four stages on it.
+# The main job on a fresh machine: sets up, makes the embedded data set and runs all four stages on it.
 #   bash scripts/demo.sh              into demo_output/ of the checkout
 #   bash scripts/demo.sh DIR          into DIR
-# Stopped at any moment, the same command goes on where it was.
+#   bash scripts/demo.sh DIR SEED     with other patients and other draws (default 0)
+# Stopped at any moment, the same command resumes.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 output="${1:-$root/demo_output}"
+seed="${2:-0}"
 bash "$root/scripts/setup_env.sh"
 python="$root/.venv/bin/python"
-"$python" "$root/scripts/make_phantom_study.py" "$output/study" --training 12 --validation 3 --test 8
-"$python" "$root/scripts/run_pipeline.py" --datalist "$output/study/datalist.json" --output-dir "$output" --preset demo
+"$python" "$root/scripts/make_phantom_study.py" "$output/study" --training 12 --validation 3 --test 8 --seed "$seed"
+"$python" "$root/scripts/run_pipeline.py" --datalist "$output/study/datalist.json" --output-dir "$output" \
+  --preset demo --seed "$seed"

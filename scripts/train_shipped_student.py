@@ -1,7 +1,7 @@
 """Trains the student that is shipped as bundles/segmentation, on the training and validation patients of a datalist.
 
 To be run after every choice has been made: no section is left to choose by, so the last weights of each training come
-out. The test section is segmented and scored once. With --install weights and task go into bundles/segmentation.
+out. The test section is segmented and scored at the end. With --install weights and task go into bundles/segmentation.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline_plan import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
 from pipeline_stages import BUNDLES, Pipeline, Stage
 from plan_task import plan_study
 
 from tskd_monai.data.atomic import atomic_path, write_json
+from tskd_monai.data.checksum import file_sha256
+from tskd_monai.data.content_hashes import ContentHashes
 from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.private_files import private_file
 
 logger = logging.getLogger("train_shipped_student")
 TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100
@@ -32,27 +37,43 @@ def merged_datalist(path: Path) -> dict[str, Any]:
     return {key: value for key, value in {**datalist, **sections}.items() if key not in ("folds", "folder")}
 
 
-def train(pipeline: Pipeline, shared: dict[str, Any], encoder: str, encoder_weights: str) -> None:
-    """Trains the teacher and the student, and scores the student on the test section."""
-    pipeline.run(
-        Stage("teacher", f"Teacher: {encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
-              {**shared, **LAST_WEIGHTS, "encoder": encoder, "encoder_weights": encoder_weights, "batch_size": 4,
-               "max_epochs": TEACHER_EPOCHS, "val_interval": TEACHER_EPOCHS})
-    )  # fmt: skip
-    pipeline.run(
-        Stage("student", "Distillation", BUNDLES / "distillation", ["train.yaml"],
-              {**shared, **LAST_WEIGHTS, "teacher_dir": pipeline.folder("teacher"),
-               "max_epochs": STUDENT_EPOCHS, "val_interval": STUDENT_EPOCHS}, ["teacher"])
-    )  # fmt: skip
-    test = {key: shared[key] for key in ("datalist", "task")}
-    pipeline.run(
-        Stage("predictions_teacher", "Test: teacher", BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"],
-              {**test, "section": "test", "teacher_dir": pipeline.folder("teacher")}, ["teacher"])
-    )  # fmt: skip
-    pipeline.run(
-        Stage("predictions", "Test: student", pipeline.folder("student"), ["inference.json", "evaluate.json"],
-              {**test, "section": "test"}, ["student"])
-    )  # fmt: skip
+def stages(folder: Path, study: Study, encoder: str, encoder_weights: Path) -> list[Stage]:
+    """Returns the stages that train the teacher and the student, and score both on the test section.
+
+    Args:
+        folder: of the pipeline.
+        study: to train on.
+        encoder: of the teacher.
+        encoder_weights: file of the encoder's weights.
+    """
+    settings = {"seed": 0, **LAST_WEIGHTS}
+    places = {"datalist": study.datalist, "task": study.task_file}
+    weights = {"encoder": {"weights": file_sha256(encoder_weights)}}
+    learned = study.data("training labels")
+    scored: dict[str, Any] = {
+        "settings": {"section": "test"}, "inputs": study.data("test labels"), "results": ("metrics.csv",)
+    }  # fmt: skip
+    return [
+        Stage(
+            "teacher", f"Teacher: {encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+            {**settings, "encoder": encoder, "batch_size": 4, "max_epochs": TEACHER_EPOCHS,
+             "val_interval": TEACHER_EPOCHS},
+            partial(dict, places, encoder_weights=encoder_weights), {**learned, **weights}, results=TEACHER_RESULTS,
+        ),
+        Stage(
+            "student", "Distillation", BUNDLES / "distillation", ["train.yaml"],
+            {**settings, "max_epochs": STUDENT_EPOCHS, "val_interval": STUDENT_EPOCHS},
+            partial(dict, places, teacher_dir=folder / "teacher"), learned, ["teacher"], results=STUDENT_RESULTS,
+        ),
+        Stage(
+            "predictions_teacher", "Test: teacher", BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"],
+            places=partial(dict, places, teacher_dir=folder / "teacher"), needs=["teacher"], **scored,
+        ),
+        Stage(
+            "predictions", "Test: student", folder / "student", ["inference.json", "evaluate.json"],
+            places=partial(dict, places), needs=["student"], **scored,
+        ),
+    ]  # fmt: skip
 
 
 def install(student: Path) -> None:
@@ -75,10 +96,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = args.output_dir.resolve()
     write_json(folder / "source.json", merged_datalist(args.datalist))
-    datalist, task_file, _ = plan_study(folder / "source.json", folder, args.image_size)
-    pipeline = Pipeline(folder, total=4)
-    shared = {"datalist": datalist, "task": task_file, "seed": 0}
-    train(pipeline, shared, args.encoder, str(args.encoder_weights.resolve()))
+    datalist, task_file, task = plan_study(folder / "source.json", folder, args.image_size)
+    study = read_study(datalist, task_file, task, ContentHashes(private_file(folder, "content_hashes.json")))
+    pipeline = Pipeline(folder, stages(folder, study, args.encoder, args.encoder_weights.resolve()))
+    pipeline.run()
     if args.install:
         install(pipeline.folder("student"))
     logger.info("Test scores: %s", pipeline.folder("predictions") / "metrics.json")

@@ -18,7 +18,7 @@ from tskd_monai.data.fingerprint import Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.json_fields import check_fields
 from tskd_monai.data.strict_json import shown
-from tskd_monai.data.task import Task
+from tskd_monai.data.task import AXIS_OF_LETTER, Task
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class PlanRecord:
         declared: the datalist's `labels`, `channels` and `modality`, where it has them.
         sections: section to its entries, `{"case", "image", "label", "slices"}` with the sha256 of the files.
         voxels: sha256 of the voxels of each image that a network learns from, whatever file format holds them.
+        slices: number of slices of the training and unlabelled images, labelled or not.
         chosen: the labelled slices of each case that were drawn under a budget; None without a budget.
         channels: of the images.
         axcodes: the orientation in which slices are counted; None for 2D images.
@@ -49,6 +50,7 @@ class PlanRecord:
     declared: Mapping[str, Any]
     sections: Mapping[str, Sequence[Mapping[str, Any]]]
     voxels: Sequence[str] = ()
+    slices: int = 0
     chosen: Mapping[str, Sequence[int]] | None = None
     channels: int = 1
     axcodes: str | None = None
@@ -57,8 +59,16 @@ class PlanRecord:
         self, task: Task, chosen: Mapping[str, Sequence[int]] | None, prints: Iterable[Fingerprint]
     ) -> PlanRecord:
         """Returns the record with what planning has found."""
-        voxels = sorted(found.voxels_sha256 for found in prints if found.section in LEARNED_FROM)
-        return replace(self, voxels=voxels, chosen=chosen, channels=task.channels, axcodes=task.axcodes)
+        learned_from = [found for found in prints if found.section in LEARNED_FROM]
+        axis = 2 if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
+        return replace(
+            self,
+            voxels=sorted(found.voxels_sha256 for found in learned_from),
+            slices=sum(found.shape[axis] for found in learned_from if found.section != "validation"),
+            chosen=chosen,
+            channels=task.channels,
+            axcodes=task.axcodes,
+        )
 
     def content(self) -> dict[str, Any]:
         """Returns the record as JSON content, which `load_record` reads back equal."""
@@ -83,7 +93,8 @@ def load_record(path: str | Path) -> PlanRecord | None:
         return None
     content = read_json(path)
     name = Path(path).name
-    shape = {"format_version": (int,), "options": (dict,), "declared": (dict,), "sections": (dict,), "voxels": (list,)}
+    shape = {"format_version": (int,), "options": (dict,), "declared": (dict,), "sections": (dict,), "voxels": (list,),
+             "slices": (int,)}  # fmt: skip
     check_fields(content, shape, name, REPLAN)
     if content.pop("format_version") != FORMAT_VERSION or set(content) != {field.name for field in fields(PlanRecord)}:
         raise ValueError(f"Expected format version {FORMAT_VERSION} in {name}, found another one; {REPLAN}.")

@@ -170,10 +170,14 @@ class Task:
         return {label.value: label.name for label in self.labels[1:]}
 
     @property
+    def learned_fields(self) -> dict[str, Any]:
+        """The fields that decide what a network learns."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_LEARNED}
+
+    @property
     def hash(self) -> str:
-        """Hex sha256 of the canonical JSON of what decides what a network learns: checkpoints and caches carry it."""
-        learned = {name: value for name, value in asdict(self).items() if name not in NOT_LEARNED}
-        return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
+        """Hex sha256 of the canonical JSON of `learned_fields`: checkpoints and caches carry it."""
+        return hashlib.sha256(json.dumps(self.learned_fields, sort_keys=True).encode()).hexdigest()
 
 
 def load_task(path: str | Path | None) -> Task:
