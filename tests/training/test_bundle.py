@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fire.parser import DefaultParseValue
+from monai.bundle import ConfigWorkflow
 
 from tskd_monai.data.folder_lock import LOCK_FILE, FolderInUseError
+from tskd_monai.inference.failures import root_cause
 from tskd_monai.training import bundle
 from tskd_monai.training.bundle import check_bundle_root, dataset_dir, default_device, plain_option
 
@@ -38,6 +42,35 @@ def test_a_failed_command_ends_with_the_reason(
     wrapped.__cause__ = KeyError("liver")
     assert said(wrapped, capsys)[-1].startswith("RuntimeError: Failed")
     assert said(ValueError("Expected one."), capsys) == ["ValueError: Expected one."]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "config", "option"),
+    [
+        ("teacher_lora", "train.yaml", "output_dir"),
+        ("teacher_lora", "inference.yaml", "teacher_dir"),
+        ("distillation", "train.yaml", "transfer_set"),
+        ("distillation", "fine_tune.yaml", "initial_student"),
+        ("distillation", "cache_teacher.yaml", "output_dir"),
+        ("diffusion_synthesis", "gate.yaml", "teacher_dir"),
+        ("diffusion_synthesis", "inference.yaml", "diffusion_dir"),
+        ("segmentation", "inference.json", "output_dir"),
+    ],
+)
+def test_name_that_the_command_line_took_for_a_number_is_refused_at_the_start(
+    bundle: str, config: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    options: dict[str, Any] = {"output_dir": str(tmp_path / "out"), option: 20240115}
+    path = BUNDLES / bundle / "configs" / config
+    workflow = ConfigWorkflow(
+        str(path), workflow_type="infer", logging_file=False, bundle_root=str(BUNDLES / bundle), **options
+    )
+    with pytest.raises(RuntimeError) as raised:  # the runner wraps what a config raises
+        workflow.initialize()
+    told = rf"Expected a path for --{option}, found 20240115, as which the command line reads it; write \./ in front"
+    assert re.match(told, str(root_cause(raised.value)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_folder_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

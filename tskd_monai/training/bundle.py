@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -42,9 +42,20 @@ def _report(former: ExceptHook, kind: type[BaseException], error: BaseException,
         sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
 
 
-def check_bundle_root(bundle_root: str | Path) -> None:
-    """Raises FileNotFoundError naming `--bundle_root` when this is not a bundle's folder."""
-    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
+def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | None] | None = None) -> None:
+    """Raises FileNotFoundError naming `--bundle_root` when this is not a bundle's folder.
+
+    Args:
+        bundle_root: the option.
+        paths: values of other options that name files or folders, or are None, by the option's name.
+
+    Raises:
+        ValueError: when one of them is no text: the command line has read a name as a number.
+    """
+    for option, path in (paths or {}).items():
+        if path is not None:
+            text_path(path, option)
+    if not (text_path(bundle_root, "bundle_root") / "configs" / "metadata.json").is_file():
         raise FileNotFoundError(
             f"Expected a bundle at {Path(bundle_root).resolve().name}/, found no configs/metadata.json there. "
             "Give --bundle_root with the folder that holds configs/."
@@ -58,12 +69,13 @@ def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
 
     Raises:
         SystemExit: with one line that says which other process writes there.
+        ValueError: when the option is no text.
         OSError: when the folder takes no file.
     """
     if process_rank():
         return None
     try:
-        return hold_folder(output_dir)
+        return hold_folder(text_path(output_dir, "output_dir"))
     except FolderInUseError as error:
         raise SystemExit(str(error)) from None
 
