@@ -11,8 +11,11 @@ from fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
 from phantom_scan import SHAPE, Edit, dicom, grid, right_handed, scanned
 from PIL import Image
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
 from tskd_monai.data.phantom import Grid
@@ -187,6 +190,52 @@ def _echoes(dataset: FileDataset, index: int) -> None:
     dataset.TemporalPositionIdentifier = index % 2 + 1
 
 
+def _interleaved(dataset: FileDataset, index: int) -> None:
+    dataset.AcquisitionNumber = index % 2
+
+
+def _two_blocks(dataset: FileDataset, index: int) -> None:
+    dataset.AcquisitionNumber = 1 + (index > 7)
+
+
+def _two_patients(dataset: FileDataset, index: int) -> None:
+    dataset.PatientID = f"P{index > 7}"
+
+
+def with_companions(folder: Path) -> Given:
+    """A series with what archives and viewers put beside it."""
+    given = dicom(folder)
+    (given.path / "LICENSE").write_text("Creative Commons Attribution 3.0 Unported License")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(given.path / "preview.png")
+    return given
+
+
+def without_file_meta(folder: Path) -> Given:
+    """A series of plain data sets in implicit VR, without preamble and file meta information."""
+    given = dicom(folder)
+    for path in given.path.iterdir():
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = True, True
+        write_dataset(buffer, dcmread(path))
+        path.write_bytes(buffer.getvalue())
+    return given
+
+
+def with_private_positions(folder: Path) -> Given:
+    """An enhanced image that repeats positions, with other values, in a private sequence of each frame."""
+    given = enhanced("MR")(folder)
+    image = dcmread(given.path / "image.dcm")
+    for group in image.PerFrameFunctionalGroupsSequence:
+        other = Dataset()
+        other.ImagePositionPatient = [7, 11, 2]
+        block = group.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        block.add_new(0x0F, "SQ", Sequence([other]))
+    image.save_as(given.path / "image.dcm")
+    return given
+
+
+LOCALIZER = setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+ODD = setting(PatientSex="U", StudyDate="2024-01-31")
 BLANK = setting(SOPInstanceUID="", StudyInstanceUID="", SeriesInstanceUID="", FrameOfReferenceUID="")
 
 ROWS = [
@@ -228,9 +277,28 @@ ROWS = [
         [with_extra(setting(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]))],
         "a localizer or a second stack shares the series",
     ),
+    Row(
+        "localizer by its ImageType among the slices",
+        REPAIRED,
+        [with_extra(LOCALIZER)],
+        "ignored 1 localizer",
+        seg=True,
+    ),
+    Row("localizer alone", REFUSED, [edited(LOCALIZER)], "found only localizers"),
+    Row("text and picture beside the slices", REPAIRED, [with_companions], "ignored 1 text file, 1 picture", seg=True),
+    Row("two passes whose slices alternate", REFUSED, [edited(_interleaved)], "they differ in AcquisitionNumber"),
+    Row("slices of two patients", REFUSED, [edited(_two_patients)], "they differ in PatientID"),
+    Row(
+        "acquisitions one after the other",
+        REPAIRED,
+        [edited(_two_blocks)],
+        "2 values of AcquisitionNumber follow one another",
+    ),
     Row("single slice", REPAIRED, [single_slice], "has one slice; its thickness, 2 mm, is taken from the header"),
     Row("enhanced multi-frame MR", EXACT, [enhanced("MR")], seg=True),
     Row("enhanced multi-frame CT", EXACT, [enhanced("CT")], modality="CT", seg=True),
+    Row("enhanced multi-frame MR, other positions in private sequences", EXACT, [with_private_positions]),
+    Row("data sets without file meta information", EXACT, [without_file_meta], seg=True),
     Row("RLE", EXACT, [compressed(RLELossless)]),
     Row("JPEG baseline", EXACT, [edited(_baseline)]),
     Row("JPEG lossless", EXACT, [transcoded("JPEGLosslessProcess14_1")]),
@@ -243,6 +311,28 @@ ROWS = [
     Row("MONOCHROME1", REFUSED, [edited(setting(PhotometricInterpretation="MONOCHROME1"))], "found MONOCHROME1"),
     Row("blank UIDs, to NIfTI", EXACT, [edited(BLANK)]),
     Row("blank UIDs, to DICOM SEG", REFUSED, [edited(BLANK)], "blank; write .nii.gz instead", seg=True),
+    Row(
+        "ill-formed UIDs, to DICOM SEG",
+        REFUSED,
+        [edited(setting(StudyInstanceUID="1.2.anon.77"))],
+        "found StudyInstanceUID ill-formed",
+        seg=True,
+    ),
+    Row("one SOPInstanceUID for all, to NIfTI", EXACT, [edited(setting(SOPInstanceUID="1.2.3.4"))]),
+    Row(
+        "one SOPInstanceUID for all, to DICOM SEG",
+        REFUSED,
+        [edited(setting(SOPInstanceUID="1.2.3.4"))],
+        "Expected an SOPInstanceUID for each file",
+        seg=True,
+    ),
+    Row(
+        "values of patient and study of no valid format, to DICOM SEG",
+        REPAIRED,
+        [edited(ODD)],
+        "PatientSex, StudyDate is no valid value; the DICOM SEG leaves it blank",
+        seg=True,
+    ),
     Row("empty prediction", EXACT, [dicom], dice=None, seg=True, empty=True),
     Row("CT for an MR model", REFUSED, [lambda f: dicom(f, modality="CT")], "Expected another modality than CT"),
     Row("MR for a CT model", REFUSED, [dicom], "Expected CT for this model, found MR", modality="CT"),
