@@ -10,12 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import run
 
 from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.inference.failures import root_cause
 from tskd_monai.networks.students import build_student
+from tskd_monai.training.checkpoint import EpochCheckpoint
 
 TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
 TASK = Task(
@@ -116,6 +119,48 @@ def test_training_keeps_the_best_weights_and_ends_the_schedule_with_its_last_epo
     assert rows[-1]["learning_rate"] == pytest.approx(0, abs=1e-9) and rows[0]["learning_rate"] > 1e-5
     after = torch.load(student / "models/model.pt", weights_only=True)
     assert set(after) == set(before)
+
+
+def test_every_request_trains_and_one_that_was_interrupted_is_resumed(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, history = labelled_scans(tmp_path, 3), student / "models/history.jsonl"
+    for _ in range(2):
+        monai_label.train(student, scans[:2], scans[2:])
+        assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3]
+        history.unlink()
+    assert not (student / "models/last.pt").exists()
+
+    whole = EpochCheckpoint.save
+
+    def save_once(self: EpochCheckpoint, engine: Engine) -> None:
+        whole(self, engine)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochCheckpoint, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        monai_label.train(student, scans[:2], scans[2:])
+    monkeypatch.undo()
+    monai_label.train(student, scans[:2], scans[2:])
+    iterations = [json.loads(line)["iteration"] for line in history.read_text().splitlines()]
+    assert iterations == [2, 4, 6]  # the first epoch's line came from the checkpoint
+
+
+def test_labels_without_an_organ_are_refused_or_warned_of(
+    student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = read_json(student / "configs/task.json")
+    write_json(student / "configs/task.json", {**task, "class_frequencies": [0.8, 0.1, 0.1]})
+    (scan,) = labelled_scans(tmp_path, 1)
+    nib.save(
+        nib.Nifti1Image((np.asarray(nib.load(scan["label"]).dataobj) == 1).astype(np.uint8), AFFINE), scan["label"]
+    )
+    with pytest.raises(RuntimeError) as raised:
+        monai_label.train(student, [scan], [])
+    assert "no voxel of 2 (left kidney)" in str(root_cause(raised.value))
+    write_json(student / "configs/train.json", {**read_json(student / "configs/train.json"), "absent_classes": "warn"})
+    monai_label.train(student, [scan], [])
+    assert "No voxel of 2 (left kidney) in the training labels" in "".join(capfd.readouterr())
 
 
 def test_a_single_label_is_enough_to_train_on(student: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from tskd_monai.data.atomic import write_json
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.phantom_study import write_study
 from tskd_monai.data.planning import plan_task
+from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.networks import bfloat16
 from tskd_monai.networks.teacher import build_teacher, save_teacher
 
 BUNDLES = Path(__file__).parent.parent.parent / "bundles"
@@ -183,6 +186,19 @@ def test_options_that_do_not_exist_are_refused(study: Path, tmp_path: Path) -> N
         ({"patience": 0}, "Expected --patience of at least 1 validation, or None, found 0"),
     ):
         assert expected in refusal(tmp_path, study / "datalist.json", study / "task.json", **options)
+
+
+def test_bfloat16_is_refused_before_an_image_is_read(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16, "cpu_capabilities", lambda: {"avx2": True, "cpu_name": "Old Xeon"})
+    monkeypatch.setattr(SliceDataset, "__init__", None)
+    start = time.process_time()
+    for bundle in ("teacher_lora", "diffusion_synthesis", "distillation"):
+        message = refusal(tmp_path, study / "datalist.json", study / "task.json", bundle=bundle, precision="bfloat16")
+        assert "computes in bfloat16" in message and "found Old Xeon" in message
+    assert time.process_time() - start < 3
+    assert not (tmp_path / "output").exists()
 
 
 # Distillation: the teacher, the transfer set and the cache belong to the task.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,6 +10,8 @@ from torch.utils.data import Sampler
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
+
+logger = logging.getLogger(__name__)
 
 MAX_SEED = 2**31
 
@@ -73,7 +76,7 @@ class SliceSampler(Sampler[int]):
         return iter(order[process_rank() :: process_count()].tolist())
 
 
-def checked_classes(dataset: SliceDataset, task: Task) -> list[set[int]]:
+def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -> list[set[int]]:
     """Returns the foreground classes on each training slice, when they are those that the task was planned for.
 
     A class that planning found no voxel of (frequency 0, as with a few labelled slices) may be absent.
@@ -81,20 +84,26 @@ def checked_classes(dataset: SliceDataset, task: Task) -> list[set[int]]:
     Args:
         dataset: training slices with encoded labels.
         task: of the study.
+        absent: `refuse` or `warn`, where a class of the task is on no training slice: what was learnt of it is lost.
 
     Raises:
-        ValueError: when a class of the task is on no training slice.
+        ValueError: when such a class is refused, or `absent` is another word.
     """
+    if absent not in ("refuse", "warn"):
+        raise ValueError(f"Expected --absent_classes refuse or warn, found {absent}.")
     present = dataset.classes_present()
     planned = task.class_frequencies or (1.0,) * task.num_classes
     found = set().union(*present)
-    absent = [task.labels[index] for index in range(1, task.num_classes) if planned[index] and index not in found]
-    if absent:
-        names = ", ".join(f"{label.value} ({label.name})" for label in absent)
+    missing = [task.labels[index] for index in range(1, task.num_classes) if planned[index] and index not in found]
+    if missing:
+        names = ", ".join(f"{label.value} ({label.name})" for label in missing)
+        if absent == "warn":
+            logger.warning("No voxel of %s in the training labels: the network unlearns it.", names)
+            return present
         raise ValueError(
             f"Expected the {task.num_classes} classes of the task {task.name} in the training labels, found no voxel "
-            f"of {names}. Give the --task that scripts/plan_task.py writes for this --datalist (and fold), or mend "
-            "the labels."
+            f"of {names}. Give the --task that scripts/plan_task.py writes for this --datalist (and fold), or fix "
+            "the labels. The segmentation bundle takes them as they are with --absent_classes warn."
         )
     return present
 
