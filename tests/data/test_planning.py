@@ -366,7 +366,7 @@ def test_slices_that_a_volume_does_not_have_are_refused(write: Write, slices: li
 def test_empty_sections_are_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     entry, other = write("a", RAMP, SOLID), write("b", RAMP + 1, SOLID)
     plan_task({**_datalist(entry), "test": [other]})
-    assert "has no `validation` cases, training chooses its best weights by" in caplog.text
+    assert "has no `validation` cases; training chooses its best weights by them." in caplog.text
     assert "`test` cases" not in caplog.text
 
 

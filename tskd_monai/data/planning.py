@@ -109,9 +109,9 @@ def fingerprints(
             f"Expected 1 (grey) or 3 (colour) as the datalist's `channels`, found {shown(channels)}; leave it out, "
             "it is counted from the images."
         )
-    for section, use in (("validation", "training chooses its best weights by"), ("test", "nothing is scored")):
+    for section, use in (("validation", "training chooses its best weights by them"), ("test", "they are scored")):
         if not datalist.get(section):
-            logger.warning("The datalist has no `%s` cases, %s.", section, use)
+            logger.warning("The datalist has no `%s` cases; %s.", section, use)
     partly = _partly_labelled(datalist) if partly is None else partly
     ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
     return read_fingerprints(datalist, Reading(values, channels, ct, "validation" if partly else "training"))
