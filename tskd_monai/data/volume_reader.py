@@ -35,7 +35,8 @@ def load_image_transform(
     """Returns the transform that reads images and labels of a datalist with `VolumeReader` alone.
 
     Given as `LoadImaged(reader=...)` a reader's exceptions end up as text inside another one, and MONAI goes on to
-    its own readers. Registered last, it is asked first, takes every file, and its exceptions come through.
+    its own readers. Registered last, it is asked first, takes every file, and its exceptions come through. A path is
+    taken as it stands: `~` begins a name like any other.
 
     Args:
         keys: of the items to read.
@@ -46,7 +47,7 @@ def load_image_transform(
     with warnings.catch_warnings():
         # MONAI builds all its readers to register them; one warns that it has no GPU decoder. None of them is asked.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        transform = LoadImaged(keys, reader=None, allow_missing_keys=allow_missing_keys)
+        transform = LoadImaged(keys, reader=None, allow_missing_keys=allow_missing_keys, expanduser=False)
     transform.register(VolumeReader(series_uid, irregular))
     return transform
 
