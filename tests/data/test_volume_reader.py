@@ -40,11 +40,11 @@ def test_nifti_has_the_metadata_that_monai_goes_by(nifti):
     assert EnsureChannelFirstd("image")({"image": image})["image"].shape == (1, 8, 9, 10)
 
 
-@pytest.mark.parametrize("name", ["~backup/a.nii.gz", "$x.nii.gz", "%a.nii.gz", "@a.nii.gz", "20240115/a.nii"])
+@pytest.mark.parametrize("name", ["~backup/a.nii.gz", "$x.nii.gz", "%a.nii.gz", "@a.nii.gz", "20240115/a.nii.gz"])
 def test_path_is_taken_as_it_stands(nifti, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path(name).parent.mkdir(exist_ok=True)
-    nib.save(nib.load(nifti), name)
+    Path(name).write_bytes(nifti.read_bytes())  # nibabel would look for a user's home
     assert load(Path(name)).shape == load(name).shape == (8, 9, 10)
 
 
