@@ -278,6 +278,8 @@ def test_objects_that_are_no_images_are_left_out_with_a_notice(tmp_path, write_s
         ("preview.jpg", b"\xff\xd8\xff\xe0", "picture"),
         ("Doe_Jane.nii.gz", b"\x1f\x8b", "NIfTI file"),
         ("viewer.exe", b"MZ\x00\x01", "other file"),
+        ("viewer", b"\x7fELF\x02\x01\x01\x00", "other file"),
+        ("REPORT", b"%PDF-1.7\n\x00\x01", "other file"),
     ],
 )
 def test_files_of_other_formats_are_counted_and_spoil_no_series(tmp_path, write_series, caplog, name, content, kind):
@@ -287,11 +289,14 @@ def test_files_of_other_formats_are_counted_and_spoil_no_series(tmp_path, write_
     assert f"ignored 1 {kind}." in caplog.text and "Doe" not in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"<html>404</html>"])
-def test_dicom_file_whose_content_is_none_is_no_companion(tmp_path, write_series, content):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("IM9.dcm", b""), ("IM9.dcm", b"%PDF"), ("IM9.dcm", b"<html>404</html>"), ("IM9", b""), ("IM9", b"\x00\x01\x02")],
+)
+def test_dicom_file_whose_content_is_none_is_no_companion(tmp_path, write_series, name, content):
     series = write_series(tmp_path / "series")
-    (series.folder / "IM9999.dcm").write_bytes(content)
-    with pytest.raises(ValueError, match=r"Expected a DICOM file, found IM9999\.dcm unreadable"):
+    (series.folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"Expected a DICOM file, found {name} unreadable"):
         read_series(series.folder)
 
 

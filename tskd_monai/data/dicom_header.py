@@ -26,6 +26,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 COMPANIONS = ("LICENSE", "README", "VERSION", "LOCKFILE")
 """Files without ending, and perhaps without content, that archives and the software of a medium put beside images."""
 
+OTHER_FORMATS = (b"\x7fELF", b"MZ", b"PK\x03\x04", b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b")
+"""How programs, archives, documents and pictures begin."""
+
 TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b")
 SNIFFED_BYTES = 4096
 WHOLE_NUMBERS = (
@@ -42,7 +45,7 @@ def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None
     """Returns a DICOM file's header, or None when the file is of another format.
 
     Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class. A file
-    without ending that is neither is damaged, unless it is a text.
+    without ending that is neither is damaged, unless it is of a format that its beginning tells.
 
     Args:
         path: of the file.
@@ -61,7 +64,7 @@ def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None
         header = _read_without_preamble(path) if looks_like_dicom else None
     except Exception as error:  # damaged bytes make pydicom fail in many ways
         raise ValueError(damaged(path, str(error))) from error
-    if header is None and looks_like_dicom and not is_text(path):
+    if header is None and looks_like_dicom and not (is_text(path) or _is_other_format(path)):
         raise ValueError(damaged(path, "no DICOM header"))
     if header is not None:
         require_elements(header, path)
@@ -98,6 +101,13 @@ def is_text(path: Path) -> bool:
     return beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or all(
         byte >= 0x20 or byte in TEXT_CONTROLS for byte in beginning
     )
+
+
+def _is_other_format(path: Path) -> bool:
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        return file.read(max(map(len, OTHER_FORMATS))).startswith(OTHER_FORMATS)
 
 
 def damaged(path: Path, reason: str) -> str:
