@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,18 @@ def test_series_spread_over_folders_of_a_tree_is_one_study(tmp_path: Path) -> No
         path.rename(tmp_path / "tree" / "P1" / "B" / path.name)
     found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
     assert found == [{"image": str(tmp_path / "tree" / "P1")}]
+
+
+def test_closed_folder_of_a_tree_is_a_study_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "tree" / "t2.nii.gz")
+
+    def walk(top: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        onerror(PermissionError(13, "Permission denied", str(top / "closed")))
+        yield str(top), [], ["t2.nii.gz"]
+
+    monkeypatch.setattr("tskd_monai.inference.studies.os.walk", walk)
+    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    assert [Path(study["image"]).name for study in found] == ["t2.nii.gz", "closed"]
 
 
 def test_tree_of_reports_only_is_refused_by_what_it_holds(tmp_path: Path) -> None:
