@@ -32,6 +32,8 @@ def _unreadable(folder: Path) -> Given:
     given = dicom(folder)
     (given.path / "more").mkdir()
     (given.path / "more").chmod(0)
+    (folder / "output").mkdir()
+    (folder / "output").chmod(0o777)
     return given
 
 
@@ -62,6 +64,6 @@ ROWS = [
 ]
 AS_NOBODY = [
     Row("unreadable folder", REFUSED, [_unreadable], "Expected a readable folder, found"),
-    Row("read-only output", REFUSED, [_read_only], "permission to write scan_seg.nii.gz, found: Permission denied"),
+    Row("read-only output", REFUSED, [_read_only], "permission to write output, found: Permission denied"),
 ]
-ON_A_FULL_DISK = Row("full disk", REFUSED, [_full_disk], "to write scan_seg.nii.gz, found: No space left on device")
+ON_A_FULL_DISK = Row("full disk", REFUSED, [_full_disk], "found: No space left on device; free some space")

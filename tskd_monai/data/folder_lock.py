@@ -92,8 +92,14 @@ def hold_folder(folder: str | Path) -> FolderLock:
     if left_by is not None:
         logger.info("The output folder %s was left by %s; taken over.", folder.name, left_by)
     owner = {"process": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
-    path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
-    return FolderLock(lock, made)
+    held = FolderLock(lock, made)
+    try:
+        with explained_writing(path, folder / f"{LOCK_FILE}.probe"):
+            path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    except OSError:
+        held.release()
+        raise
+    return held
 
 
 def _owner(path: Path) -> str:
