@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from tskd_monai.data.task import Task
 
 logger = logging.getLogger("run_pipeline")
 
-TEACHER_RESULTS = ("teacher.json", "*.safetensors", "adapter/*", "decoder_adapter/*")
-STUDENT_RESULTS = ("models/model.pt",)
+TEACHER_RESULTS = ("teacher.json", "task.json", "*.safetensors", "adapter/*", "decoder_adapter/*")
+STUDENT_RESULTS = ("models/model.pt", "configs/task.json")
 SCORED = {"teacher": "teacher", "student": "student", "scratch": "scratch", "self-training": "self_trained"}
 """Method of the report -> the stage whose model is scored on the test section."""
 
@@ -203,17 +203,18 @@ class _Builder:
         return [scratch, *self.student("self_distilled", "self_trained", "scratch", "Self-training: ")]
 
     def scoring(self, method: str) -> Stage:
-        """Returns the segmentation and scoring of the test section by one method's model."""
+        """Returns the segmentation and scoring of the test section by one method's model, with the model's own task."""
         model = SCORED[method]
         own = method == "teacher"
-        bundle = BUNDLES / "teacher_lora" if own else self._folder(model)
-        places = {**self.places, **({"teacher_dir": self._folder(model)} if own else {})}
+        folder = self._folder(model)
+        places = {key: value for key, value in self.places.items() if key != "task"}
+        if own:
+            places |= {"task": folder / "task.json", "teacher_dir": folder}
         return Stage(
-            f"predictions_{model}", f"Test: {method}", bundle,
+            f"predictions_{model}", f"Test: {method}", BUNDLES / "teacher_lora" if own else folder,
             ["inference.yaml", "evaluate.yaml"] if own else ["inference.json", "evaluate.json"], {"section": "test"},
-            partial(dict, places), {**self.study.data("test labels"), "task.json": asdict(self.study.task)}, [model],
-            results=("metrics.csv",),
-            grows=("test labels",),
+            partial(dict, places), {"data": {"test labels": self.study.digests["test labels"]}}, [model],
+            results=("metrics.csv",), grows=("test labels",),
         )  # fmt: skip
 
     def _folder(self, name: str) -> Path:

@@ -51,7 +51,8 @@ def stages(folder: Path, study: Study, encoder: str, encoder_weights: Path) -> l
     weights = {"encoder": {"weights": file_sha256(encoder_weights)}}
     learned = study.data("training labels")
     scored: dict[str, Any] = {
-        "settings": {"section": "test"}, "inputs": study.data("test labels"), "results": ("metrics.csv",)
+        "settings": {"section": "test"}, "inputs": {"data": {"test labels": study.digests["test labels"]}},
+        "results": ("metrics.csv",)
     }  # fmt: skip
     return [
         Stage(
@@ -67,11 +68,12 @@ def stages(folder: Path, study: Study, encoder: str, encoder_weights: Path) -> l
         ),
         Stage(
             "predictions_teacher", "Test: teacher", BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"],
-            places=partial(dict, places, teacher_dir=folder / "teacher"), needs=["teacher"], **scored,
+            places=partial(dict, places, task=folder / "teacher" / "task.json", teacher_dir=folder / "teacher"),
+            needs=["teacher"], **scored,
         ),
         Stage(
             "predictions", "Test: student", folder / "student", ["inference.json", "evaluate.json"],
-            places=partial(dict, places), needs=["student"], **scored,
+            places=partial(dict, datalist=study.datalist), needs=["student"], **scored,
         ),
     ]  # fmt: skip
 

@@ -58,10 +58,13 @@ def _score(cell: Cell, workplace: Workplace) -> list[dict[str, Any]]:
     """Segments the section by the bundle that the last stage trained, and returns the rows of metrics.csv."""
     model = workplace.output(cell.stage, cell.study)
     predictions = workplace.folder / "predictions" / f"{cell.name}-{cell.config_hash[:12]}"
-    overrides = {"section": cell.score, "output_dir": str(predictions), **workplace.study_files(cell.study)}
+    datalist = workplace.study_files(cell.study)["datalist"]
+    overrides = {"section": cell.score, "output_dir": str(predictions), "datalist": datalist}
     if cell.stage.bundle == "teacher_lora":
         run_bundle(
-            BUNDLES / "teacher_lora", ("inference.yaml", "evaluate.yaml"), {**overrides, "teacher_dir": str(model)}
+            BUNDLES / "teacher_lora",
+            ("inference.yaml", "evaluate.yaml"),
+            {**overrides, "task": str(model / "task.json"), "teacher_dir": str(model)},
         )
     else:
         run_bundle(model, ("inference.json", "evaluate.json"), {**overrides, "resume": False})

@@ -73,6 +73,7 @@ def test_the_hash_knows_every_field(task: Task) -> None:
 def test_the_hash_is_that_of_before_the_training_images_were_known(task: Task) -> None:
     assert task.hash == "a799aedac3e8f80eec805c9bb2a546817ceef577b665646f1d36447397c66d4a"
     assert replace(task, training_images=RANGES, unlike_training="refuse").hash == task.hash
+    assert replace(task, unfiltered=task.keep_largest_component).hash == task.hash
 
 
 @pytest.mark.parametrize("slices", [(5.0, 7.7), None])
@@ -80,6 +81,13 @@ def test_training_images_come_back_equal(task: Task, tmp_path: Path, slices: tup
     known = replace(task, training_images=replace(RANGES, slice_mm=slices), unlike_training="refuse")
     save_task(known, tmp_path / "task.json")
     assert load_task(tmp_path / "task.json") == known
+
+
+def test_a_filter_that_does_harm_is_left_out(task: Task, tmp_path: Path) -> None:
+    kept = replace(task, keep_largest_component=(63, 300), unfiltered=(63,))
+    save_task(kept, tmp_path / "task.json")
+    assert load_task(tmp_path / "task.json") == kept
+    assert kept.filtered == (300,) and task.filtered == task.keep_largest_component
 
 
 def test_a_file_of_before_the_training_images_were_known_loads(task: Task, tmp_path: Path) -> None:
@@ -109,6 +117,7 @@ def test_a_file_of_before_the_training_images_were_known_loads(task: Task, tmp_p
         ("intensity", Intensity("zscore", 0, 1), "found zscore"),
         ("intensity", Intensity("hu_window", 100, 100), "lower below upper"),
         ("foreground_oversampling", 1.2, "a share from 0 to 1"),
+        ("unfiltered", (300,), r"expected values among \[63\] of `keep_largest_component` in `unfiltered`, found"),
         ("unlike_training", "ignore", "expected warn or refuse in `unlike_training`, found ignore"),
         ("training_images", replace(RANGES, values=(5.0, 1.0)), "two numbers, the lower first, in `training_images.v"),
         (

@@ -40,6 +40,7 @@ def tasks(draw: st.DrawFn) -> Task:
     values = [0, *draw(st.lists(st.integers(1, 65535), min_size=1, max_size=5, unique=True))]
     labels = tuple(Label(value, draw(NAMES), draw(SNOMED)) for value in values)
     lower = draw(st.floats(-2000, 2000))
+    kept = tuple(draw(st.lists(st.sampled_from(values[1:]), max_size=3, unique=True)))
     shares = draw(st.just(()) | st.tuples(*[SHARES] * len(labels)))
     return Task(
         name=draw(NAMES),
@@ -51,7 +52,8 @@ def tasks(draw: st.DrawFn) -> Task:
         intensity=Intensity(draw(st.sampled_from(INTENSITY_MODES)), lower, lower + draw(st.floats(1, 4000))),
         class_frequencies=shares,
         foreground_oversampling=draw(SHARES),
-        keep_largest_component=tuple(draw(st.lists(st.sampled_from(values[1:]), max_size=3, unique=True))),
+        keep_largest_component=kept,
+        unfiltered=kept[: draw(st.integers(0, len(kept)))],
         training_images=draw(TRAINING_IMAGES),
         unlike_training=draw(st.sampled_from((WARN, REFUSE))),
     )

@@ -192,7 +192,7 @@ def test_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path, make_ta
         load_student_weights(tmp_path, make_task())
 
 
-def finish(folder: Path, task: Task) -> tuple[torch.nn.Module, BestCheckpoint]:
+def finish(folder: Path, task: Task, validator: Any = None) -> tuple[torch.nn.Module, BestCheckpoint]:
     """Finish a training of four epochs whose second was the best."""
     network = build_student(SMALL, 1, 3, (32, 48))
     best = BestCheckpoint(folder / "best.pt", network)
@@ -206,7 +206,7 @@ def finish(folder: Path, task: Task) -> tuple[torch.nn.Module, BestCheckpoint]:
     (folder / "datalist.json").write_text("{}")
     settings, inputs = {"seed": 3}, {"datalist": str(folder / "datalist.json")}
     finish_student(
-        network, best, history, TEMPLATE, folder / "out", task, SMALL, "distillation", settings=settings, inputs=inputs
+        network, best, history, TEMPLATE, folder / "out", task, SMALL, "distillation", settings, inputs, validator
     )
     return network, best
 
@@ -227,7 +227,20 @@ def test_student_of_the_best_validation_is_written_with_its_record(tmp_path: Pat
         "seconds": 40.0,
         "seconds_per_epoch": 10.0,
         "parameters": sum(value.numel() for value in network.parameters()),
+        "largest_component_of": [],
     }
+
+
+def test_a_filter_that_lowers_the_dice_is_left_out_of_the_bundle(
+    tmp_path: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(keep_largest_component=(1, 4))
+    monkeypatch.setattr(student_bundle, "harmful_filters", lambda network, validator, task: (4,))
+    finish(tmp_path, task, validator=object())
+    written = load_task(tmp_path / "out" / "configs" / "task.json")
+    assert written.filtered == (1,) and written.hash == task.hash
+    assert read(tmp_path / "out" / "record.json")["results"]["largest_component_of"] == ["liver"]
+    assert load_student_weights(tmp_path / "out", task) is not None
 
 
 def test_only_the_first_process_finishes(tmp_path: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:

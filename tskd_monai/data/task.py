@@ -24,7 +24,7 @@ LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
 WARN, REFUSE = "warn", "refuse"
-NOT_LEARNED = ("training_images", "unlike_training")
+NOT_LEARNED = ("training_images", "unlike_training", "unfiltered")
 """Fields that do not decide what a network learns: they are not part of the task's hash."""
 
 
@@ -92,6 +92,8 @@ class Task:
         keep_largest_component: label values of which only the largest connected component is kept.
         training_images: what the training images were like; None: not known.
         unlike_training: `warn` of an image that is far from that, or `refuse` it.
+        unfiltered: label values among `keep_largest_component` of which all components are kept after all, since the
+            filter lowered the Dice of a network's validation cases; empty in a plan.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Task:
     keep_largest_component: tuple[int, ...] = ()
     training_images: TrainingImages | None = None
     unlike_training: str = WARN
+    unfiltered: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
@@ -135,6 +138,8 @@ class Task:
         kept = self.keep_largest_component
         fits = all(is_a(value, int) and value in known for value in kept)
         _require(fits, "keep_largest_component", f"values among {sorted(known)}", kept)
+        fits = all(is_a(value, int) and value in kept for value in self.unfiltered)
+        _require(fits, "unfiltered", f"values among {sorted(kept)} of `keep_largest_component`", self.unfiltered)
         if self.training_images is not None:
             _check_ranges(self.training_images)
         response = self.unlike_training
@@ -168,6 +173,11 @@ class Task:
     def foreground(self) -> dict[int, str]:
         """Name of each label value but background's."""
         return {label.value: label.name for label in self.labels[1:]}
+
+    @property
+    def filtered(self) -> tuple[int, ...]:
+        """Label values of which only the largest connected component is kept."""
+        return tuple(value for value in self.keep_largest_component if value not in self.unfiltered)
 
     @property
     def learned_fields(self) -> dict[str, Any]:
@@ -270,7 +280,7 @@ def _parse(content: Any) -> Task:
     version = content.pop("format_version", None)
     _require(is_a(version, int) and version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
     _require_fields(content, Task, "task")
-    for name in ("labels", "image_size", "pixdim", "class_frequencies", "keep_largest_component"):
+    for name in ("labels", "image_size", "pixdim", "class_frequencies", "keep_largest_component", "unfiltered"):
         if name in content:
             _require(isinstance(content[name], list), name, "a list", content[name])
             content[name] = tuple(content[name])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.atomic import atomic_path, read_json, write_json
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
 from tskd_monai.networks.vit_student import load_encoder_weights
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint
+from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.record import write_record
 from tskd_monai.training.samplers import process_rank
@@ -126,8 +129,11 @@ def finish_student(
     stage: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
+    validator: SupervisedEvaluator | None = None,
 ) -> None:
     """Writes the student of the best validation as a bundle, and `record.json`.
+
+    The bundle's task leaves out the largest-component filters that lower the validation Dice of this student.
 
     Args:
         network: the student.
@@ -140,11 +146,14 @@ def finish_student(
         stage: for the record.
         settings: for the record.
         inputs: files for the record, by name.
+        validator: of the training run; None: the task's filters stay, as where the network does not segment yet.
     """
     if process_rank():
         return
     weights = load_checkpoint(best.path)
     network.load_state_dict(weights)
+    if validator is not None:
+        task = replace(task, unfiltered=harmful_filters(network, validator, task))
     write_student_bundle(template, output_dir, task, student, weights)
     results = {
         "val_mean_dice": best.best_metric,
@@ -152,6 +161,7 @@ def finish_student(
         "seconds": history.rows[-1]["seconds"],
         "seconds_per_epoch": history.rows[-1]["seconds"] / history.rows[-1]["epoch"],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "largest_component_of": [task.foreground[value] for value in task.filtered],
     }
     write_record(Path(output_dir) / "record.json", stage, settings, inputs, results)
 

@@ -23,8 +23,8 @@ def postprocessing(task: Task) -> Compose:
         task: of the study; names the labels of which only the largest connected component is kept.
     """
     steps: list[Transform] = []
-    if task.keep_largest_component:
-        steps.append(KeepLargestComponentsd("pred", task.keep_largest_component))
+    if task.filtered:
+        steps.append(KeepLargestComponentsd("pred", task.filtered))
     return Compose(steps)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from monai.engines import SupervisedEvaluator
+
 from tskd_monai.data.atomic import explained_writing
-from tskd_monai.data.task import Task
+from tskd_monai.data.task import Task, save_task
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher import save_teacher
 from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint
+from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.record import write_record
 from tskd_monai.training.samplers import process_rank
@@ -24,8 +28,11 @@ def finish_teacher(
     task: Task,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
+    validator: SupervisedEvaluator,
 ) -> None:
-    """Writes the teacher of the best validation: adapter, decoder, `teacher.json` and `record.json`.
+    """Writes the teacher of the best validation: adapter, decoder, `teacher.json`, `task.json` and `record.json`.
+
+    Its `task.json` leaves out the largest-component filters that lower the validation Dice of this teacher.
 
     Args:
         network: the trained segmenter.
@@ -35,10 +42,12 @@ def finish_teacher(
         task: it was trained for.
         settings: for the record.
         inputs: files for the record, by name.
+        validator: of the training run.
     """
     if process_rank():
         return
     TrainableWeights(network).load_state_dict(load_checkpoint(best.path))
+    task = replace(task, unfiltered=harmful_filters(network, validator, task))
     results = {
         "val_mean_dice": best.best_metric,
         "best_epoch": best.best_epoch,
@@ -49,4 +58,5 @@ def finish_teacher(
     output_dir = Path(output_dir)
     with explained_writing(output_dir / "teacher.json", output_dir / ".probe"):
         save_teacher(network, output_dir, task_hash=task.hash, record=results)
+    save_task(task, output_dir / "task.json")
     write_record(output_dir / "record.json", "teacher_lora", settings, inputs, results)

@@ -1,0 +1,64 @@
+"""Whether keeping the largest component of a class does a network's label maps good, decided on validation cases.
+
+Anatomy says that an organ is one piece; a network that takes a part of the stomach for spleen may have its largest
+piece there, and then the filter drops the spleen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+from torch import Tensor
+
+from tskd_monai.data.task import Task
+from tskd_monai.transforms.labels import KeepLargestComponentsd
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def harmful_filters(network: torch.nn.Module, validator: SupervisedEvaluator, task: Task) -> tuple[int, ...]:
+    """Returns the label values whose largest-component filter lowers the mean Dice over the validation cases.
+
+    Cases whose reference lacks a class do not count for it.
+
+    Args:
+        network: images (B, C, H, W) to logits; it is left in evaluation mode.
+        validator: with the preprocessed volumes and the inferer of the training run's validation.
+        task: whose `keep_largest_component` names the filters.
+    """
+    if not task.keep_largest_component:
+        return ()
+    gains: dict[int, list[float]] = {value: [] for value in task.keep_largest_component}
+    network.eval()
+    for item in validator.data_loader.dataset:  # type: ignore[union-attr]
+        _add_gains(gains, _classes(item, network, validator), torch.as_tensor(item["label"]).as_subclass(Tensor), task)
+    harmful = tuple(value for value, of_cases in gains.items() if of_cases and fmean(of_cases) < 0)
+    for value in harmful:
+        name, loss = task.foreground[value], -fmean(gains[value])
+        logger.info("The largest component of %s is not kept: it lowers validation Dice by %.3f.", name, loss)
+    return harmful
+
+
+def _classes(item: Mapping[str, Any], network: torch.nn.Module, validator: SupervisedEvaluator) -> Tensor:
+    """Returns the network's classes (1, H, W, D) of one case."""
+    image = torch.as_tensor(item["image"])[None].to(validator.state.device)
+    return torch.as_tensor(validator.inferer(image, network)).as_subclass(Tensor).argmax(dim=1).cpu()
+
+
+def _add_gains(gains: Mapping[int, list[float]], predicted: Tensor, label: Tensor, task: Task) -> None:
+    classes = {value: task.label_values.index(value) for value in gains}
+    filtered = KeepLargestComponentsd("pred", list(classes.values()))({"pred": predicted})["pred"]
+    for value, index in classes.items():
+        reference = label == index
+        if reference.any():
+            gains[value].append(_dice(filtered == index, reference) - _dice(predicted == index, reference))
+
+
+def _dice(first: Tensor, second: Tensor) -> float:
+    return 2 * int((first & second).sum()) / int(first.sum() + second.sum())
