@@ -27,10 +27,15 @@ def test_own_bundles_hold_what_the_list_has(bundle: Path) -> None:
     assert unlisted_code(bundle, ALLOWED) == []
 
 
+IN_EARLIER_STUDENTS = {"SimpleInferer", "$@train#dataset.classes_present()"}
+"""Students that were written before the guards of their training hold these, and may be checked now."""
+
+
 def test_list_has_nothing_that_no_bundle_holds() -> None:
     empty = AllowList(frozenset(), frozenset(), frozenset())
     texts = {finding.text for bundle in BUNDLES for finding in unlisted_code(bundle, empty)}
-    assert texts == ALLOWED.expressions | ALLOWED.targets | ALLOWED.logging
+    assert not texts & IN_EARLIER_STUDENTS
+    assert texts | IN_EARLIER_STUDENTS == ALLOWED.expressions | ALLOWED.targets | ALLOWED.logging
 
 
 @pytest.mark.parametrize("name", ["configs/inference.json", "configs/train.yaml", "configs/deep/a.yml"])
