@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -101,8 +101,8 @@ def test_a_checkpoint_that_could_run_code_is_refused_without_advice_to_run_it(tm
 def test_save_that_breaks_off_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint({"epoch": 1}, tmp_path / "last.pt")
 
-    def half(content: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+    def half(content: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint_module.torch, "save", half)
@@ -326,3 +326,9 @@ def test_a_handler_is_attached_through_a_component(tmp_path: Path) -> None:
     Attach(EpochCheckpoint(tmp_path / "last.pt", {}, "task")).attach(engine)
     engine.run([0], max_epochs=1)
     assert (tmp_path / "last.pt").is_file()
+
+
+def test_the_same_content_gives_the_same_bytes_whatever_the_name(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        save_checkpoint({"model": {"weight": torch.arange(6.0)}, "epoch": 3}, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

@@ -33,9 +33,12 @@ class Stateful(Protocol):
 
 
 def save_checkpoint(content: Any, path: str | Path) -> None:
-    """Saves with `torch.save`, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    """Saves with `torch.save`, atomically; the same content gives the same bytes.
+
+    Given a path, torch writes the file's name, here a temporary one, into the file.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> Any:
