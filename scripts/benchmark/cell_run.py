@@ -48,7 +48,7 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "evaluation_seconds": round(time.monotonic() - started, 1),
         "rows": [_kept(row) for row in rows],
         "versions": {**package_versions(), "commit": checkout_commit()},
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1, "gpu": gpu_model()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "gpu": gpu_model()},
     }
     write_json(cell.result_file, content)
     return finite_mean(class_means(rows).values())
@@ -77,7 +77,7 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     return {"case": row["case"], "label": row["label"], "name": row["name"], **numbers, "missed": row["missed"]}
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model of the processor, where the system tells it."""
     information = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line]

@@ -178,6 +178,8 @@ def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     texts = {path: path.read_text() for path in documents | {tables.document_of(suite) for suite in suites}}
     blocks = [block for text in texts.values() for block in re.findall(r"<!-- benchmark .*?<!-- end", text, re.DOTALL)]
     shown = {interval.replace("+", "") for block in blocks for interval in INTERVAL.findall(block)}
+    demo = read_json(script("demo_seeds").RESULT)["student_minus"].values()
+    shown |= {f"{row['mean']:.3f} ({row['interval_95'][0]:.3f} to {row['interval_95'][1]:.3f})" for row in demo}
     quoted = {
         interval: path.name
         for path, text in texts.items()
@@ -185,6 +187,19 @@ def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     }
     assert len(quoted) > 10
     assert not {interval: name for interval, name in quoted.items() if interval.replace("+", "") not in shown}
+
+
+def test_the_readme_shows_the_committed_demo_runs() -> None:
+    demo = script("demo_seeds")
+    content, readme = read_json(demo.RESULT), (BENCHMARK.parents[1] / "README.md").read_text()
+    assert len(content["runs"]) == 5 and all(len(run["dice"]["student"]) == 8 for run in content["runs"])
+    assert demo.table(content["runs"]) in readme
+    told = " ".join(readme.split())
+    for baseline, words in (("scratch", "(95 % interval over seeds and patients "), ("self_trained", "(")):
+        found = demo.difference(content["runs"], baseline)
+        assert found == content["student_minus"][baseline]
+        low, high = found["interval_95"]
+        assert f"{found['mean']:+.3f} {words}{low:.3f} to {high:.3f}), higher on {found['higher']} of 40" in told
 
 
 def test_only_the_block_between_the_markers_is_replaced() -> None:
