@@ -20,7 +20,12 @@ from filelock import FileLock
 from tskd_monai.data.folder_lock import LOCK_FILE, FolderInUseError, hold_folder
 
 HOLD = """
-import sys
+import sys, weakref
+
+class Other: ...
+
+other = Other()
+weakref.finalize(other, int)  # from now on all finalizers run after what later modules do at the end, as with torch
 from tskd_monai.data.folder_lock import hold_folder
 lock = hold_folder(sys.argv[1])
 print("held", flush=True)

@@ -5,6 +5,7 @@ The lock is the operating system's (``flock``): it ends with its process, howeve
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import logging
@@ -40,10 +41,14 @@ class FolderLock:
 
     def __init__(self, lock: BaseFileLock | None, made: Path | None = None) -> None:
         self._finalizer = None if lock is None else weakref.finalize(self, _release, lock, os.getpid(), made)
+        if self._finalizer is not None:
+            # At the end of the process finalizers may run after filelock's own end, which leaves the file behind.
+            atexit.register(self._finalizer)
 
     def release(self) -> None:
         """Lets others write to the folder; again, it does nothing."""
         if self._finalizer is not None:
+            atexit.unregister(self._finalizer)
             self._finalizer()
 
     def __enter__(self) -> FolderLock:
