@@ -46,9 +46,8 @@ def plan_study(
 ) -> tuple[Path, Path, Task]:
     """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
 
-    A later call reads the task, edited or not, and no image: it compares the content of the files with what the task
-    was planned from. Files that were moved and another `test` section are written into `datalist.json`; any other
-    difference is refused.
+    A later call reads the task, edited or not, and no image. Files that were moved and another `test` section are
+    written into `datalist.json`; any other difference from what the task was planned from is refused.
 
     Args:
         datalist_path: Decathlon-style datalist.
@@ -58,8 +57,7 @@ def plan_study(
         labelled_slices: how many training slices count as labelled; None: all of them.
         seed: of the draw of labelled slices.
         fold: of the datalist's cross-validation.
-        datalist_dir: for `datalist.json` and what is remembered of the data, whose paths and cases may name patients;
-            None: `output_dir`.
+        datalist_dir: for what may name patients: `datalist.json` and `plan.json`; None: `output_dir`.
         task_file: a task to use instead of a planned one.
         replan: plan again; the old files are kept beside the new ones, as `task.before-<hash>.json`.
 
@@ -68,14 +66,12 @@ def plan_study(
 
     Raises:
         FileNotFoundError: when the datalist, a file that it names or `task_file` is missing.
-        ValueError: when the data cannot be planned, or is not what the stored task was planned from; names what
-            differs.
+        ValueError: when the data cannot be planned, or differs from what the stored task was planned from.
     """
     files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
     options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
                "fold": fold}  # fmt: skip
-    source = load_datalist(datalist_path, fold)
-    source.pop("folds", None)
+    source = {name: value for name, value in load_datalist(datalist_path, fold).items() if name != "folds"}
     hashes = ContentHashes(files.folder / "content_hashes.json")
     found = record_of(source, options, hashes)
     given = Path(task_file) if task_file else files.task if files.task.is_file() and not replan else None

@@ -1,4 +1,4 @@
-"""Content is told by bytes alone, and read once."""
+"""Content is identified by its bytes, which are read once."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_a_labelled_image_with_holes_is_refused(bad: float) -> None:
     image = _volume("img")
     image[0, 1, :, 2] = bad
     alone = {"image": image}
-    assert CheckLabelMatchesImaged()(alone) is alone  # to be segmented: the intensity scaling mends it
+    assert CheckLabelMatchesImaged()(alone) is alone  # to be segmented: the intensity scaling repairs it
     with pytest.raises(ValueError, match=r"^img\.nii\.gz: expected finite voxels .*, found 5 that are NaN or infinite"):
         CheckLabelMatchesImaged()({**alone, "label": _volume("seg")})
 

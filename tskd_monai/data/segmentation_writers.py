@@ -108,7 +108,7 @@ class LabelMapWriter(ImageWriter):
             )
         if not same_grid(shape, original, affine):
             raise ValueError(
-                f"Expected a label map in the place of {name}, found it "
+                f"Expected a label map at the position of {name}, found it "
                 f"{corner_distance(shape, affine, original):.3g} mm off; "
                 "place Invertd before SaveImaged."
             )

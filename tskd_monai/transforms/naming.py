@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 def image_title(metadata: Mapping[str, Any]) -> str:
     """Returns what an image is called in messages.
 
-    A file has its name; a DICOM series, whose folder may be called after the patient, is told by its hash.
+    A file has its name; a DICOM series, whose folder may be called after the patient, is named by its hash.
     """
     if metadata.get("series_hash"):
         return f"series {metadata['series_hash']}"

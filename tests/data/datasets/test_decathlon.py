@@ -83,7 +83,7 @@ def test_a_label_in_another_place_is_named(write_task: Callable[..., Path], tmp_
     moved = AFFINE.copy()
     moved[2, 3] = 4
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj), moved), source / "labelsTr/knee_001.nii.gz")
-    with pytest.raises(ValueError, match=r"labels/knee_001.*expected a label in the place of its image.* 4 mm apart"):
+    with pytest.raises(ValueError, match=r"labels/knee_001.*expected a label at the position of its image.* 4 mm"):
         prepare_study(find(source), tmp_path / "prepared")
 
 

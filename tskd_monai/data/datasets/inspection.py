@@ -93,8 +93,8 @@ def _check_place(
     if not same_grid(shape, affine, label_affine):
         distance = corner_distance(shape, label_affine, affine)
         raise ValueError(
-            f"{name}: expected a label in the place of its image, found corners {distance:.3g} mm apart; correct the "
-            "header of the label."
+            f"{name}: expected a label at the position of its image, found corners {distance:.3g} mm apart; correct "
+            "the header of the label."
         )
 
 
