@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -264,11 +264,12 @@ def main(folder: Path, number: signal.Signals | None = None, moment: str = "", c
         assert number is not None
         os.kill(os.getpid(), number)
 
-    def save_half(content: Any, path: Path) -> None:
-        original(content, path)
-        saves.append(path.name.endswith("last.pt"))
+    def save_half(content: Any, file: BinaryIO) -> None:
+        original(content, file)
+        saves.append(file.name.endswith("last.pt"))
         if saves[-1] and sum(saves) == count:
-            path.write_bytes(path.read_bytes()[:1000])
+            file.truncate(1000)
+            file.flush()
             die()
 
     if moment == "saving":
