@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -227,8 +227,3 @@ class _Builder:
             return {**places, "transfer_set": self._folder("transfer_set")}
         logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
         return places
-
-
-def scored_stages(names: Sequence[str]) -> dict[str, str]:
-    """Returns the methods whose test section is scored by one of these stages, with the stage of their model."""
-    return {method: model for method, model in SCORED.items() if f"predictions_{model}" in names}
