@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline_plan import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
-from pipeline_stages import BUNDLES, Pipeline, Stage
-from plan_task import plan_study
-
-from tskd_monai.data.atomic import atomic_path, write_json
-from tskd_monai.data.checksum import file_sha256
-from tskd_monai.data.content_hashes import ContentHashes
+from tskd_monai.bundle.locations import BUNDLES
+from tskd_monai.bundle.run import Pipeline, Stage
+from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.private_files import private_file
+from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files.atomic import atomic_path, write_json
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.private_files import private_file
 
 logger = logging.getLogger("train_shipped_student")
 TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100

@@ -5,13 +5,13 @@ from __future__ import annotations
 import configparser
 import re
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 FIXED_IN = {
     "torch": "2.10.0",  # CVE-2026-24747: memory corruption in the unpickler of weights_only=True
     "monai": "1.6.1",  # GHSA-wvpx-5qmp-46g3 (eval in a bundle's logging.conf), GHSA-2wx3, GHSA-8f32

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 GROUND = frozenset({"networks", "losses", "transforms", "data"})
 ALLOWED: dict[str, frozenset[str]] = {
     **dict.fromkeys(GROUND, frozenset()),

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 import tskd_monai
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 MAX_IMPORT_SECONDS = 0.3
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from comparisons import Result, patient_means
 
-from tskd_monai.data.atomic import atomic_path
-from tskd_monai.evaluation.figures import Chart, strip_plot
+from tskd_monai.evaluation.report.figures import Chart, strip_plot
+from tskd_monai.files.atomic import atomic_path
 
 SCHEMES = ("light", "dark")
 

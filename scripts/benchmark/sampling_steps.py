@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tskd_monai.data.atomic import write_json
 from tskd_monai.data.datalist import load_section, transfer_images
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task, load_task
-from tskd_monai.inference.preprocessing import training_preprocessing
+from tskd_monai.files.atomic import write_json
 from tskd_monai.synthesis.gate_networks import GateEncoder, gate_encoder
 from tskd_monai.synthesis.gates import KID_SUBSET_SIZE, KID_SUBSETS, showing_images
 from tskd_monai.synthesis.pipeline_folder import DiffusionModel, load_diffusion_pipeline
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, spread
 from tskd_monai.synthesis.sampling import ImageSampler
+from tskd_monai.transforms.pipelines import training_preprocessing
 
 METHODS = {"dpmsolver++": 20, "ddim": 250}
 BATCH_SIZE = 16

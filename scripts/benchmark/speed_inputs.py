@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from tskd_monai.data.atomic import atomic_path
-from tskd_monai.data.phantom import make_grid, render, sample_anatomy
-from tskd_monai.data.phantom_anatomy import NUM_TISSUES, Tissue, tissue_at
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.datasets.phantom.anatomy import NUM_TISSUES, Tissue, tissue_at
+from tskd_monai.datasets.phantom.render import make_grid, render, sample_anatomy
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.networks.students import build_student
 
 TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"

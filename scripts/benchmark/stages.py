@@ -17,8 +17,8 @@ import monai.bundle
 import torch
 from cells import Stage, Study, data_folder, weights_file
 
-from tskd_monai.data.atomic import read_json, write_json
-from tskd_monai.training.bundle import default_device
+from tskd_monai.bundle.options import default_device
+from tskd_monai.files.atomic import read_json, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 BUNDLES = SCRIPTS.parent / "bundles"
@@ -90,7 +90,7 @@ class Workplace:
 
 def plan(study: Study, folder: Path) -> None:
     """Writes a study's datalist and task; with `planned_from`, the task of that budget."""
-    from plan_task import plan_study
+    from tskd_monai.commands.plan import plan_study
 
     source = data_folder(study) / "datalist.json"
     if study.labels is not None:

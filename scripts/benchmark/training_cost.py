@@ -29,7 +29,7 @@ def measure(settings: dict[str, Any], image_size: int) -> dict[str, float]:
     import torch
     from monai.losses import DiceCELoss
 
-    from tskd_monai.networks.teacher import build_teacher
+    from tskd_monai.networks.teacher_folder import build_teacher
     from tskd_monai.training.optimisation import trainable_parameters
 
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def main() -> None:
         json.dump(measure(cells[args.method].stage.settings, cells[args.method].study.image_size), sys.stdout)
         return
 
-    from tskd_monai.data.atomic import write_json
+    from tskd_monai.files.atomic import write_json
 
     measured: dict[str, list[dict[str, float]]] = {method: [] for method in cells}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

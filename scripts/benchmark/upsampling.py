@@ -25,8 +25,8 @@ from tskd_monai.evaluation.label_maps import load_label_map
 from tskd_monai.evaluation.metrics import case_metrics
 from tskd_monai.inference.export import load_student
 from tskd_monai.inference.label_map_inferer import UPSAMPLING, LabelMapInferer
-from tskd_monai.inference.postprocessing import postprocessing
-from tskd_monai.inference.preprocessing import preprocessing
+from tskd_monai.inference.outputs import postprocessing
+from tskd_monai.transforms.pipelines import preprocessing
 
 
 @torch.no_grad()

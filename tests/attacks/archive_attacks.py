@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attack import Attack
 
-from tskd_monai.data.archives import unpack_archives
+from tests.attacks.attack import Attack
+from tskd_monai.files.archives import unpack_archives
 
 Monkey = pytest.MonkeyPatch
 MEGABYTE = 1 << 20

@@ -13,26 +13,27 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from attack import Attack, marker, write_marker_code
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle import run as run_bundle
 from monai.data import MetaTensor
 from PIL import Image
 
+from tests.attacks.attack import Attack, marker, write_marker_code
+from tests.support.paths import ROOT
+from tskd_monai.bundle.audit import AllowList, unlisted_code
+from tskd_monai.bundle.options import plain_option
 from tskd_monai.data import transfer_set
-from tskd_monai.data.bundle_code import AllowList, unlisted_code
-from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.task import Intensity, Label, Task, load_task
 from tskd_monai.data.transfer_set import load_transfer_set
-from tskd_monai.evaluation.tables import patient_table
-from tskd_monai.inference.postprocessing import save_segmentation
-from tskd_monai.inference.studies import find_studies
-from tskd_monai.training.bundle import plain_option
+from tskd_monai.evaluation.report.tables import patient_table
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.inference.cases import find_studies
+from tskd_monai.inference.outputs import save_segmentation
 
 Monkey = pytest.MonkeyPatch
 EXPRESSION = f"${write_marker_code()}"
-ALLOWED = AllowList.read(Path(__file__).parent.parent.parent / "scripts" / "bundle_allow_list.json")
+ALLOWED = AllowList.read(ROOT / "tskd_monai" / "bundle" / "allow_list.json")
 METADATA: dict[str, Any] = {"version": "1", "network_data_format": {"inputs": {"image": {}}, "outputs": {"pred": {}}}}
 TASK: dict[str, Any] = {
     "format_version": 1, "name": "tiny", "channels": 1, "image_size": [32, 32], "pixdim": [1, 1], "axcodes": "PLS",
@@ -258,7 +259,7 @@ class _Result:
 
 
 def _unescaped(case: str, monkey: Monkey) -> bool:
-    monkey.setattr("tskd_monai.evaluation.tables.escape", lambda text: text)
+    monkey.setattr("tskd_monai.evaluation.report.tables.escape", lambda text: text)
     return "<script>" in patient_table({"a": _Result(case)})  # type: ignore[dict-item]
 
 

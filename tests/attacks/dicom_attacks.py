@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attack import Attack, no_op, peak_bytes
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -24,8 +23,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from tests.attacks.attack import Attack, no_op, peak_bytes
 from tskd_monai.data import dicom_header, dicom_reader
-from tskd_monai.data.dicom_reader import read_series
+from tskd_monai.data.dicom.reader import read_series
 
 Monkey = pytest.MonkeyPatch
 MEGABYTE = 1 << 20

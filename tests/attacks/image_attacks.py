@@ -12,15 +12,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from attack import Attack, no_op, peak_bytes
 from PIL import Image, ImageFile
 
+from tests.attacks.attack import Attack, no_op, peak_bytes
 from tskd_monai.data import image_file, nifti
 from tskd_monai.data.image_file import read_image_file
 from tskd_monai.data.nifti import read_nifti
 from tskd_monai.data.slices import PreparedImageDataset
-from tskd_monai.evaluation.display import load_for_display
 from tskd_monai.evaluation.label_maps import load_label_map
+from tskd_monai.evaluation.report.display import load_for_display
 
 Monkey = pytest.MonkeyPatch
 MEGABYTE = 1 << 20

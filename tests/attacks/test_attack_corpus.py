@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import archive_attacks
-import config_attacks
-import dicom_attacks
-import image_attacks
 import pytest
-import weights_attacks
-from attack import MARKER, Attack, marker
+
+from tests.attacks import archive_attacks, config_attacks, dicom_attacks, image_attacks, weights_attacks
+from tests.attacks.attack import MARKER, Attack, marker
 
 CORPUS = [
     *weights_attacks.ROWS,

@@ -14,11 +14,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from attack import Attack, Payload, marker, no_op, peak_bytes
 from monai.handlers import CheckpointLoader
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from tests.attacks.attack import Attack, Payload, marker, no_op, peak_bytes
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.distillation import target_cache
 from tskd_monai.distillation.target_cache import TargetCache

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from bundle_layout import REQUIRED_CONFIGS, config_files, documented_runs, is_override, read_config
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, ReferenceResolver
+
+from tests.bundles.bundle_layout import REQUIRED_CONFIGS, config_files, documented_runs, is_override, read_config
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 MAX_LINES = {"train": 200, "fine_tune": 200, "cache_teacher": 200, "inference": 120, "evaluate": 120}

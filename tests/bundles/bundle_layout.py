@@ -8,7 +8,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.paths import ROOT
+
 REQUIRED_CONFIGS = {
     "teacher_lora": ("train", "inference"),
     "diffusion_synthesis": ("train", "inference"),

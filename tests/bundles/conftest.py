@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bundle_layout import ROOT, bundle_folders, config_files, is_override, runs
+
+from tests.bundles.bundle_layout import ROOT, bundle_folders, config_files, is_override, runs
 
 BUNDLES = bundle_folders()
 CONFIGS = [path for bundle in BUNDLES for path in config_files(bundle)]

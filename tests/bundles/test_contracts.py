@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bundle_contracts as contracts
 import pytest
-from bundle_layout import ROOT, config_files, documented_runs, runs
+
+from tests.bundles import bundle_contracts as contracts
+from tests.bundles.bundle_layout import ROOT, config_files, documented_runs, runs
 
 LICENCE = ROOT / "LICENSE"
 

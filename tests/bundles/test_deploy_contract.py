@@ -21,7 +21,8 @@ from monai.bundle import ConfigParser, ckpt_export, run
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple, first
-from trainings import study_task, write_patients
+
+from tests.bundles.trainings import study_task, write_patients
 
 DROPPED = ("LoadImage", "SaveImage")
 AFFINE = np.diag([-8.0, -8.0, 20.0, 1.0])

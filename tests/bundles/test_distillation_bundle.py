@@ -11,18 +11,19 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, run
 
-from tskd_monai.data.atomic import read_json
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import load_student_weights
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.planning import plan_task
+from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import load_task, save_task
-from tskd_monai.distillation.student_bundle import load_student_weights
+from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
-from tskd_monai.networks.teacher import build_teacher, save_teacher
+from tskd_monai.files.atomic import read_json
+from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 from tskd_monai.networks.teacher_networks import state_sha256
 
-BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "distillation"
+BUNDLE = ROOT / "bundles" / "distillation"
 SHORT = {"epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1, "seed": 5, "device": "cpu"}
 SLICES = 6
 

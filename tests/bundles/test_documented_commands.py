@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tskd_monai.data.atomic import read_json, write_json
+from tests.support.paths import ROOT
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_dicom import write_dicom_series
-from tskd_monai.data.phantom_study import write_study
+from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import read_json, write_json
 
-ROOT = Path(__file__).parent.parent.parent
 BUNDLES = ("teacher_lora", "diffusion_synthesis", "distillation", "segmentation")
 # What makes a training of hours one of seconds; everything else is as documented.
 SHORT = {
@@ -56,7 +56,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     sections = {"training": 2, "validation": 1, "test": 1}
     write_study(folder / "phantom", seed=3, sections=sections, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
-    plan = [sys.executable, str(ROOT / "scripts/plan_task.py"), "phantom/datalist.json"]
+    plan = [sys.executable, "-m", "tskd_monai", "plan", "phantom/datalist.json"]
     plan += ["--output-dir", "study", "--image-size", "48", "--labelled-slices", "8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(plan, cwd=folder, env=environment, check=True, capture_output=True)

@@ -12,7 +12,8 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
-from trainings import BUNDLES, SHORT, write_patients
+
+from tests.bundles.trainings import BUNDLES, SHORT, write_patients
 
 LOCAL_EPOCHS = 2
 

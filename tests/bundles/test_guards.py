@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from bundle_layout import ROOT
 from monai.bundle import ConfigParser
+
+from tests.bundles.bundle_layout import ROOT
 
 TRAININGS = {
     "teacher_lora": [["train.yaml"], ["train.yaml", "multi_gpu_train.yaml"]],

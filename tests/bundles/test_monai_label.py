@@ -1,11 +1,10 @@
-"""A student bundle as MONAI Label uses it. The server itself is driven by scripts/check_monai_label.sh."""
+"""A student bundle as MONAI Label uses it. The server itself is driven by tests/interop/check_monai_label.sh."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import monai_label_requests as monai_label
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,14 +12,16 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import run
 
-from tskd_monai.data.atomic import read_json, write_json
+from tests.bundles import monai_label_requests as monai_label
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.inference.failures import root_cause
 from tskd_monai.networks.students import build_student
 from tskd_monai.training.checkpoint import EpochCheckpoint
 
-TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
+TEMPLATE = ROOT / "bundles" / "segmentation"
 TASK = Task(
     name="two organs",
     labels=(Label(0, "background"), Label(1, "Liver"), Label(2, "left kidney")),

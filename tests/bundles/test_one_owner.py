@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from trainings import BUNDLES, SHORT, TRAININGS, Training, start, write_patients
 
-from tskd_monai.data.folder_lock import LOCK_FILE
+from tests.bundles.trainings import BUNDLES, SHORT, TRAININGS, Training, start, write_patients
+from tskd_monai.files.folder_lock import LOCK_FILE
 
 HOLD = """
 import sys
-from tskd_monai.data.folder_lock import hold_folder
+from tskd_monai.files.folder_lock import hold_folder
 lock = hold_folder(sys.argv[1])
 print("held", flush=True)
 sys.stdin.readline()

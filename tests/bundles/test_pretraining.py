@@ -11,16 +11,17 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import run
 
-from tskd_monai.data.atomic import write_json
+from tests.support.paths import ROOT
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.planning import plan_task
+from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import save_task
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import write_json
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.training.checkpoint import load_checkpoint
 from tskd_monai.training.determinism import ReseedEachEpoch
 
-BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "distillation"
+BUNDLE = ROOT / "bundles" / "distillation"
 METHODS = ("mae", "moco_v3", "task_agnostic")
 CASES = [(method, student) for method in METHODS for student in ("compact_unet_small", "vit_tiny")]
 

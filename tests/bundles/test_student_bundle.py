@@ -13,13 +13,14 @@ import pytest
 import torch
 from monai.bundle import ckpt_export, run, verify_metadata, verify_net_in_out
 
-from tskd_monai.data.folder_lock import LOCK_FILE
-from tskd_monai.data.phantom_dicom import write_dicom_series
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.files.folder_lock import LOCK_FILE
 from tskd_monai.networks.students import build_student
 
-TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
+TEMPLATE = ROOT / "bundles" / "segmentation"
 TASK = Task(
     name="two organs",
     labels=(Label(0, "background"), Label(3, "liver"), Label(7, "left kidney")),

@@ -7,7 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from trainings import PATIENT, TRAININGS, Training, start, write_patients
+
+from tests.bundles.trainings import PATIENT, TRAININGS, Training, start, write_patients
 
 
 @pytest.fixture(scope="module")

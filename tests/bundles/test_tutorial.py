@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.data.atomic import read_json
+from tests.support.paths import ROOT
+from tskd_monai.files.atomic import read_json
 
-ROOT = Path(__file__).parent.parent.parent
 NOTEBOOK = ROOT / "bundles" / "segmentation" / "docs" / "tutorial.ipynb"
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from monai.bundle import run
 
-from tskd_monai.data.atomic import write_json
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.planning import plan_task
+from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import Task, load_task, save_task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import write_json
 from tskd_monai.networks.students import build_student
-from tskd_monai.networks.teacher import build_teacher, save_teacher
+from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 
-BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+BUNDLES = ROOT / "bundles"
 PATIENT = "Doe_Jane"
 SIZE = 32
 SHORT = {"epoch_length": 2, "max_epochs": 2, "batch_size": 2, "seed": 5, "device": "cpu"}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.paths import ROOT
 from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over, unlike_most, unlike_training
 from tskd_monai.data.task import Intensity, Task, TrainingImages, load_task
 
@@ -181,7 +182,7 @@ def test_every_image_of_another_dataset_of_the_kind_is_told(
 
 
 def test_shipped_student_knows_its_training_images(real_data: Path) -> None:
-    task = load_task(Path(__file__).parent.parent.parent / "bundles/segmentation/configs/task.json")
+    task = load_task(ROOT / "bundles/segmentation/configs/task.json")
     images = list(_extents(real_data / "chaos_t2spir", ("training", "validation"), flat=False))
     assert task.training_images is not None
     assert task.training_images.field_of_view_mm == ranges_over(images).field_of_view_mm

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tskd_monai.data.nifti import corner_distance, read_nifti
-from tskd_monai.data.phantom import rotation_matrix
+from tskd_monai.datasets.phantom.render import rotation_matrix
 
 ANGLES = st.tuples(*[st.floats(-180, 180)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.05, 20)] * 3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
 from tskd_monai.data.transfer_set import image_name, load_transfer_set
 
 TASK = "a" * 64
@@ -145,7 +146,7 @@ def test_a_missing_key_and_broken_json_are_refused(tmp_path: Path) -> None:
 
 def test_reading_a_set_does_not_import_diffusers() -> None:
     code = "import sys, tskd_monai.data.transfer_set; sys.exit('diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_rejected_images_are_left_out(tmp_path: Path) -> None:

@@ -11,17 +11,18 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teacher_targets import TeacherTargets
 from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.networks.segmenter import VfmSegmenter
-from tskd_monai.networks.teacher import build_teacher, save_teacher
+from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 from tskd_monai.networks.teacher_networks import SegmentationNetworkTeacher
 
 MakeTask = Callable[..., Task]
-TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
+TEMPLATE = ROOT / "bundles" / "segmentation"
 IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tskd_monai.data.atomic import write_json
-from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.planning import plan_task
+from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import Task
+from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.transfer_dataset import transfer_dataset
-from tskd_monai.inference.preprocessing import augmentation, training_preprocessing
+from tskd_monai.files.atomic import write_json
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.transforms.pipelines import augmentation, training_preprocessing
 
 SECTIONS = {"training": 1, "validation": 1, "test": 1, "unlabeled": 1}
 

@@ -7,8 +7,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
-from phantom_scan import SHAPE, Edit, dicom, grid, right_handed, scanned
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
@@ -18,7 +16,9 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
-from tskd_monai.data.phantom import Grid
+from tests.inference.fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
+from tests.inference.phantom_scan import SHAPE, Edit, dicom, grid, right_handed, scanned
+from tskd_monai.datasets.phantom.render import Grid
 
 TASK_AXES = {"axial": "PLS", "sagittal": "IPR", "coronal": "ILA"}
 

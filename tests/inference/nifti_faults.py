@@ -7,11 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
-from phantom_scan import SHAPE, grid, nifti, scanned
 from PIL import Image
 
-from tskd_monai.data.phantom import Grid
+from tests.inference.fault_rows import EXACT, REFUSED, REPAIRED, Given, Row
+from tests.inference.phantom_scan import SHAPE, grid, nifti, scanned
+from tskd_monai.datasets.phantom.render import Grid
 
 
 def _orientations() -> list:

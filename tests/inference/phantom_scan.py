@@ -9,14 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from fault_rows import Given
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage
 
-from tskd_monai.data.phantom import Grid, make_grid
-from tskd_monai.data.phantom_dicom import write_dicom_series
-from tskd_monai.data.phantom_shapes import Ellipsoid
+from tests.inference.fault_rows import Given
+from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.datasets.phantom.render import Grid, make_grid
+from tskd_monai.datasets.phantom.shapes import Ellipsoid
 
 SOLIDS = {
     1: Ellipsoid((7.0, 3.0, -4.0), (9.0, 6.0, 7.0), (0.0, 0.0, 30.0)),

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from fault_rows import EXACT, REFUSED, Given, Row
-from phantom_scan import dicom, nifti
+from tests.inference.fault_rows import EXACT, REFUSED, Given, Row
+from tests.inference.phantom_scan import dicom, nifti
 
 
 def _unicode(folder: Path) -> Given:

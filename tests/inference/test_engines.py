@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tskd_monai.data.atomic import read_json, write_json
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.inference import engines
 from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, TorchEngine, choose_engine
 from tskd_monai.inference.export import export_student, load_student
@@ -17,7 +18,7 @@ from tskd_monai.inference.exported_files import RECORD
 from tskd_monai.inference.parity import Case, parity_rows, parity_table
 from tskd_monai.networks.students import build_student
 
-TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
+TEMPLATE = ROOT / "bundles" / "segmentation"
 TASK = Task(
     name="tiny",
     labels=(Label(0, "background"), Label(1, "liver"), Label(4, "spleen")),

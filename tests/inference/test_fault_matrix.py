@@ -15,23 +15,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import dicom_faults
 import nibabel as nib
-import nifti_faults
 import numpy as np
-import place_faults
 import pytest
 import torch
-from fault_rows import REFUSED, REPAIRED, Given, Row
 from monai.bundle import ConfigWorkflow
-from phantom_scan import Oracle, anisotropic_grid, dice, dicom, nifti, right_handed
 
-from tskd_monai.data.private_files import FOLDER
+from tests.inference import dicom_faults, nifti_faults, place_faults
+from tests.inference.fault_rows import REFUSED, REPAIRED, Given, Row
+from tests.inference.phantom_scan import Oracle, anisotropic_grid, dice, dicom, nifti, right_handed
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.files.private_files import FOLDER
 from tskd_monai.networks.students import build_student
 
-TEMPLATE = Path(__file__).parent.parent.parent / "bundles" / "segmentation"
+TEMPLATE = ROOT / "bundles" / "segmentation"
 DOCUMENT = TEMPLATE / "docs" / "inputs.md"
 INTENSITIES = {"MR": Intensity("percentile", 0.0, 100.0), "CT": Intensity("hu_window", -1000.0, 1000.0)}
 STUDENT = "compact_unet_small"

@@ -13,7 +13,7 @@ from monai.transforms import Compose, Lambdad
 
 from tskd_monai.data.task import Task
 from tskd_monai.inference.handlers import RaiseRootCause, existing_checkpoint, progress_bar
-from tskd_monai.inference.preprocessing import preprocessing
+from tskd_monai.transforms.pipelines import preprocessing
 
 
 def run(item: dict[str, Any], transform: Compose, handlers: tuple[Any, ...] = (RaiseRootCause(),)) -> None:

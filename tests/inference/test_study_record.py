@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.data.atomic import write_json
 from tskd_monai.data.task import Task
+from tskd_monai.files.atomic import write_json
 from tskd_monai.inference.study_record import read_study_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.support.paths import ROOT
 from tskd_monai.networks.adapter_folder import load_adapter, save_adapter
 from tskd_monai.networks.lora import add_lora
 from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
@@ -119,7 +119,7 @@ def test_plain_peft_in_another_process_gives_the_same_outputs(decoder, tmp_path)
     train_a_little(add_lora(decoder))
     save_adapter(decoder, tmp_path / "decoder")
     expected["decoder"] = output(decoder)
-    root = Path(__file__).parents[2]
+    root = ROOT
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{PLAIN_PEFT}", *ADAPTERS]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     found = load_file(tmp_path / "outputs.safetensors")

@@ -21,7 +21,7 @@ from tskd_monai.networks.encoders import (
 )
 from tskd_monai.networks.layer_stack import run_layers
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher import build_teacher
+from tskd_monai.networks.teacher_folder import build_teacher
 
 FILE = "toy_published.safetensors"
 

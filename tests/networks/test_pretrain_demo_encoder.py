@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from tests.support.paths import ROOT
 from tskd_monai.networks.pretrained import build_encoder
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain_demo_encoder.py"
+SCRIPT = ROOT / "scripts" / "pretrain_demo_encoder.py"
 
 
 @pytest.fixture(scope="module")

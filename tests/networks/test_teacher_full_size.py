@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support.paths import ROOT
 
 MAX_GIGABYTES = 4.0
 TRAIN = """
 import json, resource, sys, time
 import torch
-from tskd_monai.networks.teacher import build_teacher
+from tests.support.paths import ROOT
+from tskd_monai.networks.teacher_folder import build_teacher
 
 decoder, checkpointing = sys.argv[1], sys.argv[2] == "checkpointing"
 teacher = build_teacher(
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.skipif("TSKD_FULL_SIZE" not in os.environ, reason="set 
 
 def train(decoder: str, mode: str) -> dict[str, float]:
     command = [sys.executable, "-c", TRAIN, decoder, mode]
-    root = Path(__file__).parents[2]
+    root = ROOT
     output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=900).stdout
     sys.stdout.write(f"{mode}: {output}")
     return json.loads(output.splitlines()[-1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.networks.teacher import build_teacher, load_teacher, save_teacher
+from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, save_teacher
 from tskd_monai.networks.teacher_record import SPEC_TYPES, read_teacher_record, spec_from_json
 
 TASK = "a" * 64

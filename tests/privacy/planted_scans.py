@@ -7,18 +7,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from identifiers import SERIES_FOLDER, plant
 from pydicom import config, dcmread
 from pydicom.dataset import FileDataset
 
-from tskd_monai.data.phantom import make_grid, render, sample_anatomy
-from tskd_monai.data.phantom_anatomy import LABELS
-from tskd_monai.data.phantom_dicom import write_dicom_series
+from tests.privacy.identifiers import SERIES_FOLDER, plant
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.datasets.phantom.anatomy import LABELS
+from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.datasets.phantom.render import make_grid, render, sample_anatomy
 from tskd_monai.networks.students import build_student
 
-ROOT = Path(__file__).parent.parent.parent
 GRID = make_grid((48, 48, 6), (7.2, 7.2, 25.0), "PLS")
 
 

@@ -18,14 +18,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_identifiers, search
 from monai.bundle import ckpt_export, run
-from planted_scans import ROOT, scan, untrained_student
 
-from tskd_monai.data.atomic import read_json, write_json
-from tskd_monai.data.dicom_reader import read_series
-from tskd_monai.data.phantom_anatomy import LABELS
-from tskd_monai.data.private_files import FOLDER as PRIVATE
+from tests.privacy.identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_identifiers, search
+from tests.privacy.planted_scans import ROOT, scan, untrained_student
+from tskd_monai.data.dicom.reader import read_series
+from tskd_monai.datasets.phantom.anatomy import LABELS
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.private_files import FOLDER as PRIVATE
 
 LEFT_OUT = (PRIVATE, ".dcm")
 SECTIONS = {"training": (1, 2), "validation": (3,), "test": (4, 5)}
@@ -106,15 +106,14 @@ def test_search_finds_what_is_packed_and_encoded(tmp_path: Path) -> None:
 
 def test_pipeline_export_and_report_are_free_of_planted_identifiers(study: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"tiny": TINY}))
-    script = ROOT / "scripts"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     commands = [
-        [script / "run_pipeline.py", "--datalist", study, "--output-dir", "out", "--preset", "tiny.yaml"],
-        [script / "export.py", "out/student", "--engines", "onnxruntime"],
+        ["train", "--datalist", study, "--output-dir", "out", "--preset", "tiny.yaml"],
+        ["export", "out/student", "--engines", "onnxruntime"],
     ]
     for number, command in enumerate(commands):
         done = subprocess.run(
-            [sys.executable, *map(str, command)],
+            [sys.executable, "-m", "tskd_monai", *map(str, command)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -14,14 +14,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from identifiers import FOLDER, INSTANCE, SERIES_FOLDER, found_identifiers, search
 from PIL import Image
-from planted_scans import GRID, ROOT, series_with, untrained_student
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
-from tskd_monai.data.atomic import read_json, write_json
-from tskd_monai.data.private_files import FOLDER as PRIVATE
+from tests.privacy.identifiers import FOLDER, INSTANCE, SERIES_FOLDER, found_identifiers, search
+from tests.privacy.planted_scans import GRID, ROOT, series_with, untrained_student
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.private_files import FOLDER as PRIVATE
 
 Sent = tuple[list[str], int, int]
 """The options of a run, and how many of its inputs get a DICOM SEG and how many are refused."""

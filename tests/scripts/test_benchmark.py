@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tskd_monai.data.atomic import read_json, write_json
-from tskd_monai.data.checksum import file_sha256
-from tskd_monai.data.phantom_study import write_study
+from tests.support.paths import ROOT
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.checksum import file_sha256
 
 SECTIONS = {"training": 2, "validation": 1, "test": 1}
 INTERVAL = re.compile(r"[+-]?0\.\d{3} \([+-]?0\.\d{3} to [+-]?0\.\d{3}\)")  # 0.012 (-0.003 to +0.020)
-BENCHMARK = Path(__file__).parent.parent.parent / "scripts" / "benchmark"
+BENCHMARK = ROOT / "scripts" / "benchmark"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,14 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tskd_monai.data.atomic import read_json
-from tskd_monai.data.checksum import file_sha256
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.files.atomic import read_json
+from tskd_monai.files.checksum import file_sha256
 from tskd_monai.inference.parity import parity_table
 from tskd_monai.networks.students import build_student
 
-ROOT = Path(__file__).parent.parent.parent
 STUDENT = "compact_unet_small"
 
 

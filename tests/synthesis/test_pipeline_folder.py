@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
-from tskd_monai.data.checksum import file_sha256
+from tskd_monai.files.checksum import file_sha256
 from tskd_monai.synthesis import pipeline_folder
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.pipeline_folder import (

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
-from tskd_monai.inference.preprocessing import training_preprocessing
 from tskd_monai.synthesis.training_images import diffusion_keys, random_affine
+from tskd_monai.transforms.pipelines import training_preprocessing
 
 
 def test_small_and_mixed_sizes_all_come_at_the_size_of_the_task(tmp_path: Path, make_task: Callable[..., Task]) -> None:

@@ -15,6 +15,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
+from tests.support.paths import ROOT
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.synthesis.diffusion import build_unet
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
@@ -222,7 +223,7 @@ def test_processes_share_the_images(tmp_path: Path) -> None:
     script = tmp_path / "sample.py"
     script.write_text(SHARED_SAMPLING)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     alone = subprocess.run([sys.executable, str(script), "alone"], env=environment, cwd=tmp_path, timeout=200)
     together = subprocess.run([*command, "together"], env=environment, cwd=tmp_path, timeout=200)
     assert alone.returncode == together.returncode == 0

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from tskd_monai.data.atomic import write_json
+from tests.support.paths import ROOT
+from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.phantom_study import write_study
-from tskd_monai.data.planning import plan_task
+from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task, load_task, save_task
-from tskd_monai.distillation.student_bundle import write_student_bundle
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import write_json
 from tskd_monai.networks import bfloat16
-from tskd_monai.networks.teacher import build_teacher, save_teacher
+from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 
-BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+BUNDLES = ROOT / "bundles"
 SHORT = {"epoch_length": 1, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

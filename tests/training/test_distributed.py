@@ -25,6 +25,7 @@ from monai.handlers import ValidationHandler
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 
+from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
@@ -45,7 +46,6 @@ from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.training.signals import StopOnSignal
 
-ROOT = Path(__file__).parent.parent.parent
 EPOCHS, EPOCH_LENGTH, SEED = 4, 3, 7
 LONGEST_END = 60
 """Seconds that the others may take to end after one process was killed."""

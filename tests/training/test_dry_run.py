@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tskd_monai.data.atomic import write_json
 from tskd_monai.data.task import Intensity, Label, Task
+from tskd_monai.files.atomic import write_json
 from tskd_monai.training import dry_run as module
 from tskd_monai.training.case_survey import CaseSurvey
 from tskd_monai.training.dry_run import class_findings, disk_finding, dry_run, memory_finding, time_finding
@@ -79,7 +79,10 @@ def test_a_study_in_which_all_is_well(tmp_path: Path, caplog: pytest.LogCaptureF
     [
         ({"surveys": {"training": survey(unreadable=("case a: found half a file",))}}, "case a: found half a file"),
         ({"surveys": {"training": survey((0, 4))}}, "It cannot be learned; label a case that has it"),
-        ({"labels": {"0": "background", "1": "liver", "2": "spleen"}}, "plan it again (scripts/plan_task.py)"),
+        (
+            {"labels": {"0": "background", "1": "liver", "2": "spleen"}},
+            "plan it again (tskd plan)",
+        ),
         ({"trial": replace(TRIAL, process_bytes=10**15)}, "a machine with more memory"),
         ({"kept_bytes": 10**16}, "Free some space or choose another --output_dir"),
     ],

@@ -27,9 +27,9 @@ from monai.inferers import SimpleInferer
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 
+from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.inference.preprocessing import augmentation
 from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
 from tskd_monai.training.checkpoint import BestCheckpoint, EpochCheckpoint, Resume
 from tskd_monai.training.determinism import ReseedEachEpoch
@@ -38,8 +38,8 @@ from tskd_monai.training.optimisation import warmup_cosine
 from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.training.signals import StopOnSignal
 from tskd_monai.training.validation import ValidateEnds
+from tskd_monai.transforms.pipelines import augmentation
 
-ROOT = Path(__file__).parent.parent.parent
 EPOCHS, EPOCH_LENGTH, BATCH_SIZE, VAL_INTERVAL, SEED = 4, 3, 4, 3, 7
 TASK = Task(
     name="disc",

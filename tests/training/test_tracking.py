@@ -13,11 +13,12 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.engines import SupervisedTrainer
 from monai.handlers import from_engine
 
+from tests.support.paths import ROOT
 from tskd_monai.training import tracking
 from tskd_monai.training.history import TrainingHistory, loss_of
 from tskd_monai.training.tracking import TensorBoardCurves
 
-BUNDLES = Path(__file__).parent.parent.parent / "bundles"
+BUNDLES = ROOT / "bundles"
 TRAININGS = (
     "teacher_lora/configs/train.yaml",
     "diffusion_synthesis/configs/train.yaml",

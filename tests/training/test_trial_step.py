@@ -9,8 +9,8 @@ from monai.losses import DiceCELoss
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.inference.preprocessing import augmentation
 from tskd_monai.training.trial_step import noise_batch, noise_slices, trial_step
+from tskd_monai.transforms.pipelines import augmentation
 
 TASK = Task(
     name="tiny",

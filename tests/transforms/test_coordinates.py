@@ -10,8 +10,8 @@ from monai.transforms import RandAffined, RandFlipd, RandSpatialCropd, Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from tskd_monai.inference.preprocessing import augmentation
 from tskd_monai.transforms.coordinates import AddCoordinatesd, follow, homogeneous_coordinates
+from tskd_monai.transforms.pipelines import augmentation
 
 KEYS = ("image", "coordinates")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tskd_monai.data.task import Task
-from tskd_monai.inference.preprocessing import augmentation, contrastive_augmentation
 from tskd_monai.transforms.coordinates import AddCoordinatesd
+from tskd_monai.transforms.pipelines import augmentation, contrastive_augmentation
 from tskd_monai.transforms.random_affine import RandomAffined
 
 KEYS = ["image", "coordinates"]

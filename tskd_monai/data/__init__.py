@@ -10,6 +10,6 @@ well. Readers of files, here and in the other packages, answer in one of these w
 - `ImportError` where a package that decodes the pixels is not installed; it names the extra.
 
 An `OSError` of another type says that the operating system refused: permission, a full disk, a broken medium. Memory
-is taken for what a file holds, never for what its header claims. `scripts/reliability/mutate_parsers.py` puts readers
+is taken for what a file holds, never for what its header claims. `tests/reliability/mutate_parsers.py` puts readers
 to this test.
 """

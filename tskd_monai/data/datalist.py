@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import read_json
 from tskd_monai.data.json_fields import is_a
 from tskd_monai.data.listed_file import is_there
-from tskd_monai.data.option_path import text_path
 from tskd_monai.data.output_names import file_stem
-from tskd_monai.data.strict_json import shown
+from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import shown
+from tskd_monai.files.option_path import text_path
 
 SECTIONS = ("training", "validation", "test", "unlabeled")
 LABEL_KEYS = ("label", "second_reader")
@@ -176,7 +176,7 @@ def _entry_advice(entry: Any, section: str) -> str:
     if isinstance(entry, str):
         return 'list images that have no label as {"image", "case"} in `unlabeled`'
     if isinstance(entry, Mapping) and "case" not in entry:
-        return "name the patient of each image as `case` (scripts/prepare_dataset.py does so for a Decathlon download)"
+        return "name the patient of each image as `case` (tskd datasets does so for a Decathlon download)"
     return f"add what is missing{'' if section == 'unlabeled' else ', or move an image without a label to `unlabeled`'}"
 
 

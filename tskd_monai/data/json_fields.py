@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tskd_monai.data.strict_json import shown
+from tskd_monai.files.json_files import shown
 
 Fields = Mapping[str, tuple[type, ...]]
 """Types that each field may have; `bool` has to be named, although Python counts it among the whole numbers."""

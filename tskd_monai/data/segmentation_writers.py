@@ -16,9 +16,9 @@ from monai.data import ImageWriter
 from monai.utils import convert_to_numpy
 from PIL import Image
 
-from tskd_monai.data.atomic import atomic_path
 from tskd_monai.data.nifti import corner_distance, same_grid
-from tskd_monai.data.redaction import image_title
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
 

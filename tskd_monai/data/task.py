@@ -11,9 +11,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.json_fields import is_a
-from tskd_monai.data.option_path import text_path
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.option_path import text_path
 
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -198,7 +198,7 @@ def load_task(path: str | Path | None) -> Task:
         ValueError: when a field is missing, unknown or out of range; names file and field.
     """
     if path is None:
-        raise ValueError("Expected --task with the path of a task.json; write one with scripts/plan_task.py DATALIST.")
+        raise ValueError("Expected --task with the path of a task.json; write one with tskd plan DATALIST.")
     path = text_path(path, "task")
     if not path.is_file():
         raise FileNotFoundError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tskd_monai.data.atomic import read_json
+from tskd_monai.bundle.student import start_from
 from tskd_monai.data.json_fields import check_fields
 from tskd_monai.data.task import Task
-from tskd_monai.distillation.student_bundle import start_from
+from tskd_monai.files.atomic import read_json
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.students import build_student, student_size
-from tskd_monai.networks.teacher import load_teacher
+from tskd_monai.networks.teacher_folder import load_teacher
 from tskd_monai.networks.teacher_networks import SegmentationNetworkTeacher
 
 STUDENT_CONFIG = Path("configs") / "inference.json"

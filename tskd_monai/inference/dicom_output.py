@@ -7,10 +7,10 @@ from pathlib import Path
 
 from monai.transforms import SaveImaged
 
-from tskd_monai.data.dicom_seg_writer import DicomSegWriter
+from tskd_monai.data.dicom.seg_writer import DicomSegWriter
 from tskd_monai.data.task import Task
-from tskd_monai.inference.background_writing import WriterThread
-from tskd_monai.inference.postprocessing import save_label_map
+from tskd_monai.inference.outputs import save_label_map
+from tskd_monai.inference.overlapped_io import WriterThread
 
 
 def save_dicom_seg(

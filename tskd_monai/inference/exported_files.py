@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import read_json
-from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.json_fields import Fields, check_fields
-from tskd_monai.networks.file_kind import refuse_other_kinds
+from tskd_monai.files.atomic import read_json
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.file_kind import refuse_other_kinds
 
 WEIGHTS = "model.pt"
 RECORD = "export.json"
@@ -16,7 +16,7 @@ ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "model.xml"
 OPENVINO_INT8_FILE = "model_int8.xml"
 
-ADVICE = "write it with `python scripts/export.py STUDENT_BUNDLE` of tskd-monai"
+ADVICE = "write it with `tskd export STUDENT_BUNDLE` of tskd-monai"
 
 
 def weights_record(models: Path) -> dict[str, str]:

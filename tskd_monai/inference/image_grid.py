@@ -56,7 +56,7 @@ def image_grid(image: Tensor) -> ImageGrid:
     if not isinstance(image, MetaTensor) or not {"original_affine", "spatial_shape"} <= set(image.meta):
         raise TypeError(
             f"Expected an image with original_affine and spatial_shape, found {type(image).__name__} without; "
-            "load it with tskd_monai.inference.preprocessing."
+            "load it with tskd_monai.transforms.pipelines."
         )
     shape = tuple(int(size) for size in np.asarray(image.meta["spatial_shape"]))
     to_network = np.linalg.solve(
@@ -77,7 +77,7 @@ def image_grid(image: Tensor) -> ImageGrid:
         raise ValueError(
             f"Expected the image's {shape} voxels to be the network's {tuple(image.shape[1:])} but for order, "
             f"direction and spacing in the plane, found the mapping {to_network[:3].round(4).tolist()}; "
-            "preprocess with tskd_monai.inference.preprocessing."
+            "preprocess with tskd_monai.transforms.pipelines."
         )
     return ImageGrid(
         (shape[0], shape[1], shape[2]),

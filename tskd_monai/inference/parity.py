@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tskd_monai.data.task import Task
 from tskd_monai.inference.engines import Predictor
-from tskd_monai.inference.preprocessing import training_preprocessing
+from tskd_monai.transforms.pipelines import training_preprocessing
 
 MAX_DICE_DROP = 0.005
 """Half a Dice point: an engine that loses as much on the validation images is not accepted."""

@@ -9,8 +9,8 @@ from monai.data import Dataset
 
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.output_names import output_name
+from tskd_monai.inference.cases import Study
 from tskd_monai.inference.failures import describe
-from tskd_monai.inference.studies import Study
 
 STUDY, OUTPUT, FAILURE, WARNING = "study", "output", "failure", "warning"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import read_json
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.json_fields import Fields, check_fields, is_a
 from tskd_monai.data.task import Task
+from tskd_monai.files.atomic import read_json
 
 DONE, FAILED = "done", "failed"
 ADVICE = "remove it, and the study is done again"

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tskd_monai.files.file_kind import refuse_other_kinds
 from tskd_monai.networks.encoder_records import ENCODERS, Encoder, EncoderRecord, encoder_record
 from tskd_monai.networks.encoders import image_size_hw
-from tskd_monai.networks.file_kind import refuse_other_kinds
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, locate_weights, read_weights
 
 __all__ = [

@@ -17,7 +17,7 @@ class VfmSegmenter(nn.Module):
     Args:
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
         decoder: maps that and the normalised images to logits.
-        spec: what the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher``.
+        spec: what the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher_folder``.
 
     Attributes:
         saved_sha256: of its weights as saved, once LoRA is merged into them; ``None`` before.

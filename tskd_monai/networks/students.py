@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from tskd_monai.networks.compact_unet import CompactUNet
 from tskd_monai.networks.planned_unet import PlannedUNet
+from tskd_monai.networks.unets import CompactUNet
 from tskd_monai.networks.vit_student import CompactViT
 
 Student = CompactUNet | PlannedUNet | CompactViT

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tskd_monai.networks.file_kind import AGAIN, damaged_part, refuse_other_kinds
+from tskd_monai.files.file_kind import AGAIN, damaged_part, refuse_other_kinds
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 FILES_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")

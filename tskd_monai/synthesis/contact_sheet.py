@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from tskd_monai.data.atomic import atomic_path
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.synthesis.memorisation import Nearest
 
 COLUMNS = 8

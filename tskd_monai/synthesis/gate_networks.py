@@ -11,7 +11,7 @@ from torch import nn
 
 from tskd_monai.data.task import Task
 from tskd_monai.networks.pretrained import Encoder, build_encoder
-from tskd_monai.networks.teacher import load_teacher, read_teacher_record
+from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record
 from tskd_monai.networks.teacher_weights import noted_weights
 
 

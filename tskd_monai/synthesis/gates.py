@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from tskd_monai.data.atomic import read_json, write_json
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
+from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.synthesis.confidence import teacher_confidence
 from tskd_monai.synthesis.contact_sheet import write_contact_sheet
 from tskd_monai.synthesis.gate_networks import GateEncoder

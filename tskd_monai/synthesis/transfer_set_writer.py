@@ -19,10 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tskd_monai.data.atomic import atomic_path, read_json, write_json
-from tskd_monai.data.checksum import file_sha256
 from tskd_monai.data.json_fields import Fields, check_fields
-from tskd_monai.data.strict_json import parse_json
 from tskd_monai.data.transfer_set import (
     ENTRY,
     FORMAT_VERSION,
@@ -32,6 +29,9 @@ from tskd_monai.data.transfer_set import (
     progress_files,
     progress_name,
 )
+from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import parse_json
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
 from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
 from tskd_monai.training.distributed import wait_for_all

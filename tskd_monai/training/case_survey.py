@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tskd_monai.data.redaction import redact_paths
 from tskd_monai.data.task import Task
+from tskd_monai.files.redaction import redact_paths
 
 Preprocessing = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 

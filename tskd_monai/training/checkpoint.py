@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from ignite.engine import Engine, Events
 
-from tskd_monai.data.atomic import atomic_path, require_writable
+from tskd_monai.files.atomic import atomic_path, require_writable
 from tskd_monai.networks.weights_file import load_torch_file
 from tskd_monai.training.samplers import process_rank
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from tskd_monai.data.atomic import read_json
 from tskd_monai.data.task import Task
+from tskd_monai.files.atomic import read_json
 from tskd_monai.training.case_survey import CaseSurvey
 from tskd_monai.training.findings import Finding, Verdict, conclusion, findings_table
 from tskd_monai.training.trial_step import Trial
@@ -84,7 +84,7 @@ def task_finding(task: Task, datalist: str | Path) -> Finding:
     declared = read_json(datalist).get("labels")
     planned = {str(label.value): label.name for label in task.labels}
     if isinstance(declared, Mapping) and {key: str(name) for key, name in declared.items()} != planned:
-        advice = f"The datalist declares {dict(declared)}, the task {planned}: plan it again (scripts/plan_task.py)"
+        advice = f"The datalist declares {dict(declared)}, the task {planned}: plan it again (tskd plan)"
         return Finding("task", found, Verdict.STOP, advice)
     return Finding("task", found)
 

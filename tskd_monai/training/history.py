@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
-from tskd_monai.data.atomic import atomic_path
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.training.samplers import process_count, process_rank
 
 

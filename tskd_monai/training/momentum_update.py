@@ -6,7 +6,7 @@ import math
 
 from ignite.engine import Engine, Events
 
-from tskd_monai.networks.momentum_contrast import MomentumContrast
+from tskd_monai.distillation.momentum_contrast import MomentumContrast
 
 
 class MomentumUpdate:

@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.atomic import write_json
-from tskd_monai.data.checksum import file_sha256
+from tskd_monai.files.atomic import write_json
+from tskd_monai.files.checksum import file_sha256
 
 RECORDED_PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "numpy", "peft", "transformers", "diffusers")
 

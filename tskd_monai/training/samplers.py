@@ -102,7 +102,7 @@ def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -
             return present
         raise ValueError(
             f"Expected the {task.num_classes} classes of the task {task.name} in the training labels, found no voxel "
-            f"of {names}. Give the --task that scripts/plan_task.py writes for this --datalist (and fold), or fix "
+            f"of {names}. Give the --task that tskd plan writes for this --datalist (and fold), or fix "
             "the labels. The segmentation bundle takes them as they are with --absent_classes warn."
         )
     return present

@@ -9,10 +9,10 @@ from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
-from tskd_monai.data.atomic import explained_writing
 from tskd_monai.data.task import Task, save_task
+from tskd_monai.files.atomic import explained_writing
 from tskd_monai.networks.segmenter import VfmSegmenter
-from tskd_monai.networks.teacher import save_teacher
+from tskd_monai.networks.teacher_folder import save_teacher
 from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint
 from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory

@@ -1,0 +1,128 @@
+"""Wrong options and presets are refused before anything runs, each by its name."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
+from tskd_monai.commands.train.options import STAGE_CONFIGS, load_preset, parse_teacher
+from tskd_monai.commands.train.stages import Study
+
+GOOD: dict[str, Any] = {
+    "image_size": 48,
+    "teacher": {"max_epochs": 1, "learning_rate": 1},
+    "diffusion": {"patch_size": 2},
+    "sampling": {"number": 2},
+    "distillation": {"precision": "bfloat16", "num_workers": 0},
+    "fine_tuning": {},
+}
+
+
+def preset_file(folder: Path, content: Any) -> str:
+    path = folder / "preset.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+def test_the_presets_of_the_project_and_a_file_are_read(tmp_path: Path) -> None:
+    demo = load_preset("demo")
+    assert demo["compare"] is True and set(STAGE_CONFIGS) <= set(demo)
+    assert load_preset("small")["compare"] is False and load_preset("full")["labelled_slices"] is None
+    own = load_preset(preset_file(tmp_path, {"own": GOOD}))
+    assert own == {**GOOD, "labelled_slices": None, "compare": False, "scratch": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_epoch": 3}, "found unknown max_epoch"),
+        (
+            {"teacher": {"max_epoch": 3}},
+            r"among \[.*'max_epochs'.*\] for teacher in preset.yaml, found max_epoch",
+        ),
+        ({"teacher": {"max_epochs": "many"}}, "a value like 12 for max_epochs of teacher in preset.yaml, found 'many'"),
+        ({"teacher": {"max_epochs": 0}}, "found 0"),
+        ({"teacher": {"tensorboard": 1}}, "a value like False for tensorboard"),
+        ({"teacher": {"learning_rate": "fast"}}, "a value like 0.001 for learning_rate"),
+        ({"teacher": {"datalist": "other.json"}}, "found datalist, which the pipeline sets"),
+        ({"scratch": {"max_epochs": 3}}, "found max_epochs, which the pipeline sets"),
+        ({"sampling": [1]}, "settings of sampling in preset.yaml, found list"),
+        ({"image_size": None}, "a positive int as image_size in preset.yaml, found None"),
+        ({"labelled_slices": 0}, "a positive int or null as labelled_slices"),
+        ({"compare": "yes"}, "a positive bool as compare"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_preset(preset_file(tmp_path, {"own": {**GOOD, **change}}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD, r"a preset below a name in .*, found its keys \['diffusion'.* at the top"),
+        ({"a": GOOD, "b": GOOD}, r"one preset in .*, found \['a', 'b'\]"),
+        ([1], "one preset in .*, found list"),
+        ("", "one preset in .*, found NoneType"),
+        ("a: [", "YAML in .*preset.yaml"),
+        ({"own": {key: value for key, value in GOOD.items() if key != "diffusion"}}, "found no diffusion"),
+        ({"own": None}, "in preset.yaml, found NoneType"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(content: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_preset(preset_file(tmp_path, content))
+
+
+def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a preset among \['demo', 'full', 'small'\] or a YAML file, found tiny"):
+        load_preset("tiny")
+    with pytest.raises(FileNotFoundError, match="none.yaml, found none"):
+        load_preset(str(tmp_path / "none.yaml"))
+
+
+def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
+    assert parse_teacher("sam_demo") == ("sam_demo", "shipped")
+    assert parse_teacher("vit_tiny_patch16=w.safetensors") == ("vit_tiny_patch16", "w.safetensors")
+    assert parse_teacher("facebook/sam-vit-base") == ("sam_vit_base", "facebook/sam-vit-base")
+    with pytest.raises(ValueError, match="found sam_vit_small"):
+        parse_teacher("sam_vit_small")
+
+
+def test_devices_are_those_of_the_machine() -> None:
+    check_device(None)
+    check_device("cpu")
+    for wrong in ("cuda:17", "gpu", "cpu:x"):
+        with pytest.raises(ValueError, match=f"--device cpu or one of .* GPUs .*, found {wrong}"):
+            check_device(wrong)
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_an_empty_section_is_named_with_its_purpose(section: str) -> None:
+    datalist = {"training": [1], "validation": [1], "test": [1]}
+    check_sections(datalist, Path("datalist.json"))
+    with pytest.raises(ValueError, match=f"cases in `{section}` of datalist.json, found none"):
+        check_sections({**datalist, section: []}, Path("datalist.json"))
+
+
+def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) -> None:
+    check_student("compact_unet_small", make_task())
+    with pytest.raises(ValueError, match=r"a student among .*'vit_tiny'.*, found resnet"):
+        check_student("resnet", make_task())
+
+
+def test_a_disk_with_too_little_room_is_noticed(
+    make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)
+    check_room(tmp_path / "run", study, {"sampling": {"number": 10}})
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 6 * 10**8, 4 * 10**8))
+    with pytest.raises(ValueError, match=r"about 0.5 GB of free disk for 110 images, found 0.4 GB"):
+        check_room(tmp_path / "run", study, {"sampling": {"number": 10}})

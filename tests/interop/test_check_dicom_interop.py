@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "check_dicom_interop.sh"
+
+
+def test_missing_tools_are_named_with_how_to_install_them(tmp_path: Path) -> None:
+    dirname, bash = shutil.which("dirname"), shutil.which("bash")
+    assert dirname is not None and bash is not None
+    (tmp_path / "dirname").symlink_to(dirname)
+    environment = {"PATH": str(tmp_path), "PYTHON": "no-such-python"}
+    done = subprocess.run([bash, str(SCRIPT)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    for tool, package in (
+        ("no-such-python", "setup_env.sh"),
+        ("segimage2itkimage", "pip install dcmqi"),
+        ("dciodvfy", "apt-get install dicom3tools"),
+        ("dcm2niix", "apt-get install dcm2niix"),
+        ("Orthanc", "apt-get install orthanc"),
+    ):
+        assert any(tool in line and package in line for line in done.stderr.splitlines())

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "check_monai_label.sh"
+
+
+def test_missing_tools_are_named_with_how_to_install_them(tmp_path: Path) -> None:
+    dirname, bash = shutil.which("dirname"), shutil.which("bash")
+    assert dirname is not None and bash is not None
+    (tmp_path / "dirname").symlink_to(dirname)
+    environment = {"PATH": str(tmp_path), "ORTHANC_DICOMWEB": str(tmp_path / "no_plugin.so")}
+    done = subprocess.run([bash, str(SCRIPT)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    for tool, package in (("Orthanc", "apt-get install orthanc "), ("DICOMweb", "apt-get install orthanc-dicomweb")):
+        assert any(tool in line and package in line for line in done.stderr.splitlines())

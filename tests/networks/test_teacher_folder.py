@@ -1,0 +1,274 @@
+"""Teachers: built from a config, trained, saved, loaded; anything that does not belong together is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tskd_monai.networks.lora import adapter_parameters, base_encoder_sha256, has_lora, merge_lora
+from tskd_monai.networks.pretrained import build_encoder
+from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, read_teacher_record, save_teacher
+from tskd_monai.networks.teacher_networks import state_sha256, teacher_sha256
+
+TASK = "a" * 64
+IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def build(decoder: str = "light", seed: int = 3, weights: object = "random", **options: object) -> VfmSegmenter:
+    numbers = {"encoder": "sam_demo", "image_size": (32, 48), "num_classes": 3, "rank": 2}
+    return build_teacher(**{**numbers, **options}, encoder_weights=weights, decoder=decoder, seed=seed)
+
+
+def take_a_step(segmenter: VfmSegmenter) -> VfmSegmenter:
+    optimiser = torch.optim.AdamW([value for value in segmenter.parameters() if value.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        segmenter(IMAGES).square().mean().backward()
+        optimiser.step()
+    return segmenter.eval()
+
+
+def logits(segmenter: VfmSegmenter) -> torch.Tensor:
+    with torch.no_grad():
+        return segmenter(IMAGES)
+
+
+VARIANTS = {
+    "light, lora": {},
+    "light, full": {"tuning": "full"},
+    "light, decoder": {"tuning": "decoder"},
+    "sam, lora": {"decoder": "sam"},
+    "sam, full": {"decoder": "sam", "tuning": "full"},
+    "sam, decoder": {"decoder": "sam", "tuning": "decoder"},
+    "sam, unrefined": {"decoder": "sam", "refine": False},
+    "sam with lora, lora": {"decoder": "sam", "decoder_lora": True},
+    "sam with lora, decoder": {"decoder": "sam", "decoder_lora": True, "tuning": "decoder"},
+    "query and value": {"target_modules": ["attn.qkv"], "qkv_parts": "qv"},
+    "dora": {"decoder": "sam", "decoder_lora": True, "peft_options": {"use_dora": True, "use_rslora": True}},
+}
+every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+
+
+@every_variant
+def test_a_trained_teacher_survives_its_folder(tmp_path, options):
+    teacher = take_a_step(build(**options))
+    save_teacher(teacher, tmp_path, task_hash=TASK, record={"val_mean_dice": 0.5})
+    loaded = load_teacher(tmp_path, task_hash=TASK)
+    torch.testing.assert_close(logits(loaded), logits(teacher), atol=1e-6, rtol=1e-6)
+    assert loaded.spec == teacher.spec
+    assert not loaded.training
+    assert not any(value.requires_grad for value in loaded.parameters())
+    assert read_teacher_record(tmp_path)["record"] == {"val_mean_dice": 0.5}
+    assert (tmp_path / "adapter").exists() == (teacher.spec.tuning == "lora")
+    assert (tmp_path / "decoder_adapter").exists() == teacher.spec.decoder_lora
+
+
+@every_variant
+def test_a_teacher_to_run_has_its_lora_merged_and_is_known_by_what_was_saved(tmp_path, options):
+    teacher = take_a_step(build(**options))
+    save_teacher(teacher, tmp_path, task_hash=TASK)
+    merged, apart = load_teacher(tmp_path), load_teacher(tmp_path, trainable=True)
+    assert not has_lora(merged)
+    assert has_lora(apart) == (teacher.spec.tuning == "lora" or teacher.spec.decoder_lora)
+    torch.testing.assert_close(logits(merged), logits(apart), atol=1e-6, rtol=1e-6)
+    assert teacher_sha256(merged) == teacher_sha256(apart) == state_sha256(teacher)
+    assert (state_sha256(merged) == state_sha256(apart)) == (not has_lora(apart))
+
+
+@every_variant
+def test_what_is_trainable_is_the_same_after_loading(tmp_path, options):
+    teacher = build(**options)
+    save_teacher(teacher, tmp_path, task_hash=TASK)
+    loaded = load_teacher(tmp_path, trainable=True)
+    trainable = [{name for name, value in at.named_parameters() if value.requires_grad} for at in (teacher, loaded)]
+    assert trainable[0] == trainable[1]
+
+
+@pytest.mark.parametrize("encoder", ["sam_demo", "vit_tiny_patch16"])
+@every_variant
+def test_every_trainable_parameter_gets_a_gradient(encoder, options):
+    teacher = build(encoder=encoder, **options)
+    teacher(IMAGES).square().mean().backward()
+    assert [name for name, value in teacher.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+def test_tuning_decides_how_many_parameters_are_trained():
+    def trained(**options: object) -> tuple[int, int]:
+        teacher = build(**options)
+        parts = (teacher.encoder, teacher.decoder)
+        encoder, decoder = (sum(v.numel() for v in part.parameters() if v.requires_grad) for part in parts)
+        return encoder, decoder
+
+    backbone = sum(value.numel() for value in build().encoder.parameters()) - adapter_parameters(build().encoder)
+    layers, width, rank = 6, 128, 2
+    lora = layers * rank * ((width + 3 * width) + (width + width) + 2 * (width + 4 * width))
+    assert [trained(tuning=tuning)[0] for tuning in ("lora", "full", "decoder")] == [lora, backbone, 0]
+    adapted = build(decoder="sam", decoder_lora=True).decoder
+    heads = sum(v.numel() for name, v in adapted.named_parameters() if v.requires_grad and ".lora_" not in name)
+    assert trained(decoder="sam", decoder_lora=True)[1] == adapter_parameters(adapted) + heads
+    assert trained(decoder="sam", decoder_lora=True)[1] < 0.25 * trained(decoder="sam")[1]
+
+
+def test_with_lora_in_the_decoder_its_transformer_stays_as_it_is():
+    teacher = build(decoder="sam", decoder_lora=True)
+    before = {name: value.clone() for name, value in teacher.decoder.state_dict().items()}
+    take_a_step(teacher)
+    changed = {name for name, value in teacher.decoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(".lora_" in name for name in changed if "transformer" in name)
+    assert {"decoder.mask_tokens.weight", "decoder.upscale_conv1.weight", "no_mask_embed"} <= changed
+
+
+def test_fresh_lora_everywhere_leaves_the_logits_as_they_are():
+    plain, adapted = build("sam", tuning="decoder"), build("sam", decoder_lora=True)
+    assert torch.equal(logits(adapted.eval()), logits(plain.eval()))
+
+
+@pytest.mark.parametrize("encoder", ["sam_demo", "vit_tiny_patch16"])
+def test_gradient_checkpointing_leaves_the_gradients_as_they_are(encoder):
+    gradients = []
+    for checkpointing in (False, True):
+        teacher = build(encoder=encoder, gradient_checkpointing=checkpointing)
+        assert teacher.encoder.recompute_layers == checkpointing
+        teacher(IMAGES).square().mean().backward()
+        gradients.append([value.grad for value in teacher.parameters() if value.requires_grad])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_training_leaves_the_base_encoder_alone():
+    teacher = build()
+    before = base_encoder_sha256(teacher.encoder)
+    assert base_encoder_sha256(take_a_step(teacher).encoder) == before
+
+
+def test_the_same_seed_builds_the_same_teacher():
+    first, again, other = (logits(build(seed=seed).eval()) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_checkpoint_of_the_whole_segmenter_loads_strictly():
+    trained, fresh = take_a_step(build(seed=1)), build(seed=2).eval()
+    fresh.load_state_dict(trained.state_dict(), strict=True)
+    assert torch.equal(logits(fresh), logits(trained))
+
+
+def test_a_loaded_teacher_can_be_trained_and_saved_again(tmp_path):
+    save_teacher(take_a_step(build()), tmp_path, task_hash=TASK)
+    again = take_a_step(load_teacher(tmp_path, trainable=True))
+    save_teacher(again, tmp_path, task_hash=TASK)
+    assert torch.equal(logits(load_teacher(tmp_path, trainable=True)), logits(again))
+
+
+def test_weights_that_moved_are_found_by_hash_and_others_refused(tmp_path):
+    backbone = build_encoder("sam_demo", "random", 128, seed=9).backbone
+    state = {f"vision_encoder.{name}": value for name, value in backbone.state_dict().items()}
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    save_file(state, here)
+    teacher = take_a_step(build(weights=here))
+    save_teacher(teacher, tmp_path / "teacher", task_hash=TASK)
+    here.rename(there)
+    with pytest.raises(
+        FileNotFoundError, match=r"needs the sam_demo weights .*here\.safetensors.* pass encoder_weights"
+    ):
+        load_teacher(tmp_path / "teacher")
+    torch.testing.assert_close(logits(load_teacher(tmp_path / "teacher", there)), logits(teacher), atol=1e-6, rtol=1e-6)
+    state["vision_encoder.pos_embed"] = state["vision_encoder.pos_embed"] + 1
+    save_file(state, there)
+    with pytest.raises(ValueError, match=r"trained on sam_demo weights with sha256 .*, found .*pass encoder_weights"):
+        load_teacher(tmp_path / "teacher", there)
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path):
+    save_teacher(build(), tmp_path, task_hash=TASK)
+    with pytest.raises(ValueError, match="was trained for task aaaaaaaaaaaa, this is task bbbbbbbbbbbb"):
+        load_teacher(tmp_path, task_hash="b" * 64)
+
+
+def test_files_of_two_savings_are_refused(tmp_path):
+    save_teacher(build(seed=1), tmp_path / "one", task_hash=TASK)
+    save_teacher(build(seed=2), tmp_path / "two", task_hash=TASK)
+    (tmp_path / "one" / "decoder.safetensors").replace(tmp_path / "two" / "decoder.safetensors")
+    with pytest.raises(ValueError, match="the files are not of one saving"):
+        load_teacher(tmp_path / "two")
+
+
+def test_a_random_encoder_that_comes_out_differently_is_refused(tmp_path):
+    save_teacher(build(seed=1), tmp_path, task_hash=TASK)
+    content = json.loads((tmp_path / "teacher.json").read_text())
+    content["spec"]["seed"] = 2
+    (tmp_path / "teacher.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="differs from the one trained on"):
+        load_teacher(tmp_path)
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected teacher\.json in the teacher folder"):
+        load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_merged_teacher_cannot_be_saved(tmp_path, part):
+    teacher = build("sam", decoder_lora=True)
+    merge_lora(getattr(teacher, part))
+    with pytest.raises(ValueError, match="found it merged; save before merging"):
+        save_teacher(teacher, tmp_path, task_hash=TASK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda content: content["spec"].update(colour="red"),
+            "colour is unknown, 1 entries differ; train the teacher",
+        ),
+        (lambda content: content["spec"].pop("qkv_parts"), "qkv_parts is missing, 1 entries differ"),
+        (lambda content: content.update(spec=[]), r"JSON object as the spec in .*teacher\.json, found list"),
+        (
+            lambda content: content["spec"].update(tuning="half"),
+            "tuning to be one of lora, full, decoder, found 'half'",
+        ),
+        (lambda content: content.pop("files"), r"Expected files in .*teacher\.json, found none"),
+        (lambda content: content["files"].pop("decoder.safetensors"), "Expected the files adapter/.*decoder.*, found"),
+        (lambda content: content.update(format_version=2), r"format_version 1 in .*, found 2; train the teacher again"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(tmp_path, change, message):
+    save_teacher(build(), tmp_path, task_hash=TASK)
+    content = json.loads((tmp_path / "teacher.json").read_text())
+    change(content)
+    (tmp_path / "teacher.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"format_version": 1, "spe', "", "[]"])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "teacher.json").write_text(text)
+    with pytest.raises(ValueError, match=r"Expected (a )?JSON .*teacher\.json, found .*copy the folder again"):
+        load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder": "unet"}, "decoder to be one of light, sam, found 'unet'"),
+        ({"tuning": "half"}, "tuning to be one of lora, full, decoder, found 'half'"),
+        ({"decoder_lora": True}, "decoder_lora needs decoder 'sam': the light decoder has no attention"),
+        ({"refine": False}, "refine: false needs decoder 'sam'"),
+        ({"tuning": "full", "qkv_parts": "qv"}, "qkv_parts need tuning 'lora', found tuning 'full'"),
+        ({"tuning": "decoder", "peft_options": {"use_dora": True}}, "peft_options need tuning 'lora' or decoder_lora"),
+    ],
+)
+def test_options_that_would_be_left_out_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize("option", ["decoder_lora", "refine", "gradient_checkpointing"])
+def test_a_word_is_no_switch(option):
+    with pytest.raises(ValueError, match=f"Expected {option} to be True or False, found 'false'"):
+        build(decoder="sam", **{option: "false"})

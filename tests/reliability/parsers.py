@@ -1,0 +1,32 @@
+"""Every parser under test, by name; only the module of the one that is asked for is imported."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tests.reliability.subject import Subject
+
+MODULES = {
+    "json_parsers": (
+        "datalist", "task", "transfer set", "gates", "export record", "training history", "metrics table",
+        "study record", "any record",
+    ),
+    "image_parsers": ("NIfTI", "DICOM series", "2D image"),
+    "model_parsers": (
+        "target cache", "weights", "checkpoint", "teacher folder", "student bundle", "diffusion folder",
+        "sampling progress",
+    ),
+}  # fmt: skip
+NAMES = tuple(name for names in MODULES.values() for name in names)
+
+
+def parser_named(name: str) -> Subject:
+    """Returns a parser.
+
+    Raises:
+        ValueError: when there is none of that name.
+    """
+    module = next((module for module, names in MODULES.items() if name in names), None)
+    if module is None:
+        raise ValueError(f"Expected a parser among {NAMES}, found {name!r}.")
+    return next(subject for subject in import_module(module).SUBJECTS if subject.name == name)

@@ -1,0 +1,132 @@
+"""A tiny study, and every stage of the method on it: seconds each, in the order in which one needs the other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.reliability.warm_start import BundleRun, Ending, run_in_child
+from tests.support.paths import ROOT
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.planning.rules import plan_task
+from tskd_monai.data.task import save_task
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.atomic import read_json, write_json
+
+BUNDLES = ROOT / "bundles"
+SECTIONS = {"training": 2, "validation": 1, "test": 6}
+IMAGE_SIZE = 48
+SHORT = {"epoch_length": 2, "max_epochs": 6, "batch_size": 2}
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage with the settings that make it short.
+
+    Attributes:
+        name: of the stage and of its folder.
+        bundle: name of the bundle, or of the stage that wrote one.
+        configs: of the bundle.
+        settings: overrides of config ids.
+        inputs: overrides that are the output folder of another stage, by config id.
+        items: pattern of the files that a stage without epochs makes one by one.
+    """
+
+    name: str
+    bundle: str
+    configs: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    items: str | None = None
+
+
+TEACHER_AND_SET = {"teacher_dir": "teacher", "transfer_set": "transfer_set"}
+STAGES = (
+    StageRun("teacher", "teacher_lora", ["train.yaml"], {**SHORT, "lora_rank": 2, "val_interval": 2}),
+    StageRun("diffusion", "diffusion_synthesis", ["train.yaml"], {**SHORT, "num_workers": 1}),
+    StageRun("transfer_set", "diffusion_synthesis", ["inference.yaml"],
+             {"number": 32, "num_inference_steps": 4, "batch_size": 4}, {"diffusion_dir": "diffusion"}, "images/*.png"),
+    StageRun("teacher_targets", "distillation", ["cache_teacher.yaml"], {}, TEACHER_AND_SET, "teacher_targets/*.npz"),
+    StageRun("distilled", "distillation", ["train.yaml"], {**SHORT, "val_interval": 2}, TEACHER_AND_SET),
+    StageRun("student", "distillation", ["fine_tune.yaml"], {**SHORT, "val_interval": 2, "num_workers": 1},
+             {"initial_student": "distilled"}),
+    StageRun("predictions", "student", ["inference.json"], {"section": "test"}, {}, "*_seg.nii.gz"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How long an uninterrupted run is.
+
+    Attributes:
+        seconds: of it.
+        file_events: in its output folder.
+    """
+
+    seconds: float
+    file_events: int
+
+
+class Workplace:
+    """A folder with the study and the output of every stage that was run to its end.
+
+    Args:
+        folder: made when missing.
+        seed: of the study and of every stage.
+    """
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.seed = folder.resolve(), seed
+        study = self.folder / "study"
+        write_study(study, seed=seed, sections=SECTIONS, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
+        save_task(plan_task(load_datalist(study / "datalist.json"), image_size=IMAGE_SIZE), study / "task.json")
+
+    def reference(self, name: str) -> Path:
+        """Returns the folder of a stage's uninterrupted run."""
+        return self.folder / "references" / name
+
+    def bundle_run(self, stage: StageRun, output_dir: Path, **changes: Any) -> BundleRun:
+        """Returns the run of a stage into a folder, on the uninterrupted outputs of the stages that it needs.
+
+        Args:
+            stage: to run.
+            output_dir: of the run.
+            changes: of config ids, over the stage's own settings.
+        """
+        own = any(stage.bundle == other.name for other in STAGES)
+        bundle = self.reference(stage.bundle) if own else BUNDLES / stage.bundle
+        files = {name: str(self.folder / "study" / f"{name}.json") for name in ("datalist", "task")}
+        inputs = {option: str(self.reference(needed)) for option, needed in stage.inputs.items()}
+        seed = {} if "seed" not in (bundle / "configs" / stage.configs[0]).read_text() else {"seed": self.seed}
+        return BundleRun(bundle, stage.configs, {**files, **seed, **stage.settings, **inputs, **changes}, output_dir)
+
+    def run_reference(self, stage: StageRun) -> Extent:
+        """Runs a stage without interruption, and before it those that it needs, unless that was done before."""
+        for needed in STAGES:
+            if needed.name in (stage.bundle, *stage.inputs.values()):
+                self.run_reference(needed)
+        folder = self.reference(stage.name)
+        record = folder.with_suffix(".json")
+        if not record.is_file():
+            ending = self.run_whole(stage, folder)
+            write_json(record, {"seconds": round(ending.seconds, 2), "file_events": ending.file_events})
+        return Extent(**read_json(record))
+
+    def run_whole(self, stage: StageRun, output_dir: Path) -> Ending:
+        """Runs a stage into an empty folder without interruption.
+
+        Raises:
+            RuntimeError: when it fails; with the end of its log.
+        """
+        shutil.rmtree(output_dir, ignore_errors=True)
+        ending = run_in_child(self.bundle_run(stage, output_dir), self.log(stage.name))
+        if ending.code:
+            raise RuntimeError(f"Expected {stage.name} to run, it ended with {ending.code}:\n{ending.log[-2000:]}")
+        return ending
+
+    def log(self, name: str) -> Path:
+        """Returns the file that a run of this name writes its messages to."""
+        return self.folder / "logs" / f"{name}.txt"

@@ -1,0 +1,139 @@
+"""Brings about full disks, lost memory, vanished inputs and the like, and checks that nothing finished is lost.
+
+A stage is killed after a part of it, on a small disk of its own; then the fault is brought about and the stage started
+again. It must end with an error that tells what is wrong, or cope and say so; every file that was finished must still
+be readable and every item be the same. When the fault is mended the stage must go on and end with the very files of
+an uninterrupted run. Mounting the small disk takes root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.reliability.faults import FAULTS, Fault, Scene
+from tests.reliability.output_files import digests, finished_files, saved_epoch, unreadable_files
+from tests.reliability.small_disk import small_disk
+from tests.reliability.stage_runs import STAGES, StageRun, Workplace
+from tests.reliability.warm_start import Moment, run_in_child
+from tskd_monai.files.atomic import write_json
+from tskd_monai.training.record import package_versions
+
+logger = logging.getLogger("starve_stages")
+RESULTS = Path(__file__).with_name("results") / "starve_stages.json"
+ROOM_FOR_RUNS = 3
+SMALLEST_DISK = 4 << 20
+MESSAGE_LETTERS = 300
+FIRST_PART = 3
+"""One part in three of a training's file events lies in its epochs and not in the files of its end."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a fault.
+
+    Attributes:
+        fault: its name.
+        stage: that it happened to.
+        code: that the stage ended with.
+        message: what the user was told; None where it was not that.
+        intact: whether all that was finished before was still there, readable and the same.
+        went_on: whether the mended stage ended as if nothing had happened.
+    """
+
+    fault: str
+    stage: str
+    code: int
+    message: str | None
+    intact: bool
+    went_on: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the fault was told of and did no harm."""
+        return self.message is not None and self.intact and self.went_on
+
+
+def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int, disk: Path) -> Finding:
+    """Returns what came of a fault.
+
+    Args:
+        workplace: with an uninterrupted run of the stage.
+        fault: to bring about.
+        stage: that it happens to.
+        file_events: of the uninterrupted run; the first part of the stage has a third of them.
+        disk: empty, large enough for the stage.
+    """
+    scene, log = Scene(disk, disk / "output", workplace.folder / "study"), workplace.log(f"fault {fault.stage}")
+    run = workplace.bundle_run(stage, scene.output)
+    run_in_child(run, log, Moment(file_event=file_events // FIRST_PART))
+    before, epoch = digests(scene.output), saved_epoch(scene.output)
+    if not epoch and not any(scene.output.glob(str(stage.items))):
+        raise RuntimeError(f"Expected {stage.name} to have finished something before the fault, found nothing.")
+    fault.spoil(scene)
+    try:
+        ending = run_in_child(run, log, prepare=fault.in_child)
+        intact = not unreadable_files(scene.output) and _kept(scene.output, before, stage, epoch)
+    finally:
+        fault.mend(scene)
+    found = list(re.finditer(fault.message, ending.log))
+    again = run_in_child(run, log)
+    went_on = again.code == 0 and digests(scene.output) == digests(workplace.reference(stage.name))
+    told = bool(found) and (ending.code == 0) == fault.ends_well
+    message = _line(ending.log, found[-1]) if told else None
+    return Finding(fault.name, stage.name, ending.code, message, intact, went_on)
+
+
+def _kept(output: Path, before: dict[str, str], stage: StageRun, epoch: int) -> bool:
+    """Whether the items, or the epochs, that were finished before are there."""
+    if stage.items is None:
+        return saved_epoch(output) >= epoch
+    now = digests(output)
+    return all(now.get(name) == digest for name, digest in before.items() if Path(name).match(stage.items))
+
+
+def _line(log: str, found: re.Match[str]) -> str:
+    """The line of the message, without the path of the place it was found in."""
+    line = log[log.rfind("\n", 0, found.start()) + 1 :].splitlines()[0]
+    return re.sub(r"/\S*/", "", line)[:MESSAGE_LETTERS]
+
+
+def main() -> None:
+    """Reads the command line, brings the faults about, and ends with an error where one did harm."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fault", action="append", choices=[fault.name for fault in FAULTS], help="default: all")
+    parser.add_argument("--work-dir", type=Path, help="default: a temporary folder")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    chosen = [fault for fault in FAULTS if args.fault is None or fault.name in args.fault]
+    with tempfile.TemporaryDirectory() as temporary:
+        findings = starve_all(Workplace(args.work_dir or Path(temporary)), chosen)
+    passed = sum(finding.passed for finding in findings)
+    content = {"passed": passed, "faults": [asdict(finding) for finding in findings], "versions": package_versions()}
+    write_json(args.results, content)
+    if passed < len(findings):
+        wrong = ", ".join(finding.fault for finding in findings if not finding.passed)
+        raise SystemExit(f"{passed} of {len(findings)} faults were told of and did no harm, not: {wrong}.")
+
+
+def starve_all(workplace: Workplace, chosen: list[Fault]) -> list[Finding]:
+    """Returns what came of each fault; a stage runs once without any before."""
+    stages = {stage.name: stage for stage in STAGES}
+    findings: list[Finding] = []
+    for fault in chosen:
+        stage = stages[fault.stage]
+        events = workplace.run_reference(stage).file_events
+        size = sum(path.stat().st_size for path in finished_files(workplace.reference(stage.name)))
+        with small_disk(workplace.folder / "disk", SMALLEST_DISK + ROOM_FOR_RUNS * size) as disk:
+            findings.append(starve(workplace, fault, stage, events, disk))
+        logger.info("%s: %s", "passed" if findings[-1].passed else "FAILED", findings[-1])
+    return findings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The harness that kills and starves stages finds what is wrong; a few of its kills and a full disk do no harm."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.paths import ROOT
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.training.checkpoint import save_checkpoint
+
+RELIABILITY = ROOT / "scripts" / "reliability"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reliability_on_path() -> Iterator[None]:
+    sys.path.insert(0, str(RELIABILITY))
+    yield
+    sys.path.remove(str(RELIABILITY))
+
+
+def script(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which stages run once for all tests."""
+    return tmp_path_factory.mktemp("work")
+
+
+def run(program: str, work_dir: Path, results: Path, *options: str) -> Any:
+    """Run a program of the harness and return its results; it must find nothing wrong."""
+    command = [sys.executable, str(RELIABILITY / program), "--work-dir", str(work_dir), "--results", str(results)]
+    environment = {**os.environ, "PYTHONPATH": str(RELIABILITY.parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read_json(results)
+
+
+def test_killed_stages_end_as_if_they_had_not_been(work_dir: Path, tmp_path: Path) -> None:
+    options = ("--kills", "3", "--stage", "teacher", "--stage", "transfer_set")
+    results = run("kill_stages.py", work_dir, tmp_path / "results.json", *options)
+    assert results["kills"] == 6
+    assert list(results["stages"]) == ["teacher", "transfer_set"]
+    assert all(stage["flawless"] and stage["repeated_equal"] for stage in results["stages"].values())
+
+
+def test_a_full_disk_does_no_harm(work_dir: Path, tmp_path: Path) -> None:
+    try:
+        with script("small_disk").small_disk(tmp_path / "disk", 1 << 20):
+            pass
+    except (PermissionError, FileNotFoundError) as error:
+        pytest.skip(f"a small disk cannot be mounted here: {error}")
+    results = run("starve_stages.py", work_dir, tmp_path / "results.json", "--fault", "full disk: transfer set")
+    (finding,) = results["faults"]
+    assert finding["message"].endswith("free some and run the same command again, which goes on from here")
+    assert finding["code"] == 1 and finding["intact"] and finding["went_on"]
+
+
+def outputs(folder: Path, value: float = 1.0, seconds: float = 2.0) -> Path:
+    """Return a folder with a file of each kind that stages write."""
+    save_checkpoint({"weight": torch.full((300,), value), "seconds": seconds}, folder / "last.pt")
+    np.savez_compressed(folder / "answer.npz", values=np.arange(300))
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(folder / "image.png")
+    write_json(folder / "record.json", {"dice": 0.5, "seconds": seconds, "folder": str(folder)})
+    (folder / "history.jsonl").write_text(json.dumps({"epoch": 1, "seconds": seconds}) + "\n")
+    return folder
+
+
+def test_equal_runs_have_equal_digests_whatever_their_times_and_places(tmp_path: Path) -> None:
+    digests = script("output_files").digests
+    first = digests(outputs(tmp_path / "a"))
+    assert first == digests(outputs(tmp_path / "b", seconds=9.0))
+    other = digests(outputs(tmp_path / "c", value=1.0000001))
+    assert [name for name in first if first[name] != other[name]] == ["last.pt"]
+
+
+@pytest.mark.parametrize("name", ["last.pt", "answer.npz", "image.png", "record.json"])
+def test_a_file_that_is_cut_short_is_found(tmp_path: Path, name: str) -> None:
+    unreadable = script("output_files").unreadable_files
+    assert unreadable(outputs(tmp_path)) == {}
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    assert list(unreadable(tmp_path)) == [name]
+
+
+def test_files_that_are_being_written_do_not_count(tmp_path: Path) -> None:
+    files = script("output_files")
+    outputs(tmp_path)
+    (tmp_path / ".00000000.1.tmp.last.pt").write_bytes(b"half")
+    assert files.unreadable_files(tmp_path) == {}
+    assert [path.name for path in files.temporary_files(tmp_path)] == [".00000000.1.tmp.last.pt"]
+
+
+def test_a_tally_with_anything_lost_is_not_flawless() -> None:
+    tally = script("kill_stages").Tally
+    assert tally(repeated_equal=True).flawless
+    for fault in ("unreadable", "not_resumed", "differing", "left_over"):
+        assert not tally(repeated_equal=True, **{fault: ["last.pt"]}).flawless
+    assert not tally(repeated_equal=False).flawless
+    assert not tally(repeated_equal=True, epochs_lost_at_most=1).flawless

@@ -1,0 +1,130 @@
+"""A process of its own for the parser, watched for time and memory, and started again when it dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.reliability.subject import OFFENDER, Answer, Subject, Trials, quiet
+
+STARTING_SECONDS = 300
+"""For imports and the valid inputs, before the first answer."""
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a parser may take for one input.
+
+    Attributes:
+        seconds: without an answer.
+        memory_mb: resident, of the whole process. Its address space may grow by twice as much: more cannot be taken
+            before it is measured.
+    """
+
+    seconds: float = 10
+    memory_mb: int = 2048
+
+
+LIMITS = Limits()
+READY = "ready"
+HANG, DEATH, MEMORY = FATAL = ("Hang", "Death", "Memory")
+"""Offences that end a worker."""
+
+Reply = tuple[int, Answer, float]
+"""Number of the input, what the parser said, peak of resident memory so far in MB."""
+
+
+def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limits = LIMITS) -> Iterator[Reply]:
+    """Yields the answer to each input of a parser.
+
+    A worker that hangs on an input, or dies of it, gives an offender, and a new one goes on with the next input. A
+    first hang on an input is tried once more: on a machine with other work a process may stand still for a while.
+
+    Args:
+        find: returns the parser; it is called in the worker.
+        seed: of the mutations.
+        inputs: how many.
+        limits: of each input.
+    """
+    done, stalled = 0, -1
+    while done < inputs:
+        for index, answer, peak_mb in _run_worker(find, seed, range(done, inputs), limits):
+            if answer.error == HANG and stalled != index:
+                stalled = index
+                break
+            yield index, answer, peak_mb
+            done = index + 1
+
+
+def _run_worker(find: Callable[[], Subject], seed: int, wanted: range, limits: Limits) -> Iterator[Reply]:
+    """Yields answers to these inputs until there are no more or the worker is gone."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        worker = context.Process(target=_work, args=(sender, find, seed, wanted, limits, scratch), daemon=True)
+        worker.start()
+        sender.close()
+        try:
+            if not _is_ready(receiver):
+                raise RuntimeError("The parser failed before the first input; its error is above.")
+            for index in wanted:
+                reply = _reply(receiver, worker, index, limits.seconds)
+                yield reply
+                if reply[1].error in FATAL:
+                    return
+        finally:
+            worker.kill()
+            worker.join()
+
+
+def _is_ready(receiver: Connection) -> bool:
+    """Whether the worker has imported the parser, and the parser reads its valid inputs."""
+    try:
+        return receiver.poll(STARTING_SECONDS) and receiver.recv() == READY
+    except EOFError:
+        return False
+
+
+def _reply(receiver: Connection, worker: BaseProcess, index: int, seconds: float) -> Reply:
+    """Returns the worker's answer to an input, or what became of the worker instead."""
+    if not receiver.poll(seconds):
+        return index, Answer(OFFENDER, HANG, f"no answer in {seconds} s", seconds), 0.0
+    try:
+        reply: Reply = receiver.recv()
+    except EOFError:
+        worker.join()
+        return index, Answer(OFFENDER, DEATH, f"exit code {worker.exitcode}", 0.0), 0.0
+    return reply
+
+
+def _work(
+    sender: Connection, find: Callable[[], Subject], seed: int, wanted: range, limits: Limits, scratch: str
+) -> None:
+    """Answers inputs in a process of its own; the first message says that it is ready."""
+    quiet()
+    trials = Trials(find(), Path(scratch) / "inputs", seed)
+    trials.require_valid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders in C write there
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2 * limits.memory_mb * MB,) * 2)
+    sender.send(READY)
+    for index in wanted:
+        answer = trials.attempt(trials.mutant(index))
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if peak_mb > limits.memory_mb:  # and never falls again: a new worker goes on
+            answer = Answer(OFFENDER, MEMORY, f"{peak_mb:.0f} MB; {answer.error} {answer.message}", answer.seconds)
+        sender.send((index, answer, peak_mb))
+
+
+def _address_space() -> int:
+    """Returns the size of this process's address space in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")

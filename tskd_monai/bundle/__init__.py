@@ -1,0 +1,1 @@
+"""Bundles as a whole: their options, how a stage runs, the student's bundle, audit and export."""

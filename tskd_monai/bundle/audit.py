@@ -1,0 +1,178 @@
+"""What code a bundle would run: read from its files, never run.
+
+MONAI evaluates each text of a config that begins with `$`, calls what `_target_` names, reads the file of a text that
+begins with `%`, and Python imports what lies in a bundle's folder. Each of these that is not on an allow-list of exact
+texts is a finding. A pattern would not do: `tskd_monai.files.atomic.os.system` begins as our own names do.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+WEIGHTS_SUFFIXES = (".pt", ".pth")
+DATA_SUFFIXES = (
+    *(".md", ".txt", ".png", ".jpg", ".svg", ".csv", ".jsonl"),
+    ".ipynb",  # nothing but the reader runs a notebook
+    *(".safetensors", ".npz", ".onnx", ".xml", ".bin"),  # of networks: numbers and operations of the engine's own
+    *WEIGHTS_SUFFIXES,
+)
+"""Files that nothing here runs; pickled weights only as long as they are read with `weights_only`."""
+
+ALLOW_LIST = Path(__file__).with_name("allow_list.json")
+KNOWN_FILES = ("LICENSE", "NOTICE", ".gitignore")
+LOGGING_FIELDS = ("class", "args", "kwargs")
+MEANINGS = {"$": "expression", "%": "text of another file"}
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something in a bundle that runs and is on no list.
+
+    Attributes:
+        file: relative to the bundle.
+        place: in the file, such as `train#trainer`; empty where it is the file itself.
+        kind: `expression`, `_target_`, `text of another file`, `code`, ...
+        text: what stands there.
+    """
+
+    file: str
+    place: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AllowList:
+    """What bundles may hold, each as an exact text.
+
+    Attributes:
+        expressions: beginning with `$`.
+        targets: values of `_target_`.
+        logging: values of `class`, `args` and `kwargs` in a `logging.conf`.
+    """
+
+    expressions: frozenset[str]
+    targets: frozenset[str]
+    logging: frozenset[str]
+
+    @classmethod
+    def read(cls, path: str | Path) -> AllowList:
+        """Returns the list of a JSON file with one array for each field."""
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(**{name: frozenset(content[name]) for name in ("expressions", "targets", "logging")})
+
+    def has(self, finding: Finding) -> bool:
+        """Returns whether it stands here."""
+        by_kind = {"expression": self.expressions, "_target_": self.targets, "logging": self.logging}
+        return finding.text in by_kind.get(finding.kind, ())
+
+
+def unlisted_code(bundle: str | Path, allowed: AllowList) -> list[Finding]:
+    """Returns what a bundle would run beyond what is allowed, in order of files.
+
+    Args:
+        bundle: its folder.
+        allowed: what it may run.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+    """
+    return sorted(finding for finding in bundle_code(bundle) if not allowed.has(finding))
+
+
+def bundle_code(bundle: str | Path) -> Iterator[Finding]:
+    """Yields whatever of a bundle runs, once for each place.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+    """
+    bundle = Path(bundle)
+    if not bundle.is_dir():
+        raise FileNotFoundError(f"Expected the folder of a bundle at {bundle}, found none.")
+    for path in sorted(bundle.rglob("*")):
+        name = path.relative_to(bundle).as_posix()
+        if path.is_symlink():
+            yield Finding(name, "", "link", str(path.readlink()))
+        elif path.is_file():
+            yield from _code_of_file(path, name)
+        elif not path.is_dir():
+            yield Finding(name, "", "device", "neither file nor folder")
+
+
+def _code_of_file(path: Path, name: str) -> Iterator[Finding]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix in CONFIG_SUFFIXES:
+            yield from _code_of_config(_read_config(path), name, "")
+        elif suffix == ".conf":
+            yield from _code_of_logging(path, name)
+        elif suffix not in DATA_SUFFIXES and path.name not in KNOWN_FILES:
+            yield Finding(name, "", "code", f"a file of the kind {suffix or path.name!r}, which may be run or imported")
+    except (ValueError, RecursionError, yaml.YAMLError, configparser.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Finding(name, "", "unreadable", reason)
+
+
+class Pairs(list[tuple[Any, Any]]):
+    """An object of a config with all its keys, also those that are there twice."""
+
+
+class _PairLoader(yaml.SafeLoader):
+    """Reads mappings as `Pairs`."""
+
+
+def _construct_pairs(loader: _PairLoader, node: yaml.MappingNode) -> Pairs:
+    loader.flatten_mapping(node)
+    return Pairs(
+        (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
+        for key, value in node.value
+    )
+
+
+_PairLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_pairs)
+
+
+def _read_config(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() == ".json":
+        return json.loads(text, object_pairs_hook=Pairs)
+    return yaml.load(text, _PairLoader)  # noqa: S506  # a SafeLoader
+
+
+def _code_of_config(content: Any, file: str, place: str) -> Iterator[Finding]:
+    if isinstance(content, Pairs):
+        for key, value in content:
+            below = f"{place}#{key}" if place else str(key)
+            yield from _code_of_text(key, file, below)
+            if key == "_target_" and isinstance(value, str):
+                yield Finding(file, place, "_target_", value)
+            else:
+                yield from _code_of_config(value, file, below)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            yield from _code_of_config(value, file, f"{place}#{number}" if place else str(number))
+    else:
+        yield from _code_of_text(content, file, place)
+
+
+def _code_of_text(text: Any, file: str, place: str) -> Iterator[Finding]:
+    if isinstance(text, str) and text[:1] in MEANINGS:
+        yield Finding(file, place, MEANINGS[text[0]], text)
+
+
+def _code_of_logging(path: Path, name: str) -> Iterator[Finding]:
+    """Yields the fields that `logging.config.fileConfig` evaluates."""
+    parser = configparser.RawConfigParser()
+    parser.read_string(path.read_text(encoding="utf-8"))
+    for section in parser.sections():
+        for field in LOGGING_FIELDS:
+            if parser.has_option(section, field):
+                yield Finding(name, f"{section}#{field}", "logging", parser.get(section, field))

@@ -1,0 +1,5 @@
+"""Where the four bundles are: beside the package in a checkout."""
+
+from pathlib import Path
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"

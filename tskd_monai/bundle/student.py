@@ -1,0 +1,199 @@
+"""The student as a bundle of its own: what MONAI Label, the model zoo and the inference stage run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+
+from tskd_monai.data.task import Task, load_task, require_same_task, save_task
+from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.networks.vit_student import load_encoder_weights
+from tskd_monai.networks.weights_file import load_strictly, read_weights
+from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint
+from tskd_monai.training.component_filters import harmful_filters
+from tskd_monai.training.history import TrainingHistory
+from tskd_monai.training.record import write_record
+from tskd_monai.training.samplers import process_rank
+
+TEMPLATE_FILES = (
+    "LICENSE",
+    "configs/inference.json",
+    "configs/evaluate.json",
+    "configs/train.json",
+    "configs/multi_gpu_inference.json",
+    "configs/multi_gpu_train.json",
+    "configs/dry_run.json",
+    "configs/dicom_seg.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/inputs.md",
+    "docs/monai_label.md",
+)
+CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
+OWNER = {"authors": "Not stated by those who trained it.", "copyright": "Not stated by those who trained it."}
+"""In the metadata of a user's model, which is the user's: for them to fill in."""
+VENDORED_CODE = "scripts"
+"""Folder of the code that an exported bundle brings along; a template of the project has none."""
+
+
+def write_student_bundle(
+    template: str | Path, output_dir: str | Path, task: Task, student: str, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """Fills the `segmentation` bundle in for a task and a student; `models/model.pt` comes last.
+
+    The code of an exported template goes along.
+
+    Args:
+        template: the `segmentation` bundle.
+        output_dir: of the new bundle.
+        task: of the student.
+        student: name for `build_student`.
+        weights: state dict of the student.
+
+    Raises:
+        FileNotFoundError: when the template lacks a file.
+    """
+    template, output_dir = Path(template), Path(output_dir)
+    for name in TEMPLATE_FILES:
+        if not (template / name).is_file():
+            raise FileNotFoundError(
+                f"Expected {name} in the segmentation bundle {template}, found none; give --template."
+            )
+        with atomic_path(output_dir / name) as temporary:
+            shutil.copyfile(template / name, temporary)
+    if (template / VENDORED_CODE).is_dir():
+        shutil.copytree(template / VENDORED_CODE, output_dir / VENDORED_CODE, dirs_exist_ok=True)
+    for name in CONFIGS_WITH_STUDENT:
+        write_json(output_dir / name, {**read_json(output_dir / name), "student": student})
+    save_task(task, output_dir / "configs" / "task.json")
+    metadata = read_json(template / "configs" / "metadata.json")
+    write_json(output_dir / "configs" / "metadata.json", _describe(metadata, task))
+    save_checkpoint(dict(weights), output_dir / "models" / "model.pt")
+
+
+def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, torch.Tensor] | None:
+    """Returns the weights of a student bundle made for this task; None without a bundle.
+
+    Raises:
+        FileNotFoundError: when the bundle has no task or no weights.
+        ValueError: when it was made for another task.
+    """
+    if bundle is None:
+        return None
+    bundle = Path(bundle)
+    require_same_task(load_task(bundle / "configs" / "task.json").hash, task, f"student bundle {bundle.name}")
+    return read_weights(bundle / "models" / "model.pt")
+
+
+def start_from(
+    network: torch.nn.Module, bundle: str | Path | None, task: Task, encoder_weights: str | Path | None = None
+) -> torch.nn.Module:
+    """Returns the network with the weights of a student bundle or published encoder weights, or as it is.
+
+    Args:
+        network: the student.
+        bundle: of a student of the same kind; None: random weights.
+        task: of the student.
+        encoder_weights: file of ImageNet weights for `vit_tiny`.
+
+    Raises:
+        ValueError: when both are given, or what is given does not fit the network.
+    """
+    if bundle is not None and encoder_weights is not None:
+        raise ValueError(
+            f"Expected --initial_student or --encoder_weights, found both ({Path(bundle).name} and "
+            f"{Path(encoder_weights).name}); leave out one."
+        )
+    if encoder_weights is not None:
+        load_encoder_weights(network, encoder_weights)
+    weights = load_student_weights(bundle, task)
+    if weights is not None:
+        load_strictly(network, weights, f"the student bundle {Path(str(bundle)).name}")
+    return network
+
+
+def finish_student(
+    network: torch.nn.Module,
+    best: BestCheckpoint,
+    history: TrainingHistory,
+    template: str | Path,
+    output_dir: str | Path,
+    task: Task,
+    student: str,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    validator: SupervisedEvaluator | None = None,
+) -> None:
+    """Writes the student of the best validation as a bundle, and `record.json`.
+
+    The bundle's task leaves out the largest-component filters that lower the validation Dice of this student.
+
+    Args:
+        network: the student.
+        best: where its best weights are.
+        history: of the training.
+        template: the `segmentation` bundle.
+        output_dir: of the student's bundle.
+        task: of the student.
+        student: name for `build_student`.
+        stage: for the record.
+        settings: for the record.
+        inputs: files for the record, by name.
+        validator: of the training run; None: the task's filters stay, as where the network does not segment yet.
+    """
+    if process_rank():
+        return
+    weights = load_checkpoint(best.path)
+    network.load_state_dict(weights)
+    if validator is not None:
+        task = replace(task, unfiltered=harmful_filters(network, validator, task))
+    write_student_bundle(template, output_dir, task, student, weights)
+    results = {
+        "val_mean_dice": best.best_metric,
+        "best_epoch": best.best_epoch,
+        "seconds": history.rows[-1]["seconds"],
+        "seconds_per_epoch": history.rows[-1]["seconds"] / history.rows[-1]["epoch"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "largest_component_of": [task.foreground[value] for value in task.filtered],
+    }
+    write_record(Path(output_dir) / "record.json", stage, settings, inputs, results)
+
+
+def fill_data_format(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Returns a bundle's metadata with the channels, size and classes of a task in `network_data_format`."""
+    formats = metadata["network_data_format"]
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    modalities = {"percentile": image["modality"], "hu_window": "CT", "rgb": "RGB"}
+    image = {
+        **image,
+        "num_channels": task.channels,
+        "spatial_shape": list(task.image_size),
+        "modality": modalities[task.intensity.mode],
+        "channel_def": {"0": "image"} if task.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
+    }
+    pred = {
+        **pred,
+        "num_channels": task.num_classes,
+        "spatial_shape": list(task.image_size),
+        "channel_def": {str(index): label.name for index, label in enumerate(task.labels)},
+    }
+    return {**metadata, "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+
+
+def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The template's metadata with the task's channels and classes, and without the template's owner."""
+    names = ", ".join(task.foreground.values())
+    return {
+        **fill_data_format(metadata, task),
+        **OWNER,
+        "name": f"{task.name}: segmentation by a distilled student",
+        "task": f"Segmentation of {names}",
+        "description": f"A small student distilled from a tuned foundation model. Classes: {names}.",
+    }

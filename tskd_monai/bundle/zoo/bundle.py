@@ -1,0 +1,167 @@
+"""The exported bundle: a folder with weights, configs, code and documents, and a zip of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.bundle.student import TEMPLATE_FILES
+from tskd_monai.bundle.zoo.cards import Card, load_card, readme
+from tskd_monai.bundle.zoo.configs import export_config
+from tskd_monai.bundle.zoo.contents import BUNDLES, PLACERS, Contents, Trained
+from tskd_monai.bundle.zoo.documents import write_documents
+from tskd_monai.bundle.zoo.large_files import write_large_files
+from tskd_monai.bundle.zoo.pins import load_pins
+from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
+from tskd_monai.files.atomic import read_json, write_json
+
+ROOT = BUNDLES.parent
+SOURCE = ROOT / "tskd_monai"
+UNIT_TESTS = Path(__file__).parent / "unit_tests"
+ZOO_NAMES = {
+    "segmentation": "abdomen_mr_tskd_segmentation",
+    "teacher_lora": "abdomen_mr_tskd_teacher_segmentation",
+    "diffusion_synthesis": "abdomen_mr_tskd_diffusion_synthesis",
+    "distillation": "abdomen_mr_tskd_distillation",
+}
+MODEL_CARD = "model_card.md"
+BORROWED = {"distillation": ("evaluate.json", "inference.json")}
+"""Configs of `segmentation` that a bundle which writes students has too: it segments with one."""
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""One time for every file: the same bundle is the same zip."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be exported.
+
+    Attributes:
+        bundle: one of the project's four.
+        name: in the zoo.
+        trained: what goes into it.
+        card: YAML file of what only those who trained it know; None: not stated.
+        metrics: `metrics.json` of an evaluation, for the README.
+        urls: where files above 25 MB can be fetched, by path below the bundle.
+    """
+
+    bundle: str
+    name: str
+    trained: Trained
+    card: Path | None = None
+    metrics: Path | None = None
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is the student that the project ships, which its model card is about."""
+        return self.bundle == "segmentation" and self.trained.weights is None
+
+
+def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
+    """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test; a former export is replaced.
+
+    Returns:
+        The folder, the zip, and the files that are too large for the zoo's repository.
+
+    Raises:
+        FileNotFoundError: when something to be exported is missing.
+        ValueError: when the name, weights, task, card or an address is not what is wanted.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", export.name):
+        raise ValueError(f"Expected a name of small letters, digits and _, as the zoo has them, found {export.name!r}.")
+    card = load_card(export.card) if export.card else None
+    folder, draft = output / export.name, output / f".{export.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        contents = PLACERS[export.bundle](export.trained, draft)
+        metadata, optional = fill_bundle(export.bundle, export.name, contents, draft, card)
+        model_card = BUNDLES / export.bundle / "docs" / MODEL_CARD if export.shipped else None
+        text = readme(export.name, export.bundle, metadata, optional, contents.task, card, export.metrics, model_card)
+        _write_documents(export, text, card, draft)
+        large = write_large_files(draft, export.urls)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    test = (UNIT_TESTS / f"{export.bundle}.py").read_text(encoding="utf-8")
+    (output / f"test_{export.name}.py").write_text(test.replace(ZOO_NAMES[export.bundle], export.name))
+    return folder, write_zip(folder, output / f"{export.name}_v{metadata['version']}.zip"), large
+
+
+def fill_bundle(
+    bundle: str, name: str, contents: Contents, folder: Path, card: Card | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Writes configs, code, licence and metadata of a bundle.
+
+    Returns:
+        The metadata, and the versions of what the code imports only where it is used. These are not in the metadata:
+        MONAI takes `optional_packages_version` for another name of `required_packages_version` and replaces that.
+
+    Raises:
+        ValueError: when the changelog lacks the current version.
+    """
+    metadata = contents.metadata
+    if metadata["version"] not in metadata["changelog"]:
+        raise ValueError(f"Expected a changelog entry for version {metadata['version']} of {bundle}, found none.")
+    pins = load_pins(ROOT / "scripts" / "constraints.txt", ROOT / "setup.cfg")
+    sources = config_sources(bundle)
+    for source in sources:
+        settings = contents.settings.get(source.name, {})
+        export_config(source, folder / "configs" / source.name, name, pins.extras, settings)
+    modules = needed_modules(SOURCE, [source.read_text(encoding="utf-8") for source in sources])
+    vendor(SOURCE, modules, folder, pins.extras)
+    for file in ("LICENSE", "configs/logging.conf"):
+        shutil.copyfile(BUNDLES / bundle / file, folder / file)
+    metadata = {**metadata, **pins.core(), "required_packages_version": pins.required(modules)}
+    if card is not None:
+        metadata |= {"data_source": card.data.strip(), "tags": list(card.tags)}
+        metadata |= {"weights_license": card.license, "non_commercial": card.non_commercial}
+        metadata |= {key: text for key in ("authors", "copyright") if (text := getattr(card, key)) is not None}
+    write_json(folder / "configs" / "metadata.json", metadata)
+    if bundle in BORROWED:
+        _write_template(name, contents, folder / "segmentation")
+    return metadata, pins.optional(modules)
+
+
+def config_sources(bundle: str) -> list[Path]:
+    """Returns the configs of an exported bundle: its own, and what it borrows."""
+    own = [path for path in sorted((BUNDLES / bundle / "configs").iterdir()) if path.suffix in (".json", ".yaml")]
+    borrowed = [BUNDLES / "segmentation" / "configs" / name for name in BORROWED.get(bundle, ())]
+    return [path for path in own if path.name not in ("metadata.json", "task.json")] + borrowed
+
+
+def write_zip(folder: Path, path: Path) -> Path:
+    """Writes a folder as a zip with the folder's name inside, the same for the same content, and returns its path."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), ZIP_TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, file.read_bytes())
+    return path
+
+
+def _write_template(name: str, contents: Contents, folder: Path) -> None:
+    """Writes the bundle that students are made from, with the code that goes along with each of them."""
+    metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
+    fill_bundle("segmentation", f"{name}/segmentation", Contents(contents.task, metadata, {}), folder, card=None)
+    documents = [BUNDLES / "segmentation" / file for file in TEMPLATE_FILES if file.startswith("docs/")]
+    write_documents({document.name: document for document in documents}, folder, {})
+
+
+def _write_documents(export: Export, readme_text: str, card: Card | None, folder: Path) -> None:
+    """Writes the README in the zoo's template, the project's own as `usage.md`, and the data's licence."""
+    docs = folder / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "README.md").write_text(readme_text, encoding="utf-8")
+    if card is not None:
+        (docs / "data_license.txt").write_text(card.data_license.strip() + "\n", encoding="utf-8")
+    own = sorted((BUNDLES / export.bundle / "docs").glob("*.md"))
+    sources = {path.name.replace("README", "usage"): path for path in own if export.shipped or path.name != MODEL_CARD}
+    replaced = {f"bundles/{export.bundle}": export.name, "study/student": export.name, "](README.md": "](usage.md"}
+    write_documents(sources, folder, replaced)

@@ -1,0 +1,172 @@
+"""What an exported bundle holds of a training: weights, task, and the settings that point to them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.bundle.locations import BUNDLES
+from tskd_monai.bundle.student import OWNER, fill_data_format, load_student_weights
+from tskd_monai.data.task import Task, load_task, save_task
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.networks.students import build_student
+from tskd_monai.networks.teacher_folder import RECORD_FILE, load_teacher, read_teacher_record
+from tskd_monai.training.checkpoint import save_checkpoint
+
+WEIGHTS = Path("models") / "model.pt"
+TASK = Path("configs") / "task.json"
+DEMO_ENCODER = Path("models") / "demo_sam_encoder.safetensors"
+OWN_TASK = "$@bundle_root + '/configs/task.json'"
+OWN_MODELS = "$@bundle_root + '/models"
+UNSTORED = ("shipped", "random", "None")
+"""Encoder weights that are no file of the user's."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the user has trained.
+
+    Attributes:
+        weights: folder of a student bundle, a teacher or a diffusion model; None: the shipped student.
+        task: `task.json`, where the folder does not hold it.
+        encoder_weights: file of the foundation model that a teacher was trained from, unless it is the shipped one.
+    """
+
+    weights: Path | None
+    task: Path | None = None
+    encoder_weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was put into the bundle.
+
+    Attributes:
+        task: that the weights are for.
+        metadata: of the bundle, with the task's channels and classes.
+        settings: for each config, new values of its top-level ids.
+    """
+
+    task: Task
+    metadata: dict[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+
+
+def place_student(trained: Trained, folder: Path) -> Contents:
+    """Puts a student into the `segmentation` bundle."""
+    source = trained.weights or BUNDLES / "segmentation"
+    student, task = _copy_student(source, folder)
+    own = read_json(source / "configs" / "metadata.json")
+    metadata = _metadata("segmentation") | {key: own[key] for key in ("name", "task", "description", *OWNER)}
+    settings = {name: {"student": student} for name in ("inference.json", "train.json")}
+    return Contents(task, fill_data_format(metadata, task), settings)
+
+
+def place_distilled(trained: Trained, folder: Path) -> Contents:
+    """Puts a student into the `distillation` bundle, which segments with it and distils others."""
+    student, task = _copy_student(_needed(trained, "distillation", "a student bundle"), folder)
+    _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
+    metadata = fill_data_format(_metadata("distillation") | OWNER, task)
+    return Contents(task, metadata, {"inference.json": {"student": student}})
+
+
+def place_teacher(trained: Trained, folder: Path) -> Contents:
+    """Puts a teacher, and the weights it was trained from, into the `teacher_lora` bundle.
+
+    `models/model.pt` holds all of it once more, for tools that want one file.
+    """
+    source = _needed(trained, "teacher_lora", "the folder that its train.yaml wrote")
+    task = _own_task(trained, "teacher_lora")
+    record = read_teacher_record(source)
+    recorded = str(record["spec"]["encoder_weights"])
+    if recorded not in UNSTORED and trained.encoder_weights is None:
+        raise ValueError(
+            f"Expected --encoder-weights with the file that the teacher in {source} was trained from ({recorded}, "
+            f"sha256 {record['spec']['weights_sha256'][:12]}), found none; the bundle has to hold it."
+        )
+    teacher = load_teacher(source, trained.encoder_weights, task_hash=task.hash)
+    for path in (RECORD_FILE, *record["files"]):
+        _copy(source / path, folder / "models" / "teacher" / path)
+    settings = {"task": OWN_TASK, "teacher_dir": f"{OWN_MODELS}/teacher'"}
+    _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
+    if trained.encoder_weights is not None:
+        _copy(trained.encoder_weights, folder / "models" / trained.encoder_weights.name)
+        record["spec"]["encoder_weights"] = trained.encoder_weights.name
+        write_json(folder / "models" / "teacher" / RECORD_FILE, record)
+        settings["encoder_weights"] = f"{OWN_MODELS}/{trained.encoder_weights.name}'"
+    save_checkpoint(teacher.state_dict(), folder / WEIGHTS)
+    save_task(task, folder / TASK)
+    return Contents(task, fill_data_format(_metadata("teacher_lora") | OWNER, task), {"inference.yaml": settings})
+
+
+def place_diffusion(trained: Trained, folder: Path) -> Contents:
+    """Puts a diffusion model into the `diffusion_synthesis` bundle; `models/model.pt` holds its U-Net once more."""
+    from tskd_monai.synthesis.pipeline_folder import load_diffusion_pipeline
+
+    source = _needed(trained, "diffusion_synthesis", "the folder that its train.yaml wrote")
+    task = _own_task(trained, "diffusion_synthesis")
+    model = load_diffusion_pipeline(source / "pipeline", task.hash)
+    shutil.copytree(source / "pipeline", folder / "models" / "pipeline")
+    _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
+    save_checkpoint(model.unet.state_dict(), folder / WEIGHTS)
+    save_task(task, folder / TASK)
+    metadata = _metadata("diffusion_synthesis") | OWNER
+    for images in metadata["network_data_format"].values():
+        for image in images.values():
+            image.update(num_channels=task.channels, spatial_shape=list(task.image_size))
+    settings = {"task": OWN_TASK, "diffusion_dir": "$@bundle_root + '/models'"}
+    return Contents(task, metadata, {"inference.yaml": settings})
+
+
+PLACERS: dict[str, Callable[[Trained, Path], Contents]] = {
+    "segmentation": place_student,
+    "teacher_lora": place_teacher,
+    "diffusion_synthesis": place_diffusion,
+    "distillation": place_distilled,
+}
+
+
+def _copy_student(source: Path, folder: Path) -> tuple[str, Task]:
+    """Copies weights and task of a student bundle; returns the student's name and its task."""
+    if not (source / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"Expected the trained weights at {source / WEIGHTS}, found none; give --weights with a student bundle, "
+            "as distillation's train.yaml and fine_tune.yaml write one."
+        )
+    task = load_task(source / TASK)
+    student = read_json(source / "configs" / "inference.json")["student"]
+    network = build_student(student, task.channels, task.num_classes, task.image_size)
+    network.load_state_dict(load_student_weights(source, task) or {})
+    _copy(source / WEIGHTS, folder / WEIGHTS)
+    save_task(task, folder / TASK)
+    return student, task
+
+
+def _metadata(bundle: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = read_json(BUNDLES / bundle / "configs" / "metadata.json")
+    return metadata
+
+
+def _needed(trained: Trained, bundle: str, what: str) -> Path:
+    if trained.weights is None:
+        raise ValueError(
+            f"Expected --weights with {what}, found none: the project ships no trained {bundle}. "
+            "Files above 25 MB also need --url."
+        )
+    return trained.weights
+
+
+def _own_task(trained: Trained, bundle: str) -> Task:
+    if trained.task is None:
+        raise ValueError(f"Expected --task with the task.json that {bundle} was trained for, found none.")
+    return load_task(trained.task)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise FileNotFoundError(f"Expected a file at {source}, found none.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

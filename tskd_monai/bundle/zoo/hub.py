@@ -1,0 +1,53 @@
+"""What an exported bundle is on the Hugging Face hub: its files and a card with the licence in the header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+from huggingface_hub.utils import filter_repo_objects
+
+from tskd_monai.files.atomic import read_json
+
+CARD_NAME = "README.md"
+IGNORED = ("eval/*", "*/__pycache__/*", "*.pyc", ".*", "large_files.yml")
+"""Traces of a run, and the list of files that the zoo fetches from elsewhere: here they are in the repository."""
+NOT_COMMERCIAL = (
+    "> **Not for commercial use**: the licence of the weights or of the data they were trained on forbids it."
+)
+
+
+def hub_card(folder: Path) -> str:
+    """Returns the README of the hub: the bundle's own with a header of licence, tags and library.
+
+    Args:
+        folder: exported bundle.
+
+    Raises:
+        FileNotFoundError: when it is none.
+        ValueError: when the bundle does not say what licence its weights have.
+    """
+    metadata = read_json(folder / "configs" / "metadata.json")
+    if "weights_license" not in metadata:
+        raise ValueError(
+            f"Expected weights_license in {folder / 'configs' / 'metadata.json'}, found none; export the bundle with "
+            "--card, which says it."
+        )
+    non_commercial = metadata["non_commercial"]
+    tags = ["monai", "medical", *metadata["tags"], *(["non-commercial"] if non_commercial else [])]
+    header = ModelCardData(
+        license=metadata["weights_license"],
+        library_name="monai",
+        tags=list(dict.fromkeys(tag.lower().replace(" ", "-") for tag in tags)),
+        model_name=metadata["name"],
+        non_commercial=non_commercial,
+    )
+    text = (folder / "docs" / "README.md").read_text(encoding="utf-8").replace("](usage.md)", "](docs/usage.md)")
+    note = f"{NOT_COMMERCIAL}\n\n" if non_commercial else ""
+    return f"---\n{header.to_yaml()}\n---\n\n{note}{text}"
+
+
+def files_to_send(folder: Path) -> dict[str, int]:
+    """Returns the size in bytes of each file that `upload_folder` sends, by its path in the repository."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: files[name].stat().st_size for name in filter_repo_objects(files, ignore_patterns=list(IGNORED))}

@@ -1,0 +1,151 @@
+"""Prepares a public dataset: from the official download's layout to checked files and a datalist.
+
+The datalist goes straight into `plan_task.py`. Nothing is downloaded: get the data from its authors, under its terms.
+Stopped at any moment, the same command goes on where it was. `--verify` checks a prepared folder again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.datasets import auto_oral, chaos, chase_db1, decathlon, drive, hc18, kidney_us, ph2
+from tskd_monai.datasets.preparation import prepare_study
+from tskd_monai.datasets.splits import DEFAULT_SPLIT
+from tskd_monai.datasets.study import Study
+from tskd_monai.datasets.verification import verify_study
+from tskd_monai.files.archives import unpack_archives
+from tskd_monai.files.atomic import read_json
+
+logger = logging.getLogger("prepare_dataset")
+
+PREPARERS: dict[str, Callable[[Path], Study]] = {
+    "chaos_t2spir": partial(chaos.find_mr, sequence="t2spir"),
+    "chaos_t1_in": partial(chaos.find_mr, sequence="t1_in"),
+    "chaos_t1_out": partial(chaos.find_mr, sequence="t1_out"),
+    "chaos_ct": chaos.find_ct,
+    "kidney_us": partial(kidney_us.find, structures="capsule"),
+    "kidney_us_regions": partial(kidney_us.find, structures="regions"),
+    "auto_oral": auto_oral.find,
+    "ph2": ph2.find,
+    "drive": drive.find,
+    "chase_db1": chase_db1.find,
+    "hc18": hc18.find,
+    "decathlon": decathlon.find,
+}
+OWN_OPTIONS = {"annotator": ("kidney_us", "kidney_us_regions"), "channel": ("decathlon",)}
+"""Options that only some datasets have."""
+LARGEST_ARCHIVE = 64 * 2**30
+"""Bytes, unpacked: twice what the largest of these datasets has."""
+
+
+def unpacked(source: Sequence[Path], folder: Path) -> Path:
+    """Returns the folder of a download: the one given, or `folder`, into which archives are unpacked once.
+
+    Raises:
+        FileNotFoundError: when there is no such folder or archive.
+        ValueError: when an archive is damaged, too large, or would write elsewhere.
+    """
+    if missing := [path for path in source if not path.exists()]:
+        raise FileNotFoundError(f"Expected a folder or archives of the download, found nothing at {missing[0]}.")
+    folders = [path for path in source if path.is_dir()]
+    if folders and len(source) > 1:
+        raise ValueError(f"Expected one folder or archives of the download, found {folders[0]} among {len(source)}.")
+    if folders:
+        return folders[0]
+    if folder.exists():
+        logger.info("Going on with what was unpacked before, in %s; remove it to unpack again.", folder)
+    else:
+        unpack_archives(source, folder, LARGEST_ARCHIVE)
+        logger.info("Unpacked into %s, which may be removed when the dataset is prepared.", folder)
+    return folder
+
+
+def find_study(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> Study:
+    """Returns what the preparer of a dataset finds in a folder.
+
+    Args:
+        name: one of `PREPARERS`.
+        source: the unpacked download.
+        annotator: of KidneyUS; None: the first.
+        channel: of a Decathlon task; None: its only one.
+
+    Raises:
+        FileNotFoundError: when the layout is not the official one.
+        ValueError: when an option is given that the dataset does not have.
+    """
+    given = {key: value for key, value in {"annotator": annotator, "channel": channel}.items() if value is not None}
+    for option in given:
+        if name not in OWN_OPTIONS[option]:
+            raise ValueError(f"Expected --{option} for {', '.join(OWN_OPTIONS[option])} alone, found {name}.")
+    return PREPARERS[name](source, **given)
+
+
+def summary(datalist: Mapping[str, Any]) -> str:
+    """Returns the licence and the counts of a datalist in two lines."""
+    counts = ", ".join(
+        f"{section} {number['images']} images of {number['patients']} patients"
+        for section, number in datalist["counts"].items()
+    )
+    return f"{datalist['name']}: {counts}.\nLicence: {datalist['licence']} ({datalist['reference']})."
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Returns the parser and the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tskd datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=PREPARERS, help="of the dataset")
+    parser.add_argument(
+        "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, or with --verify to check")
+    parser.add_argument("--verify", action="store_true", help="check a prepared folder again, and write nothing")
+    parser.add_argument(
+        "--split",
+        type=float,
+        nargs=3,
+        default=DEFAULT_SPLIT,
+        metavar=("TRAINING", "VALIDATION", "TEST"),
+        help="shares of the patients, or numbers of them, where the section is not official (default: 0.7 0.1 0.2)",
+    )
+    parser.add_argument("--folds", type=int, default=0, help="add so many folds for cross-validation by patient")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of sections and folds")
+    parser.add_argument("--allow-partial", action="store_true", help="take fewer images than the official download has")
+    parser.add_argument(
+        "--annotator", type=int, choices=kidney_us.ANNOTATORS, help="KidneyUS: whose labels (default 1)"
+    )
+    parser.add_argument("--channel", type=int, help="Decathlon: which image of several, counted from 0")
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and prepares or verifies the dataset."""
+    parser, args = parse_arguments(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    try:
+        if not args.verify:
+            if args.source is None:
+                parser.error("expected --source with the download, or --verify")
+            source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
+            study = find_study(args.name, source, args.annotator, args.channel)
+            logger.info("%s. Licence: %s.", study.description.title, study.description.licence)
+            path = prepare_study(
+                study,
+                args.output,
+                split=args.split,
+                folds=args.folds,
+                seed=args.seed,
+                allow_partial=args.allow_partial,
+            )
+        datalist = verify_study(args.output) if args.verify else read_json(path)
+        if not datalist["name"].startswith(args.name):
+            raise ValueError(f"Expected {args.name} in {args.output}, found {datalist['name']}.")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    logger.info("%s\n%s", args.output / "datalist.json", summary(datalist))

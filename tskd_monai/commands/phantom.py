@@ -1,0 +1,37 @@
+"""Writes the embedded study: synthetic abdominal MR scans with labels and a datalist, for trying everything out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from tskd_monai.datasets.phantom.study import write_study
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and writes the study."""
+    parser = argparse.ArgumentParser(prog="tskd phantom", description=__doc__)
+    parser.add_argument("output_dir", help="folder of the study, new or with the same study half done")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--training", type=int, default=12, help="number of cases")
+    parser.add_argument("--validation", type=int, default=3, help="number of cases")
+    parser.add_argument("--test", type=int, default=6, help="number of cases")
+    parser.add_argument("--unlabeled", type=int, default=0, help="number of cases without a label")
+    parser.add_argument("--shape", type=int, nargs=3, default=(96, 96, 24), help="voxels along the array axes")
+    parser.add_argument("--spacing", type=float, nargs=3, default=(3.6, 3.6, 7.2), help="mm along the array axes")
+    parser.add_argument("--axcodes", default="LAS", help="where the array axes point to")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    counts = {name: getattr(args, name) for name in ("training", "validation", "test", "unlabeled")}
+    try:
+        write_study(
+            args.output_dir,
+            seed=args.seed,
+            sections={name: count for name, count in counts.items() if count},
+            shape=tuple(args.shape),
+            spacing=tuple(args.spacing),
+            axcodes=args.axcodes,
+        )
+    except ValueError as error:
+        parser.error(str(error))

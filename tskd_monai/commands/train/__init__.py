@@ -1,0 +1,1 @@
+"""All four stages on one dataset, and the report."""

@@ -1,0 +1,78 @@
+"""What would stop a pipeline after hours, looked at before its first stage."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tskd_monai.commands.train.stages import Study
+from tskd_monai.data.task import Task
+from tskd_monai.files.atomic import require_writable
+
+logger = logging.getLogger(__name__)
+
+GB = 1e9
+RESERVED_BYTES = 0.5 * GB
+"""For checkpoints, predictions and the report."""
+
+FEATURE_BYTES_PER_PIXEL = 6
+"""Of cached teacher features: float16, 768 channels, a sixteenth of the resolution."""
+
+COMPRESSED = 0.5
+"""What compression leaves of cached targets, at the most (measured on the embedded study: a third)."""
+
+
+def check_device(device: str | None) -> None:
+    """Raises ValueError when a device is not one of this machine's."""
+    if device is None:
+        return
+    try:
+        found = torch.device(device)
+        available = found.type != "cuda" or (found.index or 0) < torch.cuda.device_count()
+    except RuntimeError:
+        available = False
+    if not available:
+        gpus = torch.cuda.device_count()
+        raise ValueError(f"Expected --device cpu or one of {gpus} GPUs such as cuda:0, found {device}.")
+
+
+def check_sections(datalist: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError when a section that a later stage reads is empty."""
+    for section, purpose in (
+        ("training", "teacher and student are trained on it"),
+        ("validation", "every choice is made on it"),
+        ("test", "the report is about it"),
+    ):
+        if not datalist[section]:
+            raise ValueError(f"Expected cases in `{section}` of {path}, found none; {purpose}. Add at least one.")
+
+
+def check_student(student: str, task: Task) -> None:
+    """Raises ValueError when there is no student of that name, or it cannot take the task's images."""
+    from tskd_monai.networks.students import build_student  # MONAI's networks take seconds to import
+
+    build_student(student, task.channels, task.num_classes, task.image_size)
+
+
+def check_room(output_dir: Path, study: Study, preset: Mapping[str, Any]) -> None:
+    """Looks at the output folder and its disk.
+
+    Raises:
+        OSError: when the folder takes no file.
+        ValueError: when the disk has clearly too little room for the teacher's targets and what else is written.
+    """
+    require_writable(output_dir)
+    images = study.slices + int(preset["sampling"].get("number", 0))
+    pixels = study.task.image_size[0] * study.task.image_size[1]
+    targets = images * pixels * (study.task.num_classes - 1 + FEATURE_BYTES_PER_PIXEL) * COMPRESSED
+    needed, free = targets + RESERVED_BYTES, shutil.disk_usage(output_dir).free
+    if needed > free:
+        raise ValueError(
+            f"Expected about {needed / GB:.1f} GB of free disk for {images} images, found {free / GB:.1f} GB at "
+            "--output-dir; free some, choose another disk or a smaller --image-size."
+        )

@@ -1,0 +1,179 @@
+"""Runs the whole method on a datalist: teacher, synthesis, distillation, inference, and a report.
+
+Every stage is a call of the stock bundle runner and can be repeated by hand. Stopped at any moment, the same command
+resumes. What is finished is not run again; what was made from other settings or data is never removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.bundle.run import Pipeline
+from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
+from tskd_monai.commands.train.options import load_preset, parse_teacher
+from tskd_monai.commands.train.stages import Plan, Study, pipeline_stages, read_study
+from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.folder_lock import hold_folder
+from tskd_monai.files.private_files import private_file
+from tskd_monai.networks.encoder_records import ENCODERS
+from tskd_monai.networks.pretrained import weights_path
+
+logger = logging.getLogger(__name__)
+SUMMARY = "summary.txt"
+STAND_IN_NOTE = (
+    "The teacher's encoder ({encoder}) stands in for a real foundation model, which cannot be shipped with this "
+    "project. --teacher facebook/sam-vit-base uses SAM instead."
+)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="tskd train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: tskd train --datalist my_data/datalist.json --output-dir my_run --preset small",
+    )
+    parser.add_argument("--datalist", type=Path, required=True, help="Decathlon-style JSON")
+    parser.add_argument("--output-dir", type=Path, required=True, help="everything is written below it")
+    parser.add_argument(
+        "--teacher",
+        default="sam_demo",
+        help=f"encoder: one of {', '.join(ENCODERS)}, NAME=WEIGHTS (a file), or a hub id such as facebook/sam-vit-base",
+    )
+    parser.add_argument(
+        "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
+    )
+    parser.add_argument("--student", default="compact_unet_small", help="such as compact_unet_base or vit_tiny")
+    parser.add_argument("--image-size", type=int, help="overrides the preset's")
+    parser.add_argument("--labelled-slices", type=int, help="overrides the preset's")
+    parser.add_argument("--fold", type=int, help="of the datalist's cross-validation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train the student from scratch and by self-training too, with as much work; default: the preset's",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:0; default: the GPU if there is one")
+    parser.add_argument("--task", type=Path, help="another task.json than the one planned from the data")
+    parser.add_argument("--replan", action="store_true", help="plan the task again; the old one is kept beside")
+    parser.add_argument(
+        "--restart",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="stages that may run again because their settings or data changed; their old folders are kept beside",
+    )
+    parser.add_argument(
+        "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to take as they are in spite of that"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and runs the pipeline."""
+    args = parse_arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        preset = load_preset(args.preset)
+        encoder, weights = parse_teacher(args.teacher)
+        check_device(args.device)
+        # Missing weights and a wrong datalist end the run here, with one line and nothing written.
+        file = weights_path(encoder, weights)
+        check_sections(load_datalist(args.datalist, args.fold), args.datalist)
+        with hold_folder(args.output_dir):
+            run(args, preset, encoder, weights, file)
+    except (ValueError, OSError) as error:
+        logger.debug("The run ended here:", exc_info=True)
+        sys.exit(f"tskd train: error: {error}")
+
+
+def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights: str, file: Path | None) -> None:
+    """Plans the task, runs every stage that is not finished, and writes the report.
+
+    Args:
+        args: of the command line.
+        preset: checked.
+        encoder: of the teacher.
+        weights: of the encoder, as the user gave them.
+        file: that holds them; None for random weights.
+    """
+    datalist, task_file, task = plan_study(
+        args.datalist,
+        args.output_dir,
+        args.image_size or preset["image_size"],
+        labelled_slices=args.labelled_slices or preset["labelled_slices"],
+        seed=args.seed,
+        fold=args.fold,
+        datalist_dir=private_file(args.output_dir, "datalist.json").parent,
+        task_file=args.task,
+        replan=args.replan,
+    )
+    output_dir = args.output_dir.resolve()
+    hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
+    study = read_study(datalist, task_file, task, hashes)
+    compare = preset["compare"] if args.compare is None else args.compare
+    plan = Plan(
+        preset=preset,
+        encoder=encoder,
+        weights=str(Path(weights).resolve()) if Path(weights).exists() else weights,
+        weights_sha256=None if file is None else hashes.of(file),
+        student=args.student,
+        seed=args.seed,
+        device=args.device,
+        scratch_epochs=_scratch_epochs(output_dir, study, preset, encoder, args.student) if compare else None,
+    )
+    hashes.save()
+    pipeline = Pipeline(output_dir, pipeline_stages(output_dir, study, plan), args.restart, args.keep)
+    pipeline.check()
+    summary = output_dir / SUMMARY
+    if not pipeline.is_finished():
+        check_student(args.student, task)
+        check_room(output_dir, study, preset)
+        summary.unlink(missing_ok=True)
+    pipeline.run()
+    if not summary.is_file():
+        _write_report(args, pipeline, study, plan, summary)
+    logger.info("\n%s", summary.read_text(encoding="utf-8"))
+    logger.info("Student bundle: %s\nReport: %s", args.output_dir / "student", args.output_dir / "report.html")
+
+
+def _scratch_epochs(output_dir: Path, study: Study, preset: dict[str, Any], encoder: str, student: str) -> int:
+    """Returns the epochs of the student from scratch, computed once for these settings."""
+    known = output_dir / "stages" / "effort.json"
+    images = study.slices + preset["sampling"].get("number", 0)
+    settings = [preset, study.task.hash, encoder, student, images]
+    if known.is_file() and (content := read_json(known))["settings"] == settings:
+        return int(content["scratch_epochs"])
+    from tskd_monai.commands.train.effort import scratch_epochs
+
+    epochs = scratch_epochs(preset, study.task, encoder, student, images)
+    write_json(known, {"settings": settings, "scratch_epochs": epochs})
+    return epochs
+
+
+def _write_report(args: argparse.Namespace, pipeline: Pipeline, study: Study, plan: Plan, summary: Path) -> None:
+    from tskd_monai.commands.train.report import write_pipeline_report
+    from tskd_monai.files.atomic import atomic_path
+
+    settings = {
+        "preset": Path(args.preset).name,
+        "teacher": args.teacher if "=" not in args.teacher else f"{plan.encoder}, weights from a file",
+        "student": plan.student,
+        "seed": str(plan.seed),
+        "image size": f"{study.task.image_size[0]} x {study.task.image_size[1]}",
+    }
+    stand_in = not plan.encoder.startswith(("sam_vit", "medsam"))
+    notes = [STAND_IN_NOTE.format(encoder=plan.encoder)] if stand_in else []
+    table = write_pipeline_report(pipeline, study, plan, settings, notes)
+    with atomic_path(summary) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")

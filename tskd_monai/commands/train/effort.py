@@ -1,0 +1,62 @@
+"""How long the student from scratch is trained: as many multiply-adds as distillation and fine-tuning take together.
+
+Steps are counted and not timed, so that they are the same on every machine, however busy it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tskd_monai.bundle.locations import BUNDLES
+from tskd_monai.data.task import Task
+from tskd_monai.evaluation.latency import multiply_adds
+from tskd_monai.networks.features import FeatureProjection
+from tskd_monai.networks.pretrained import RANDOM
+from tskd_monai.networks.students import build_student, student_size
+from tskd_monai.networks.teacher_folder import build_teacher
+
+DECODER_OPTIONS = ("decoder", "refine")
+
+
+def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student: str, images: int) -> int:
+    """Returns the epochs from scratch that take the multiply-adds of distillation and fine-tuning, rounded up.
+
+    A step is counted forward and backward; the teacher's targets, made once for each image, forward.
+
+    Args:
+        preset: overrides of each stage.
+        task: of the data set.
+        encoder: of the teacher.
+        student: name of the student.
+        images: real slices and sampled images, which the teacher predicts.
+    """
+    shape = (1, task.channels, *task.image_size)
+    network = build_student(student, task.channels, task.num_classes, task.image_size)
+    decoder = {name: value for name, value in preset["teacher"].items() if name in DECODER_OPTIONS}
+    teacher = build_teacher(
+        encoder=encoder, encoder_weights=RANDOM, image_size=task.image_size, num_classes=task.num_classes,
+        tuning="decoder", **decoder,
+    )  # fmt: skip
+    size = student_size(student)
+    projected = FeatureProjection(network, size.feature_layer, size.feature_channels, teacher.embed_dim)
+    distillation = _seen(preset, "distillation", "train.yaml") * multiply_adds(projected, shape, backward=True)
+    image = multiply_adds(network, shape, backward=True)
+    tuning = _seen(preset, "fine_tuning", "fine_tune.yaml") * image
+    epoch = _seen(preset, "scratch", "fine_tune.yaml", epochs=1) * image
+    return math.ceil((distillation + tuning + images * multiply_adds(teacher, shape)) / epoch)
+
+
+def _seen(preset: Mapping[str, Any], stage: str, config: str, epochs: int | None = None) -> int:
+    """Returns how many images pass through the network in a stage's training, by preset or by its config."""
+    defaults = _defaults(BUNDLES / "distillation" / "configs" / config)
+    options = {**defaults, **preset[stage]}
+    return int(options["batch_size"] * options["epoch_length"] * (epochs or options["max_epochs"]))
+
+
+def _defaults(config: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(config.read_text(encoding="utf-8")))

@@ -1,0 +1,175 @@
+"""The report at the end of the pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tskd_monai.bundle.run import Pipeline
+from tskd_monai.commands.train.stages import SCORED, Plan, Study
+from tskd_monai.data.datalist import load_datalist, study_names
+from tskd_monai.data.output_names import segmentation_path
+from tskd_monai.data.task import Task
+from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.evaluation.comparison import compare_metrics
+from tskd_monai.evaluation.latency import count_parameters, measure_latency
+from tskd_monai.evaluation.report.report import Method, Report, write_report
+from tskd_monai.evaluation.report.unlike_images import unlike_images
+from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
+from tskd_monai.files.atomic import read_json
+from tskd_monai.networks.students import build_student
+from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record
+
+TITLES = {
+    "teacher": "Teacher ({encoder} + LoRA)",
+    "student": "Distilled student",
+    "scratch": "Student from scratch",
+    "self-training": "Student by self-training",
+}
+TRAINED_IN = {
+    "teacher": ("teacher",),
+    "student": ("distilled", "student"),
+    "scratch": ("scratch",),
+    "self-training": ("scratch", "self_distilled", "self_trained"),
+}
+"""Method -> the stages whose time its training took."""
+
+CURVE_OF = {
+    "teacher": "teacher",
+    "student": "distilled",
+    "scratch": "scratch",
+    "self-training": "self_distilled",
+}
+"""Method -> the stage whose training curve is shown: of several, the long one."""
+
+SYNTHETIC_SHOWN = 24
+
+
+def write_pipeline_report(
+    pipeline: Pipeline, study: Study, plan: Plan, settings: Mapping[str, str], notes: list[str]
+) -> str:
+    """Writes `report.html` and returns the results as a text table.
+
+    Args:
+        pipeline: whose stages are finished.
+        study: it was run on.
+        plan: what the user chose.
+        settings: shown in the report.
+        notes: sentences the reader must know.
+    """
+    task, sections = study.task, load_datalist(study.datalist)
+    entries = sections["test"]
+    methods = _methods(pipeline, task, entries)
+    accepted = int(read_json(pipeline.folder("gates") / "gates.json")["counts"]["accepted"])
+    synthetic = load_transfer_set(pipeline.folder("transfer_set"), task.hash, rejected=True)
+    baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
+    report = Report(
+        title=f"{task.name}: task-specific knowledge distillation",
+        summary=_summary(sections, accepted, plan, pipeline),
+        methods=methods,
+        comparison=("student", *baselines),
+        labels=task.foreground,
+        cases=entries,
+        synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
+        gates=pipeline.folder("gates"),
+        real_images=[Path(entry["image"]) for entry in sections["training"]],
+        settings=settings,
+        notes=[*notes, *_unlike(pipeline)],
+    )
+    write_report(pipeline.output_dir / "report.html", report)
+    return _table(methods, has_millimetres=task.axcodes is not None)
+
+
+def _methods(pipeline: Pipeline, task: Task, entries: list[dict[str, Any]]) -> list[Method]:
+    encoder = read_teacher_record(pipeline.folder("teacher"))["spec"]["encoder"]
+    latency = _latency(pipeline, task)
+    names = study_names(entries)
+    run = {stage.name for stage in pipeline.stages}
+    return [
+        Method(
+            key=key,
+            title=TITLES[key].format(encoder=encoder),
+            metrics_csv=pipeline.folder(f"predictions_{model}") / "metrics.csv",
+            predictions={
+                entry["case"]: segmentation_path(pipeline.folder(f"predictions_{model}"), name, task)
+                for entry, name in zip(entries, names, strict=True)
+            },
+            parameters=pipeline.record(model)["parameters"],
+            trainable_parameters=pipeline.record(model).get("trainable_parameters"),
+            latency_ms=latency["teacher" if key == "teacher" else "student"],
+            history=pipeline.folder(CURVE_OF[key]) / "history.jsonl",
+            seconds=sum(pipeline.record(stage)["seconds"] for stage in TRAINED_IN[key]),
+        )
+        for key, model in SCORED.items()
+        if f"predictions_{model}" in run
+    ]
+
+
+def _unlike(pipeline: Pipeline) -> list[str]:
+    """Returns a sentence for each test image that is unlike the training images."""
+    found = unlike_images(pipeline.folder("predictions_student"))
+    return [f"Test image {name} is unlike the training images: {how}" for name, how in found.items()]
+
+
+def _latency(pipeline: Pipeline, task: Task) -> dict[str, float | None]:
+    """Returns the CPU time of one slice in one thread, ms, of the teacher and of the student."""
+    network = build_student(_student_name(pipeline), task.channels, task.num_classes, task.image_size)
+    if count_parameters(network) != pipeline.record("student")["parameters"]:
+        raise ValueError("Expected the student that the record describes, found another number of parameters.")
+    networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(pipeline.folder("teacher")), "student": network}
+    return measure_latency(networks, (1, task.channels, *task.image_size))
+
+
+def _student_name(pipeline: Pipeline) -> str:
+    config = json.loads((pipeline.folder("student") / "configs" / "inference.json").read_text())
+    return str(config["student"])
+
+
+def _summary(sections: Mapping[str, Any], synthetic: int, plan: Plan, pipeline: Pipeline) -> str:
+    training, unlabelled = len(sections["training"]), len(sections["unlabeled"])
+    slices = sum(len(entry["slices"]) for entry in sections["training"] if "slices" in entry)
+    labels = f"{slices} slices of {training} of them labelled" if slices else f"{training} of them labelled"
+    text = (
+        f"{training + unlabelled} patients for training, {labels}; {len(sections['validation'])} patients for "
+        f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads in its last "
+        "stages only. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
+        f"training patients, without labels, and on {synthetic} synthetic images, and was then fine-tuned on the "
+        "labelled slices."
+    )
+    if plan.scratch_epochs is None:
+        return text
+    steps = plan.scratch_epochs * _epoch_length(pipeline)
+    return text + (
+        f" The student from scratch had the same labels and {steps:,} steps: as many multiply-adds, forward and "
+        "backward, as distillation and fine-tuning together; teacher and diffusion model come on top of that. For "
+        "self-training the student from scratch took the teacher's place, with the same steps after it."
+    )
+
+
+def _epoch_length(pipeline: Pipeline) -> int:
+    rows = (pipeline.folder("scratch") / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    row = json.loads(rows[0])
+    return int(row["iteration"]) // int(row["epoch"])
+
+
+def _table(methods: list[Method], has_millimetres: bool) -> str:
+    unit = "mm" if has_millimetres else "px"
+    header = f"{'':36} {'Dice':>6} {'HD95 ' + unit:>8} {'parameters':>11} {'CPU ms/slice':>12} {'training':>9}"
+    lines = [header]
+    for method in methods:
+        rows = read_metrics(method.metrics_csv)
+        dice, distance = (finite_mean(class_means(rows, metric).values()) for metric in ("dice", "hd95_mm"))
+        latency = "-" if method.latency_ms is None else f"{method.latency_ms:.1f}"
+        lines.append(
+            f"{method.title:36} {dice:6.3f} {distance:8.1f} {method.parameters or 0:11,d} {latency:>12} "
+            f"{(method.seconds or 0) / 60:7.1f} m"
+        )
+    _, student, *baselines = methods
+    for baseline in baselines:
+        difference = compare_metrics(student.metrics_csv, baseline.metrics_csv)
+        lines.append(f"{student.title} minus {baseline.title.lower()}: {difference.sentence()}")
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""What a DICOM file claims to hold, weighed before pydicom or a decoder takes memory for it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
+
+from tskd_monai.files.limits import check_held, check_voxel_count
+
+MAX_COMPRESSION = 10_000
+"""Bytes of pixels for each byte of a compressed file; a blank slice of 1024 x 1024 reaches 2000."""
+
+MAX_INFLATION = 100
+"""As much may a deflated file grow, beyond INFLATED_BYTES: what scanners write grows by five."""
+
+INFLATED_BYTES = 2**24
+FILE_META_GROUP = 0x0002
+JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+"""Markers of a frame header: SOF (ITU T.81 table B.1) and SOF55 (ITU T.87)."""
+
+JPEG_SCAN = 0xDA
+JPEG_LS_PARAMETERS, JPEG_LS_OWN_SIZE = 0xF8, 4
+"""LSE, which may state a size of its own (ITU T.87 C.2.4.1.4)."""
+
+
+def check_inflation(path: Path) -> None:
+    """Refuses a deflated file that would unpack to a multiple of its size that no scan reaches.
+
+    Args:
+        path: of a file, DICOM or not.
+
+    Raises:
+        ValueError: when it would.
+    """
+    with path.open("rb") as file:
+        read_preamble(file, force=True)
+        meta = read_dataset(file, False, True, stop_when=_is_behind_file_meta)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        limit = INFLATED_BYTES + MAX_INFLATION * path.stat().st_size
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflater.decompress(file.read(), limit)
+        if inflater.unconsumed_tail:
+            raise ValueError(f"it unpacks to more than {limit} bytes")
+
+
+def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str) -> None:
+    """Refuses an image whose header claims more pixels than its file can hold.
+
+    Args:
+        header: of the file, without pixels.
+        frames: that are read from it.
+        file_bytes: of the file.
+        name: of the file in the message.
+
+    Raises:
+        ValueError: when it does.
+    """
+    pixels = frames * int(header.Rows) * int(header.Columns)
+    syntax = _transfer_syntax(header)
+    # Without file meta information they may be: reading them tells.
+    compressed = not syntax or (syntax.is_transfer_syntax and syntax.is_compressed)
+    claimed = pixels * int(header.get("BitsAllocated") or 8) // 8
+    check_held(claimed, file_bytes, MAX_COMPRESSION if compressed else 1, name)
+    check_voxel_count(pixels, name)
+
+
+def check_frame_sizes(dataset: Dataset) -> None:
+    """Refuses compressed frames that state another size than the header: a decoder takes memory for theirs.
+
+    Args:
+        dataset: of a file, with pixels; nothing is done where they are not compressed, or as RLE, which has no size.
+
+    Raises:
+        ValueError: when a JPEG, JPEG-LS or JPEG 2000 frame is not of Rows x Columns.
+    """
+    if "PixelData" not in dataset or _transfer_syntax(dataset) == RLELossless:
+        return
+    element = dataset["PixelData"]
+    if not element.is_undefined_length:
+        return
+    expected = (int(dataset.Rows), int(dataset.Columns))
+    # Not in pydicom 2, with which MONAI Label's server imports this module; it converts DICOM itself.
+    from pydicom.encaps import generate_frames
+
+    for frame in generate_frames(element.value, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        stated = list(_stated_sizes(frame))
+        if not stated or any(size != expected for size in stated):
+            raise ValueError(f"a compressed frame states {stated or 'no size'} instead of {expected} rows and columns")
+
+
+def _transfer_syntax(header: Dataset) -> UID | None:
+    return header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+
+
+def _is_behind_file_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag >> 16 != FILE_META_GROUP
+
+
+def _stated_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Yields each size, rows and columns, that a frame's own headers state; nothing where it is of another format."""
+    start = frame.find(JPEG_2000_START)
+    if start >= 0 and len(frame) >= start + 24:
+        columns, rows, left, top = struct.unpack_from(">4I", frame, start + 8)
+        yield rows - top, columns - left
+    elif frame.startswith(JPEG_START):
+        yield from _jpeg_sizes(frame)
+
+
+def _jpeg_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Yields what the segments of a JPEG or JPEG-LS stream state up to its first scan."""
+    place = len(JPEG_START)
+    while place + 9 <= len(frame) and frame[place] == 0xFF and frame[place + 1] != JPEG_SCAN:
+        marker = frame[place + 1]
+        if marker == 0xFF:  # padding in front of a marker
+            place += 1
+            continue
+        if marker in JPEG_FRAMES:
+            yield struct.unpack_from(">HH", frame, place + 5)
+        elif marker == JPEG_LS_PARAMETERS and frame[place + 4] == JPEG_LS_OWN_SIZE:
+            yield -1, -1  # of more than 65535 rows or columns, which no header of DICOM states
+        place += 2 + int(struct.unpack_from(">H", frame, place + 2)[0])

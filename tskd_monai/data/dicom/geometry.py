@@ -1,0 +1,182 @@
+"""Where the slices of a DICOM series lie: their order, the affine, and what no affine can describe."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset
+
+from tskd_monai.data.dicom.identity import require_one_volume
+from tskd_monai.data.dicom_stack import REFUSE, check_irregular, slice_drift, slice_indices
+
+logger = logging.getLogger(__name__)
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Largest difference of a direction cosine between slices, or from orthonormal: headers round to 4 to 6 digits."""
+
+PIXEL_SPACING_TOLERANCE = 1e-4
+"""Largest relative difference of PixelSpacing between slices."""
+
+THICKNESS_TOLERANCE = 0.01
+"""Relative difference of SliceThickness from the spacing of the positions that is worth a line in the log."""
+
+MIN_MM, MAX_MM = 1e-4, 1e6
+"""Smallest size of a voxel and largest coordinate, mm: what lies beyond is damage, and no arithmetic of images."""
+
+MAX_WIDENING = 8
+"""How many times the images' own width a grid of sheared slices may have: more is no tilt but a damaged header."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class SeriesGrid:
+    """The voxel grid of a series, axes (columns, rows, slices), and where the slices lie on it.
+
+    Attributes:
+        headers: of the slices, in the order of the last axis.
+        shape: columns, rows, slices of the grid; more than the images have where they are resampled.
+        affine: to RAS mm, float64 (4, 4).
+        indices: place of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
+        offsets: voxel of the grid on which the first pixel of each slice lies, not whole under a tilt (n, 2).
+    """
+
+    headers: tuple[FileDataset, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    indices: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the slices are the grid's, pixel for voxel."""
+        return len(self.headers) == self.shape[2] and not self.offsets.any()
+
+
+def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFUSE) -> SeriesGrid:
+    """Returns the upright regular grid on which the slices of one series lie.
+
+    Slices are ordered by their position along the normal of their plane (row × column direction, LPS), whatever
+    InstanceNumber says, and the spacing is that of the positions, whatever SliceThickness says.
+
+    Args:
+        headers: of the slices, in any order.
+        name: of the series in messages, such as its folder's.
+        irregular: what to do with a gantry tilt and single missing slices, `refuse` or `resample`. Resampled, the grid
+            has the missing slices too and is wide enough for all slices of a sheared stack.
+
+    Raises:
+        ValueError: when slices differ in size, spacing or orientation, do not belong to one volume, share a position,
+            are missing or unevenly spaced, or are sheared by a gantry tilt.
+    """
+    check_irregular(irregular)
+    _require_geometry(headers, name)
+    _require_equal(headers, name)
+    plane = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(*plane)
+    pixel_mm = np.array([float(value) for value in headers[0].PixelSpacing])[::-1]
+    positions = np.array([header.ImagePositionPatient for header in headers], float)
+    order = np.argsort(positions @ normal, kind="stable")
+    ordered = tuple(headers[index] for index in order)
+    positions = positions[order]
+    require_one_volume(ordered, name)
+    if len(headers) > 1:
+        spacing, indices = slice_indices(positions @ normal, ordered, name, irregular)
+        drift = slice_drift(positions, plane, pixel_mm, name, irregular)
+    else:
+        spacing, indices, drift = _thickness(headers[0], name), np.zeros(1, int), np.zeros((1, 2))
+        logger.warning("%s has one slice; its thickness, %.3g mm, is taken from the header.", name, spacing)
+    _notice_thickness(ordered[0], spacing, name)
+    start = np.floor(drift.min(axis=0))
+    extent = np.ceil((drift - start).max(axis=0)).astype(int)
+    if (extent > MAX_WIDENING * np.array([int(headers[0].Columns), int(headers[0].Rows)])).any():
+        raise ValueError(
+            f"Expected slices of {name} to overlap, found them sheared by {extent.max()} pixels; "
+            "the header is damaged, export the series again."
+        )
+    lps = np.eye(4)
+    lps[:3, :3] = np.column_stack([plane[0] * pixel_mm[0], plane[1] * pixel_mm[1], normal * spacing])
+    lps[:3, 3] = positions[0] + lps[:3, :2] @ start
+    columns, rows = int(headers[0].Columns) + int(extent[0]), int(headers[0].Rows) + int(extent[1])
+    shape = (columns, rows, int(indices[-1]) + 1)
+    return SeriesGrid(ordered, shape, LPS_TO_RAS @ lps, indices, drift - start)
+
+
+def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
+    """Refuses multi-frame images and those without a place in the patient."""
+    for header in headers:
+        if int(header.get("NumberOfFrames") or 1) != 1:
+            raise ValueError(
+                f"Expected one slice per file or enhanced CT or MR in {name}, found {header.NumberOfFrames} frames "
+                "without functional groups that place them; convert the series to NIfTI (for example with dcm2niix)."
+            )
+        if "MOSAIC" in (header.get("ImageType") or ()):
+            raise ValueError(
+                f"Expected one slice per image in {name}, found a Siemens mosaic; convert it to NIfTI (with dcm2niix)."
+            )
+        for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+            values = header.get(tag)
+            found = np.array([] if values is None else values, dtype=float).ravel()
+            if found.size != count or not (np.abs(found) < MAX_MM).all():
+                raise ValueError(
+                    f"Expected {count} numbers for {tag} in every image of {name}, below {MAX_MM:g}, found "
+                    f"{found.tolist() or 'none'}; a series without positions is no volume: export its images as PNG."
+                )
+        if min(float(value) for value in header.PixelSpacing) < MIN_MM:
+            raise ValueError(
+                f"Expected a positive PixelSpacing of at least {MIN_MM:g} mm in {name}, found "
+                f"{list(header.PixelSpacing)}; export again."
+            )
+    directions = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    if np.abs(directions @ directions.T - np.eye(2)).max() > ORIENTATION_TOLERANCE:
+        raise ValueError(
+            f"Expected orthogonal unit vectors for ImageOrientationPatient in {name}, found {directions.tolist()}; "
+            "the header is damaged, export the series again."
+        )
+
+
+def _require_equal(headers: Sequence[Dataset], name: str) -> None:
+    """Refuses a series whose slices are not all of one size, spacing, orientation and frame of reference."""
+    first = headers[0]
+    sizes = Counter((int(header.Rows), int(header.Columns)) for header in headers)
+    if len(sizes) > 1:
+        raise ValueError(f"Expected slices of one size in {name}, found {_tally(sizes)} (rows, columns); split them.")
+    if len({str(header.get("FrameOfReferenceUID") or "") for header in headers}) > 1:
+        raise ValueError(f"Expected one FrameOfReferenceUID in {name}, found several; split the series.")
+    for tag, tolerance in (
+        ("ImageOrientationPatient", ORIENTATION_TOLERANCE),
+        ("PixelSpacing", PIXEL_SPACING_TOLERANCE * float(first.PixelSpacing[0])),
+    ):
+        values = np.array([header.get(tag) for header in headers], dtype=float)
+        if np.abs(values - values[0]).max() > tolerance:
+            kinds = Counter(tuple(row) for row in values.round(4).tolist())
+            raise ValueError(
+                f"Expected one {tag} in {name}, found {_tally(kinds)}; a localizer or a second stack shares the "
+                "series: move its files to another folder."
+            )
+
+
+def _thickness(header: Dataset, name: str) -> float:
+    value = float(header.get("SliceThickness") or 0)
+    if not MIN_MM <= value < MAX_MM:
+        raise ValueError(f"Expected SliceThickness in {name}, which has one slice, found none; export more slices.")
+    return value
+
+
+def _notice_thickness(header: Dataset, spacing: float, name: str) -> None:
+    thickness = header.get("SliceThickness")
+    if thickness and abs(float(thickness) - spacing) > THICKNESS_TOLERANCE * spacing:
+        logger.info(
+            "%s: SliceThickness is %.4g mm, the slices lie %.4g mm apart; the positions are used.",
+            name,
+            float(thickness),
+            spacing,
+        )
+
+
+def _tally(kinds: Counter) -> str:
+    return ", ".join(f"{list(kind)} in {count}" for kind, count in kinds.most_common(4))

@@ -1,0 +1,184 @@
+"""A DICOM file's header: read, and what we ask of it decoded and of its type.
+
+pydicom decodes an element when it is asked for, and raises what its bytes happen to raise there, far from the file.
+Here each element that a series is read by is asked for once, so that a damaged one is refused with the file's name.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.misc import is_dicom
+from pydicom.sequence import Sequence
+
+from tskd_monai.data.dicom.claims import check_inflation
+from tskd_monai.data.dicom.identity import ACQUISITION_TAGS, IDENTITY_TAGS, MEASURED_TAGS, TYPE_TAGS
+from tskd_monai.data.dicom_stack import VARYING_TAGS
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+COMPANIONS = ("LICENSE", "README", "VERSION", "LOCKFILE")
+"""Files without ending, and perhaps without content, that archives and the software of a medium put beside images."""
+
+OTHER_FORMATS = (b"\x7fELF", b"MZ", b"PK\x03\x04", b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b")
+"""How programs, archives, documents and pictures begin."""
+
+TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b")
+SNIFFED_BYTES = 4096
+WHOLE_NUMBERS = (
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "ReferencedFrameNumber",
+)  # fmt: skip
+NUMBERS = ("RescaleSlope", "RescaleIntercept", "SliceThickness")
+VECTORS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+TEXTS = ("SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PhotometricInterpretation")
+SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence")
+
+
+def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None:
+    """Returns a DICOM file's header, or None when the file is of another format.
+
+    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class. A file
+    without ending that is neither is damaged, unless it is of a format that its beginning tells.
+
+    Args:
+        path: of the file.
+        tags: keywords of the elements to read; all when None.
+
+    Raises:
+        ValueError: when the name says DICOM and the content does not, or an element is damaged.
+    """
+    if is_no_image(path):
+        return None
+    looks_like_dicom = may_be_dicom(path)
+    try:
+        check_inflation(path)
+        header: FileDataset | None = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except InvalidDicomError:
+        header = _read_without_preamble(path) if looks_like_dicom else None
+    except Exception as error:  # damaged bytes make pydicom fail in many ways
+        raise ValueError(damaged(path, str(error))) from error
+    if header is None and looks_like_dicom and not (is_text(path) or _is_other_format(path)):
+        raise ValueError(damaged(path, "no DICOM header"))
+    if header is not None:
+        require_elements(header, path)
+    return header
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Returns whether a file is DICOM by its ending or its content."""
+    if is_no_image(path):
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path):
+        return True
+    return may_be_dicom(path) and _read_without_preamble(path) is not None
+
+
+def is_no_image(path: Path) -> bool:
+    """Returns whether the name alone says so: a directory of the medium, or a hidden file."""
+    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Returns whether a file's ending lets it be DICOM; exports leave it out, or number their files with it."""
+    return path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
+
+
+def is_text(path: Path) -> bool:
+    """Returns whether a file that does not claim to be DICOM by its ending is a text instead: a licence, a log."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(SNIFFED_BYTES)
+    if not beginning:
+        return path.name.upper() in COMPANIONS
+    return beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or all(
+        byte >= 0x20 or byte in TEXT_CONTROLS for byte in beginning
+    )
+
+
+def _is_other_format(path: Path) -> bool:
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        return file.read(max(map(len, OTHER_FORMATS))).startswith(OTHER_FORMATS)
+
+
+def damaged(path: Path, reason: str) -> str:
+    """Returns the message about a file that is no readable DICOM file."""
+    return (
+        f"Expected a DICOM file, found {path.name} unreadable ({reason}); "
+        "export it again, or remove it if it does not belong to the series."
+    )
+
+
+def require_elements(header: Dataset, path: Path) -> None:
+    """Raises ValueError when an element that a series is read by cannot be decoded or is of another type.
+
+    Args:
+        header: of a file or of one frame.
+        path: of the file.
+    """
+    for tags, fits in CHECKS.items():
+        for tag in tags:
+            try:
+                value = header.get(tag)
+                fitting = value is None or value == "" or fits(value)
+            except Exception as error:  # what the bytes happen to raise
+                raise ValueError(damaged(path, f"{tag}: {error}")) from error
+            if not fitting:
+                raise ValueError(damaged(path, f"{tag} is {str(value)[:80]!r}"))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _are_numbers(value: Any) -> bool:
+    return np.asarray(value, dtype=float).ndim <= 1
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, str) or all(isinstance(part, str) for part in value)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence)
+
+
+def _is_decoded(value: Any) -> bool:
+    return True
+
+
+CHECKS: Mapping[tuple[str, ...], Callable[[Any], bool]] = {
+    WHOLE_NUMBERS: _is_whole,
+    NUMBERS: _is_number,
+    VECTORS: _are_numbers,
+    TEXTS: _is_text,
+    TYPE_TAGS: _are_texts,
+    MEASURED_TAGS: _are_numbers,
+    SEQUENCES: _is_sequence,
+    (*VARYING_TAGS, *IDENTITY_TAGS, *ACQUISITION_TAGS): _is_decoded,
+}
+
+
+def _read_without_preamble(path: Path) -> FileDataset | None:
+    try:
+        header = dcmread(path, stop_before_pixels=True, force=True)
+        return header if header.get("SOPClassUID") else None
+    except Exception:  # arbitrary bytes make pydicom fail in many ways, and each means: not DICOM
+        return None

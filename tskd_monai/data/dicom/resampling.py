@@ -1,0 +1,53 @@
+"""Between the slices of a tilted or incomplete series and its upright regular grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from tskd_monai.data.dicom.geometry import SeriesGrid
+
+LINEAR = 1
+
+
+def to_grid(slices: np.ndarray, grid: SeriesGrid) -> np.ndarray:
+    """Returns slices on their grid: shifted within their plane, a missing one interpolated, both linearly.
+
+    Args:
+        slices: voxels as scanned, float32 (columns, rows, n).
+        grid: of the series.
+
+    Returns:
+        float32 of the grid's shape; where no slice lies it is the lowest value of all.
+    """
+    lowest = float(slices.min())
+    volume = np.full(grid.shape, lowest, dtype=np.float32)
+    columns, rows = slices.shape[:2]
+    for position, (index, offset) in enumerate(zip(grid.indices, grid.offsets, strict=True)):
+        plane = np.full(grid.shape[:2], lowest, dtype=np.float32)
+        plane[:columns, :rows] = slices[:, :, position]
+        if offset.any():
+            ndimage.shift(plane, offset, output=volume[:, :, index], order=LINEAR, cval=lowest)
+        else:
+            volume[:, :, index] = plane
+    missing = np.setdiff1d(np.arange(grid.shape[2]), grid.indices)
+    volume[:, :, missing] = (volume[:, :, missing - 1] + volume[:, :, missing + 1]) / 2
+    return volume
+
+
+def to_slices(labels: np.ndarray, grid: SeriesGrid) -> np.ndarray:
+    """Returns a label map on the slices as they were scanned, by nearest neighbour: the way back from `to_grid`.
+
+    Args:
+        labels: of the grid's shape.
+        grid: of the series.
+
+    Returns:
+        (columns, rows, n), without the slices that were missing.
+    """
+    columns, rows = int(grid.headers[0].Columns), int(grid.headers[0].Rows)
+    slices = [
+        labels[across : across + columns, down : down + rows, index]
+        for index, (across, down) in zip(grid.indices, np.rint(grid.offsets).astype(int), strict=True)
+    ]
+    return np.stack(slices, axis=-1)

@@ -1,0 +1,127 @@
+"""The images that a DICOM SEG refers to, as highdicom takes them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import config, dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pydicom.valuerep import DA, TM, validate_value
+
+from tskd_monai.data.dicom.geometry import SeriesGrid
+
+logger = logging.getLogger(__name__)
+
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+REQUIRED_TEXTS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
+REQUIRED_TIMES = ("StudyDate", "StudyTime")
+SEXES = ("M", "F", "O")
+
+
+def _is_sex(value: Any) -> None:
+    if str(value) not in SEXES:
+        raise ValueError(value)
+
+
+FORMATS: Mapping[str, Callable[[Any], Any]] = {
+    "PatientBirthDate": DA,
+    "PatientBirthTime": TM,
+    "PatientSex": _is_sex,
+    "PatientAge": lambda value: validate_value("AS", value, config.RAISE),
+    "PatientSize": float,
+    "PatientWeight": float,
+    "StudyDate": DA,
+    "StudyTime": TM,
+}
+"""Elements that a SEG takes from its source and may leave blank, with what raises on a value that is none.
+
+Texts are not among them: one that is too long is copied as it is, so that the SEG stays with its patient and study.
+"""
+
+
+def check_source(headers: Sequence[Dataset], name: str) -> None:
+    """Raises ValueError when a DICOM SEG cannot refer to the images: names the UIDs that are blank, odd or repeated.
+
+    Args:
+        headers: of the slices; those of one enhanced image share its SOPInstanceUID.
+        name: of the series in messages.
+    """
+    blank = [tag for tag in UIDS if any(not header.get(tag) for header in headers)]
+    if blank:
+        raise ValueError(
+            f"Expected UIDs that a DICOM SEG can refer to in {name}, found {', '.join(blank)} blank; "
+            "write .nii.gz instead."
+        )
+    odd = [tag for tag in UIDS if any(not UID(str(header.get(tag))).is_valid for header in headers)]
+    if odd:
+        raise ValueError(
+            f"Expected UIDs of digits and dots that a DICOM SEG can refer to in {name}, found {', '.join(odd)} "
+            "ill-formed; write .nii.gz instead."
+        )
+    owners = {str(header.filename): str(header.SOPInstanceUID) for header in headers}
+    repeated = [uid for uid, count in Counter(owners.values()).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"Expected an SOPInstanceUID for each file of {name}, which a DICOM SEG refers to, found "
+            f"{len(owners) - len(set(owners.values()))} repeated; write .nii.gz instead, or export the series again."
+        )
+
+
+def source_images(grid: SeriesGrid, segments: np.ndarray, name: str) -> tuple[list[Dataset], np.ndarray]:
+    """Returns the images that highdicom takes and the segments (frames, rows, columns) in their order.
+
+    Classic images come one per slice. An enhanced image is one for all of its frames, which have an order of their own.
+
+    Args:
+        grid: of the series.
+        segments: segment numbers (slices, rows, columns).
+        name: of the series in messages.
+
+    Raises:
+        ValueError: when the slices are a part of an enhanced image, or spread over several.
+    """
+    frames = [header.get("ReferencedFrameNumber") for header in grid.headers]
+    if not any(frames):
+        return _prepared(grid.headers, name), segments
+    paths = {str(header.filename) for header in grid.headers}
+    image = dcmread(Path(paths.pop()), stop_before_pixels=True)
+    if paths or int(image.NumberOfFrames) != len(frames):
+        raise ValueError(
+            f"Expected one enhanced image with the {len(frames)} slices of the series, found several or other frames; "
+            "write .nii.gz instead."
+        )
+    return _prepared([image], name), segments[np.argsort(frames)]
+
+
+def _prepared(headers: Sequence[Dataset], name: str) -> list[Dataset]:
+    """Returns copies with what a SEG takes from its source: blank where it is missing, or no value of its format."""
+    copies = [header.copy() for header in headers]
+    blanked = {tag for copy in copies for tag in FORMATS if _blanked(copy, tag)}
+    if blanked:
+        logger.warning("%s: %s is no valid value; the DICOM SEG leaves it blank.", name, ", ".join(sorted(blanked)))
+    for copy in copies:
+        for tag in REQUIRED_TEXTS:
+            if tag not in copy:
+                setattr(copy, tag, "")
+        for tag in REQUIRED_TIMES:
+            if tag not in copy:
+                setattr(copy, tag, None)
+    return copies
+
+
+def _blanked(header: Dataset, tag: str) -> bool:
+    """Removes an element whose value is none of its format, and returns whether it did."""
+    try:
+        value = header.get(tag)
+        if value not in (None, ""):
+            FORMATS[tag](value)
+    except Exception:  # what the value happens to raise
+        del header[tag]
+        return True
+    return False

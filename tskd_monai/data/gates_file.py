@@ -1,0 +1,183 @@
+"""What the gates of a transfer set left on disk: `gates.json` and `contact_sheet.png`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.files.atomic import read_json
+
+FORMAT_VERSION = 1
+GATES_NAME = "gates.json"
+SHEET_NAME = "contact_sheet.png"
+COUNTS = ("sampled", "accepted", "near_copies", "low_confidence")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one gate measured on every image; an image below the threshold is dropped.
+
+    Attributes:
+        threshold: a low quantile of `real`.
+        real: of the real images that the threshold was taken from.
+        synthetic: of the sampled images, before any was dropped.
+    """
+
+    threshold: float
+    real: tuple[float, ...]
+    synthetic: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over random draws with the interval that holds 95 % of the draws."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Everything the report says about the gates.
+
+    Attributes:
+        confidence: the teacher's confidence in [0, 1], mean over predicted classes; None when it was not measured.
+        pixels: root mean square difference to the nearest training image after flips and shifts.
+        features: cosine distance to the nearest training image in the features of the encoder.
+        kid_synthetic: kernel inception distance of synthetic to validation images.
+        kid_training: the same of training to validation images.
+        ms_ssim_synthetic: multi-scale structural similarity of pairs of synthetic images.
+        ms_ssim_training: the same of training images.
+        counts: number of images that were sampled, accepted, near_copies and of low_confidence.
+        encoder: whose features are compared.
+        confidence_quantile: of the validation images, at the threshold of confidence.
+        near_copy_quantile: of the training images, at the thresholds of distance.
+        kid_subset_size: images of each set in a draw.
+        kid_subsets: number of draws.
+    """
+
+    confidence: Scores | None
+    pixels: Scores
+    features: Scores
+    kid_synthetic: Interval
+    kid_training: Interval
+    ms_ssim_synthetic: Interval
+    ms_ssim_training: Interval
+    counts: Mapping[str, int]
+    encoder: str
+    confidence_quantile: float
+    near_copy_quantile: float
+    kid_subset_size: int
+    kid_subsets: int
+
+
+class _File:
+    """A JSON file whose fields are read by their path, as in `counts.sampled`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = read_json(path)
+
+    def value(self, field: str) -> Any:
+        inner = self.content
+        for part in field.split("."):
+            if not isinstance(inner, dict) or part not in inner:
+                raise self.error("a value", field, "none")
+            inner = inner[part]
+        return inner
+
+    def error(self, expected: str, field: str, found: object) -> ValueError:
+        return ValueError(f"Expected {expected} at {field} in {self.path}, found {found}; run the gates again.")
+
+    def number(self, field: str) -> float:
+        value = self.value(field)
+        if not _is_number(value):
+            raise self.error("a finite number", field, repr(value))
+        return float(value)
+
+    def whole(self, field: str, least: int) -> int:
+        value = self.value(field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(f"a whole number of at least {least}", field, repr(value))
+        return value
+
+    def quantile(self, field: str) -> float:
+        value = self.number(field)
+        if not 0 < value < 1:
+            raise self.error("a quantile between 0 and 1", field, value)
+        return value
+
+    def text(self, field: str) -> str:
+        value = self.value(field)
+        if not isinstance(value, str) or not value:
+            raise self.error("a text", field, repr(value))
+        return value
+
+    def numbers(self, field: str) -> tuple[float, ...]:
+        values = self.value(field)
+        if not isinstance(values, list) or not values:
+            raise self.error("a list of at least one number", field, repr(values)[:40])
+        for index, value in enumerate(values):
+            if not _is_number(value):
+                raise self.error("a finite number", f"{field}[{index}]", repr(value))
+        return tuple(map(float, values))
+
+    def scores(self, field: str, real: str) -> Scores:
+        return Scores(
+            self.number(f"{field}.threshold"), self.numbers(f"{field}.{real}"), self.numbers(f"{field}.synthetic")
+        )
+
+    def interval(self, field: str) -> Interval:
+        interval = Interval(*(self.number(f"{field}.{name}") for name in ("mean", "low", "high")))
+        if interval.low > interval.high:
+            raise self.error("low <= high", field, f"{interval.low} > {interval.high}")
+        return interval
+
+
+def read_gates(folder: Path) -> Gates:
+    """Returns what the gates measured, from the `gates.json` in their output folder.
+
+    Raises:
+        FileNotFoundError: if there is no `gates.json`.
+        ValueError: if it is of another version, or a field is missing or out of range; names file and field.
+    """
+    path = Path(folder) / GATES_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected {GATES_NAME} in {folder}, found none; run the gates, or leave them out of the report."
+        )
+    file = _File(path)
+    version = file.value("format_version")
+    if version != FORMAT_VERSION:
+        raise file.error(str(FORMAT_VERSION), "format_version", repr(version))
+    return Gates(
+        confidence=None if file.value("confidence") is None else file.scores("confidence", "validation"),
+        pixels=file.scores("memorisation.pixels", "real"),
+        features=file.scores("memorisation.features", "real"),
+        kid_synthetic=file.interval("quality.kid.synthetic_validation"),
+        kid_training=file.interval("quality.kid.training_validation"),
+        ms_ssim_synthetic=file.interval("quality.ms_ssim.synthetic"),
+        ms_ssim_training=file.interval("quality.ms_ssim.training"),
+        counts=_counts(file),
+        encoder=file.text("settings.encoder"),
+        confidence_quantile=file.quantile("settings.confidence_quantile"),
+        near_copy_quantile=file.quantile("settings.near_copy_quantile"),
+        kid_subset_size=file.whole("settings.kid_subset_size", 2),
+        kid_subsets=file.whole("settings.kid_subsets", 1),
+    )
+
+
+def _counts(file: _File) -> dict[str, int]:
+    counts = {name: file.whole(f"counts.{name}", 1 if name == "sampled" else 0) for name in COUNTS}
+    for name, count in counts.items():
+        if count > counts["sampled"]:
+            raise file.error(f"at most the {counts['sampled']} sampled images", f"counts.{name}", count)
+    return counts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

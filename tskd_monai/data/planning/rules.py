@@ -1,0 +1,266 @@
+"""Plans a task from a fingerprint of the training data, the way nnU-Net does: every value stays open to editing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tskd_monai.data.image_file import is_image_file
+from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over
+from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, read_fingerprints
+from tskd_monai.data.task import AXIS_OF_LETTER, Intensity, Label, Task
+from tskd_monai.files.json_files import shown
+
+logger = logging.getLogger(__name__)
+
+# How a radiologist looks at slices along each anatomical axis (sagittal, coronal, axial); slices come last.
+VIEWS = {0: "IPL", 1: "ILP", 2: "PLS"}
+LARGEST_IMAGE_SIZE = 256
+# A class is one connected component when the largest holds at least this fraction of it in every case looked at.
+ONE_COMPONENT_FRACTION = 0.99
+DEFAULT_FOREGROUND_OVERSAMPLING = 0.67
+
+LEARNED_FROM = ("training", "unlabeled")
+
+Prints = Mapping[str, Fingerprint]
+
+
+def plan_task(
+    datalist: Mapping[str, Any],
+    image_size: int | None = None,
+    intensity: str | None = None,
+    name: str | None = None,
+    prints: Prints | None = None,
+) -> Task:
+    """Returns the task that fits a datalist's training section.
+
+    Slices lie along the axis of the largest spacing. The pixel spacing is the largest median extent in the plane
+    over the image size. Intensities are scaled by percentiles of each volume, but CT (by the datalist's `modality` or
+    DICOM) by a window over the foreground's values and colour images from 0 to 255. Only the largest component is kept
+    of a class that is one connected component in every training case; where only slices of these are labelled, in every
+    validation case. `training_images` are ranges over the training and unlabelled images.
+
+    Args:
+        datalist: from `load_datalist`, with `labels` `{"0": "background", …}`; an entry with `slices` is labelled on
+            these slices alone.
+        image_size: rows and columns the networks see, a multiple of 16; None: the median matrix, 256 at most.
+        intensity: `percentile`, `hu_window` or `rgb`; None: by modality and channels.
+        name: of the task; None: the datalist's.
+        prints: of the datalist's images, from `fingerprints`; None: they are read, each once.
+
+    Raises:
+        ValueError: when there is no training case, labels are not declared, or a file of any section is one that
+            training or scoring would refuse; names the case and the file.
+    """
+    labels = declared_labels(datalist)
+    if prints is None:
+        prints = fingerprints(datalist, intensity)
+    training = [(prints[entry["image"]], entry.get("slices")) for entry in datalist["training"]]
+    slice_axis = _slice_axis(datalist, prints)
+    for found, slices in training:
+        _check_slices(found, slices, slice_axis)
+    counts = [found.counts(slice_axis, slices) for found, slices in training]
+    plane = [0, 1] if slice_axis is None else [axis for axis in range(3) if axis != slice_axis]
+    cases = [found for found, _ in training]
+    size = image_size or _planned_size(cases, plane)
+    extents = [np.median([case.shape[axis] * case.spacing[axis] for case in cases]) for axis in plane]
+    pixdim = round(float(max(extents)) / size, 4)
+    mode = _intensity_mode(intensity, datalist, prints)
+    windows = [found.foreground_range(slice_axis, slices) for found, slices in training]
+    task = Task(
+        name=name or str(datalist.get("name", "study")),
+        labels=labels,
+        channels=cases[0].channels,
+        image_size=(size, size),
+        pixdim=(pixdim, pixdim),
+        axcodes=None if slice_axis is None else VIEWS[slice_axis],
+        intensity=_plan_intensity(mode, windows),
+        class_frequencies=_class_frequencies(counts),
+        foreground_oversampling=DEFAULT_FOREGROUND_OVERSAMPLING,
+        keep_largest_component=_one_component(datalist, prints, labels),
+        training_images=ranges_over(list(image_extents(datalist, prints, slice_axis).values())),
+    )
+    _check_labels_found(counts, labels, _partly_labelled(datalist))
+    return task
+
+
+def fingerprints(
+    datalist: Mapping[str, Any], intensity: str | None = None, partly: bool | None = None
+) -> dict[str, Fingerprint]:
+    """Returns the fingerprints of a datalist's images by their path; each file is read once.
+
+    Args:
+        datalist: from `load_datalist`.
+        intensity: as of `plan_task`.
+        partly: whether only slices of the training cases count as labelled; None: as the datalist says.
+
+    Raises:
+        ValueError: as `plan_task`.
+    """
+    values = tuple(label.value for label in declared_labels(datalist))
+    if not datalist["training"]:
+        raise ValueError("Expected entries in the datalist's `training` to plan a task from, found none. Add cases.")
+    channels = datalist.get("channels")
+    if channels is not None and (isinstance(channels, bool) or channels not in (1, 3)):
+        raise ValueError(
+            f"Expected 1 (grey) or 3 (colour) as the datalist's `channels`, found {shown(channels)}; leave it out, "
+            "it is counted from the images."
+        )
+    for section, use in (("validation", "training chooses its best weights by them"), ("test", "they are scored")):
+        if not datalist.get(section):
+            logger.warning("The datalist has no `%s` cases; %s.", section, use)
+    partly = _partly_labelled(datalist) if partly is None else partly
+    ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
+    return read_fingerprints(datalist, Reading(values, channels, ct, "validation" if partly else "training"))
+
+
+def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int | None) -> dict[str, ImageExtent]:
+    """Returns the extent of each image that networks learn from, labelled or not, by its path."""
+    paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
+    return {
+        path: image_extent(prints[path].shape, prints[path].spacing, prints[path].value_range, slice_axis)
+        for path in paths
+    }
+
+
+def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Task) -> dict[str, int]:
+    """Returns the number of slices of each entry's image along the task's slice axis, by case.
+
+    Raises:
+        ValueError: when a case has several images: the count of one would be taken for all.
+    """
+    cases = [str(entry["case"]) for entry in entries]
+    repeated = sorted({case for case in cases if cases.count(case) > 1})
+    if repeated:
+        raise ValueError(
+            f"Expected one image a case to draw labelled slices from, found {cases.count(repeated[0])} of case "
+            f"{repeated[0]}. Leave labelled entries out of `training` by hand instead."
+        )
+    axis = 2 if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
+    return {str(entry["case"]): prints[entry["image"]].shape[axis] for entry in entries}
+
+
+def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
+    """Returns the labels that a datalist declares, in order of their values.
+
+    Raises:
+        ValueError: when it declares none, or in another form than value to name.
+    """
+    declared = datalist.get("labels")
+    advice = 'write them as {"0": "background", "1": "liver"}'
+    if isinstance(declared, Mapping) and declared and all(isinstance(value, int) for value in declared.values()):
+        advice = f'turn them round, from value to name as in {{"0": "background"}}, found {shown(declared)}'
+        raise ValueError(f"Expected `labels` from value to name in the datalist, found name to value; {advice}.")
+    if not isinstance(declared, Mapping) or "0" not in declared or len(declared) < 2:
+        raise ValueError(
+            f'Expected `labels` such as {{"0": "background", "1": "liver"}} in the datalist, found {shown(declared)}.'
+        )
+    wrong = [key for key in declared if not key.isdecimal()]
+    if wrong:
+        raise ValueError(
+            f"Expected whole numbers as keys of `labels` in the datalist, found {shown(wrong[0])}; {advice}."
+        )
+    return tuple(Label(int(value), str(declared[value])) for value in sorted(declared, key=int))
+
+
+def _slice_axis(datalist: Mapping[str, Any], prints: Prints) -> int | None:
+    """Axis of the largest median spacing; axial where they are alike within 1 %; None for 2D images.
+
+    Unlabelled images count too, so that a case keeps its slices when a budget moves another one there.
+    """
+    paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
+    if is_image_file(paths[0]):
+        return None
+    medians = np.median([prints[path].spacing for path in paths], axis=0)
+    return int(np.argmax(medians)) if medians.max() > 1.01 * medians[2] else 2
+
+
+def _check_slices(found: Fingerprint, slices: Sequence[int] | None, slice_axis: int | None) -> None:
+    depth = found.shape[2 if slice_axis is None else slice_axis]
+    if any(not 0 <= index < depth for index in slices or ()):
+        raise ValueError(f"Expected slices of 0 to {depth - 1} of case {found.case}, found {shown(slices)}.")
+
+
+def _partly_labelled(datalist: Mapping[str, Any]) -> bool:
+    return any("slices" in entry for entry in datalist["training"])
+
+
+def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence[Label]) -> tuple[int, ...]:
+    """Values of the labels that are one connected component in every case of a section that is labelled throughout."""
+    section = "validation" if _partly_labelled(datalist) else "training"
+    found = [prints[entry["image"]].largest_fractions for entry in datalist.get(section, [])]
+    known = [fractions for fractions in found if fractions is not None]
+    if not known or len(known) < len(found):
+        return ()
+    return tuple(
+        label.value
+        for index, label in enumerate(labels)
+        if index and all(fractions.get(index, 0) >= ONE_COMPONENT_FRACTION for fractions in known)
+    )
+
+
+def _check_labels_found(counts: Sequence[np.ndarray], labels: Sequence[Label], partly: bool) -> None:
+    """Raises ValueError for a declared label that no case has; a few labelled slices may lack one, with a warning."""
+    totals = np.sum(counts, axis=0)
+    absent = [
+        f"{label.value} ({label.name})"
+        for label, total in zip(labels, totals, strict=True)
+        if label.value and not total
+    ]
+    if absent and partly:
+        logger.warning("The labelled slices have no voxel of %s; it cannot be learned.", ", ".join(absent))
+    elif absent:
+        raise ValueError(
+            f"Expected the {len(labels)} declared labels in the training cases, found no voxel of {', '.join(absent)}. "
+            "Take it out of the datalist's `labels`, or add a case that has it."
+        )
+
+
+def _planned_size(prints: Sequence[Fingerprint], plane: Sequence[int]) -> int:
+    matrix = max(np.median([case.shape[axis] for case in prints]) for axis in plane)
+    return int(np.clip(np.ceil(matrix / 16) * 16, 32, LARGEST_IMAGE_SIZE))
+
+
+def _modality(datalist: Mapping[str, Any]) -> str:
+    """The modality, also where it is written as the Medical Segmentation Decathlon does: `{"0": "CT"}`."""
+    modality = datalist.get("modality", "")
+    return str(modality.get("0", "") if isinstance(modality, Mapping) else modality)
+
+
+def _intensity_mode(mode: str | None, datalist: Mapping[str, Any], prints: Prints) -> str:
+    """Returns the intensity mode: as asked for, by what the datalist says, or by what DICOM series say themselves.
+
+    Raises:
+        ValueError: when a DICOM series is of a modality that the mode is not for; training would refuse it.
+    """
+    known = {found.modality for found in prints.values()} - {""}
+    modality = _modality(datalist) or (known.pop() if len(known) == 1 else "")
+    colour = any(found.channels == 3 for found in prints.values())
+    mode = mode or ("rgb" if colour else "hu_window" if modality.upper() == CT else "percentile")
+    for found in prints.values():
+        if found.modality and (found.modality == CT) != (mode == "hu_window"):
+            raise ValueError(
+                f"Expected images for `{mode}` intensities (hu_window is for CT, and no other), found {found.modality} "
+                f"in {found.name} of case {found.case}; correct the datalist's `modality`."
+            )
+    return mode
+
+
+def _plan_intensity(mode: str, windows: Sequence[tuple[float, float] | None]) -> Intensity:
+    if mode == "rgb":
+        return Intensity(mode, 0.0, 255.0)
+    if mode == "percentile":
+        return Intensity(mode, 0.5, 99.5)
+    known = [window for window in windows if window is not None]
+    if not known:
+        raise ValueError("Expected labelled foreground to plan a HU window from, found none.")
+    lower, upper = np.median(known, axis=0)
+    return Intensity(mode, round(float(lower)), round(float(max(upper, lower + 1))))
+
+
+def _class_frequencies(counts: Sequence[np.ndarray]) -> tuple[float, ...]:
+    totals = np.sum(counts, axis=0)
+    return tuple(round(float(total / max(totals.sum(), 1)), 6) for total in totals)

@@ -1,0 +1,68 @@
+"""HC18: the fetal head in ultrasound, its outline an ellipse that is filled here.
+
+Layout of `training_set.zip` and `test_set.zip` (Zenodo 1327317, hc18.grand-challenge.org):
+
+    training_set/000_HC.png, 000_HC_Annotation.png, 010_HC.png, 010_2HC.png, …
+    training_set_pixel_size_and_HC.csv
+    test_set/000_HC.png, … (numbered anew, without annotation)
+
+The number in front is the exam; `2HC` is a second image of the same one. Which exams are of one woman is not said. The
+test set is numbered anew and its exams are taken for others.
+
+Source: public descriptions of the download (training images from `000_HC.png` to `805_HC.png`, 999 of 806 exams; 335
+test images) and public loaders of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tskd_monai.datasets.layout import files_in, require_file
+from tskd_monai.datasets.masks import fill_outline, read_values
+from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
+from tskd_monai.datasets.writing import grey_image, mask_image
+
+LAYOUT = "training_set/000_HC.png with training_set/000_HC_Annotation.png"
+IMAGE = r"\d+_\d*HC\.png"
+DESCRIPTION = Description(
+    name="hc18",
+    title="HC18 fetal ultrasound: the head, its annotated outline filled",
+    modality="US",
+    channels=1,
+    labels={0: "background", 1: "fetal head"},
+    licence="CC BY 4.0",
+    reference="https://doi.org/10.5281/zenodo.1327317",
+    patients="The number in front of the file name, which is the exam; which exams are of one woman is not said.",
+    split="Drawn by exam: the official test set has no labels (it is `unlabeled` where it was downloaded).",
+    official_images=999,
+    official_patients=806,
+)
+
+
+def find(source: Path) -> Study:
+    """Returns the study.
+
+    Args:
+        source: holds `training_set`, and perhaps `test_set`.
+
+    Raises:
+        FileNotFoundError: when the layout is another, or an image has no annotation.
+    """
+    samples = []
+    for path in files_in(source / "training_set", IMAGE, "HC18", LAYOUT):
+        outline = require_file(path.with_name(f"{path.stem}_Annotation.png"), "HC18", LAYOUT)
+        samples.append(Sample(_exam(path), grey_image(path, f"images/{path.name}"), _mask(outline, path)))
+    if (source / "test_set").is_dir():
+        samples += [
+            Sample(f"test_{_exam(path)}", grey_image(path, f"images/test_{path.name}"))
+            for path in files_in(source / "test_set", IMAGE, "HC18", LAYOUT)
+        ]
+    return Study(DESCRIPTION, tuple(samples))
+
+
+def _exam(path: Path) -> str:
+    return path.name.partition("_")[0]
+
+
+def _mask(outline: Path, image: Path) -> OutputFile:
+    return mask_image(outline, f"labels/{image.name}", lambda: fill_outline(read_values(outline), outline))

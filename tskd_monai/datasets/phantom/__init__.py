@@ -1,0 +1,1 @@
+"""The embedded study: images computed from ellipsoids, with exact answers."""

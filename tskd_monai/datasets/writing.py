@@ -1,0 +1,72 @@
+"""Writers of the files of a sample: copies, grey images, masks and volumes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from tskd_monai.data.image_file import read_image_file
+from tskd_monai.datasets.study import OutputFile
+
+logger = logging.getLogger(__name__)
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Share of red, green and blue in grey: ITU-R BT.601."""
+
+
+def copied(path: Path, target: str) -> OutputFile:
+    """Returns the file that is a copy of another, byte for byte."""
+
+    def write(output: Path) -> None:
+        shutil.copyfile(path, output)
+
+    return OutputFile(target, path, write)
+
+
+def grey_image(path: Path, target: str) -> OutputFile:
+    """Returns the grey PNG of an 8-bit image; colour becomes its luma (ITU-R BT.601), with a notice."""
+
+    def write(output: Path) -> None:
+        pixels = read_image_file(path)[:, :, 0]
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+            pixels = pixels[..., 0]
+        elif pixels.ndim == 3:
+            logger.warning("%s has colours; it is written as grey.", path.name)
+            pixels = np.round(pixels @ LUMA)
+        Image.fromarray(pixels.astype(np.uint8)).save(output, format="PNG")
+
+    return OutputFile(target, path, write)
+
+
+def mask_image(path: Path, target: str, read: Callable[[], np.ndarray]) -> OutputFile:
+    """Returns the PNG with the label values that `read` returns, uint8 (rows, columns).
+
+    Args:
+        path: what the mask is made from.
+        target: of the PNG.
+        read: reads the mask when it is written, not before.
+    """
+    return OutputFile(target, path, lambda output: Image.fromarray(read()).save(output, format="PNG"))
+
+
+def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Writes a NIfTI volume: as integers where its values are, else as float32.
+
+    Args:
+        path: of the file, ending in `.nii.gz`.
+        voxels: three axes.
+        affine: to RAS mm (4, 4); both sform and qform.
+    """
+    whole = np.array_equal(voxels, np.round(voxels)) and np.abs(voxels).max(initial=0) < 2**15
+    kind = np.uint8 if voxels.dtype == np.uint8 else np.int16 if whole else np.float32
+    nifti = nib.Nifti1Image(voxels.astype(kind), affine)
+    nifti.header.set_xyzt_units("mm")
+    nifti.set_sform(affine, code="scanner")
+    nifti.set_qform(affine, code="scanner")
+    nib.save(nifti, path)

@@ -1,0 +1,131 @@
+"""Pictures for the report: a slice with coloured labels, and contact sheets. PNG bytes, no text inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from tskd_monai.evaluation.report.display import load_for_display, to_grey_levels
+
+# Okabe and Ito's colours, distinct under the common colour vision deficiencies, then Paul Tol's muted set.
+LABEL_COLOURS = (
+    "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2",
+    "#882255", "#44aa99", "#ddcc77", "#88ccee", "#aa4499", "#117733", "#332288",
+)  # fmt: skip
+SINGLE_COLOUR = "#56b4e9"
+PANEL_WIDTH = 380
+TILE = 150
+FILL_OPACITY = 0.25
+OUTLINE = 2  # pixels
+MARGIN = 0.25  # of the foreground's extent, on each side
+
+Box = tuple[slice, slice]
+
+
+def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
+    """Returns value -> "#rrggbb", in the order of the labels; colours repeat beyond fourteen.
+
+    A single label is blue, since skin and retina, the common colour images, are themselves orange.
+    """
+    if len(labels) == 1:
+        return dict.fromkeys(labels, SINGLE_COLOUR)
+    return {value: LABEL_COLOURS[index % len(LABEL_COLOURS)] for index, value in enumerate(labels)}
+
+
+def foreground_box(maps: Sequence[np.ndarray]) -> Box:
+    """Returns the rows and columns around the foreground of all maps (H, W), with a margin; everything if none."""
+    foreground = np.any([one > 0 for one in maps], axis=0)
+    found = ndimage.find_objects(foreground.astype(np.uint8))
+    if not found:
+        return slice(0, foreground.shape[0]), slice(0, foreground.shape[1])
+    rows, columns = (_widened(extent, size) for extent, size in zip(found[0], foreground.shape, strict=True))
+    return rows, columns
+
+
+def render_panel(
+    pixels: np.ndarray,
+    labels: np.ndarray | None,
+    colours: Mapping[int, str],
+    pixel_mm: tuple[float, float],
+    box: Box | None = None,
+) -> bytes:
+    """Returns the PNG of a slice with its labels filled and outlined.
+
+    Args:
+        pixels: (H, W) or (H, W, 3), any number type.
+        labels: (H, W) integers, or None for the bare image.
+        colours: value -> "#rrggbb".
+        pixel_mm: (mm per row, mm per column), so that the picture has the proportions of the body.
+        box: rows and columns to show; None shows all.
+    """
+    rows, columns = box or (slice(None), slice(None))
+    levels = to_grey_levels(pixels)[rows, columns]
+    height, width = levels.shape[0] * pixel_mm[0], levels.shape[1] * pixel_mm[1]
+    size = (PANEL_WIDTH, max(1, round(PANEL_WIDTH * height / width)))
+    picture = Image.fromarray(np.ascontiguousarray(levels)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    painted = np.asarray(picture, dtype=np.float32)
+    if labels is not None:
+        shown = np.ascontiguousarray(labels[rows, columns], dtype=np.int32)
+        painted = _paint(painted, np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.NEAREST)), colours)
+    return _png(Image.fromarray(painted.round().astype(np.uint8)))
+
+
+def contact_sheet(paths: Sequence[Path], columns: int = 4, limit: int = 12) -> bytes:
+    """Returns a PNG with up to `limit` images, evenly spaced in the list, on a transparent ground.
+
+    Volumes are shown by their middle slice.
+    """
+    shown = evenly_spaced(paths, limit)
+    lines = -(-len(shown) // columns)
+    gap = 6
+    sheet = Image.new("RGBA", (columns * (TILE + gap) - gap, lines * (TILE + gap) - gap), (0, 0, 0, 0))
+    for index, path in enumerate(shown):
+        volume = load_for_display(path)
+        levels = to_grey_levels(volume.array[:, :, volume.array.shape[2] // 2])
+        tile = Image.fromarray(np.ascontiguousarray(levels)).convert("RGB")
+        extent = np.array([tile.width * volume.pixel_mm[1], tile.height * volume.pixel_mm[0]])
+        width, height = (max(1, round(float(side))) for side in extent * TILE / extent.max())
+        left, top = (index % columns) * (TILE + gap), (index // columns) * (TILE + gap)
+        sheet.paste(Image.new("RGB", (TILE, TILE)), (left, top))
+        tile = tile.resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(tile, (left + (TILE - width) // 2, top + (TILE - height) // 2))
+    return _png(sheet)
+
+
+def evenly_spaced(paths: Sequence[Path], limit: int) -> list[Path]:
+    """Returns at most `limit` of the paths, evenly spaced in their order."""
+    count = min(limit, len(paths))
+    return [paths[(2 * index + 1) * len(paths) // (2 * count)] for index in range(count)]
+
+
+def data_uri(png: bytes) -> str:
+    """Returns the PNG as a data: address for use in HTML."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _paint(painted: np.ndarray, labels: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
+    painted = painted.copy()
+    for value, colour in colours.items():
+        mask = labels == value
+        inner = ndimage.binary_erosion(mask, iterations=OUTLINE, border_value=1)
+        rgb = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)], dtype=np.float32)
+        painted[inner] = (1 - FILL_OPACITY) * painted[inner] + FILL_OPACITY * rgb
+        painted[mask & ~inner] = rgb
+    return painted
+
+
+def _widened(extent: slice, size: int) -> slice:
+    margin = max(4, round(MARGIN * (extent.stop - extent.start)))
+    return slice(max(0, extent.start - margin), min(size, extent.stop + margin))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()

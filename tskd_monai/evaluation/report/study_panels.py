@@ -1,0 +1,88 @@
+"""A study as a row of pictures: image, reference, prediction, and where the two differ most."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+
+from tskd_monai.evaluation.report.display import load_for_display
+from tskd_monai.evaluation.report.evaluated_studies import EvaluatedStudy
+from tskd_monai.evaluation.report.overlays import labels_for_display, legend, panel
+from tskd_monai.evaluation.report.panels import foreground_box, label_colours, render_panel
+
+logger = logging.getLogger(__name__)
+
+MISSED, ADDED, CONFUSED = 1, 2, 3
+DIFFERENCES = {MISSED: "missed", ADDED: "added", CONFUSED: "another class"}
+DIFFERENCE_COLOURS = {MISSED: "#ff3b30", ADDED: "#00e5ff", CONFUSED: "#ffe600"}  # none is a label's
+
+
+def study_legend(labels: Mapping[int, str]) -> str:
+    """Returns the HTML of the colours of the labels, and of those of the differences."""
+    return legend(labels) + "<p>Differences:</p>" + legend(DIFFERENCES, DIFFERENCE_COLOURS)
+
+
+def study_panels(study: EvaluatedStudy, labels: Mapping[int, str]) -> str:
+    """Returns the HTML of a study: its Dice by class, and the slice on which most pixels differ.
+
+    Args:
+        study: with its files.
+        labels: value -> name of the foreground labels.
+
+    Raises:
+        ValueError: when image, label and prediction do not lie on one grid.
+    """
+    scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in study.rows)
+    heading = f"<h3>{escape(study.name)} <small>Dice {_dice(study.dice)}</small></h3>"
+    text = f'<p class="quiet">{escape(scores)}.'
+    try:
+        volume = load_for_display(study.image)
+    except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
+        logger.warning("No picture of %s: expected an image that can be read by itself.", study.name)  # names no path
+        return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
+    reference = labels_for_display(study.label, None, labels)
+    prediction = labels_for_display(study.prediction, study.label, labels)
+    if volume.array.shape[:3] != reference.shape:
+        raise ValueError(
+            f"Expected image and label of {study.name} in one shape, found {volume.array.shape[:3]} and "
+            f"{reference.shape}."
+        )
+    differences = difference_map(reference, prediction)
+    index = worst_slice(differences, reference)
+    if volume.view:
+        text += f" {volume.view} slice {index + 1} of {reference.shape[2]}; {volume.orientation}."
+    box = foreground_box([reference[:, :, index], prediction[:, :, index]])
+    colours = label_colours(labels)
+    maps = {
+        "Image": (None, colours),
+        "Reference": (reference, colours),
+        "Prediction": (prediction, colours),
+        "Differences": (differences, DIFFERENCE_COLOURS),
+    }
+    panels = ""
+    for title, (shown, shades) in maps.items():
+        plane = None if shown is None else shown[:, :, index]
+        png = render_panel(volume.array[:, :, index], plane, shades, volume.pixel_mm, box)
+        panels += panel(png, title, "", study.name)
+    return f'<div class="patient">{heading}{text}</p><div class="panels" style="--columns:4">{panels}</div></div>'
+
+
+def difference_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Returns 0 where two label maps agree, else whether a structure was missed, added, or taken for another one."""
+    differ = reference != prediction
+    kinds = np.where(prediction == 0, MISSED, np.where(reference == 0, ADDED, CONFUSED))
+    return np.where(differ, kinds, 0)
+
+
+def worst_slice(differences: np.ndarray, reference: np.ndarray) -> int:
+    """Returns the index of the slice of (H, W, D) on which most pixels differ; without any, the fullest reference."""
+    counts = (differences > 0).sum(axis=(0, 1))
+    return int((counts if counts.any() else (reference > 0).sum(axis=(0, 1))).argmax())
+
+
+def _dice(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"

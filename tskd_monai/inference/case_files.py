@@ -1,0 +1,84 @@
+"""What the files of a folder are to an inference run: images, DICOM, segmentations of earlier runs, and the rest."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.dicom.header import is_dicom_file
+from tskd_monai.data.dicom.series import file_kind
+from tskd_monai.data.image_file import IMAGE_SUFFIXES
+from tskd_monai.data.output_names import IMAGE_ENDINGS, SEGMENTATION_POSTFIX, file_stem
+from tskd_monai.files.atomic import read_json
+
+RECORDS = "records"
+EARLIER = "earlier segmentation"
+HASHED = re.compile(r"(^|_)[0-9a-f]{8}$")
+"""How the names of our outputs end where a DICOM series or a folder of a tree stands behind them."""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of one folder.
+
+    Attributes:
+        images: NIfTI and 2D image files.
+        dicom: DICOM files.
+        left_out: how many files of each other kind there are.
+    """
+
+    images: list[Path]
+    dicom: list[Path]
+    left_out: Counter[str]
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The 2D image files among the images."""
+        return [path for path in self.images if path.name.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
+    """Returns the files of a folder by what they are.
+
+    Hidden files are none: macOS leaves one such as `._scan.nii.gz` beside each on foreign disks.
+
+    Args:
+        folder: that the files lie in.
+        files: of the folder, each once.
+    """
+    visible = sorted(path for path in files if not path.name.startswith("."))
+    named = [path for path in visible if path.name.lower().endswith(IMAGE_ENDINGS)]
+    stems = {file_stem(path) for path in named}
+    written = _recorded_outputs(folder)
+    earlier = [path for path in named if path.name in written or _is_output_name(file_stem(path), stems)]
+    rest = [path for path in visible if path not in set(named)]
+    dicom = [path for path in rest if path.name not in written and is_dicom_file(path)]
+    left_out = Counter(file_kind(path) for path in rest if path not in set(dicom))
+    if earlier:
+        left_out[EARLIER] = len(earlier)
+    return FolderFiles([path for path in named if path not in set(earlier)], dicom, left_out)
+
+
+def _is_output_name(stem: str, stems: set[str]) -> bool:
+    """Returns whether an image is called as the segmentation of another in the same folder, or of a DICOM series."""
+    source = stem.removesuffix(f"_{SEGMENTATION_POSTFIX}")
+    return source != stem and (source in stems or HASHED.search(source) is not None)
+
+
+def _recorded_outputs(folder: Path) -> set[str]:
+    """Returns the names of the files that runs with this output folder have written down as theirs."""
+    outputs = [_outputs(path) for path in sorted((folder / RECORDS).glob("*.json"))]
+    return {name for names in outputs for name in names if isinstance(name, str)}
+
+
+def _outputs(record: Path) -> list[Any]:
+    try:
+        content = read_json(record)
+    except ValueError:  # of something else, or damaged, which `StudyReport` says
+        return []
+    outputs = content.get("outputs") if isinstance(content, dict) else None
+    return outputs if isinstance(outputs, list) else []

@@ -1,0 +1,187 @@
+"""Which images an inference run is about."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tskd_monai.data.datalist import load_section, study_names
+from tskd_monai.data.dicom.header import is_dicom_file
+from tskd_monai.data.dicom.series import counted
+from tskd_monai.data.dicom.tree import series_folders
+from tskd_monai.data.output_names import file_stem
+from tskd_monai.files.option_path import text_path, typed_path
+from tskd_monai.files.private_files import FOLDER as PRIVATE
+from tskd_monai.files.private_files import private_name
+from tskd_monai.inference.case_files import EARLIER, RECORDS, sort_files
+
+logger = logging.getLogger(__name__)
+
+Study = dict[str, str]
+"""`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
+
+FORMULA_MARKS = ("=", "+", "-", "@")
+"""`volumes.csv` and `metrics.csv` are opened with spreadsheets."""
+
+
+def find_studies(
+    image: str | Path | Sequence[str | Path] | None = None,
+    datalist: str | Path | None = None,
+    section: str = "test",
+    fold: int | None = None,
+    tree: str | Path | None = None,
+    output_dir: str | Path | None = None,
+) -> list[Study]:
+    """Returns `{"image", "name"}` of every image to segment; outputs carry the name.
+
+    In a datalist the name is the case, followed by the file's name where a case has several images. In a tree it is
+    the file's name, followed by eight digits that stand for where in the tree the file lies unless it lies on top.
+
+    Args:
+        image: a NIfTI or 2D image file, a folder of such files, a folder with one DICOM series, or a list of these.
+            In a folder, segmentations of earlier runs and other files are left out with a warning, and so are pictures
+            beside a series; any file is taken that is named itself.
+        datalist: taken when there is neither `image` nor `tree`.
+        section: of the datalist.
+        fold: of the datalist.
+        tree: a folder of which every image file, and every folder that holds a DICOM series, is a study; what is left
+            out is as for `image`. A series that is spread over several folders is one study.
+        output_dir: of the run, whose private key makes the names of a tree's files; needed with `tree`.
+
+    Raises:
+        FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
+        ValueError: when none or two of them are given, a folder holds images of two kinds, a name is no file name, or
+            two images would be written under one.
+    """
+    if image is not None and tree is not None:
+        raise ValueError("Expected --image or --tree, found both; give one.")
+    if tree is not None:
+        if output_dir is None:
+            raise ValueError("Expected --output_dir with --tree, found none; names of outputs are made with its key.")
+        studies = _studies_below(typed_path(tree, "tree"), text_path(output_dir, "output_dir"))
+    elif image is not None:
+        studies = [_study(file) for path in _listed(image) for file in _image_files(path)]
+    elif datalist is not None:
+        entries = load_section(datalist, section, fold)
+        studies = [
+            {"image": item["image"], "name": name} for item, name in zip(entries, study_names(entries), strict=True)
+        ]
+    else:
+        raise ValueError(
+            "Expected --image (a NIfTI file or a DICOM series folder), --tree (a folder of studies) or --datalist, "
+            "found neither."
+        )
+    _check_names([study["name"] for study in studies if "name" in study])
+    return studies
+
+
+def own_share(studies: Sequence[Study]) -> list[Study]:
+    """Returns the studies of this process: every n-th under torchrun with n processes, else all."""
+    if not torch.distributed.is_initialized():
+        return list(studies)
+    return list(studies[torch.distributed.get_rank() :: torch.distributed.get_world_size()])
+
+
+def _listed(image: Any) -> list[Path]:
+    """Returns the paths of `--image`, one or a list."""
+    paths = image if isinstance(image, (list, tuple)) else [typed_path(image, "image")]
+    return [text_path(path, "image") for path in paths]
+
+
+def _image_files(path: Path) -> list[Path]:
+    """Returns a file, the image files of a folder, or a folder whose images are a DICOM series."""
+    if not path.exists():
+        raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
+    if path.is_file():
+        return [path]
+    files = sort_files(path, (file for file in path.iterdir() if file.is_file()))
+    volumes = len(files.images) - len(files.pictures)
+    beside = bool(volumes) if files.dicom else bool(files.pictures) and _has_dicom_below(path)
+    if beside:
+        kind = f"{volumes} NIfTI file(s)" if volumes else f"{len(files.pictures)} picture(s)"
+        raise ValueError(
+            f"Expected images of one kind in {path}, found {kind} beside a DICOM series; "
+            "name the file or the folder that is meant."
+        )
+    if not files.images and files.left_out[EARLIER] and not _has_dicom_below(path):
+        raise FileNotFoundError(
+            f"Expected images in {path}, found only {counted(files.left_out)}; name a file to segment it all the same."
+        )
+    if not files.images or files.dicom:
+        return [path]
+    subfolders = Counter({"subfolder": sum(folder.is_dir() for folder in path.iterdir())})
+    _log_left_out("--image", files.left_out + subfolders)
+    return files.images
+
+
+def _has_dicom_below(folder: Path) -> bool:
+    return any(is_dicom_file(file) for file in folder.rglob("*") if file.is_file())
+
+
+def _log_left_out(option: str, kinds: Counter[str]) -> None:
+    if kinds:
+        logger.warning("%s: left out %s.", option, counted(kinds))
+
+
+def _study(path: Path) -> Study:
+    """One image; the folder of a DICOM series gives no name, for it may be the patient's: a hash names its outputs."""
+    return {"image": str(path)} if path.is_dir() else {"image": str(path), "name": file_stem(path)}
+
+
+def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
+    """Returns the image files of a tree, in order, and then the folders of its DICOM series."""
+    if not tree.is_dir():
+        raise FileNotFoundError(f"Expected a folder of studies at {tree}, found none; check the path of --tree.")
+    images: list[Path] = []
+    dicom: list[Path] = []
+    left_out: Counter[str] = Counter()
+    own = [output_dir / name for name in (RECORDS, PRIVATE)]
+    closed: list[OSError] = []
+    for parent, folders, names in os.walk(tree, onerror=closed.append):
+        folders[:] = sorted(name for name in folders if Path(parent, name) not in own)
+        files = sort_files(Path(parent), (Path(parent, name) for name in names))
+        pictures = files.pictures if files.dicom else []
+        images += [file for file in files.images if file not in pictures]
+        dicom += files.dicom
+        left_out += files.left_out + Counter({"picture": len(pictures)})
+    folders_of_series, no_images = series_folders(dicom)
+    left_out += no_images
+    if not images and not folders_of_series and not closed:
+        found = counted(left_out) or "none"
+        raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
+    _log_left_out("--tree", left_out)
+    named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
+    # A folder that may not be read fails as a study of its own, and keeps no other from being segmented.
+    unread = [str(error.filename) for error in closed]
+    return [*named, *({"image": str(folder)} for folder in (*folders_of_series, *unread))]
+
+
+def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:
+    """Returns a name of the file's own in the tree; folders may be called after patients, so theirs is not in it."""
+    folder = file.parent.relative_to(tree).as_posix()
+    if folder == ".":
+        return file_stem(file)
+    return f"{file_stem(file)}_{private_name(output_dir, folder)}"
+
+
+def _check_names(names: Sequence[str]) -> None:
+    odd = sorted(name for name in names if name.startswith(FORMULA_MARKS) or not name.isprintable())
+    if odd:
+        raise ValueError(
+            f"Expected names of printable characters that do not begin with {' '.join(FORMULA_MARKS)}, as "
+            f"formulas of a spreadsheet do, found {odd}; rename the file or the `case`."
+        )
+    paths = sorted(name for name in names if "/" in name or "\\" in name)
+    if paths:
+        raise ValueError(f"Expected names without / or \\, found {paths}; outputs are named after `case`, rename it.")
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"Expected distinct names, found {repeated} more than once; outputs would overwrite each other."
+        )

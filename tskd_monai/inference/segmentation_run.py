@@ -1,0 +1,255 @@
+"""A run over many studies: one that fails is reported and the others go on, and what was done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
+from tskd_monai.data.task import REFUSE, Task
+from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.option_path import text_path
+from tskd_monai.files.private_files import FOLDER, private_file
+from tskd_monai.files.redaction import redact_paths
+from tskd_monai.inference.case_files import RECORDS
+from tskd_monai.inference.cases import Study, own_share
+from tskd_monai.inference.failures import describe
+from tskd_monai.inference.overlapped_io import WriterThread
+from tskd_monai.inference.study_dataset import FAILURE, OUTPUT, STUDY, WARNING
+from tskd_monai.inference.study_record import DONE, FAILED, read_study_record, sizes_field
+
+logger = logging.getLogger(__name__)
+
+INPUTS = "studies.csv"
+MM3_PER_ML = 1000.0
+
+
+class StudyReport:
+    """What became of each study, on disk as soon as it is known.
+
+    `output_dir/records/` holds a file for each study, named by a hash of the input, the weights, the task and the
+    settings: a study with the same hash that was done is not done again. At the end `summary.json` tells what became
+    of each study and `volumes.csv` the volume of each class in mL, or the pixels of each class in 2D image files. None
+    of them names a path; `private/studies.csv` says which input a study is, with the whole message of one that failed.
+
+    Args:
+        studies: of the run, all processes' together.
+        output_dir: of the run.
+        task: of the model.
+        checkpoint: file of the weights.
+        settings: options that the outputs depend on.
+        writer: that the evaluator's outputs are written by; a study is done when it has written them.
+        resume: do not do again what was done.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        output_dir: str | Path,
+        task: Task,
+        checkpoint: str | Path,
+        settings: Mapping[str, Any],
+        writer: WriterThread,
+        resume: bool = True,
+    ) -> None:
+        self.output_dir = text_path(output_dir, "output_dir")
+        self.task, self.writer = task, writer
+        common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
+        if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it
+            common |= {"refuse": asdict(task)["training_images"]}
+        self._paths = {study["image"]: self._record_path(study, common) for study in studies}
+        self.studies = list(studies)
+        done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
+        self.pending = [study for study in own_share(studies) if study["image"] not in done]
+        """The studies that this process has yet to do."""
+        self._owners = {read_study_record(path, task)["name"]: image for image, path in done.items()}
+        self._results: dict[Path, dict[str, Any]] = {}
+        self._started = time.monotonic()
+
+    def run(self, evaluator: SupervisedEvaluator) -> None:
+        """Segments the pending studies and writes `summary.json` and `volumes.csv`.
+
+        Raises:
+            RuntimeError: at the end, when a study failed; names each with the reason.
+        """
+        before = len(own_share(self.studies)) - len(self.pending)
+        if before:
+            logger.info("%d studies were done before; --resume False does them again.", before)
+        self._started = time.monotonic()
+        if self.pending:
+            evaluator.run()
+        self._summarise()
+
+    def segment(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> Any:
+        """Returns the evaluator's output for one study, or None for one that failed: its `iteration_update`."""
+        study = self.pending[int(batch[STUDY][0])]
+        started = time.monotonic()
+        if FAILURE in batch:
+            self.writer.submit(partial(self._fail, study, batch[FAILURE][0]))
+            return None
+        name = batch[OUTPUT][0]
+        try:
+            self._require_own_name(study, name)
+            output = engine._iteration(engine, batch)
+        except Exception as error:  # whatever the reason, the other studies do not suffer from it
+            logger.debug("The study failed here:", exc_info=True)
+            self.writer.submit(partial(self._end_failed, study, error, name))
+            return None
+        self.writer.submit(partial(self._end, study, name, output[0]["pred"], started, batch[WARNING][0]))
+        return output
+
+    def _end(self, study: Study, name: str, pred: MetaTensor, started: float, warning: str) -> None:
+        """Records a study behind its writes, in the writer's thread."""
+        try:
+            if failure := self.writer.take_failure():
+                raise failure
+            sizes = class_sizes(pred, self.task)
+        except Exception as error:  # here it is known whose it is
+            self._fail(study, describe(error), name)
+            return
+        seconds = round(time.monotonic() - started, 2)
+        field, _ = sizes_field(self.task)
+        found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
+        self._record(study, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
+
+    def _end_failed(self, study: Study, error: Exception, name: str) -> None:
+        self.writer.take_failure()  # of what this study had written before it failed
+        self._fail(study, describe(error), name)
+
+    def _record_path(self, study: Study, common: Mapping[str, Any]) -> Path:
+        identity = json.dumps({**common, **study, "files": _fingerprint(Path(study["image"]))}, sort_keys=True)
+        return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+
+    def _is_done(self, path: Path) -> bool:
+        if not path.is_file():
+            return False
+        try:
+            record = read_study_record(path, self.task)
+        except ValueError as error:
+            logger.warning("The study is done again: %s", error)
+            return False
+        return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
+
+    def _require_own_name(self, study: Study, name: str) -> None:
+        """Raises ValueError when another study of the run has written under this name: a series that is there twice."""
+        if self._owners.setdefault(name, study["image"]) != study["image"]:
+            raise ValueError(
+                f"Expected a name for each study, found {name} a second time; the series is there twice, leave one out."
+            )
+
+    def _outputs(self, name: str) -> list[str]:
+        beginning = f"{name}_{SEGMENTATION_POSTFIX}."
+        return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
+
+    def _fail(self, study: Study, message: str, name: str = "") -> None:
+        told = redact_paths(message, [study["image"]], self.output_dir)
+        name = name or study.get("name", "")
+        self._record(study, FAILED, name=name, message=told, private_message=message)
+        logger.error("Study %s failed: %s", self._paths[study["image"]].stem, told)
+
+    def _record(self, study: Study, status: str, private_message: str = "", **content: Any) -> None:
+        """Writes down what became of a study and, privately, which it was, and says how far the run is."""
+        path = self._paths[study["image"]]
+        self._results[path] = {"study": path.stem, "status": status, **content}
+        input_ = {"input": str(Path(study["image"]).absolute()), "message": private_message}
+        try:
+            write_json(self._private_path(path), input_)
+            write_json(path, self._results[path])
+        except OSError as error:  # the disk is full: the other studies and the summary say so too
+            logger.error("A study's record was not written: %s", error)
+        finished, total = len(self._results), len(self.pending)
+        left = (time.monotonic() - self._started) / finished * (total - finished)
+        logger.info("%d of %d studies, about %.0f s left.", finished, total, left)
+
+    def _private_path(self, record: Path) -> Path:
+        return private_file(self.output_dir, RECORDS) / record.name
+
+    def _summarise(self) -> None:
+        """Writes the summary of all processes' studies, once all have come this far, and raises for failed ones."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        known = [path for path in self._paths.values() if path in self._results or path.is_file()]
+        found = [self._results.get(path) or read_study_record(path, self.task) for path in known]
+        failed = [record for record in found if record["status"] == FAILED]
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            self._write_summary(found, failed)
+        unlike = sum(UNLIKE_TRAINING in record for record in found)
+        if unlike:
+            logger.warning(
+                "%d of %d studies are unlike the training images; summary.json says in what.", unlike, len(found)
+            )
+        if failed:
+            listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
+            raise RuntimeError(
+                f"{len(failed)} of {len(found)} studies failed; {FOLDER}/{INPUTS} says which inputs they are:{listing}"
+            )
+
+    def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+        done = [record for record in found if record["status"] == DONE]
+        try:
+            write_json(
+                self.output_dir / "summary.json", {"done": len(done), "failed": len(failed), "studies": list(found)}
+            )
+            self._write_volumes(done)
+            self._write_inputs(found)
+        except OSError as error:
+            if not failed:
+                raise
+            logger.error("The summary was not written: %s", error)  # the failures that are raised tell why
+
+    def _write_volumes(self, done: Sequence[Mapping[str, Any]]) -> None:
+        classes = list(self.task.foreground.values())
+        field, unit = sizes_field(self.task)
+        digits = 3 if unit == "mL" else 0
+        with atomic_path(self.output_dir / "volumes.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["study", *(f"{name} ({unit})" for name in classes)])
+            for record in done:
+                writer.writerow([record["name"], *(f"{record[field][name]:.{digits}f}" for name in classes)])
+
+    def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Writes which input each study is: the key to the other files, which stays private."""
+        fields = ("study", "name", "status", "input", "message")
+        path = private_file(self.output_dir, INPUTS)
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            for record in found:
+                private = self._private_path(Path(f"{record['study']}.json"))
+                known = read_json(private) if private.is_file() else {"input": "", "message": ""}
+                writer.writerow({**{name: record[name] for name in fields[:3]}, **known})
+
+
+def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
+    """Returns the size of each class of a label map (1, X, Y, Z), counted plane by plane to save memory.
+
+    Volumes in mL; pixels where the task is about 2D image files.
+    """
+    affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
+    voxel = 1.0 if task.axcodes is None else abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
+    largest = max(task.label_values)
+    planes = np.moveaxis(np.asarray(pred)[0], -1, 0)
+    counts = np.sum([np.bincount(plane.ravel(), minlength=largest + 1) for plane in planes], axis=0)
+    return {name: float(counts[value]) * voxel for value, name in task.foreground.items()}
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """Returns what changes when a file or a file of a folder does."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return [len(states), hashlib.sha256(repr(states).encode()).hexdigest()]
