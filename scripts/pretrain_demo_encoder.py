@@ -29,8 +29,7 @@ from tqdm import trange
 
 from tskd_monai.networks.plain_vit import PlainVitEncoder
 from tskd_monai.networks.pretrained import RANDOM, build_encoder, encoder_record
-from tskd_monai.networks.sam_encoder import SamEncoder
-from tskd_monai.networks.sam_names import ENCODER_PREFIX
+from tskd_monai.networks.sam_encoder import ENCODER_PREFIX, SamEncoder
 
 logger = logging.getLogger("pretrain_demo_encoder")
 

@@ -13,6 +13,7 @@ bin="$root/.venv/bin"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy" tskd_monai
+"$bin/lint-imports" --no-logo 2>/dev/null || "$bin/lint-imports"
 
 # Two processes of one thread each use two cores better than one process of two threads: the tests are small.
 export OMP_NUM_THREADS=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import subprocess
 import sys
@@ -60,3 +61,12 @@ def test_segmenting_needs_no_package_of_the_training_extra() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_importing_the_package_loads_the_standard_library_only() -> None:
+    code = (
+        "import json, sys; before = set(sys.modules); import tskd_monai; "
+        "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(json.loads(run.stdout)) - set(sys.stdlib_module_names) == {"tskd_monai"}

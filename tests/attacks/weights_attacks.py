@@ -27,7 +27,7 @@ from tskd_monai.networks import weights_file
 from tskd_monai.networks.adapter_folder import load_adapter, save_adapter
 from tskd_monai.networks.lora import add_lora, lora_slot
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher_weights import noted_weights
+from tskd_monai.networks.teacher_folder import noted_weights
 from tskd_monai.networks.weights_file import read_weights
 from tskd_monai.training.checkpoint import load_checkpoint
 

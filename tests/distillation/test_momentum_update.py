@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from ignite.engine import Engine
 
-from tskd_monai.distillation.momentum_contrast import MomentumContrast
-from tskd_monai.training.momentum_update import MomentumUpdate
+from tskd_monai.distillation.momentum_contrast import MomentumContrast, MomentumUpdate
 
 
 class Noting(MomentumContrast):

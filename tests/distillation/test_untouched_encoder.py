@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tskd_monai.distillation.teachers import untouched_teacher
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.untouched_encoder import untouched_teacher
 
 
 def test_embeddings_are_the_published_encoders_and_there_are_no_logits() -> None:

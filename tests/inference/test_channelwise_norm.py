@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tskd_monai.inference.channelwise_norm import ChannelwiseGroupNorm, with_channelwise_norms
+from tskd_monai.inference.export import ChannelwiseGroupNorm, with_channelwise_norms
 
 
 def group_norm() -> nn.GroupNorm:

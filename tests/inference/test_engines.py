@@ -13,9 +13,8 @@ from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.inference import engines
 from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, TorchEngine, choose_engine
-from tskd_monai.inference.export import export_student, load_student
+from tskd_monai.inference.export import Case, export_student, load_student, parity_rows, parity_table
 from tskd_monai.inference.exported_files import RECORD
-from tskd_monai.inference.parity import Case, parity_rows, parity_table
 from tskd_monai.networks.students import build_student
 
 TEMPLATE = ROOT / "bundles" / "segmentation"
@@ -205,7 +204,7 @@ def test_int8_that_loses_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = export_student(bundle, ["openvino"], [case], [case])
     kept = {row["precision"]: row["accepted"] for row in rows}["int8"]
     assert (bundle / "models/model_int8.xml").is_file() == kept
-    monkeypatch.setattr("tskd_monai.inference.parity.MAX_DICE_DROP", -1.0)
+    monkeypatch.setattr("tskd_monai.inference.export.MAX_DICE_DROP", -1.0)
     export_student(bundle, ["openvino"], [case], [case])
     assert not (bundle / "models/model_int8.xml").exists() and not (bundle / "models/model_int8.bin").exists()
     assert "model_int8.xml" not in read_json(bundle / "models/export.json")["files"]

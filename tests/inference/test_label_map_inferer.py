@@ -10,7 +10,7 @@ from monai.networks.nets import UNet
 
 from tskd_monai.data.task import Label, Task
 from tskd_monai.inference.label_map_inferer import LabelMapInferer
-from tskd_monai.inference.slicewise import slice_inferer
+from tskd_monai.training.validation import slice_inferer
 
 MakeTask = Callable[..., Task]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tskd_monai.inference.prefetching import PrefetchingLoader
+from tskd_monai.inference.overlapped_io import PrefetchingLoader
 
 
 class Numbers(Dataset[torch.Tensor]):

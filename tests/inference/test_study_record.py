@@ -10,7 +10,7 @@ import pytest
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import write_json
-from tskd_monai.inference.study_record import read_study_record
+from tskd_monai.inference.segmentation_run import read_study_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip

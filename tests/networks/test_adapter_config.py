@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.networks.adapter_config import read_adapter_config
-from tskd_monai.networks.adapter_folder import load_adapter, save_adapter
+from tskd_monai.networks.adapter_folder import load_adapter, read_adapter_config, save_adapter
 from tskd_monai.networks.lora import add_lora
 from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
 

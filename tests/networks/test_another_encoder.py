@@ -18,8 +18,8 @@ from tskd_monai.networks.encoders import (
     InputNormalisation,
     check_image_size,
     image_size_hw,
+    run_layers,
 )
-from tskd_monai.networks.layer_stack import run_layers
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher_folder import build_teacher
 

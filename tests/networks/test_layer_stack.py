@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tskd_monai.networks.layer_stack import run_layers
+from tskd_monai.networks.encoders import run_layers
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tskd_monai.networks.planned_unet import PlannedUNet, count_halvings
+from tskd_monai.networks.unets import PlannedUNet, count_halvings
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
-from tskd_monai.networks.sam_names import encoder_entries, to_transformers_names
+from tskd_monai.networks.sam_encoder import encoder_entries, to_transformers_names
 
 ORIGINAL_NAMES = [
     *(f"image_encoder.neck.{name}" for name in ("0.weight", "1.weight", "1.bias", "2.weight", "3.weight", "3.bias")),

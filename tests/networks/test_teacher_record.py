@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, save_teacher
-from tskd_monai.networks.teacher_record import SPEC_TYPES, read_teacher_record, spec_from_json
+from tskd_monai.networks.teacher_folder import (
+    SPEC_TYPES,
+    build_teacher,
+    load_teacher,
+    read_teacher_record,
+    save_teacher,
+    spec_from_json,
+)
 
 TASK = "a" * 64
 

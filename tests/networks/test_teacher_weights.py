@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tskd_monai.networks.teacher_weights import PRIVATE_FILE, note_weights, noted_weights
+from tskd_monai.networks.teacher_folder import PRIVATE_FILE, note_weights, noted_weights
 
 
 def test_path_of_local_weights_is_noted_privately_alone(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ImplicitVRLittleEndian, RLELossless
 
 from tests.reliability.subject import DOCUMENTED, Case, Subject, require
+from tskd_monai.data.dicom.geometry import REFUSE, RESAMPLE
 from tskd_monai.data.dicom.reader import read_series
-from tskd_monai.data.dicom_stack import REFUSE, RESAMPLE
 from tskd_monai.data.image_file import read_image_file
 from tskd_monai.data.nifti import read_nifti
 from tskd_monai.datasets.phantom.dicom import write_dicom_series

@@ -14,9 +14,14 @@ from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.synthesis.confidence import class_mean_confidence, teacher_confidence
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
-from tskd_monai.synthesis.gate_networks import GateEncoder, gate_encoder, gate_teacher
+from tskd_monai.synthesis.gate_networks import (
+    GateEncoder,
+    class_mean_confidence,
+    gate_encoder,
+    gate_teacher,
+    teacher_confidence,
+)
 from tskd_monai.synthesis.gates import check_transfer_set
 from tskd_monai.synthesis.memorisation import nearest_in_features, nearest_in_pixels
 from tskd_monai.synthesis.realism import kernel_distances, pair_similarities, spread

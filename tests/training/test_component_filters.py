@@ -11,8 +11,8 @@ import torch
 from monai.data import MetaTensor
 
 from tskd_monai.data.task import Task
-from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
 from tskd_monai.training.component_filters import harmful_filters
+from tskd_monai.training.validation import dice_evaluator, slice_inferer
 
 SPLEEN, LIVER = 4, 1
 

@@ -28,7 +28,6 @@ from monai.networks.nets import UNet
 from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
 from tskd_monai.training import distributed
 from tskd_monai.training.checkpoint import BestCheckpoint, EpochCheckpoint, Resume
 from tskd_monai.training.determinism import ReseedEachEpoch
@@ -45,6 +44,7 @@ from tskd_monai.training.optimisation import ScheduleLearningRate, lr_schedule
 from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.training.signals import StopOnSignal
+from tskd_monai.training.validation import dice_evaluator, slice_inferer
 
 EPOCHS, EPOCH_LENGTH, SEED = 4, 3, 7
 LONGEST_END = 60

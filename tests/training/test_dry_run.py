@@ -12,10 +12,17 @@ import pytest
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.files.atomic import write_json
 from tskd_monai.training import dry_run as module
-from tskd_monai.training.case_survey import CaseSurvey
-from tskd_monai.training.dry_run import class_findings, disk_finding, dry_run, memory_finding, time_finding
-from tskd_monai.training.findings import Finding, Verdict, findings_table
-from tskd_monai.training.trial_step import Trial
+from tskd_monai.training.case_survey import CaseSurvey, Trial
+from tskd_monai.training.dry_run import (
+    Finding,
+    Verdict,
+    class_findings,
+    disk_finding,
+    dry_run,
+    findings_table,
+    memory_finding,
+    time_finding,
+)
 
 TASK = Task(
     name="tiny",

@@ -30,14 +30,13 @@ from monai.networks.nets import UNet
 from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
 from tskd_monai.training.checkpoint import BestCheckpoint, EpochCheckpoint, Resume
 from tskd_monai.training.determinism import ReseedEachEpoch
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.optimisation import warmup_cosine
 from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.training.signals import StopOnSignal
-from tskd_monai.training.validation import ValidateEnds
+from tskd_monai.training.validation import ValidateEnds, dice_evaluator, slice_inferer
 from tskd_monai.transforms.pipelines import augmentation
 
 EPOCHS, EPOCH_LENGTH, BATCH_SIZE, VAL_INTERVAL, SEED = 4, 3, 4, 3, 7

@@ -9,7 +9,7 @@ from monai.networks.nets import UNet
 from torch.nn.functional import pad
 
 from tskd_monai.data.task import Task
-from tskd_monai.inference.slicewise import dice_evaluator, slice_inferer
+from tskd_monai.training.validation import dice_evaluator, slice_inferer
 
 MakeTask = Callable[..., Task]
 

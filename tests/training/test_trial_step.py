@@ -9,7 +9,7 @@ from monai.losses import DiceCELoss
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.training.trial_step import noise_batch, noise_slices, trial_step
+from tskd_monai.training.case_survey import noise_batch, noise_slices, trial_step
 from tskd_monai.transforms.pipelines import augmentation
 
 TASK = Task(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from tskd_monai.transforms.naming import NameOutputd
+from tskd_monai.transforms.fitness import NameOutputd
 
 
 def test_name_of_the_item_goes_into_the_images_metadata() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Task
-from tskd_monai.inference.slicewise import slice_inferer
+from tskd_monai.training.validation import slice_inferer
 from tskd_monai.transforms.pipelines import (
     augmentation,
     contrastive_augmentation,

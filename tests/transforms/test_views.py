@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from monai.transforms import RandGaussianNoised
 
-from tskd_monai.transforms.views import TwoViews
+from tskd_monai.transforms.pipelines import TwoViews
 
 
 def views(seed: int) -> torch.Tensor:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from tskd_monai.data.datalist import load_section
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.inference.export import export_student, load_student
-from tskd_monai.inference.parity import load_cases, parity_table
+from tskd_monai.inference.export import export_student, load_cases, load_student, parity_table
 
 PACKAGES = ("onnxruntime", "openvino")
 

@@ -122,7 +122,7 @@ def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], 
         size, spacing = ([values[other] for other in in_plane] for values in (found.shape, found.spacing))
         slices = math.prod(found.shape) // math.prod(size)
         name = f"{found.name} (`{found.section}` case {found.case})"
-        check_resampling((found.channels, *map(int, size), slices), spacing, task.pixdim, name, unit)
+        check_resampling([found.channels, *map(int, size), int(slices)], spacing, task.pixdim, name, unit)
     for path, differences in unlike_most(image_extents(source, prints, axis), unit).items():
         logger.warning("Case %s is unlike the other images: %s.", prints[path].case, "; ".join(differences))
 

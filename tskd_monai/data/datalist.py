@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.json_fields import is_a
-from tskd_monai.data.listed_file import is_there
 from tskd_monai.data.output_names import file_stem
 from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import shown
+from tskd_monai.files.json_files import is_a, is_there, shown
 from tskd_monai.files.option_path import text_path
 
 SECTIONS = ("training", "validation", "test", "unlabeled")

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tskd_monai.data.damage import damage_explained
-from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count, damage_explained
 
 logger = logging.getLogger(__name__)
 

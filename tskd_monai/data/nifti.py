@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 
-from tskd_monai.data.damage import damage_explained
-from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count
+from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count, damage_explained
 
 logger = logging.getLogger(__name__)
 

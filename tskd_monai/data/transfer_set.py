@@ -16,10 +16,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.json_fields import Fields, check_fields
-from tskd_monai.data.listed_file import is_there
 from tskd_monai.files.atomic import read_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import Fields, check_fields, is_there
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "transfer_set.json"

@@ -15,10 +15,10 @@ from monai.data import ImageReader
 from monai.transforms import LoadImaged
 from monai.utils import SpaceKeys
 
+from tskd_monai.data.dicom.geometry import REFUSE, check_irregular
 from tskd_monai.data.dicom.header import DICOM_SUFFIXES
 from tskd_monai.data.dicom.reader import DicomSeries, read_series
 from tskd_monai.data.dicom.series import series_hash
-from tskd_monai.data.dicom_stack import REFUSE, check_irregular
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file, read_label_file
 from tskd_monai.data.nifti import NIFTI_SUFFIXES, read_nifti
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tskd_monai.networks.encoders import PATCH_SIZE, token_grid
-from tskd_monai.networks.layer_stack import run_layers
-from tskd_monai.networks.network_part import NetworkPart, train_alone
+from tskd_monai.networks.encoders import PATCH_SIZE, run_layers, token_grid
+from tskd_monai.networks.features import NetworkPart, train_alone
 from tskd_monai.networks.plain_vit import INITIALISER_STD, LAYER_NORM_EPS, Block
 from tskd_monai.networks.students import student_size
 from tskd_monai.networks.vit_student import CompactViT, VitStudent, vit_of

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.networks.teacher_networks import TeacherNetwork, teacher_sha256
+from tskd_monai.networks.features import TeacherNetwork, teacher_sha256
 from tskd_monai.training.samplers import process_count, process_rank
 
 logger = logging.getLogger(__name__)

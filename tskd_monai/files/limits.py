@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 MAX_VOXELS = 2**30
 """4 GiB in float32: a whole-body CT of 512 x 512 x 2000 is half of it."""
 
@@ -37,3 +40,27 @@ def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
             f"Expected a complete image, found {name} truncated or damaged (its header claims {claimed} bytes of "
             f"voxels, the file holds {file_bytes * ratio} at most); copy or export it again."
         )
+
+
+@contextmanager
+def damage_explained(kind: str, name: str) -> Iterator[None]:
+    """Turns what a library raises on a damaged file into a ValueError that names it.
+
+    A decoder raises dozens of types there and documents none. Inside the block stands the library's call alone: an
+    error of ours would be taken for damage.
+
+    Args:
+        kind: of the file, such as `NIfTI file`.
+        name: of the file.
+
+    Raises:
+        ValueError: for every exception but those that have nothing to do with the file, such as MemoryError.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"Expected a complete {kind}, found {name} truncated or damaged ({error}); copy or export it again."
+        ) from error

@@ -1,1 +1,7 @@
 """Preprocessing, inference and postprocessing of whole studies."""
+
+from functools import partial
+
+from tskd_monai.former_names import former_module
+
+__getattr__ = partial(former_module, __name__)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import Dataset
 
 from tskd_monai.data.datalist import load_section, study_names
 from tskd_monai.data.dicom.header import is_dicom_file
 from tskd_monai.data.dicom.series import counted
 from tskd_monai.data.dicom.tree import series_folders
-from tskd_monai.data.output_names import file_stem
+from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.output_names import file_stem, output_name
 from tskd_monai.files.option_path import text_path, typed_path
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 from tskd_monai.files.private_files import private_name
 from tskd_monai.inference.case_files import EARLIER, RECORDS, sort_files
+from tskd_monai.inference.failures import describe
 
 logger = logging.getLogger(__name__)
 
@@ -185,3 +188,30 @@ def _check_names(names: Sequence[str]) -> None:
         raise ValueError(
             f"Expected distinct names, found {repeated} more than once; outputs would overwrite each other."
         )
+
+
+STUDY, OUTPUT, FAILURE, WARNING = "study", "output", "failure", "warning"
+
+
+class StudyDataset(Dataset):
+    """Reads studies; one that cannot be read is handed on with the reason instead of ending the run.
+
+    An item is what the transform makes of the study, `output`, what its outputs are named after, and `warning`, how it
+    differs from the training images (or an empty text); or `failure`, the message; and `study`, the study's index.
+
+    Args:
+        data: studies with `image`.
+        transform: from a study to the network's input.
+    """
+
+    def __init__(self, data: Sequence[Study], transform: Callable[[Any], Any]) -> None:
+        super().__init__(list(data), transform)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        """Returns one study, read or failed."""
+        try:
+            item = self._transform(index)
+        except Exception as error:  # whatever the reason, the other studies do not suffer from it
+            return {STUDY: index, FAILURE: describe(error)}
+        name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
+        return {**item, STUDY: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.transforms import Compose, SaveImaged, Transform
 
+from tskd_monai.data.dicom.seg_writer import DicomSegWriter
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name, output_suffix
 from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
 from tskd_monai.data.task import Task
@@ -65,3 +66,18 @@ def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: Wri
         "output_name_formatter": output_name,
     }
     return SaveImaged("pred", **options) if thread is None else SaveImageInBackgroundd(thread, "pred", options)
+
+
+def save_dicom_seg(
+    task: Task, output_dir: str | Path, segmentation_type: str = "BINARY", thread: WriterThread | None = None
+) -> SaveImaged:
+    """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that refers to it.
+
+    Args:
+        task: of the study; its labels' codes describe the segments.
+        output_dir: where the file goes, named by a hash of the series' UID.
+        segmentation_type: `BINARY` or `LABELMAP`.
+        thread: that writes in the background; None to write before going on.
+    """
+    writer = partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name, segmentation_type=segmentation_type)
+    return save_label_map(writer, ".dcm", output_dir, thread)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.data import DataLoader
 from monai.transforms import SaveImaged
 
 logger = logging.getLogger(__name__)
@@ -85,3 +86,24 @@ class SaveImageInBackgroundd(SaveImaged):
         item = {key: data[key] for key in self.keys}
         self.thread.submit(lambda: SaveImaged.__call__(self, item))
         return dict(data)
+
+
+class PrefetchingLoader(DataLoader):
+    """A `DataLoader` that a thread keeps one batch ahead of; with a study per batch, two studies are in memory.
+
+    MONAI's `ThreadDataLoader` ends the loop without a word when reading fails; here the error is raised where the
+    batch was to come. A worker process would copy each volume between processes.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yields the batches in order.
+
+        Raises:
+            Exception: whatever reading a batch raised, in its place.
+        """
+        batches, end = iter(super().__iter__()), object()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
+            ahead = reader.submit(next, batches, end)
+            while (batch := ahead.result()) is not end:
+                ahead = reader.submit(next, batches, end)
+                yield batch

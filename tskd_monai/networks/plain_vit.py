@@ -19,9 +19,9 @@ from tskd_monai.networks.encoders import (
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
+    run_layers,
     token_grid,
 )
-from tskd_monai.networks.layer_stack import run_layers
 
 LAYER_NORM_EPS = 1e-6  # timm's value; PyTorch's default of 1e-5 changes the output of published weights
 INITIALISER_STD = 0.02

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from tskd_monai.networks.planned_unet import PlannedUNet
-from tskd_monai.networks.unets import CompactUNet
+from tskd_monai.networks.unets import CompactUNet, PlannedUNet
 from tskd_monai.networks.vit_student import CompactViT
 
 Student = CompactUNet | PlannedUNet | CompactViT

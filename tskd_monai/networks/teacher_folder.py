@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,158 @@ from torch import nn
 
 from tskd_monai.files.file_kind import refuse_other_kinds
 from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
-from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, has_lora, merge_lora
-from tskd_monai.networks.pretrained import weights_path
+from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
+from tskd_monai.networks.encoders import image_size_hw
+from tskd_monai.networks.features import state_sha256
+from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, checked_peft_options, has_lora, merge_lora
+from tskd_monai.networks.pretrained import RANDOM, SHIPPED, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.segmenter import VfmSegmenter
 from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
-from tskd_monai.networks.teacher_networks import state_sha256
-from tskd_monai.networks.teacher_record import FORMAT_VERSION, RECORD_FILE, read_teacher_record, spec_from_json
-from tskd_monai.networks.teacher_weights import note_weights, noted_weights
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
+
+PRIVATE_FILE = Path("private") / "encoder_weights.json"
+
+
+def note_weights(folder: Path, weights: str) -> str:
+    """Returns what a record may say of weights, and writes down the path of local ones.
+
+    Args:
+        folder: of the teacher.
+        weights: path or hub id, ``"shipped"`` or ``"random"``.
+    """
+    if weights in (RANDOM, SHIPPED) or not Path(weights).exists():
+        return weights
+    place = folder / PRIVATE_FILE
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.writing")
+    temporary.write_text(json.dumps({"encoder_weights": str(Path(weights).absolute())}) + "\n", encoding="utf-8")
+    temporary.replace(place)
+    return Path(weights).name
+
+
+def noted_weights(folder: Path, encoder: str, weights: str) -> str:
+    """Returns where the weights of a record are: the noted path, else what the record says.
+
+    A record may come from outside, and a hub id is an address: only that of the encoder's own publisher is gone to.
+
+    Args:
+        folder: of the teacher.
+        encoder: name in ``ENCODERS``.
+        weights: of the record.
+
+    Raises:
+        ValueError: if the record names a place on the hub that is not the encoder's publisher's.
+    """
+    if weights in (RANDOM, SHIPPED):
+        return weights
+    place = folder / PRIVATE_FILE
+    if place.is_file():
+        return str(json.loads(place.read_text(encoding="utf-8"))["encoder_weights"])
+    if Path(weights).exists() or "/" not in weights or weights == ENCODERS[encoder].source:
+        return weights
+    raise ValueError(
+        f"The teacher in {folder} names {weights} for the weights of {encoder}, which are published at "
+        f"{ENCODERS[encoder].source}; pass encoder_weights if you mean that other place."
+    )
+
+
+RECORD_FILE = "teacher.json"
+FORMAT_VERSION = 1
+RECORD_TYPES: Mapping[str, type] = {
+    "task_hash": str, "spec": dict, "base_encoder_sha256": str, "files": dict, "record": dict,
+}  # fmt: skip
+SPEC_TYPES: Mapping[str, tuple[type, ...]] = {
+    "encoder": (str,), "encoder_weights": (str,), "weights_sha256": (str, type(None)), "image_size": (list,),
+    "num_classes": (int,), "decoder": (str,), "decoder_lora": (bool,), "refine": (bool,), "tuning": (str,),
+    "rank": (int,), "alpha": (float, int), "dropout": (float, int), "target_modules": (list, type(None)),
+    "qkv_parts": (str,), "peft_options": (dict,), "seed": (int,),
+}  # fmt: skip
+MAX_CLASSES = 256
+"""As many as an 8-bit label map tells apart; a decoder for a claimed billion would take all memory."""
+
+
+def read_teacher_record(folder: str | Path) -> dict[str, Any]:
+    """Returns the content of ``teacher.json``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it cannot be read, its format is another, or an entry is missing or of another type.
+    """
+    path = Path(folder) / RECORD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected {RECORD_FILE} in the teacher folder {folder}, found none; train one first.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected JSON in {path}, found a damaged file ({error}); copy the folder again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {path}, found {type(content).__name__}; copy the folder again.")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"Expected format_version {FORMAT_VERSION} in {path}, found {content.get('format_version')!s:.80}; "
+            "train the teacher again with this version."
+        )
+    if missing := [name for name in RECORD_TYPES if name not in content]:
+        raise ValueError(f"Expected {', '.join(missing)} in {path}, found none; copy the folder again.")
+    for name, kind in RECORD_TYPES.items():
+        if not isinstance(content[name], kind):
+            what = "a JSON object" if kind is dict else "a text"
+            found = type(content[name]).__name__
+            raise ValueError(f"Expected {what} as the {name} in {path}, found {found}; copy the folder again.")
+    if not all(isinstance(digest, str) for digest in content["files"].values()):
+        raise ValueError(f"Expected a sha256 of each of the files in {path}, found another; copy the folder again.")
+    return content
+
+
+def spec_from_json(values: Mapping[str, Any], path: Path) -> TeacherSpec:
+    """Returns what a teacher is built from, checked before anything is built.
+
+    Args:
+        values: the record's ``spec``.
+        path: of the record; named in errors.
+
+    Raises:
+        ValueError: if a field is missing, unknown, of another type or out of range.
+    """
+    expected = {field.name for field in fields(TeacherSpec)}
+    if different := sorted(values.keys() ^ expected):
+        state = "unknown" if different[0] in values else "missing"
+        raise ValueError(
+            f"The spec in {path} does not fit this version: {different[0]} is {state}, {len(different)} entries "
+            "differ; train the teacher again, or use the version it was trained with."
+        )
+    try:
+        _check_types(values)
+        targets = values["target_modules"]
+        encoder_record(values["encoder"])
+        checked_peft_options(values["peft_options"])
+        return TeacherSpec(
+            **{
+                **values,
+                "image_size": image_size_hw(values["image_size"]),
+                "target_modules": None if targets is None else tuple(targets),
+            }
+        )
+    except ValueError as error:
+        raise ValueError(f"The spec in {path} builds no teacher: {error} Copy the folder again.") from error
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    for name, types in SPEC_TYPES.items():
+        value = values[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            names = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"Expected {name} to be {names}, found {value!r:.80}.")
+    if not all(type(side) is int for side in values["image_size"]):
+        raise ValueError(f"Expected image_size as two whole numbers, found {values['image_size']!r:.80}.")
+    if not all(isinstance(target, str) for target in values["target_modules"] or ()):
+        raise ValueError(f"Expected target_modules to be names of layers, found {values['target_modules']!r:.80}.")
+    if not 2 <= values["num_classes"] <= MAX_CLASSES:
+        raise ValueError(f"Expected num_classes of 2 to {MAX_CLASSES}, found {values['num_classes']!r:.80}.")
+    if not 0 <= values["seed"] < 2**63:
+        raise ValueError(f"Expected a seed from 0 to 2^63 - 1, found {values['seed']!r:.80}.")
+
 
 __all__ = ["TeacherSpec", "build_teacher", "load_teacher", "read_teacher_record", "save_teacher"]
 

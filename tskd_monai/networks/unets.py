@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monai.networks.nets import UNet
+from monai.networks.nets import DynUNet, UNet
 from torch import nn
 
-from tskd_monai.networks.network_part import NetworkPart
+from tskd_monai.networks.features import NetworkPart
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,92 @@ class CompactUNet:
         """Returns all but the last block, images to (B, F, H / 2, W / 2)."""
         parts = (network.get_submodule("model.0"), network.get_submodule("model.1"))
         return NetworkPart(nn.Sequential(*parts), 2 * self.channels[0])  # the skip connection's and the way up's
+
+
+SMALLEST_SIDE = 4  # of the deepest feature map, in pixels
+FIRST_CHANNELS = 32
+MOST_CHANNELS = 512
+FEATURE_LEVEL = 3  # halvings at which features are distilled; an image that allows fewer is refused
+
+
+@dataclass(frozen=True)
+class PlannedUNet:
+    """MONAI's DynUNet, planned for 2D images: the control that configures itself.
+
+    Sides are halved while both stay whole and at least 4 pixels long; 32 channels are doubled at each level up to
+    512; a level has two 3x3 convolutions, each with instance norm and leaky ReLU. There is no deep supervision.
+
+    Source: Isensee et al. 2021 (nnU-Net), supplementary note 4.
+    """
+
+    @property
+    def feature_layer(self) -> str:
+        """Name of the layer whose output is distilled: at an eighth of the resolution, all deeper levels included.
+
+        The deepest level is of no use for that: it has hardly more than 4x4 positions.
+        """
+        return ".".join(["skip_layers"] + ["next_layer"] * FEATURE_LEVEL)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of that layer's output."""
+        return _channels(FEATURE_LEVEL)
+
+    def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> DynUNet:
+        """Returns the network, images (B, C, H, W) to logits (B, K, H, W).
+
+        Args:
+            in_channels: C.
+            out_channels: K, with background.
+            image_size: (H, W) in pixels.
+
+        Raises:
+            ValueError: when a side cannot be halved three times.
+        """
+        halvings = count_halvings(image_size)
+        strides = [1] + [2] * halvings
+        return DynUNet(
+            spatial_dims=2,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=[3] * len(strides),
+            strides=strides,
+            upsample_kernel_size=strides[1:],
+            filters=[_channels(level) for level in range(len(strides))],
+            norm_name=("INSTANCE", {"affine": True}),
+            act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        )
+
+    def encoder(self, network: nn.Module) -> NetworkPart:
+        """Returns the way down to the deepest layer, images to (B, F, h, w)."""
+        levels = [network.get_submodule("input_block"), *network.get_submodule("downsamples").children()]
+        bottleneck = network.get_submodule("bottleneck")
+        return NetworkPart(nn.Sequential(*levels, bottleneck), _channels(len(levels)))
+
+    def trunk(self, network: nn.Module) -> NetworkPart:
+        """Returns all but the last block, images to (B, F, H / 2, W / 2)."""
+        parts = (network.get_submodule("input_block"), network.get_submodule("skip_layers.next_layer"))
+        return NetworkPart(nn.Sequential(*parts), _channels(1))
+
+
+def count_halvings(image_size: tuple[int, int]) -> int:
+    """Returns how often both sides can be halved and stay whole and at least 4 pixels long.
+
+    Raises:
+        ValueError: when that is fewer than three times.
+    """
+    height, width = image_size
+    halvings = 0
+    while height % 2 == width % 2 == 0 and min(height, width) // 2 >= SMALLEST_SIDE:
+        height, width, halvings = height // 2, width // 2, halvings + 1
+    if halvings < FEATURE_LEVEL:
+        smallest = SMALLEST_SIDE * 2**FEATURE_LEVEL
+        raise ValueError(
+            f"Expected an image_size of multiples of {2**FEATURE_LEVEL} from {smallest} pixels for planned_unet, found "
+            f"{tuple(image_size)}; choose the task's image_size accordingly."
+        )
+    return halvings
+
+
+def _channels(level: int) -> int:
+    return min(FIRST_CHANNELS * 2**level, MOST_CHANNELS)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tskd_monai.networks.encoder_records import encoder_record
 from tskd_monai.networks.encoders import image_size_hw
+from tskd_monai.networks.features import NetworkPart
 from tskd_monai.networks.light_decoder import LightDecoder
-from tskd_monai.networks.network_part import NetworkPart
 from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.weights_file import load_strictly

@@ -14,17 +14,62 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
-from tskd_monai.files.atomic import read_json, write_json
-from tskd_monai.synthesis.confidence import teacher_confidence
-from tskd_monai.synthesis.contact_sheet import write_contact_sheet
-from tskd_monai.synthesis.gate_networks import GateEncoder
+from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.synthesis.gate_networks import GateEncoder, teacher_confidence
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, pair_similarities, spread
+
+COLUMNS = 8
+TITLE_HEIGHT = 16  # pixels
+ROW_NAMES = {"pixels": "nearest training image in pixels", "features": "nearest training image in features"}
+
+
+def write_contact_sheet(
+    path: Path, synthetic: torch.Tensor, real: torch.Tensor, nearest: Mapping[str, Nearest]
+) -> None:
+    """Writes a PNG of two blocks: images evenly spaced in the set, and those nearest to a training image.
+
+    Each block has a row of sampled images and, below each image, the training image nearest to it in each space. Above
+    the first block is a row of training images, evenly spaced.
+
+    Args:
+        path: of the PNG.
+        synthetic: sampled images (N, C, H, W) in [0, 1].
+        real: training images (M, C, H, W).
+        nearest: of the sampled images, by space: "pixels", "features".
+    """
+    even = _evenly_spaced(len(synthetic))
+    closest = np.argsort(np.min([found.distances for found in nearest.values()], axis=0), kind="stable")[:COLUMNS]
+    rows = [("real training images", real, _evenly_spaced(len(real)))]
+    for title, chosen in (("synthetic, evenly spaced", even), ("synthetic, nearest to a training image", closest)):
+        rows.append((title, synthetic, chosen))
+        rows.extend((ROW_NAMES[space], real, found.indices[chosen]) for space, found in nearest.items())
+    height, width = synthetic.shape[-2:]
+    sheet = Image.new("RGB", (COLUMNS * width, len(rows) * (height + TITLE_HEIGHT)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (title, images, chosen) in enumerate(rows):
+        top = row * (height + TITLE_HEIGHT)
+        pen.text((4, top + 2), title, fill="black")
+        for column, index in enumerate(chosen):
+            sheet.paste(_picture(images[int(index)]), (column * width, top + TITLE_HEIGHT))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _evenly_spaced(number: int) -> np.ndarray:
+    return np.unique(np.linspace(0, number - 1, COLUMNS).round().astype(int))
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    pixels = (image * 255).round().to(torch.uint8).numpy()
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).convert("RGB")
+
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tskd_monai.data.json_fields import Fields, check_fields
 from tskd_monai.data.transfer_set import (
     ENTRY,
     FORMAT_VERSION,
@@ -31,7 +30,7 @@ from tskd_monai.data.transfer_set import (
 )
 from tskd_monai.files.atomic import atomic_path, read_json, write_json
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import parse_json
+from tskd_monai.files.json_files import Fields, check_fields, parse_json
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
 from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
 from tskd_monai.training.distributed import wait_for_all

@@ -1,1 +1,7 @@
 """What every stage's training shares: checkpoints, resume, sampling, records."""
+
+from functools import partial
+
+from tskd_monai.former_names import former_module
+
+__getattr__ = partial(former_module, __name__)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import list_data_collate
+from monai.engines import IterationEvents, PrepareBatch, SupervisedTrainer
+from monai.engines.utils import PrepareBatchDefault
+from monai.inferers.inferer import Inferer
+from torch import nn
 from tqdm import tqdm
 
 from tskd_monai.data.task import Task
@@ -90,3 +99,125 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or type(error).__name__
+
+
+STEPS = 3  # the first one warms up
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the steps took.
+
+    Attributes:
+        seconds: of the fastest step but the first.
+        process_bytes: most memory that the process held: imports, networks and a step, without the images.
+        gpu_bytes: most memory that tensors took on the GPU; None on a CPU.
+        trained_bytes: of the weights that are trained.
+    """
+
+    seconds: float
+    process_bytes: int
+    gpu_bytes: int | None
+    trained_bytes: int
+
+
+def noise_slices(task: Task, number: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Returns items as `SliceDataset` gives them: `image` (C, H, W) in [0, 1], `label` (1, H, W), `slice`, `position`.
+
+    Args:
+        task: of the study.
+        number: of the items.
+        seed: of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    items: list[dict[str, Any]] = []
+    for index in range(number):
+        image = torch.rand(task.channels, *task.image_size, generator=generator)
+        label = torch.randint(0, task.num_classes, (1, *task.image_size), generator=generator).float()
+        items.append({"image": image, "label": label, "slice": index, "position": 0.5})
+    return items
+
+
+def noise_batch(task: Task, batch_size: int, augmentation: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Returns a batch of slices of noise, augmented as the training augments its slices.
+
+    Args:
+        task: of the study.
+        batch_size: of the training.
+        augmentation: of a slice; None: none.
+    """
+    return collate(noise_slices(task, batch_size), augmentation)
+
+
+def collate(items: Sequence[Mapping[str, Any]], augmentation: Callable[[Any], Any] | None) -> dict[str, Any]:
+    """Returns the items, augmented, as a batch."""
+    return dict(list_data_collate([dict(item) if augmentation is None else augmentation(dict(item)) for item in items]))
+
+
+def trial_step(
+    batch: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_function: Callable[..., torch.Tensor],
+    inferer: Inferer,
+    device: torch.device | str,
+    prepare_batch: PrepareBatch | None = None,
+) -> Trial:
+    """Trains for a few steps with the parts of a training, and returns what a step took. The network is changed.
+
+    Args:
+        batch: as the training's loader gives it.
+        network: on the device.
+        optimizer: of the training.
+        loss_function: of the training.
+        inferer: of the training.
+        device: of the training.
+        prepare_batch: of the training; None: MONAI's own.
+    """
+    device = torch.device(device)
+    watch = _Watch()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    SupervisedTrainer(
+        device=device,
+        max_epochs=STEPS,
+        train_data_loader=[batch],
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss_function,
+        inferer=inferer,
+        prepare_batch=prepare_batch or PrepareBatchDefault(),
+        train_handlers=[watch],
+        decollate=False,
+    ).run()
+    trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+    gpu = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+    return Trial(min(watch.seconds[1:]), watch.process_bytes, gpu, trained)
+
+
+class _Watch:
+    """Looks at clock and memory through the events of MONAI's trainer."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.process_bytes = 0
+        self._process, self._started = psutil.Process(), 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Watches this trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
+        # Most is held once the loss is there, or when gradients and the optimiser's state have come to it.
+        for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED, Events.ITERATION_COMPLETED):
+            engine.add_event_handler(event, self._weigh)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = time.monotonic()
+
+    def _weigh(self, engine: Engine) -> None:
+        self.process_bytes = max(self.process_bytes, self._process.memory_info().rss)
+
+    def _stop(self, engine: Engine) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.monotonic() - self._started)

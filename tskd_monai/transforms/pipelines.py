@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -11,6 +14,7 @@ from monai.transforms import (
     RandAdjustContrastd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    Randomizable,
     RandScaleCropd,
     RandScaleIntensityd,
     Resized,
@@ -21,13 +25,12 @@ from monai.transforms import (
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
-from tskd_monai.inference.training_likeness import CompareWithTrainingd
 from tskd_monai.transforms.coordinates import AddCoordinatesd
-from tskd_monai.transforms.fitness import CheckImageFitsTaskd
+from tskd_monai.transforms.fitness import CheckImageFitsTaskd, NameOutputd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
-from tskd_monai.transforms.naming import NameOutputd
 from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
+from tskd_monai.transforms.training_likeness import CompareWithTrainingd
 
 
 def preprocessing(
@@ -100,3 +103,29 @@ def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
     crop = RandScaleCropd("image", roi_scale=smallest_crop, max_roi_scale=1.0, random_size=True)
     fit = Resized("image", spatial_size=task.image_size, mode="bilinear")
     return Compose([crop, fit, *augmentation(["image"], strength=1.5).transforms])
+
+
+class TwoViews(Randomizable, Transform):
+    """Gives two draws of a random transform of the same image, one behind the other.
+
+    Args:
+        transform: of an item with `image` (C, H, W); its random state is that of this transform.
+    """
+
+    def __init__(self, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        self.transform = transform
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TwoViews:
+        """Seeds the random transform."""
+        super().set_random_state(seed, state)
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws nothing: the transform does."""
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the item with `image` (2, C, H, W)."""
+        views = [torch.as_tensor(np.asarray(self.transform(dict(item))["image"])) for _ in range(2)]
+        return {**item, "image": torch.stack(views)}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydicom.sr.codedict import codes
 
-from tskd_monai.data.segment_codes import LATERALITIES, ORGANS, segment_codings
+from tskd_monai.data.dicom.seg_writer import LATERALITIES, ORGANS, segment_codings
 from tskd_monai.data.task import Label
 
 

@@ -19,8 +19,8 @@ from pydicom.misc import is_dicom
 from pydicom.sequence import Sequence
 
 from tskd_monai.data.dicom.claims import check_inflation
+from tskd_monai.data.dicom.geometry import VARYING_TAGS
 from tskd_monai.data.dicom.identity import ACQUISITION_TAGS, IDENTITY_TAGS, MEASURED_TAGS, TYPE_TAGS
-from tskd_monai.data.dicom_stack import VARYING_TAGS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 COMPANIONS = ("LICENSE", "README", "VERSION", "LOCKFILE")

@@ -13,10 +13,9 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tskd_monai.data.dicom.claims import check_frame_sizes, check_pixel_claims
-from tskd_monai.data.dicom.geometry import SeriesGrid, series_grid
+from tskd_monai.data.dicom.geometry import REFUSE, SeriesGrid, series_grid
 from tskd_monai.data.dicom.resampling import to_grid
 from tskd_monai.data.dicom.series import find_series, series_title
-from tskd_monai.data.dicom_stack import REFUSE
 from tskd_monai.files.limits import check_voxel_count
 
 logger = logging.getLogger(__name__)

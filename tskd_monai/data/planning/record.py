@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.json_fields import check_fields
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.fingerprint import Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Task
 from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import shown
+from tskd_monai.files.json_files import check_fields, shown
 
 logger = logging.getLogger(__name__)
 

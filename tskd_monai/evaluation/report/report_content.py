@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.json_fields import is_a
 from tskd_monai.evaluation.summary import Row, class_means, read_metrics
+from tskd_monai.files.json_files import is_a
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
-from tskd_monai.data.json_fields import check_fields
 from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import check_fields
 
 SUMMARY = "summary.json"
 ADVICE = "segment the section again"

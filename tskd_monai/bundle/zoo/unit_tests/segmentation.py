@@ -67,7 +67,7 @@ class TestStudent(unittest.TestCase):
         """Removes the scans."""
         shutil.rmtree(self.folder)
 
-    def run_configs(self, workflow_type: str, configs: list[str], override: dict[str, Any], output_dir: Path) -> Path:
+    def run_configs(self, workflow_type: str, configs: list[str], override: dict[str, Any], output_dir: str) -> Path:
         """Runs one or more configs of the bundle and returns the output folder."""
         workflow = ConfigWorkflow(
             workflow_type=workflow_type,

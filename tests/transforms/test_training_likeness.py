@@ -14,8 +14,8 @@ from monai.data import MetaTensor
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.task import Intensity, Task, TrainingImages
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
-from tskd_monai.inference.training_likeness import value_range
 from tskd_monai.transforms.pipelines import preprocessing, training_preprocessing
+from tskd_monai.transforms.training_likeness import value_range
 
 MakeTask = Callable[..., Task]
 WriteNifti = Callable[..., Path]
