@@ -24,7 +24,8 @@ from pydicom.uid import (
 )
 
 from tests.attacks.attack import Attack, no_op, peak_bytes
-from tskd_monai.data import dicom_header, dicom_reader
+from tskd_monai.data.dicom import header as dicom_header
+from tskd_monai.data.dicom import reader as dicom_reader
 from tskd_monai.data.dicom.reader import read_series
 
 Monkey = pytest.MonkeyPatch

@@ -11,10 +11,10 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow
 
 from tests.support.paths import ROOT
+from tskd_monai.bundle import options as bundle
 from tskd_monai.bundle.options import check_bundle_root, dataset_dir, default_device, plain_option
 from tskd_monai.files.folder_lock import LOCK_FILE, FolderInUseError
 from tskd_monai.inference.failures import root_cause
-from tskd_monai.training import bundle
 
 BUNDLES = ROOT / "bundles"
 

@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from tests.support.paths import ROOT
+from tskd_monai.bundle import student as student_bundle
 from tskd_monai.bundle.student import (
     finish_student,
     load_student_weights,
@@ -19,7 +20,6 @@ from tskd_monai.bundle.student import (
     write_student_bundle,
 )
 from tskd_monai.data.task import Intensity, Label, Task, load_task
-from tskd_monai.distillation import student_bundle
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.students import build_student

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tskd_monai.distillation import masked_autoencoder as module
 from tskd_monai.distillation.masked_autoencoder import VitMaskedAutoencoder, draw_mask, masked_autoencoder
 from tskd_monai.losses.masked_reconstruction import MaskedReconstructionLoss
-from tskd_monai.networks import masked_autoencoder as module
 from tskd_monai.networks.students import build_student
 
 SIZE = (64, 48)

@@ -4,9 +4,9 @@ A parser may read what it is given or refuse it with an error that it documents 
 is an offender: another error, a crash, more than 10 s, more than 2 GB. Inputs are a function of the seed, the parser's
 name and their number; every offender is saved with what is needed to try it again.
 
-python tests/reliability/mutate_parsers.py --offenders FOLDER            a full run
-python tests/reliability/mutate_parsers.py --parsers task --inputs 500   one parser, so many inputs
-python tests/reliability/mutate_parsers.py --replay FOLDER/task-17       one offender again, with its traceback
+python -m tests.reliability.mutate_parsers --offenders FOLDER            a full run
+python -m tests.reliability.mutate_parsers --parsers task --inputs 500   one parser, so many inputs
+python -m tests.reliability.mutate_parsers --replay FOLDER/task-17       one offender again, with its traceback
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     known = {**former, **results}
     packages = ("nibabel", "pydicom", "pillow", "safetensors")
     content = {
-        "command": "python tests/reliability/mutate_parsers.py --results tests/reliability/results/parsers.json",
+        "command": "python -m tests.reliability.mutate_parsers --results tests/reliability/results/parsers.json",
         "limits": asdict(LIMITS),
         "inputs": sum(result["inputs"] for result in known.values()),
         "offenders": sum(result["offenders"] for result in known.values()),

@@ -29,4 +29,4 @@ def parser_named(name: str) -> Subject:
     module = next((module for module, names in MODULES.items() if name in names), None)
     if module is None:
         raise ValueError(f"Expected a parser among {NAMES}, found {name!r}.")
-    return next(subject for subject in import_module(module).SUBJECTS if subject.name == name)
+    return next(subject for subject in import_module(f"tests.reliability.{module}").SUBJECTS if subject.name == name)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import ModuleType
 
 import pytest
 
-HERE = Path(__file__).parent
-RELIABILITY = HERE.parent.parent / "scripts" / "reliability"
+from tests.support.paths import ROOT
+
 INPUTS = {
     "datalist": 300, "task": 300, "transfer set": 100, "gates": 150, "export record": 150, "training history": 100,
     "metrics table": 100, "study record": 100, "any record": 100, "NIfTI": 200, "DICOM series": 60, "2D image": 100,
@@ -23,16 +21,8 @@ INPUTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def scripts_on_path() -> Iterator[None]:
-    sys.path[:0] = [str(RELIABILITY), str(HERE)]
-    yield
-    sys.path.remove(str(RELIABILITY))
-    sys.path.remove(str(HERE))
-
-
 def script(name: str) -> ModuleType:
-    return importlib.import_module(name)
+    return importlib.import_module(f"tests.reliability.{name}")
 
 
 def test_every_parser_has_its_short_run() -> None:
@@ -123,7 +113,7 @@ def test_a_run_counts_keeps_offenders_and_replays_them(tmp_path: Path, capsys: p
 
 
 def test_the_committed_run_is_whole() -> None:
-    found = json.loads((RELIABILITY / "results" / "parsers.json").read_text())
+    found = json.loads((ROOT / "tests/reliability/results/parsers.json").read_text())
     assert list(found["parsers"]) == list(script("parsers").NAMES)
     assert found["inputs"] >= 100_000 and found["offenders"] == 0
     for name, result in found["parsers"].items():

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,18 +20,9 @@ from tests.support.paths import ROOT
 from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.training.checkpoint import save_checkpoint
 
-RELIABILITY = ROOT / "scripts" / "reliability"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def reliability_on_path() -> Iterator[None]:
-    sys.path.insert(0, str(RELIABILITY))
-    yield
-    sys.path.remove(str(RELIABILITY))
-
 
 def script(name: str) -> ModuleType:
-    return importlib.import_module(name)
+    return importlib.import_module(f"tests.reliability.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +33,16 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(program: str, work_dir: Path, results: Path, *options: str) -> Any:
     """Run a program of the harness and return its results; it must find nothing wrong."""
-    command = [sys.executable, str(RELIABILITY / program), "--work-dir", str(work_dir), "--results", str(results)]
-    environment = {**os.environ, "PYTHONPATH": str(RELIABILITY.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        f"tests.reliability.{program}",
+        "--work-dir",
+        str(work_dir),
+        "--results",
+        str(results),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_json(results)
@@ -52,7 +50,7 @@ def run(program: str, work_dir: Path, results: Path, *options: str) -> Any:
 
 def test_killed_stages_end_as_if_they_had_not_been(work_dir: Path, tmp_path: Path) -> None:
     options = ("--kills", "3", "--stage", "teacher", "--stage", "transfer_set")
-    results = run("kill_stages.py", work_dir, tmp_path / "results.json", *options)
+    results = run("kill_stages", work_dir, tmp_path / "results.json", *options)
     assert results["kills"] == 6
     assert list(results["stages"]) == ["teacher", "transfer_set"]
     assert all(stage["flawless"] and stage["repeated_equal"] for stage in results["stages"].values())
@@ -64,7 +62,7 @@ def test_a_full_disk_does_no_harm(work_dir: Path, tmp_path: Path) -> None:
             pass
     except (PermissionError, FileNotFoundError) as error:
         pytest.skip(f"a small disk cannot be mounted here: {error}")
-    results = run("starve_stages.py", work_dir, tmp_path / "results.json", "--fault", "full disk: transfer set")
+    results = run("starve_stages", work_dir, tmp_path / "results.json", "--fault", "full disk: transfer set")
     (finding,) = results["faults"]
     assert finding["message"].endswith("free some and run the same command again, which goes on from here")
     assert finding["code"] == 1 and finding["intact"] and finding["went_on"]

@@ -14,7 +14,7 @@ from tests.evaluation.html_page import Page
 from tskd_monai.data.datalist import load_section
 from tskd_monai.data.task import Task
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
-from tskd_monai.evaluation import evaluation_report
+from tskd_monai.evaluation.report import evaluation_report
 from tskd_monai.evaluation.report.evaluated_studies import evaluated_studies
 from tskd_monai.evaluation.report.evaluation_report import write_evaluation_report
 from tskd_monai.evaluation.report.study_panels import difference_map, worst_slice
