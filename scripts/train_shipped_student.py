@@ -19,8 +19,9 @@ from tskd_monai.commands.plan import plan_study
 from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
-from tskd_monai.files.atomic import atomic_path, write_json
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import write_json
 from tskd_monai.files.private_files import private_file
 
 logger = logging.getLogger("train_shipped_student")

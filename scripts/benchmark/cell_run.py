@@ -13,8 +13,8 @@ from cells import Cell, data_folder
 from stages import BUNDLES, Workplace, checkout_commit, gpu_model, run_bundle
 
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
-from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.training.record import package_versions
 
 RESULT_VERSION = 2

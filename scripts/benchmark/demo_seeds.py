@@ -15,7 +15,7 @@ import numpy as np
 from cell_run import processor
 
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.training.record import package_versions
 
 RESULT = Path(__file__).with_name("results") / "demo" / "seeds.json"

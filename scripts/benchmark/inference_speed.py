@@ -167,7 +167,7 @@ def main() -> None:
 
     from speed_inputs import write_bundle, write_scan
 
-    from tskd_monai.files.atomic import write_json
+    from tskd_monai.files.json_files import write_json
     from tskd_monai.inference.export import export_student
 
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ logger = logging.getLogger("benchmark")
 
 def is_finished(cell: Cell) -> bool:
     """Whether there is a result of these very settings."""
-    from tskd_monai.files.atomic import read_json
+    from tskd_monai.files.json_files import read_json
 
     return cell.result_file.is_file() and read_json(cell.result_file)["config_hash"] == cell.config_hash
 

@@ -18,7 +18,7 @@ import torch
 from cells import Stage, Study, data_folder, weights_file
 
 from tskd_monai.bundle.options import default_device
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 BUNDLES = SCRIPTS.parent / "bundles"

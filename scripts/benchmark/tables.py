@@ -15,7 +15,8 @@ from figures import patients_figure, picture, write_figure
 
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
 from tskd_monai.evaluation.metrics import NSD_TOLERANCE_MM
-from tskd_monai.files.atomic import atomic_path, read_json
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import read_json
 
 ROOT = FOLDER.parents[1]
 SMALLEST_GAP = 0.02  # below, or where its interval reaches 0, there is nothing to distil

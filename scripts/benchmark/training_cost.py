@@ -67,7 +67,7 @@ def main() -> None:
         json.dump(measure(cells[args.method].stage.settings, cells[args.method].study.image_size), sys.stdout)
         return
 
-    from tskd_monai.files.atomic import write_json
+    from tskd_monai.files.json_files import write_json
 
     measured: dict[str, list[dict[str, float]]] = {method: [] for method in cells}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

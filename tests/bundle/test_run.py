@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tskd_monai.bundle.run import Pipeline, Stage, differences
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 NAMES = ("teacher", "student", "predictions")
 

@@ -19,7 +19,7 @@ from tskd_monai.data.task import load_task, save_task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.networks.features import state_sha256
 from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 

@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 BUNDLES = ("teacher_lora", "diffusion_synthesis", "distillation", "segmentation")
 # What makes a training of hours one of seconds; everything else is as documented.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.trainings import TRAININGS, Training, start, write_patients
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 MASKED_AUTOENCODER = Training("distillation", "train.yaml", "dry_run.yaml", (("teacher_dir", "teacher"),))
 

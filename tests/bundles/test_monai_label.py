@@ -16,7 +16,7 @@ from tests.bundles import monai_label_requests as monai_label
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.inference.failures import root_cause
 from tskd_monai.networks.students import build_student
 from tskd_monai.training.checkpoint import EpochCheckpoint

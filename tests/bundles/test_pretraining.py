@@ -16,7 +16,7 @@ from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import save_task
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.training.checkpoint import load_checkpoint
 from tskd_monai.training.determinism import ReseedEachEpoch

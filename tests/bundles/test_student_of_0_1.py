@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, run
 
 from tests.support.paths import BUNDLES
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.former_names import FORMER, former_module
 
 CONFIGS = Path(__file__).parent / "student_0_1" / "configs"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 NOTEBOOK = ROOT / "bundles" / "segmentation" / "docs" / "tutorial.ipynb"
 

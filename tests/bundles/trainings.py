@@ -15,7 +15,7 @@ from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tskd_monai.commands import hub
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 
 
 @pytest.fixture

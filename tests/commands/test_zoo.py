@@ -24,7 +24,7 @@ from tskd_monai.bundle.zoo.bundle import ZOO_NAMES, config_sources, fill_bundle
 from tskd_monai.bundle.zoo.contents import Contents
 from tskd_monai.commands.zoo import main
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.networks.students import build_student
 
 NAME = ZOO_NAMES["segmentation"]

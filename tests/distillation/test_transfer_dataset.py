@@ -14,8 +14,8 @@ from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import Task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.transfer_dataset import transfer_dataset
-from tskd_monai.files.atomic import write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import write_json
 from tskd_monai.transforms.pipelines import augmentation, training_preprocessing
 
 SECTIONS = {"training": 1, "validation": 1, "test": 1, "unlabeled": 1}

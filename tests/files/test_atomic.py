@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support.paths import ROOT
-from tskd_monai.files.atomic import atomic_path, read_json, require_writable, write_json
+from tskd_monai.files.atomic import atomic_path, require_writable
+from tskd_monai.files.json_files import read_json, write_json
 
 
 def test_a_file_appears_whole_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tskd_monai.files.atomic import read_json, write_json
-from tskd_monai.files.json_files import check_fields, parse_json
+from tskd_monai.files.json_files import check_fields, parse_json, read_json, write_json
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SCALARS = (

@@ -10,7 +10,7 @@ import torch
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.inference import engines
 from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, TorchEngine, choose_engine
 from tskd_monai.inference.export import Case, export_student, load_student, parity_rows, parity_table

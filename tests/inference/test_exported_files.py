@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.inference.exported_files import (
     ONNX_FILE,
     RECORD,

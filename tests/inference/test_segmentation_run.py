@@ -18,7 +18,7 @@ from tests.inference.phantom_scan import SOLIDS, Oracle, dicom, grid, nifti
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task, TrainingImages, save_task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.networks.students import build_student
 
 STUDENT = "compact_unet_small"

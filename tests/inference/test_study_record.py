@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.inference.segmentation_run import read_study_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],

@@ -22,7 +22,7 @@ from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.render import make_grid, render, sample_anatomy
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.evaluation.metrics import evaluate_case
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.files.private_files import private_file
 from tskd_monai.inference.segmentation_run import INPUTS
 from tskd_monai.networks.students import build_student

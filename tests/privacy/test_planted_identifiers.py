@@ -24,7 +24,7 @@ from tests.privacy.identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_
 from tests.privacy.planted_scans import ROOT, scan, untrained_student
 from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.datasets.phantom.anatomy import LABELS
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 
 LEFT_OUT = (PRIVATE, ".dcm")

@@ -20,7 +20,7 @@ from pydicom.dataset import FileDataset
 
 from tests.privacy.identifiers import FOLDER, INSTANCE, SERIES_FOLDER, found_identifiers, search
 from tests.privacy.planted_scans import GRID, ROOT, series_with, untrained_student
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 
 Sent = tuple[list[str], int, int]

@@ -14,8 +14,8 @@ from tskd_monai.data.task import Intensity, Label, Task, TrainingImages, load_ta
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.report.report_content import read_history
 from tskd_monai.evaluation.summary import COLUMNS, read_metrics
-from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.inference.exported_files import exported_file, is_accepted
 from tskd_monai.inference.segmentation_run import read_study_record
 

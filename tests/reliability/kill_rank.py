@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.reliability.output_files import digests, saved_epoch, unreadable_files
 from tests.reliability.stage_runs import STAGES, Workplace
 from tests.reliability.warm_start import BundleRun
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger("kill_rank")

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.reliability.output_files import digests, epochs_in_history, saved_epoch, temporary_files, unreadable_files
 from tests.reliability.stage_runs import STAGES, StageRun, Workplace
 from tests.reliability.warm_start import Ending, Moment, run_in_child
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger("kill_stages")

@@ -20,8 +20,8 @@ from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.transfer_set import MANIFEST_NAME, image_name, progress_name
 from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
-from tskd_monai.files.atomic import write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, save_teacher
 from tskd_monai.networks.weights_file import read_weights

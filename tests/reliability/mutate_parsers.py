@@ -141,7 +141,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
     from tests.reliability.parsers import NAMES
     from tests.reliability.workers import LIMITS
-    from tskd_monai.files.atomic import read_json, write_json
+    from tskd_monai.files.json_files import read_json, write_json
     from tskd_monai.training.record import package_versions
 
     former = read_json(path)["parsers"] if path.is_file() else {}

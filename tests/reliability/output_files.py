@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.training.checkpoint import load_checkpoint
 
 TIMES = ("seconds", "seconds_per_epoch", "finished", "versions")

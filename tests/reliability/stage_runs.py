@@ -14,7 +14,7 @@ from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.data.task import save_task
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 BUNDLES = ROOT / "bundles"
 SECTIONS = {"training": 2, "validation": 1, "test": 6}

@@ -20,7 +20,7 @@ from tests.reliability.output_files import digests, finished_files, saved_epoch,
 from tests.reliability.small_disk import small_disk
 from tests.reliability.stage_runs import STAGES, StageRun, Workplace
 from tests.reliability.warm_start import Moment, run_in_child
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger("starve_stages")

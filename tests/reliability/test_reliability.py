@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests.support.paths import ROOT
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.training.checkpoint import save_checkpoint
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from tests.support.paths import ROOT
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json, write_json
 
 SECTIONS = {"training": 2, "validation": 1, "test": 1}
 INTERVAL = re.compile(r"[+-]?0\.\d{3} \([+-]?0\.\d{3} to [+-]?0\.\d{3}\)")  # 0.012 (-0.003 to +0.020)

@@ -16,8 +16,8 @@ import pytest
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task
-from tskd_monai.files.atomic import read_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json
 from tskd_monai.inference.export import parity_table
 from tskd_monai.networks.students import build_student
 

@@ -11,7 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedTrainer
 
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet, position_condition
 from tskd_monai.synthesis.ema import EmaHandler
 from tskd_monai.synthesis.pipeline_folder import load_diffusion_pipeline

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 from tskd_monai.training import dry_run as module
 from tskd_monai.training.case_survey import CaseSurvey, Trial
 from tskd_monai.training.dry_run import (

@@ -24,7 +24,7 @@ import yaml
 
 from tskd_monai.bundle.options import plain_option
 from tskd_monai.data.planning.content_hashes import ContentHashes
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from tskd_monai.datasets.splits import DEFAULT_SPLIT
 from tskd_monai.datasets.study import Study
 from tskd_monai.datasets.verification import verify_study
 from tskd_monai.files.archives import unpack_archives
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger("prepare_dataset")
 

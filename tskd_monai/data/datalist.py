@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.output_names import file_stem
-from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import is_a, is_there, shown
+from tskd_monai.files.json_files import is_a, is_there, read_json, shown
 from tskd_monai.files.option_path import text_path
 
 SECTIONS = ("training", "validation", "test", "unlabeled")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 FORMAT_VERSION = 1
 GATES_NAME = "gates.json"

@@ -11,8 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.files.atomic import read_json, write_json
-from tskd_monai.files.json_files import is_a
+from tskd_monai.files.json_files import is_a, read_json, write_json
 from tskd_monai.files.option_path import text_path
 
 FORMAT_VERSION = 1

@@ -16,9 +16,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.files.atomic import read_json
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import Fields, check_fields, is_there
+from tskd_monai.files.json_files import Fields, check_fields, is_there, read_json
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "transfer_set.json"

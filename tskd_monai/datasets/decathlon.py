@@ -24,7 +24,7 @@ from tskd_monai.data.output_names import file_stem
 from tskd_monai.datasets.layout import require_file
 from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import copied, write_volume
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 LAYOUT = "Task04_Hippocampus/dataset.json with imagesTr/*.nii.gz, labelsTr/*.nii.gz and imagesTs/*.nii.gz"
 

@@ -15,8 +15,9 @@ from tskd_monai.data.datalist import SECTIONS
 from tskd_monai.datasets.inspection import Inspection, inspect_entry, repeated_images
 from tskd_monai.datasets.splits import DEFAULT_SPLIT, assign_sections, draw_folds
 from tskd_monai.datasets.study import Description, Sample, Study
-from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from tskd_monai.data.datalist import SECTIONS, load_datalist
 from tskd_monai.datasets.inspection import inspect_entry, repeated_images
 from tskd_monai.datasets.preparation import RECORD, count_sections
-from tskd_monai.files.atomic import read_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json
 
 SHOWN_FILES = 5
 

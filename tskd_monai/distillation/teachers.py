@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from tskd_monai.bundle.student import start_from
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import check_fields
+from tskd_monai.files.json_files import check_fields, read_json
 from tskd_monai.networks.encoder_records import Encoder
 from tskd_monai.networks.features import SegmentationNetworkTeacher
 from tskd_monai.networks.pretrained import build_encoder

@@ -38,7 +38,8 @@ from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import listed_values
 from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
 from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, Row, pixel_names, summarise
-from tskd_monai.files.atomic import atomic_path, write_json
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import write_json
 
 logger = logging.getLogger(__name__)
 

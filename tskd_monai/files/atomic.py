@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import re
@@ -13,9 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from tskd_monai.files.json_files import parse_json
 
 NOT_WRITABLE = (
     errno.EACCES,
@@ -153,25 +149,3 @@ def _is_running(process: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes `content` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: str | Path) -> Any:
-    """Returns the content of a JSON file.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not JSON as `strict_json` has it; names the file and the place or the reason.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a JSON file at {path}, found none.")
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}: {error}") from error

@@ -13,10 +13,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.files.atomic import atomic_path
+
 MAX_DIGITS = 20
 """Of a whole number: those of the largest that 64 bits hold."""
 
 SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+
+
+def read_json(path: str | Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is not JSON as `parse_json` takes it; names the file and the place or the reason.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a JSON file at {path}, found none.")
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}: {error}") from error
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:

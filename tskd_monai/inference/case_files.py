@@ -13,7 +13,7 @@ from tskd_monai.data.dicom.header import is_dicom_file
 from tskd_monai.data.dicom.series import file_kind
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.output_names import IMAGE_ENDINGS, SEGMENTATION_POSTFIX, file_stem
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 RECORDS = "records"
 EARLIER = "earlier segmentation"

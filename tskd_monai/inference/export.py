@@ -14,7 +14,8 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import atomic_path, write_json
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import write_json
 from tskd_monai.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, openvino_has_bfloat16
 from tskd_monai.inference.exported_files import (
     ONNX_FILE,

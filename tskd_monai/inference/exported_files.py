@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.files.atomic import read_json
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
-from tskd_monai.files.json_files import Fields, check_fields
+from tskd_monai.files.json_files import Fields, check_fields, read_json
 
 WEIGHTS = "model.pt"
 RECORD = "export.json"

@@ -21,9 +21,9 @@ from monai.engines import SupervisedEvaluator
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.task import REFUSE, Task
-from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import Fields, check_fields, is_a
+from tskd_monai.files.json_files import Fields, check_fields, is_a, read_json, write_json
 from tskd_monai.files.option_path import text_path
 from tskd_monai.files.private_files import FOLDER, private_file
 from tskd_monai.files.redaction import redact_paths

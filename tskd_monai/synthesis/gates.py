@@ -20,7 +20,8 @@ from torch import nn
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
-from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.synthesis.gate_networks import GateEncoder, teacher_confidence
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, pair_similarities, spread

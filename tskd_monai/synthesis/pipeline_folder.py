@@ -22,10 +22,10 @@ import safetensors.torch
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
-from tskd_monai.files.atomic import explained_writing, read_json, write_json
+from tskd_monai.files.atomic import explained_writing
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
-from tskd_monai.files.json_files import Fields, check_fields, is_a
+from tskd_monai.files.json_files import Fields, check_fields, is_a, read_json, write_json
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of, patch_size_of
 from tskd_monai.training.record import package_versions

@@ -28,9 +28,9 @@ from tskd_monai.data.transfer_set import (
     progress_files,
     progress_name,
 )
-from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import Fields, check_fields, parse_json
+from tskd_monai.files.json_files import Fields, check_fields, parse_json, read_json, write_json
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
 from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
 from tskd_monai.training.distributed import wait_for_all

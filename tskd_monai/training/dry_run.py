@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.training.case_survey import CaseSurvey, Trial
 
 WIDTH = 100  # characters of the findings; longer ones go on in the next line

@@ -9,7 +9,7 @@ import yaml
 from tests.support.paths import ROOT
 from tskd_monai.bundle.zoo.cards import Card, load_card, readme
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 CARD = {
     "tags": ["MR"],

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tskd_monai.bundle.zoo.hub import files_to_send, hub_card
-from tskd_monai.files.atomic import write_json
+from tskd_monai.files.json_files import write_json
 
 
 @pytest.fixture

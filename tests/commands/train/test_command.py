@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.paths import ROOT
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 TINY: dict[str, Any] = {
     "image_size": 48,

@@ -18,7 +18,7 @@ from tskd_monai.bundle.zoo.documents import write_documents
 from tskd_monai.bundle.zoo.large_files import write_large_files
 from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
-from tskd_monai.files.atomic import read_json, write_json
+from tskd_monai.files.json_files import read_json, write_json
 
 ROOT = BUNDLES.parent
 SOURCE = ROOT / "tskd_monai"

@@ -13,7 +13,7 @@ import yaml
 
 from tskd_monai.bundle.zoo.pins import CORE
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 TEMPLATE = Path(__file__).parent / "readme_template.md"
 SHIPPED_CARD = Path(__file__).parent / "shipped_student.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from huggingface_hub.utils import filter_repo_objects
 
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 CARD_NAME = "README.md"
 IGNORED = ("eval/*", "*/__pycache__/*", "*.pyc", ".*", "large_files.yml")

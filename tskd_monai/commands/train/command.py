@@ -20,8 +20,8 @@ from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import Plan, Study, pipeline_stages, read_study
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
-from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.files.folder_lock import hold_folder
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
 from tskd_monai.networks.encoder_records import ENCODERS
 from tskd_monai.networks.pretrained import weights_path

@@ -20,7 +20,7 @@ from tskd_monai.evaluation.latency import count_parameters, measure_latency
 from tskd_monai.evaluation.report.report import Method, Report, write_report
 from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record
 

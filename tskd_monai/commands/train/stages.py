@@ -17,7 +17,7 @@ from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.record import load_record
 from tskd_monai.data.task import Task
-from tskd_monai.files.atomic import read_json
+from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tskd_monai.data.planning.record import PlanRecord, check_written
 from tskd_monai.data.task import Task, load_task, save_task
-from tskd_monai.files.atomic import read_json, write_json
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)

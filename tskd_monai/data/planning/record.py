@@ -16,8 +16,7 @@ from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.fingerprint import Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Task
-from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import check_fields, shown
+from tskd_monai.files.json_files import check_fields, read_json, shown
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import numpy as np
 from tskd_monai.data.datalist import SECTIONS
 from tskd_monai.datasets.phantom.anatomy import LABELS
 from tskd_monai.datasets.phantom.render import Grid, make_grid, render, sample_anatomy
-from tskd_monai.files.atomic import atomic_path, read_json, write_json
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

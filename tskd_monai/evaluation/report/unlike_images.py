@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 
 from tskd_monai.data.image_ranges import UNLIKE_TRAINING
-from tskd_monai.files.atomic import read_json
-from tskd_monai.files.json_files import check_fields
+from tskd_monai.files.json_files import check_fields, read_json
 
 SUMMARY = "summary.json"
 ADVICE = "segment the section again"
