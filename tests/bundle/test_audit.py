@@ -9,7 +9,10 @@ from tests.support.paths import ROOT
 from tskd_monai.bundle.audit import AllowList, Finding, unlisted_code
 
 ALLOWED = AllowList.read(ROOT / "tskd_monai" / "bundle" / "allow_list.json")
-BUNDLES = sorted(path.parent.parent for path in (ROOT / "bundles").glob("*/configs/metadata.json"))
+BUNDLES = [
+    *sorted(path.parent.parent for path in (ROOT / "bundles").glob("*/configs/metadata.json")),
+    ROOT / "tests" / "bundles" / "student_0_1",
+]
 
 
 def write(bundle: Path, name: str, content: str) -> Path:

@@ -75,7 +75,7 @@ def test_precision_seed_and_task_reach_what_guards_them(training: tuple[str, lis
     inferer = config["train"]["inferer"]
     assert (inferer["precision"], inferer["device"]) == ("@precision", "@device")
     assert config["train"]["trainer"]["inferer"].replace("::", "#") == "@train#inferer"
-    assert config["train"]["checkpoint"]["task_hash"] == "$@plan.hash"
+    assert config["train"]["checkpoint"]["task_hash"] == "$@task_def.hash"
     settings = json.dumps(config.get("finish", {}).get("settings", {})).replace("::", "#")
     assert "finish" not in config or "$@train#inferer.precision" in settings
 

@@ -11,9 +11,11 @@ import pytest
 from monai.bundle import ConfigParser, run
 
 from tests.support.paths import BUNDLES
+from tskd_monai.data.task import load_task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
 from tskd_monai.former_names import FORMER, former_module
+from tskd_monai.inference.export import load_student
 
 CONFIGS = Path(__file__).parent / "student_0_1" / "configs"
 
@@ -55,6 +57,11 @@ def test_it_segments_and_scores(student: Path, tmp_path: Path) -> None:
         output_dir=str(tmp_path / "out"))  # fmt: skip
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 1
     assert read_json(tmp_path / "out" / "metrics.json")
+
+
+def test_its_network_and_task_are_found_for_the_export(student: Path) -> None:
+    network, task = load_student(student)
+    assert not network.training and task == load_task(student / "configs" / "task.json")
 
 
 def test_the_table_holds_no_name_that_is_in_use() -> None:

@@ -224,7 +224,8 @@ def load_student(bundle: str | Path) -> tuple[nn.Module, Task]:
     weights = existing_checkpoint(bundle / "models" / WEIGHTS)
     network = cast(nn.Module, parser.get_parsed_content("network_def"))
     network.load_state_dict(read_weights(Path(weights)))
-    return network.eval(), parser.get_parsed_content("plan")
+    task = "task_def" if "task_def" in parser else "plan"  # its id in bundles that 0.1 wrote
+    return network.eval(), parser.get_parsed_content(task)
 
 
 def export_student(

@@ -10,13 +10,13 @@ from tskd_monai.bundle.zoo.configs import export_config
 
 PLAIN = {
     "bundle_root": ".",
-    "plan": {"_target_": "tskd_monai.data.task.load_task", "path": "task.json"},
+    "task_def": {"_target_": "tskd_monai.data.task.load_task", "path": "task.json"},
     "student": "x",
 }
 YAML = """# Reads.
 bundle_root: .
 task: null                  # the task
-plan: {_target_: tskd_monai.data.task.load_task, path: "@task"}
+task_def: {_target_: tskd_monai.data.task.load_task, path: "@task"}
 finish: {template: "$Path(@bundle_root).resolve().parent / 'segmentation'"}
 initialize:
 - {_target_: tskd_monai.bundle.options.check_bundle_root, bundle_root: "@bundle_root"}
@@ -35,8 +35,8 @@ def test_config_finds_the_code_beside_it_before_anything_else(tmp_path: Path, na
     assert parser["vendored_code"] == "$sys.path.insert(0, str(@bundle_root))"
     assert parser["imports"] == ["$import sys"]
     assert parser["initialize"][0] == "@vendored_code"
-    assert parser["plan"]["_requires_"] == "@vendored_code"
-    assert parser["plan"]["_target_"] == "scripts.data.task.load_task"
+    assert parser["task_def"]["_requires_"] == "@vendored_code"
+    assert parser["task_def"]["_target_"] == "scripts.data.task.load_task"
 
 
 def test_yaml_keeps_its_comments_and_holds_the_template_of_students(tmp_path: Path) -> None:

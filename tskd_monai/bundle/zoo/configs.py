@@ -17,7 +17,7 @@ from tskd_monai.bundle.zoo.vendored_code import rewritten
 FOUND = "vendored_code"
 FIND = "$sys.path.insert(0, str(@bundle_root))"
 IMPORT = "$import sys"
-TASK_ID = "plan"
+TASK_ID = "task_def"
 SIBLING = "$Path(@bundle_root).resolve().parent / 'segmentation'"
 """Where the project keeps the template of students: beside the bundle. An exported bundle holds it."""
 INSIDE = "$Path(@bundle_root) / 'segmentation'"
