@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 FORMER = {
     "tskd_monai.evaluation.evaluation_report": "tskd_monai.evaluation.report.evaluation_report",
@@ -22,10 +23,18 @@ FORMER = {
     "tskd_monai.inference.study_report": "tskd_monai.inference.segmentation_run",
     "tskd_monai.training.bundle": "tskd_monai.bundle.options",
 }
+"""Former module: the module that holds its components now."""
+
+FORMER_COMPONENTS = {
+    "tskd_monai.inference.studies.find_studies": "tskd_monai.inference.cases.find_cases",
+    "tskd_monai.inference.study_dataset.StudyDataset": "tskd_monai.inference.cases.CaseDataset",
+    "tskd_monai.inference.study_report.StudyReport": "tskd_monai.former_names.study_report",
+}
+"""Component of a former module that has another name now: where it is, or the adapter below of the former signature."""
 
 
 def former_module(package: str, name: str) -> ModuleType:
-    """Return the module that now holds what `package.name` held.
+    """Return the module that now holds what `package.name` held, its components under their former names too.
 
     Raises:
         AttributeError: when there never was such a module.
@@ -33,4 +42,22 @@ def former_module(package: str, name: str) -> ModuleType:
     former = f"{package}.{name}"
     if former not in FORMER:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return import_module(FORMER[former])
+    module = import_module(FORMER[former])
+    renamed = {path: now for path, now in FORMER_COMPONENTS.items() if path.rpartition(".")[0] == former}
+    if not renamed:
+        return module
+    both = ModuleType(former)
+    both.__dict__.update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+    both.__dict__.update({path.rpartition(".")[2]: _component(now) for path, now in renamed.items()})
+    return both
+
+
+def _component(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def study_report(studies: Any, **options: Any) -> Any:
+    """Return what 0.1 called `StudyReport`, whose cases were called studies."""
+    run = _component("tskd_monai.inference.segmentation_run.SegmentationRun")
+    return run(cases=studies, **options)

@@ -28,7 +28,7 @@ from tskd_monai.data.task import Intensity, Label, Task, load_task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.report.tables import patient_table
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.inference.cases import find_studies
+from tskd_monai.inference.cases import find_cases
 from tskd_monai.inference.outputs import save_segmentation
 
 Monkey = pytest.MonkeyPatch
@@ -164,7 +164,7 @@ def _datalist(case: str) -> Callable[[Path], Path]:
 
 
 def _studies(path: Path) -> Any:
-    return find_studies(datalist=path)
+    return find_cases(datalist=path)
 
 
 def _writes_over(path: Path, monkey: Monkey) -> bool:

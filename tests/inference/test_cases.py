@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
-from tskd_monai.inference.cases import find_studies, own_share
+from tskd_monai.inference.cases import find_cases, own_shard
 
 
 def touch(*paths: Path) -> None:
@@ -34,7 +34,7 @@ def write_datalist(folder: Path, *entries: tuple[str, str], section: str = "test
 @pytest.mark.parametrize(("name", "expected"), [("a.nii.gz", "a"), ("b.1.nii", "b.1"), ("c.PNG", "c")])
 def test_file_is_one_study_named_after_it(tmp_path: Path, name: str, expected: str) -> None:
     touch(tmp_path / name)
-    assert find_studies(tmp_path / name) == [{"image": str(tmp_path / name), "name": expected}]
+    assert find_cases(tmp_path / name) == [{"image": str(tmp_path / name), "name": expected}]
 
 
 def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
         tmp_path / "._a.nii.gz",
         tmp_path / "sub" / "c.nii",
     )
-    assert find_studies(tmp_path) == [
+    assert find_cases(tmp_path) == [
         {"image": str(tmp_path / "a.nii.gz"), "name": "a"},
         {"image": str(tmp_path / "b.nii"), "name": "b"},
     ]
@@ -53,34 +53,34 @@ def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
 
 def test_dicom_folder_is_one_study_without_its_folders_name(tmp_path: Path) -> None:
     touch(tmp_path / "Doe^Jane" / "IM0001", tmp_path / "Doe^Jane" / "IM0002.dcm")
-    assert find_studies(tmp_path / "Doe^Jane") == [{"image": str(tmp_path / "Doe^Jane")}]
+    assert find_cases(tmp_path / "Doe^Jane") == [{"image": str(tmp_path / "Doe^Jane")}]
 
 
 def test_datalist_gives_the_cases_of_the_section(tmp_path: Path) -> None:
     datalist = write_datalist(tmp_path, ("7", "images/x.nii.gz"), ("case.8", "images/y.nii.gz"), section="validation")
-    assert find_studies(datalist=datalist, section="validation") == [
+    assert find_cases(datalist=datalist, section="validation") == [
         {"image": str(tmp_path / "images/x.nii.gz"), "name": "7"},
         {"image": str(tmp_path / "images/y.nii.gz"), "name": "case.8"},
     ]
     with pytest.raises(ValueError, match="expected entries in `test`, found none"):
-        find_studies(datalist=datalist)
+        find_cases(datalist=datalist)
 
 
 def test_images_of_one_case_are_told_apart_by_their_files(tmp_path: Path) -> None:
     datalist = write_datalist(tmp_path, ("7", "left.png"), ("8", "x.png"), ("7", "right.png"))
-    assert [study["name"] for study in find_studies(datalist=datalist)] == ["7_left", "8", "7_right"]
+    assert [study["name"] for study in find_cases(datalist=datalist)] == ["7_left", "8", "7_right"]
 
 
 def test_image_goes_before_the_datalist(tmp_path: Path) -> None:
     datalist = write_datalist(tmp_path, ("7", "a.nii"))
     touch(tmp_path / "b.nii")
-    assert [study["name"] for study in find_studies(tmp_path / "b.nii", datalist)] == ["b"]
+    assert [study["name"] for study in find_cases(tmp_path / "b.nii", datalist)] == ["b"]
 
 
 def test_files_that_would_overwrite_each_other_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz", tmp_path / "a.nii", tmp_path / "b.nii")
     with pytest.raises(ValueError, match=r"found \['a'\] more than once; outputs would overwrite"):
-        find_studies(tmp_path)
+        find_cases(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,28 @@ def test_files_that_would_overwrite_each_other_are_refused(tmp_path: Path) -> No
 )
 def test_entries_that_would_overwrite_each_other_are_refused(tmp_path: Path, entries: list[tuple[str, str]]) -> None:
     with pytest.raises(ValueError, match=r"found \['7_x'\] more than once"):
-        find_studies(datalist=write_datalist(tmp_path, *entries))
+        find_cases(datalist=write_datalist(tmp_path, *entries))
 
 
 def test_case_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
     datalist = write_datalist(tmp_path, ("siteA/1", "a.nii"), ("siteB/1", "b.nii"))
     with pytest.raises(ValueError, match=r"Expected names without / or \\, found \['siteA/1', 'siteB/1'\]"):
-        find_studies(datalist=datalist)
+        find_cases(datalist=datalist)
 
 
 def test_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"image file or a DICOM series folder at .*gone\.nii, found nothing"):
-        find_studies(tmp_path / "gone.nii")
+        find_cases(tmp_path / "gone.nii")
 
 
 def test_neither_image_nor_datalist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected --image .* or --datalist, found neither"):
-        find_studies()
+        find_cases()
 
 
 def test_list_gives_each_in_its_order(tmp_path: Path) -> None:
     touch(tmp_path / "b.nii", tmp_path / "series" / "IM1", tmp_path / "more" / "a.nii.gz")
-    found = find_studies([tmp_path / "b.nii", tmp_path / "series", tmp_path / "more"])
+    found = find_cases([tmp_path / "b.nii", tmp_path / "series", tmp_path / "more"])
     assert [Path(study["image"]).name for study in found] == ["b.nii", "series", "a.nii.gz"]
 
 
@@ -117,17 +117,17 @@ def test_name_that_looks_like_a_number_is_a_name(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     touch(tmp_path / "2024_01" / "a.nii")
     monkeypatch.setattr(sys, "argv", ["monai", "run", "--image", "2024_01"])
-    assert find_studies(202401) == [{"image": "2024_01/a.nii", "name": "a"}]  # type: ignore[arg-type]
+    assert find_cases(202401) == [{"image": "2024_01/a.nii", "name": "a"}]  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Expected a path for --image, found 1, as which the command line reads it"):
-        find_studies([1, 2])  # type: ignore[list-item]
+        find_cases([1, 2])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="Expected a path for --output_dir, found 7"):
-        find_studies(tree=tmp_path, output_dir=7)  # type: ignore[arg-type]
+        find_cases(tree=tmp_path, output_dir=7)  # type: ignore[arg-type]
 
 
 def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:
     touch(tmp_path / "top.nii", tmp_path / "Doe" / "t2.nii.gz", tmp_path / "Roe" / "t2.nii.gz", tmp_path / "notes.txt")
     touch(tmp_path / "Poe" / "S1" / "1.dcm", tmp_path / "Poe" / "S2" / "1.dcm", tmp_path / "Poe" / "S3" / "notes")
-    found = find_studies(tree=tmp_path, output_dir=tmp_path / "out")
+    found = find_cases(tree=tmp_path, output_dir=tmp_path / "out")
     names = [study.get("name") for study in found]
     assert len(set(names)) == 4 and names[0] == "top" and names.count(None) == 2
     assert not any("oe" in name for name in names if name)
@@ -136,26 +136,26 @@ def test_tree_gives_files_and_folders_of_dicom(tmp_path: Path) -> None:
 
 def test_name_in_a_tree_stays_when_files_are_added(tmp_path: Path) -> None:
     touch(tmp_path / "Doe" / "t2.nii.gz")
-    before = find_studies(tree=tmp_path, output_dir=tmp_path / "out")
+    before = find_cases(tree=tmp_path, output_dir=tmp_path / "out")
     touch(tmp_path / "Roe" / "t2.nii.gz")
-    assert before[0] in find_studies(tree=tmp_path, output_dir=tmp_path / "out")
+    assert before[0] in find_cases(tree=tmp_path, output_dir=tmp_path / "out")
 
 
 def test_tree_that_is_empty_missing_or_one_too_many_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Expected images or DICOM series in"):
-        find_studies(tree=tmp_path, output_dir=tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="Expected a folder of studies at .*gone"):
-        find_studies(tree=tmp_path / "gone", output_dir=tmp_path / "out")
+        find_cases(tree=tmp_path, output_dir=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="Expected a folder of cases at .*gone"):
+        find_cases(tree=tmp_path / "gone", output_dir=tmp_path / "out")
     with pytest.raises(ValueError, match="Expected --image or --tree, found both"):
-        find_studies(tmp_path, tree=tmp_path)
+        find_cases(tmp_path, tree=tmp_path)
 
 
 def test_name_of_a_folder_in_a_tree_is_no_hash_that_could_be_guessed(tmp_path: Path) -> None:
     touch(tmp_path / "tree" / "Doe" / "t2.nii.gz")
-    (first,), (second,) = (find_studies(tree=tmp_path / "tree", output_dir=tmp_path / out) for out in ("a", "b"))
+    (first,), (second,) = (find_cases(tree=tmp_path / "tree", output_dir=tmp_path / out) for out in ("a", "b"))
     assert first["name"] != second["name"]
     with pytest.raises(ValueError, match="Expected --output_dir with --tree"):
-        find_studies(tree=tmp_path / "tree")
+        find_cases(tree=tmp_path / "tree")
 
 
 def series(folder: Path, number: int = 1) -> list[Path]:
@@ -167,8 +167,8 @@ def series(folder: Path, number: int = 1) -> list[Path]:
 def test_picture_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     series(tmp_path / "tree" / "Doe")
     touch(tmp_path / "tree" / "Doe" / "preview.png")
-    assert find_studies(tmp_path / "tree" / "Doe") == [{"image": str(tmp_path / "tree" / "Doe")}]
-    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    assert find_cases(tmp_path / "tree" / "Doe") == [{"image": str(tmp_path / "tree" / "Doe")}]
+    found = find_cases(tree=tmp_path / "tree", output_dir=tmp_path / "out")
     assert found == [{"image": str(tmp_path / "tree" / "Doe")}]
     assert "--tree: left out 1 picture." in caplog.text and "Doe" not in caplog.text
 
@@ -180,12 +180,12 @@ def test_folder_of_two_kinds_of_images_is_refused(tmp_path: Path, where: str, fi
     series(tmp_path / "7" / where)
     touch(tmp_path / "7" / file)
     with pytest.raises(ValueError, match=f"Expected images of one kind in .*, found {kind} beside a DICOM series"):
-        find_studies(tmp_path / "7")
+        find_cases(tmp_path / "7")
 
 
 def test_what_a_folder_leaves_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path / "Doe.nii", tmp_path / "Doe_seg.nii.gz", tmp_path / "Doe.bin", tmp_path / "more" / "a.nii")
-    assert [study["name"] for study in find_studies(tmp_path)] == ["Doe"]
+    assert [study["name"] for study in find_cases(tmp_path)] == ["Doe"]
     assert "--image: left out 1 other file, 1 earlier segmentation, 1 subfolder." in caplog.text
     assert "Doe" not in caplog.text
 
@@ -193,23 +193,23 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path: Path, caplog: pytest.LogC
 def test_segmentation_of_an_earlier_run_is_an_image_only_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "0a1b2c3d_seg.nii.gz"
     touch(path)
-    assert [study["name"] for study in find_studies(path)] == ["0a1b2c3d_seg"]
+    assert [study["name"] for study in find_cases(path)] == ["0a1b2c3d_seg"]
     with pytest.raises(FileNotFoundError, match="found only 1 earlier segmentation; name a file to segment it"):
-        find_studies(tmp_path)
+        find_cases(tmp_path)
 
 
 def test_outputs_inside_a_tree_are_no_studies(tmp_path: Path) -> None:
     touch(tmp_path / "P1" / "t2.nii.gz")
-    first = find_studies(tree=tmp_path, output_dir=tmp_path)
+    first = find_cases(tree=tmp_path, output_dir=tmp_path)
     touch(tmp_path / f"{first[0]['name']}_seg.nii.gz", tmp_path / "records" / "x.png", tmp_path / "private" / "x.png")
-    assert find_studies(tree=tmp_path, output_dir=tmp_path) == first
+    assert find_cases(tree=tmp_path, output_dir=tmp_path) == first
 
 
 def test_series_spread_over_folders_of_a_tree_is_one_study(tmp_path: Path) -> None:
     (tmp_path / "tree" / "P1" / "B").mkdir(parents=True)
     for path in series(tmp_path / "tree" / "P1" / "A")[3:]:
         path.rename(tmp_path / "tree" / "P1" / "B" / path.name)
-    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    found = find_cases(tree=tmp_path / "tree", output_dir=tmp_path / "out")
     assert found == [{"image": str(tmp_path / "tree" / "P1")}]
 
 
@@ -221,22 +221,22 @@ def test_closed_folder_of_a_tree_is_a_study_that_fails(tmp_path: Path, monkeypat
         yield str(top), [], ["t2.nii.gz"]
 
     monkeypatch.setattr("tskd_monai.inference.cases.os.walk", walk)
-    found = find_studies(tree=tmp_path / "tree", output_dir=tmp_path / "out")
+    found = find_cases(tree=tmp_path / "tree", output_dir=tmp_path / "out")
     assert [Path(study["image"]).name for study in found] == ["t2.nii.gz", "closed"]
 
 
 def test_tree_of_reports_only_is_refused_by_what_it_holds(tmp_path: Path) -> None:
     touch(tmp_path / "notes.bin", tmp_path / "P1" / "viewer.bin")
     with pytest.raises(FileNotFoundError, match="Expected images or DICOM series in .*, found 2 other files; check"):
-        find_studies(tree=tmp_path, output_dir=tmp_path / "out")
+        find_cases(tree=tmp_path, output_dir=tmp_path / "out")
 
 
 @pytest.mark.parametrize("case", ["=1+1", "@SUM(A1)", "-1", "a\nb"])
 def test_name_that_a_spreadsheet_would_evaluate_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as formulas of a spreadsheet do, found|expected a printable text"):
-        find_studies(datalist=write_datalist(tmp_path, (case, "a.nii")))
+        find_cases(datalist=write_datalist(tmp_path, (case, "a.nii")))
 
 
 def test_alone_a_process_has_all_studies() -> None:
     studies = [{"image": "a"}, {"image": "b"}]
-    assert own_share(studies) == studies
+    assert own_shard(studies) == studies

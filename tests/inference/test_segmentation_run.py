@@ -77,7 +77,7 @@ def studies(tmp_path: Path) -> Path:
 def test_failed_study_is_reported_and_the_others_are_done(run: Run, studies: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as raised:
         run(tree=str(studies))
-    assert "1 of 4 studies failed" in str(raised.value.__cause__)
+    assert "1 of 4 cases failed" in str(raised.value.__cause__)
     assert "broken: Expected a complete NIfTI file, found broken.nii.gz truncated" in str(raised.value.__cause__)
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["done"], summary["failed"]) == (3, 1)
@@ -125,7 +125,7 @@ def test_unlike_study_is_done_with_a_warning_in_log_record_and_summary(
     out = run(image=str(nifti(tmp_path).path))
     expected = "field of view 48 mm, in training 300 to 400 mm"
     assert f"scan is unlike the images that the model was trained on: {expected}." in caplog.text
-    assert "1 of 1 studies are unlike the training images" in caplog.text
+    assert "1 of 1 cases are unlike the training images" in caplog.text
     summary = read_json(out / "summary.json")
     (record,) = (out / "records").iterdir()
     assert summary["studies"] == [read_json(record)]
@@ -152,7 +152,7 @@ def test_what_was_done_is_not_done_again(run: Run, studies: Path, caplog: pytest
     after = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
     assert before.keys() == after.keys()
     assert sum(before[path] != after[path] for path in before) == 1
-    assert "2 studies were done before" in caplog.text
+    assert "2 cases were done before" in caplog.text
     assert read_json(out / "summary.json")["done"] == 3
     run(tree=str(studies))
     run(tree=str(studies), resume=False)
@@ -187,8 +187,8 @@ def test_progress_tells_the_time_left_and_no_path(run: Run, studies: Path, caplo
     caplog.set_level(logging.INFO)
     (studies / "broken.nii.gz").unlink()
     run(tree=str(studies))
-    lines = [r.getMessage() for r in caplog.records if r.name.endswith("study_report")]
-    assert lines[0].startswith("1 of 3 studies, about ") and lines[-1] == "3 of 3 studies, about 0 s left."
+    lines = [r.getMessage() for r in caplog.records if r.name.endswith("segmentation_run")]
+    assert lines[0].startswith("1 of 3 cases, about ") and lines[-1] == "3 of 3 cases, about 0 s left."
     assert not any("Doe" in line or str(studies) in line for line in lines)
 
 
@@ -216,5 +216,5 @@ def test_a_study_with_a_damaged_record_is_done_again(
     whole = record.read_text()
     record.write_text(whole[:40])
     run(image=str(path))
-    assert "The study is done again: Expected JSON in" in caplog.text
+    assert "The case is done again: Expected JSON in" in caplog.text
     assert read_json(record)["status"] == "done"

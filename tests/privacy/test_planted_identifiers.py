@@ -164,7 +164,7 @@ def test_inference_that_fails_in_part_tells_no_identifier_and_keeps_the_key_priv
             output_dir=str(tmp_path / "out"),
         )  # fmt: skip
     told = str(raised.value.__cause__)
-    assert "3 of 4 studies failed" in told
+    assert "3 of 4 cases failed" in told
     summary = read_json(tmp_path / "out" / "summary.json")
     logged = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith(("tskd_monai", "ignite")))
     assert found_identifiers("\n".join([told, logged]).encode()) == set()

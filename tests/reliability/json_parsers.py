@@ -17,7 +17,7 @@ from tskd_monai.evaluation.summary import COLUMNS, read_metrics
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.inference.exported_files import exported_file, is_accepted
-from tskd_monai.inference.segmentation_run import read_study_record
+from tskd_monai.inference.segmentation_run import read_case_record
 
 HASH = "a" * 64
 CODES = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10200004", "SCT", "Liver"]}
@@ -172,7 +172,7 @@ def _write_study(folder: Path) -> list[Case]:
 
 
 def _read_study(folder: Path) -> None:
-    record = read_study_record(folder / "0a1b.json", TASK)
+    record = read_case_record(folder / "0a1b.json", TASK)
     require(all("/" not in name for name in record.get("outputs", [])), "an output lies elsewhere")
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing, inference and postprocessing of whole studies."""
+"""Preprocessing, inference and postprocessing of whole cases."""
 
 from functools import partial
 

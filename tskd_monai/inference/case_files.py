@@ -78,7 +78,7 @@ def _recorded_outputs(folder: Path) -> set[str]:
 def _outputs(record: Path) -> list[Any]:
     try:
         content = read_json(record)
-    except ValueError:  # of something else, or damaged, which `StudyReport` says
+    except ValueError:  # of something else, or damaged, which `SegmentationRun` says
         return []
     outputs = content.get("outputs") if isinstance(content, dict) else None
     return outputs if isinstance(outputs, list) else []

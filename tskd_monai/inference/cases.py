@@ -26,21 +26,21 @@ from tskd_monai.inference.failures import describe
 
 logger = logging.getLogger(__name__)
 
-Study = dict[str, str]
+Case = dict[str, str]
 """`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
 
 FORMULA_MARKS = ("=", "+", "-", "@")
 """`volumes.csv` and `metrics.csv` are opened with spreadsheets."""
 
 
-def find_studies(
+def find_cases(
     image: str | Path | Sequence[str | Path] | None = None,
     datalist: str | Path | None = None,
     section: str = "test",
     fold: int | None = None,
     tree: str | Path | None = None,
     output_dir: str | Path | None = None,
-) -> list[Study]:
+) -> list[Case]:
     """Returns `{"image", "name"}` of every image to segment; outputs carry the name.
 
     In a datalist the name is the case, followed by the file's name where a case has several images. In a tree it is
@@ -53,8 +53,8 @@ def find_studies(
         datalist: taken when there is neither `image` nor `tree`.
         section: of the datalist.
         fold: of the datalist.
-        tree: a folder of which every image file, and every folder that holds a DICOM series, is a study; what is left
-            out is as for `image`. A series that is spread over several folders is one study.
+        tree: a folder of which every image file, and every folder that holds a DICOM series, is a case; what is left
+            out is as for `image`. A series that is spread over several folders is one case.
         output_dir: of the run, whose private key makes the names of a tree's files; needed with `tree`.
 
     Raises:
@@ -67,28 +67,28 @@ def find_studies(
     if tree is not None:
         if output_dir is None:
             raise ValueError("Expected --output_dir with --tree, found none; names of outputs are made with its key.")
-        studies = _studies_below(typed_path(tree, "tree"), text_path(output_dir, "output_dir"))
+        cases = _cases_below(typed_path(tree, "tree"), text_path(output_dir, "output_dir"))
     elif image is not None:
-        studies = [_study(file) for path in _listed(image) for file in _image_files(path)]
+        cases = [_case(file) for path in _listed(image) for file in _image_files(path)]
     elif datalist is not None:
         entries = load_section(datalist, section, fold)
-        studies = [
+        cases = [
             {"image": item["image"], "name": name} for item, name in zip(entries, study_names(entries), strict=True)
         ]
     else:
         raise ValueError(
-            "Expected --image (a NIfTI file or a DICOM series folder), --tree (a folder of studies) or --datalist, "
+            "Expected --image (a NIfTI file or a DICOM series folder), --tree (a folder of cases) or --datalist, "
             "found neither."
         )
-    _check_names([study["name"] for study in studies if "name" in study])
-    return studies
+    _check_names([case["name"] for case in cases if "name" in case])
+    return cases
 
 
-def own_share(studies: Sequence[Study]) -> list[Study]:
-    """Returns the studies of this process: every n-th under torchrun with n processes, else all."""
+def own_shard(cases: Sequence[Case]) -> list[Case]:
+    """Returns the cases of this process: every n-th under torchrun with n processes, else all."""
     if not torch.distributed.is_initialized():
-        return list(studies)
-    return list(studies[torch.distributed.get_rank() :: torch.distributed.get_world_size()])
+        return list(cases)
+    return list(cases[torch.distributed.get_rank() :: torch.distributed.get_world_size()])
 
 
 def _listed(image: Any) -> list[Path]:
@@ -132,15 +132,15 @@ def _log_left_out(option: str, kinds: Counter[str]) -> None:
         logger.warning("%s: left out %s.", option, counted(kinds))
 
 
-def _study(path: Path) -> Study:
+def _case(path: Path) -> Case:
     """One image; the folder of a DICOM series gives no name, for it may be the patient's: a hash names its outputs."""
     return {"image": str(path)} if path.is_dir() else {"image": str(path), "name": file_stem(path)}
 
 
-def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
+def _cases_below(tree: Path, output_dir: Path) -> list[Case]:
     """Returns the image files of a tree, in order, and then the folders of its DICOM series."""
     if not tree.is_dir():
-        raise FileNotFoundError(f"Expected a folder of studies at {tree}, found none; check the path of --tree.")
+        raise FileNotFoundError(f"Expected a folder of cases at {tree}, found none; check the path of --tree.")
     images: list[Path] = []
     dicom: list[Path] = []
     left_out: Counter[str] = Counter()
@@ -160,7 +160,7 @@ def _studies_below(tree: Path, output_dir: Path) -> list[Study]:
         raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
     _log_left_out("--tree", left_out)
     named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
-    # A folder that may not be read fails as a study of its own, and keeps no other from being segmented.
+    # A folder that may not be read fails as a case of its own, and keeps no other from being segmented.
     unread = [str(error.filename) for error in closed]
     return [*named, *({"image": str(folder)} for folder in (*folders_of_series, *unread))]
 
@@ -190,28 +190,28 @@ def _check_names(names: Sequence[str]) -> None:
         )
 
 
-STUDY, OUTPUT, FAILURE, WARNING = "study", "output", "failure", "warning"
+CASE, OUTPUT, FAILURE, WARNING = "case", "output", "failure", "warning"
 
 
-class StudyDataset(Dataset):
-    """Reads studies; one that cannot be read is handed on with the reason instead of ending the run.
+class CaseDataset(Dataset):
+    """Reads cases; one that cannot be read is handed on with the reason instead of ending the run.
 
-    An item is what the transform makes of the study, `output`, what its outputs are named after, and `warning`, how it
-    differs from the training images (or an empty text); or `failure`, the message; and `study`, the study's index.
+    An item is what the transform makes of the case, `output`, what its outputs are named after, and `warning`, how it
+    differs from the training images (or an empty text); or `failure`, the message; and `case`, the case's index.
 
     Args:
-        data: studies with `image`.
-        transform: from a study to the network's input.
+        data: cases with `image`.
+        transform: from a case to the network's input.
     """
 
-    def __init__(self, data: Sequence[Study], transform: Callable[[Any], Any]) -> None:
+    def __init__(self, data: Sequence[Case], transform: Callable[[Any], Any]) -> None:
         super().__init__(list(data), transform)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
-        """Returns one study, read or failed."""
+        """Returns one case, read or failed."""
         try:
             item = self._transform(index)
-        except Exception as error:  # whatever the reason, the other studies do not suffer from it
-            return {STUDY: index, FAILURE: describe(error)}
+        except Exception as error:  # whatever the reason, the other cases do not suffer from it
+            return {CASE: index, FAILURE: describe(error)}
         name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
-        return {**item, STUDY: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}
+        return {**item, CASE: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}

@@ -21,7 +21,7 @@ def postprocessing(task: Task) -> Compose:
     """Returns the transform of `pred`, a label map (1, X, Y, Z) on the image's grid as `LabelMapInferer` leaves it.
 
     Args:
-        task: of the study; names the labels of which only the largest connected component is kept.
+        task: of the case; names the labels of which only the largest connected component is kept.
     """
     steps: list[Transform] = []
     if task.filtered:
@@ -35,7 +35,7 @@ def save_segmentation(
     """Returns the transform that writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images, whole or not at all.
 
     Args:
-        task: of the study.
+        task: of the case.
         output_dir: where to.
         thread: that writes in the background; None to write before going on.
         compression_level: of gzip, 1 (fast) to 9.
@@ -46,7 +46,7 @@ def save_segmentation(
 
 
 def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: WriterThread | None = None) -> SaveImaged:
-    """Returns the transform that writes `pred` with one of our writers, named after the study.
+    """Returns the transform that writes `pred` with one of our writers, named after the case.
 
     Args:
         writer: class of the writer, or what makes one.
@@ -74,7 +74,7 @@ def save_dicom_seg(
     """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that refers to it.
 
     Args:
-        task: of the study; its labels' codes describe the segments.
+        task: of the case; its labels' codes describe the segments.
         output_dir: where the file goes, named by a hash of the series' UID.
         segmentation_type: `BINARY` or `LABELMAP`.
         thread: that writes in the background; None to write before going on.

@@ -1,4 +1,4 @@
-"""A study is written while the next one is segmented."""
+"""A case is written while the next one is segmented."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class SaveImageInBackgroundd(SaveImaged):
 
 
 class PrefetchingLoader(DataLoader):
-    """A `DataLoader` that a thread keeps one batch ahead of; with a study per batch, two studies are in memory.
+    """A `DataLoader` that a thread keeps one batch ahead of; with a case per batch, two cases are in memory.
 
     MONAI's `ThreadDataLoader` ends the loop without a word when reading fails; here the error is raised where the
     batch was to come. A worker process would copy each volume between processes.

@@ -1,4 +1,4 @@
-"""A run over many studies: one that fails is reported and the others go on, and what was done is not done again."""
+"""A run over many cases: one that fails is reported and the others go on, and what was done is not done again."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tskd_monai.files.option_path import text_path
 from tskd_monai.files.private_files import FOLDER, private_file
 from tskd_monai.files.redaction import redact_paths
 from tskd_monai.inference.case_files import RECORDS
-from tskd_monai.inference.cases import FAILURE, OUTPUT, STUDY, WARNING, Study, own_share
+from tskd_monai.inference.cases import CASE, FAILURE, OUTPUT, WARNING, Case, own_shard
 from tskd_monai.inference.failures import describe
 from tskd_monai.inference.overlapped_io import WriterThread
 
 DONE, FAILED = "done", "failed"
-ADVICE = "remove it, and the study is done again"
+ADVICE = "remove it, and the case is done again"
 FIELDS: Fields = {"study": (str,), "status": (str,), "name": (str,)}
 FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,)}, FAILED: {"message": (str,)}}
 
@@ -46,10 +46,10 @@ def sizes_field(task: Task) -> tuple[str, str]:
     return ("pixels", "pixels") if task.axcodes is None else ("volumes_ml", "mL")
 
 
-def read_study_record(path: Path, task: Task) -> dict[str, Any]:
-    """Returns the record of a study: its key, status and name, and what was written, or why it failed.
+def read_case_record(path: Path, task: Task) -> dict[str, Any]:
+    """Returns the record of a case: its key, status and name, and what was written, or why it failed.
 
-    A study that was done has its outputs, the size of each class and perhaps how it differs from the training images.
+    A case that was done has its outputs, the size of each class and perhaps how it differs from the training images.
 
     Args:
         path: of the record.
@@ -82,27 +82,27 @@ INPUTS = "studies.csv"
 MM3_PER_ML = 1000.0
 
 
-class StudyReport:
-    """What became of each study, on disk as soon as it is known.
+class SegmentationRun:
+    """What became of each case, on disk as soon as it is known.
 
-    `output_dir/records/` holds a file for each study, named by a hash of the input, the weights, the task and the
-    settings: a study with the same hash that was done is not done again. At the end `summary.json` tells what became
-    of each study and `volumes.csv` the volume of each class in mL, or the pixels of each class in 2D image files. None
-    of them names a path; `private/studies.csv` says which input a study is, with the whole message of one that failed.
+    `output_dir/records/` holds a file for each case, named by a hash of the input, the weights, the task and the
+    settings: a case with the same hash that was done is not done again. At the end `summary.json` tells what became
+    of each case and `volumes.csv` the volume of each class in mL, or the pixels of each class in 2D image files. None
+    of them names a path; `private/studies.csv` says which input a case is, with the whole message of one that failed.
 
     Args:
-        studies: of the run, all processes' together.
+        cases: of the run, all processes' together.
         output_dir: of the run.
         task: of the model.
         checkpoint: file of the weights.
         settings: options that the outputs depend on.
-        writer: that the evaluator's outputs are written by; a study is done when it has written them.
+        writer: that the evaluator's outputs are written by; a case is done when it has written them.
         resume: do not do again what was done.
     """
 
     def __init__(
         self,
-        studies: Sequence[Study],
+        cases: Sequence[Case],
         output_dir: str | Path,
         task: Task,
         checkpoint: str | Path,
@@ -115,131 +115,131 @@ class StudyReport:
         common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it
             common |= {"refuse": asdict(task)["training_images"]}
-        self._paths = {study["image"]: self._record_path(study, common) for study in studies}
-        self.studies = list(studies)
+        self._paths = {case["image"]: self._record_path(case, common) for case in cases}
+        self.cases = list(cases)
         done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
-        self.pending = [study for study in own_share(studies) if study["image"] not in done]
-        """The studies that this process has yet to do."""
-        self._owners = {read_study_record(path, task)["name"]: image for image, path in done.items()}
+        self.pending = [case for case in own_shard(cases) if case["image"] not in done]
+        """The cases that this process has yet to do."""
+        self._owners = {read_case_record(path, task)["name"]: image for image, path in done.items()}
         self._results: dict[Path, dict[str, Any]] = {}
         self._started = time.monotonic()
 
     def run(self, evaluator: SupervisedEvaluator) -> None:
-        """Segments the pending studies and writes `summary.json` and `volumes.csv`.
+        """Segments the pending cases and writes `summary.json` and `volumes.csv`.
 
         Raises:
-            RuntimeError: at the end, when a study failed; names each with the reason.
+            RuntimeError: at the end, when a case failed; names each with the reason.
         """
-        before = len(own_share(self.studies)) - len(self.pending)
+        before = len(own_shard(self.cases)) - len(self.pending)
         if before:
-            logger.info("%d studies were done before; --resume False does them again.", before)
+            logger.info("%d cases were done before; --resume False does them again.", before)
         self._started = time.monotonic()
         if self.pending:
             evaluator.run()
         self._summarise()
 
     def segment(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> Any:
-        """Returns the evaluator's output for one study, or None for one that failed: its `iteration_update`."""
-        study = self.pending[int(batch[STUDY][0])]
+        """Returns the evaluator's output for one case, or None for one that failed: its `iteration_update`."""
+        case = self.pending[int(batch[CASE][0])]
         started = time.monotonic()
         if FAILURE in batch:
-            self.writer.submit(partial(self._fail, study, batch[FAILURE][0]))
+            self.writer.submit(partial(self._fail, case, batch[FAILURE][0]))
             return None
         name = batch[OUTPUT][0]
         try:
-            self._require_own_name(study, name)
+            self._require_own_name(case, name)
             output = engine._iteration(engine, batch)
-        except Exception as error:  # whatever the reason, the other studies do not suffer from it
-            logger.debug("The study failed here:", exc_info=True)
-            self.writer.submit(partial(self._end_failed, study, error, name))
+        except Exception as error:  # whatever the reason, the other cases do not suffer from it
+            logger.debug("The case failed here:", exc_info=True)
+            self.writer.submit(partial(self._end_failed, case, error, name))
             return None
-        self.writer.submit(partial(self._end, study, name, output[0]["pred"], started, batch[WARNING][0]))
+        self.writer.submit(partial(self._end, case, name, output[0]["pred"], started, batch[WARNING][0]))
         return output
 
-    def _end(self, study: Study, name: str, pred: MetaTensor, started: float, warning: str) -> None:
-        """Records a study behind its writes, in the writer's thread."""
+    def _end(self, case: Case, name: str, pred: MetaTensor, started: float, warning: str) -> None:
+        """Records a case behind its writes, in the writer's thread."""
         try:
             if failure := self.writer.take_failure():
                 raise failure
             sizes = class_sizes(pred, self.task)
         except Exception as error:  # here it is known whose it is
-            self._fail(study, describe(error), name)
+            self._fail(case, describe(error), name)
             return
         seconds = round(time.monotonic() - started, 2)
         field, _ = sizes_field(self.task)
         found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
-        self._record(study, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
+        self._record(case, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
 
-    def _end_failed(self, study: Study, error: Exception, name: str) -> None:
-        self.writer.take_failure()  # of what this study had written before it failed
-        self._fail(study, describe(error), name)
+    def _end_failed(self, case: Case, error: Exception, name: str) -> None:
+        self.writer.take_failure()  # of what this case had written before it failed
+        self._fail(case, describe(error), name)
 
-    def _record_path(self, study: Study, common: Mapping[str, Any]) -> Path:
-        identity = json.dumps({**common, **study, "files": _fingerprint(Path(study["image"]))}, sort_keys=True)
+    def _record_path(self, case: Case, common: Mapping[str, Any]) -> Path:
+        identity = json.dumps({**common, **case, "files": _fingerprint(Path(case["image"]))}, sort_keys=True)
         return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
     def _is_done(self, path: Path) -> bool:
         if not path.is_file():
             return False
         try:
-            record = read_study_record(path, self.task)
+            record = read_case_record(path, self.task)
         except ValueError as error:
-            logger.warning("The study is done again: %s", error)
+            logger.warning("The case is done again: %s", error)
             return False
         return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
 
-    def _require_own_name(self, study: Study, name: str) -> None:
-        """Raises ValueError when another study of the run has written under this name: a series that is there twice."""
-        if self._owners.setdefault(name, study["image"]) != study["image"]:
+    def _require_own_name(self, case: Case, name: str) -> None:
+        """Raises ValueError when another case of the run has written under this name: a series that is there twice."""
+        if self._owners.setdefault(name, case["image"]) != case["image"]:
             raise ValueError(
-                f"Expected a name for each study, found {name} a second time; the series is there twice, leave one out."
+                f"Expected a name for each case, found {name} a second time; the series is there twice, leave one out."
             )
 
     def _outputs(self, name: str) -> list[str]:
         beginning = f"{name}_{SEGMENTATION_POSTFIX}."
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
 
-    def _fail(self, study: Study, message: str, name: str = "") -> None:
-        told = redact_paths(message, [study["image"]], self.output_dir)
-        name = name or study.get("name", "")
-        self._record(study, FAILED, name=name, message=told, private_message=message)
-        logger.error("Study %s failed: %s", self._paths[study["image"]].stem, told)
+    def _fail(self, case: Case, message: str, name: str = "") -> None:
+        told = redact_paths(message, [case["image"]], self.output_dir)
+        name = name or case.get("name", "")
+        self._record(case, FAILED, name=name, message=told, private_message=message)
+        logger.error("Case %s failed: %s", self._paths[case["image"]].stem, told)
 
-    def _record(self, study: Study, status: str, private_message: str = "", **content: Any) -> None:
-        """Writes down what became of a study and, privately, which it was, and says how far the run is."""
-        path = self._paths[study["image"]]
+    def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
+        """Writes down what became of a case and, privately, which it was, and says how far the run is."""
+        path = self._paths[case["image"]]
         self._results[path] = {"study": path.stem, "status": status, **content}
-        input_ = {"input": str(Path(study["image"]).absolute()), "message": private_message}
+        input_ = {"input": str(Path(case["image"]).absolute()), "message": private_message}
         try:
             write_json(self._private_path(path), input_)
             write_json(path, self._results[path])
-        except OSError as error:  # the disk is full: the other studies and the summary say so too
-            logger.error("A study's record was not written: %s", error)
+        except OSError as error:  # the disk is full: the other cases and the summary say so too
+            logger.error("A case's record was not written: %s", error)
         finished, total = len(self._results), len(self.pending)
         left = (time.monotonic() - self._started) / finished * (total - finished)
-        logger.info("%d of %d studies, about %.0f s left.", finished, total, left)
+        logger.info("%d of %d cases, about %.0f s left.", finished, total, left)
 
     def _private_path(self, record: Path) -> Path:
         return private_file(self.output_dir, RECORDS) / record.name
 
     def _summarise(self) -> None:
-        """Writes the summary of all processes' studies, once all have come this far, and raises for failed ones."""
+        """Writes the summary of all processes' cases, once all have come this far, and raises for failed ones."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         known = [path for path in self._paths.values() if path in self._results or path.is_file()]
-        found = [self._results.get(path) or read_study_record(path, self.task) for path in known]
+        found = [self._results.get(path) or read_case_record(path, self.task) for path in known]
         failed = [record for record in found if record["status"] == FAILED]
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             self._write_summary(found, failed)
         unlike = sum(UNLIKE_TRAINING in record for record in found)
         if unlike:
             logger.warning(
-                "%d of %d studies are unlike the training images; summary.json says in what.", unlike, len(found)
+                "%d of %d cases are unlike the training images; summary.json says in what.", unlike, len(found)
             )
         if failed:
             listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
             raise RuntimeError(
-                f"{len(failed)} of {len(found)} studies failed; {FOLDER}/{INPUTS} says which inputs they are:{listing}"
+                f"{len(failed)} of {len(found)} cases failed; {FOLDER}/{INPUTS} says which inputs they are:{listing}"
             )
 
     def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
@@ -266,7 +266,7 @@ class StudyReport:
                 writer.writerow([record["name"], *(f"{record[field][name]:.{digits}f}" for name in classes)])
 
     def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Writes which input each study is: the key to the other files, which stays private."""
+        """Writes which input each case is: the key to the other files, which stays private."""
         fields = ("study", "name", "status", "input", "message")
         path = private_file(self.output_dir, INPUTS)
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:

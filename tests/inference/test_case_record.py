@@ -10,7 +10,7 @@ import pytest
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import write_json
-from tskd_monai.inference.segmentation_run import read_study_record
+from tskd_monai.inference.segmentation_run import read_case_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
@@ -21,13 +21,13 @@ FAILED = {"study": "0123", "name": "", "status": "failed", "message": "no slices
 @pytest.mark.parametrize("content", [DONE, {**DONE, "unlike_training": "field of view 40 mm"}, FAILED])
 def test_a_record_comes_back(tmp_path: Path, make_task: Callable[..., Task], content: dict[str, Any]) -> None:
     write_json(tmp_path / "0a.json", content)
-    assert read_study_record(tmp_path / "0a.json", make_task()) == content
+    assert read_case_record(tmp_path / "0a.json", make_task()) == content
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], r"Expected an object in .*0a\.json, found list; remove it, and the study is done again"),
+        ([], r"Expected an object in .*0a\.json, found list; remove it, and the case is done again"),
         ({**DONE, "status": "begun"}, r"Expected status in .*0a\.json to be done or failed, found 'begun'"),
         ({**DONE, "status": None}, r"Expected status in .*0a\.json to be str"),
         ({**DONE, "name": 3}, r"Expected name in .*0a\.json to be str"),
@@ -44,15 +44,15 @@ def test_a_record_that_no_run_writes_is_refused(
 ) -> None:
     write_json(tmp_path / "0a.json", content)
     with pytest.raises(ValueError, match=message):
-        read_study_record(tmp_path / "0a.json", make_task())
+        read_case_record(tmp_path / "0a.json", make_task())
 
 
 def test_sizes_are_those_of_the_tasks_kind_of_image(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     path = tmp_path / "0a.json"
     write_json(path, PIXELS)
-    assert read_study_record(path, make_task(axcodes=None)) == PIXELS
+    assert read_case_record(path, make_task(axcodes=None)) == PIXELS
     with pytest.raises(ValueError, match="Expected volumes_ml in"):
-        read_study_record(path, make_task())
+        read_case_record(path, make_task())
     write_json(path, DONE)
     with pytest.raises(ValueError, match="Expected pixels in"):
-        read_study_record(path, make_task(axcodes=None))
+        read_case_record(path, make_task(axcodes=None))
