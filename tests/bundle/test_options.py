@@ -139,6 +139,6 @@ def test_the_first_process_alone_holds_the_output_folder(tmp_path: Path, monkeyp
     assert (tmp_path / LOCK_FILE).is_file()
     bundle.release_output_dir(lock)
     assert not (tmp_path / LOCK_FILE).exists()
-    monkeypatch.setattr(bundle, "process_rank", lambda: 1)
+    monkeypatch.setattr(bundle.idist, "get_rank", lambda: 1)
     bundle.release_output_dir(bundle.hold_output_dir(tmp_path / "of_the_first"))
     assert not (tmp_path / "of_the_first").exists()

@@ -245,6 +245,6 @@ def test_a_filter_that_lowers_the_dice_is_left_out_of_the_bundle(
 
 
 def test_only_the_first_process_finishes(tmp_path: Path, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(student_bundle, "process_rank", lambda: 1)
+    monkeypatch.setattr(student_bundle.idist, "get_rank", lambda: 1)
     finish(tmp_path, make_task())
     assert not (tmp_path / "out").exists()

@@ -152,7 +152,7 @@ def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
 
 
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_module, "process_rank", lambda: 1)
+    monkeypatch.setattr(checkpoint_module.idist, "get_rank", lambda: 1)
     counter = Counter()
     trainer_with(EpochCheckpoint(tmp_path / "last.pt", {"counter": counter}, "a"), counter).run([0], max_epochs=1)
     best = BestCheckpoint(tmp_path / "best.pt", nn.Linear(1, 1))

@@ -199,16 +199,16 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path: Path) -
 def test_each_case_is_validated_once(monkeypatch: pytest.MonkeyPatch, entries: int, count: int) -> None:
     shares = []
     for rank in range(count):
-        monkeypatch.setattr(distributed, "process_rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "process_count", lambda: count)
+        monkeypatch.setattr(distributed.idist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed.idist, "get_world_size", lambda: count)
         shares.append(process_share(range(entries)))
     assert sorted(case for share in shares for case in share) == list(range(entries))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_where_cases_are_few_every_process_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "process_count", lambda: 3)
-    monkeypatch.setattr(distributed, "process_rank", lambda: 2)
+    monkeypatch.setattr(distributed.idist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(distributed.idist, "get_rank", lambda: 2)
     assert process_share(["a", "b"]) == ["a", "b"]
 
 

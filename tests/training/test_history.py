@@ -119,7 +119,7 @@ def test_losses_of_an_epoch_that_broke_off_are_forgotten(tmp_path: Path, optimiz
 def test_only_the_first_process_writes(
     tmp_path: Path, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_module, "process_rank", lambda: 1)
+    monkeypatch.setattr(history_module.idist, "get_rank", lambda: 1)
     engine = trainer()
     TrainingHistory(tmp_path / "history.jsonl", optimizer).attach(engine)
     engine.run([1.0], max_epochs=1)
@@ -130,7 +130,7 @@ def test_the_loss_is_the_mean_over_processes(
     tmp_path: Path, optimizer: torch.optim.Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history_module.idist, "all_reduce", lambda value: value + 4.0)  # the other process has 4
-    monkeypatch.setattr(history_module, "process_count", lambda: 2)
+    monkeypatch.setattr(history_module.idist, "get_world_size", lambda: 2)
     history, engine = TrainingHistory(tmp_path / "history.jsonl", optimizer), trainer()
     history.attach(engine)
     engine.run([1.0, 3.0], max_epochs=1)

@@ -15,8 +15,8 @@ PRESENT: list[set[int]] = [set()] * 90 + [{1}] * 9 + [{2}]
 
 
 def draws_of_rank(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, sampler: SliceSampler) -> list[int]:
-    monkeypatch.setattr(samplers, "process_rank", lambda: rank)
-    monkeypatch.setattr(samplers, "process_count", lambda: count)
+    monkeypatch.setattr(samplers.idist, "get_rank", lambda: rank)
+    monkeypatch.setattr(samplers.idist, "get_world_size", lambda: count)
     return list(sampler)
 
 

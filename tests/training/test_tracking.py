@@ -88,7 +88,7 @@ def test_nothing_is_written_or_needed_unless_asked_for(tmp_path: Path, monkeypat
 
 
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "process_rank", lambda: 1)
+    monkeypatch.setattr(tracking.idist, "get_rank", lambda: 1)
     run(tmp_path, 1, [])
     assert not (tmp_path / "tensorboard").exists()
 
@@ -143,5 +143,5 @@ def test_monais_own_handlers_are_left_out_unless_wanted(monkeypatch: pytest.Monk
     assert tracking.is_off(False)
     pytest.importorskip("tensorboard")
     assert not tracking.is_off(True)
-    monkeypatch.setattr(tracking, "process_rank", lambda: 1)
+    monkeypatch.setattr(tracking.idist, "get_rank", lambda: 1)
     assert tracking.is_off(True)

@@ -106,7 +106,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path: Path, monkeypatch: pytest
 
 
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation_pictures, "process_rank", lambda: 1)
+    monkeypatch.setattr(validation_pictures.idist, "get_rank", lambda: 1)
     train(tmp_path / "second", 2)
     assert not (tmp_path / "second").exists()
 

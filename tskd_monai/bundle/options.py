@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from fire.parser import DefaultParseValue
 
 from tskd_monai.files.folder_lock import FolderInUseError, FolderLock, hold_folder
 from tskd_monai.files.option_path import text_path
-from tskd_monai.training.samplers import process_rank
 
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 CODE_MARKS = ("$", "@", "%")
@@ -72,7 +72,7 @@ def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
         ValueError: when the option is no text.
         OSError: when the folder takes no file.
     """
-    if process_rank():
+    if idist.get_rank():
         return None
     try:
         return hold_folder(text_path(output_dir, "output_dir"))

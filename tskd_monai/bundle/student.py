@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.engines import SupervisedEvaluator
 
@@ -20,7 +21,6 @@ from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save
 from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.record import write_record
-from tskd_monai.training.samplers import process_rank
 
 TEMPLATE_FILES = (
     "LICENSE",
@@ -149,7 +149,7 @@ def finish_student(
         inputs: files for the record, by name.
         validator: of the training run; None: the task's filters stay, as where the network does not segment yet.
     """
-    if process_rank():
+    if idist.get_rank():
         return
     weights = load_checkpoint(best.path)
     network.load_state_dict(weights)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,7 +26,6 @@ from tqdm import tqdm
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.networks.features import TeacherNetwork, teacher_sha256
-from tskd_monai.training.samplers import process_count, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def cached_answers(
         device: of the teacher.
         batch_size: images in one forward pass.
     """
-    own = range(process_rank(), len(images), process_count())
+    own = range(idist.get_rank(), len(images), idist.get_world_size())
     known = {index: cache.read(images[index]) for index in own}
     missing = [index for index, answer in known.items() if answer is None]
     for start in tqdm(range(0, len(missing), batch_size), desc="Asking the teacher", unit="batch", disable=not missing):
@@ -150,7 +150,7 @@ def cached_answers(
         asked = torch.stack([images[index] for index in batch]).to(device)
         for index, answer in zip(batch, quantise(*teacher.forward_with_embeddings(asked)), strict=True):
             cache.write(images[index], answer)
-    if process_count() > 1:
+    if idist.get_world_size() > 1:
         torch.distributed.barrier()
     read = (known.get(index) or cache.read(image) for index, image in enumerate(images))
     kept = [answer for answer in read if answer is not None]
@@ -161,7 +161,7 @@ def cached_answers(
 
 
 def _report(cache: TargetCache, images: Sequence[Tensor], asked: int) -> None:
-    if process_rank() == 0:
+    if idist.get_rank() == 0:
         megabytes = sum(path.stat().st_size for path in {cache.path(image) for image in images}) / 1e6
         line = "Teacher targets: %d images, %d of them asked for now; %.1f MB on disk."
         logger.info(line, len(images), asked, megabytes)

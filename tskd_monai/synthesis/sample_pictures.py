@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ignite.distributed as idist
 import torch
 from diffusers import UNet2DModel
 from ignite.engine import Engine, Events
@@ -15,7 +16,6 @@ from tskd_monai.synthesis.conditions import ConditionSource, LabelMaps, SlicePos
 from tskd_monai.synthesis.diffusion import NoiseScheduler, condition_of
 from tskd_monai.synthesis.ema import EmaHandler
 from tskd_monai.synthesis.sampling import ImageSampler
-from tskd_monai.training.samplers import process_rank
 from tskd_monai.training.tracking import checked_switch, open_writer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class SamplePictures:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        if process_rank() == 0:
+        if idist.get_rank() == 0:
             self._writer = open_writer(self.folder, first_step=engine.state.epoch + 1 if engine.state.epoch else 0)
 
     def _draw(self, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from monai.data.meta_tensor import MetaTensor
@@ -31,7 +32,6 @@ from tskd_monai.synthesis.pipeline_folder import save_diffusion_pipeline
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.record import write_record
-from tskd_monai.training.samplers import process_rank
 
 VALUE_TOLERANCE = 0.01  # interpolation may overshoot [0, 1] by a little; un-normalised images are off by far more
 
@@ -229,7 +229,7 @@ def finish_diffusion(
         settings: for the record.
         inputs: files for the record, by name.
     """
-    if process_rank():
+    if idist.get_rank():
         return
     network = ema.averaged_network()
     record = {"task_hash": task.hash, "image_size": list(task.image_size), "channels": task.channels}

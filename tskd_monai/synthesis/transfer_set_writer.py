@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from PIL import Image
@@ -33,9 +34,7 @@ from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import Fields, check_fields, parse_json, read_json, write_json
 from tskd_monai.synthesis.pipeline_folder import unet_sha256
 from tskd_monai.synthesis.sampling import ImageSampler, SampledImage
-from tskd_monai.training.distributed import wait_for_all
 from tskd_monai.training.record import package_versions
-from tskd_monai.training.samplers import process_count, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +91,9 @@ def write_transfer_set(
         return output_dir / MANIFEST_NAME
     with _full_disk_explained(output_dir):
         _begin_progress(output_dir, settings, finished)
-        _sample_share(output_dir, sampler, missing[process_rank() :: process_count()], base_seed)
-        wait_for_all()
-        if process_rank() == 0:
+        _sample_share(output_dir, sampler, missing[idist.get_rank() :: idist.get_world_size()], base_seed)
+        idist.barrier()
+        if idist.get_rank() == 0:
             finished = _finished_images(output_dir, settings)
             entries = [_entry(finished[index], base_seed) for index in range(number)]
             content = {**settings, "provenance": {**(provenance or {}), "versions": package_versions()}}
@@ -141,10 +140,10 @@ def _full_disk_explained(output_dir: Path) -> Iterator[None]:
 def _sample_share(output_dir: Path, sampler: ImageSampler, indices: Sequence[int], base_seed: int) -> None:
     """Samples and writes these images, with a progress bar of the first process."""
     images = sampler.sample([base_seed + index for index in indices])
-    bar = tqdm(images, total=len(indices), desc="Transfer set", unit="image", disable=process_rank() != 0)
+    bar = tqdm(images, total=len(indices), desc="Transfer set", unit="image", disable=idist.get_rank() != 0)
     for index, sampled in zip(indices, bar, strict=True):
         line = _write_image(output_dir, index, sampled)
-        with (output_dir / progress_name(process_rank())).open("a", encoding="utf-8") as file:
+        with (output_dir / progress_name(idist.get_rank())).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -181,16 +180,16 @@ def _write_png(path: Path, pixels: np.ndarray) -> str:
 
 
 def _begin_progress(output_dir: Path, settings: Mapping[str, Any], finished: Mapping[int, Mapping[str, Any]]) -> None:
-    """Writes the progress files anew: the first process's has all that is finished, the others' begin empty."""
-    wait_for_all()  # until everyone has read the former ones
-    if process_rank() == 0:
+    """Rewrites the progress files: the first process's has all that is finished, the others' begin empty."""
+    idist.barrier()  # until every process has read the previous ones
+    if idist.get_rank() == 0:
         _write_lines(output_dir / progress_name(0), [settings, *finished.values()])
         for path in progress_files(output_dir):
             if path.name != progress_name(0):
                 path.unlink()
-    wait_for_all()
-    if process_rank():
-        _write_lines(output_dir / progress_name(process_rank()), [settings])
+    idist.barrier()
+    if idist.get_rank():
+        _write_lines(output_dir / progress_name(idist.get_rank()), [settings])
 
 
 def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
 from tskd_monai.files.atomic import atomic_path, require_writable
 from tskd_monai.networks.weights_file import load_torch_file
-from tskd_monai.training.samplers import process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class BestCheckpoint:
         metric = float(engine.state.metrics[self.metric_name])
         if self.best_metric is None or math.isnan(self.best_metric) or metric > self.best_metric:
             self.best_metric, self.best_epoch = metric, int(engine.state.epoch)
-            if process_rank():
+            if idist.get_rank():
                 return
             save_checkpoint(self.network.state_dict(), self.path)
 
@@ -133,7 +133,7 @@ class EpochCheckpoint:
             engine.add_event_handler(Events.COMPLETED, self._remove)
 
     def _remove(self, engine: Engine) -> None:
-        if process_rank() == 0:
+        if idist.get_rank() == 0:
             self.path.unlink(missing_ok=True)
 
     def save(self, engine: Engine) -> None:
@@ -142,7 +142,7 @@ class EpochCheckpoint:
         Raises:
             ValueError: when a number in it is not finite; the checkpoint before stays.
         """
-        if process_rank():
+        if idist.get_rank():
             return
         content: dict[str, Any] = {name: item.state_dict() for name, item in self.save_dict.items()}
         if (name := first_not_finite(content)) is not None:
@@ -160,7 +160,7 @@ class EpochCheckpoint:
             OSError: when its folder takes no file.
             ValueError: when it was made for another task or of other parts.
         """
-        if process_rank() == 0:
+        if idist.get_rank() == 0:
             require_writable(self.path.parent)
         if not self.resume or not self.path.is_file():
             return

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Randomizable
 
-from tskd_monai.training.samplers import SliceSampler, process_rank
+from tskd_monai.training.samplers import SliceSampler
 
 SEED_LIMIT = 2**32
 CUBLAS_WORKSPACE = ":4096:8"
@@ -69,7 +70,7 @@ class ReseedEachEpoch:
 
     def __call__(self, engine: Engine) -> None:
         """Seeds Python, NumPy, torch, the dataset and the sampler."""
-        seed = epoch_seed(self.seed, engine.state.epoch, process_rank())
+        seed = epoch_seed(self.seed, engine.state.epoch, idist.get_rank())
         seed_generators(seed)
         self.dataset.set_random_state(seed=seed)
         self.sampler.set_epoch(engine.state.epoch)

@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-from tskd_monai.training.samplers import process_count, process_rank
 
 GLOO_RELEASE_SECONDS = 0.5
 
@@ -34,13 +33,7 @@ def start_process_group() -> None:
             "Expected several processes under torchrun, found none. Start with: torchrun --standalone --nnodes=1 "
             "--nproc_per_node=N -m monai.bundle run …"
         )
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-
-
-def wait_for_all() -> None:
-    """Returns when every process has come this far; at once where there is one alone."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def stop_process_group() -> None:
@@ -50,8 +43,8 @@ def stop_process_group() -> None:
     one that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). They
     outlive the group, so they are given the interpreter here.
     """
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    idist.barrier()
+    idist.finalize()
     time.sleep(GLOO_RELEASE_SECONDS)
 
 
@@ -67,5 +60,5 @@ def process_share(entries: Sequence[Any]) -> list[Any]:
     Where there are fewer entries than processes each takes all of them: no process may be without a case, and one
     case more often than another would count for more.
     """
-    count = process_count()
-    return list(entries[process_rank() :: count] if len(entries) >= count else entries)
+    count = idist.get_world_size()
+    return list(entries[idist.get_rank() :: count] if len(entries) >= count else entries)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from tskd_monai.training.history import TrainingHistory
-from tskd_monai.training.samplers import process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,6 @@ class EarlyStopping:
         values = [float(row[self.history.metric_name]) for row in rows]
         best = max(range(len(values)), key=lambda i: (not math.isnan(values[i]), values[i]))  # the first of equals
         if len(values) - 1 - best >= self.patience:
-            if process_rank() == 0:
+            if idist.get_rank() == 0:
                 logger.info("No better validation since epoch %d: the training ends.", rows[best]["epoch"])
             engine.terminate()

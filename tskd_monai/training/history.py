@@ -15,7 +15,6 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.training.samplers import process_count, process_rank
 
 
 class TrainingHistory:
@@ -88,7 +87,7 @@ class TrainingHistory:
             row[self.metric_name] = self._metric
         self.rows.append(row)
         self._losses, self._metric, self._started = [], None, now
-        if process_rank():
+        if idist.get_rank():
             return
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.rows))
@@ -111,4 +110,4 @@ def loss_of(output: Any) -> float:
 def _mean_over_processes(value: float) -> float:
     """Returns the mean of a number that each process has; every process must ask for it."""
     total = idist.all_reduce(float(value))
-    return float(total) / process_count()
+    return float(total) / idist.get_world_size()

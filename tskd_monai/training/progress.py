@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from tskd_monai.training.history import loss_of
-from tskd_monai.training.samplers import process_rank
 
 
 class TrainingProgress:
@@ -41,7 +41,7 @@ class TrainingProgress:
             desc=self.title,
             unit="step",
             mininterval=1.0,
-            disable=process_rank() > 0,
+            disable=idist.get_rank() > 0,
         )
 
     def _show_metric(self, validator: Engine) -> None:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.task import Task, save_task
@@ -21,7 +22,6 @@ from tskd_monai.networks.teacher_folder import save_teacher
 from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint
 from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory
-from tskd_monai.training.samplers import process_rank
 
 RECORDED_PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "numpy", "peft", "transformers", "diffusers")
 
@@ -96,7 +96,7 @@ def finish_teacher(
         inputs: files for the record, by name.
         validator: of the training run.
     """
-    if process_rank():
+    if idist.get_rank():
         return
     TrainableWeights(network).load_state_dict(load_checkpoint(best.path))
     task = replace(task, unfiltered=harmful_filters(network, validator, task))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+import ignite.distributed as idist
 import torch
 from torch.utils.data import Sampler
 
@@ -14,16 +15,6 @@ from tskd_monai.data.task import Task
 logger = logging.getLogger(__name__)
 
 MAX_SEED = 2**31
-
-
-def process_rank() -> int:
-    """Returns this process's rank, 0 where training is not distributed."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def process_count() -> int:
-    """Returns the number of training processes."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 class SliceSampler(Sampler[int]):
@@ -67,13 +58,13 @@ class SliceSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % MAX_SEED)
-        total = self.num_samples * process_count()
+        total = self.num_samples * idist.get_world_size()
         if self.weights is None:
             rounds = -(-total // self.num_slices)
             order = torch.cat([torch.randperm(self.num_slices, generator=generator) for _ in range(rounds)])[:total]
         else:
             order = torch.multinomial(self.weights, total, replacement=True, generator=generator)
-        return iter(order[process_rank() :: process_count()].tolist())
+        return iter(order[idist.get_rank() :: idist.get_world_size()].tolist())
 
 
 def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -> list[set[int]]:

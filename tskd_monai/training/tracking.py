@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from tskd_monai.training.history import TrainingHistory
-from tskd_monai.training.samplers import process_rank
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,7 +45,7 @@ class TensorBoardCurves:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        if process_rank():
+        if idist.get_rank():
             return
         self._writer = open_writer(self.folder, first_step=0)
         for row in self.history.rows:
@@ -91,7 +91,7 @@ def is_off(enabled: bool) -> bool:
         TypeError: when it is a word.
         ImportError: when it is wanted and TensorBoard is not installed.
     """
-    return not checked_switch(enabled) or process_rank() > 0
+    return not checked_switch(enabled) or idist.get_rank() > 0
 
 
 def open_writer(folder: str | Path, first_step: int) -> SummaryWriter:

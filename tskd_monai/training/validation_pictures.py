@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.visualize import blend_images
 
-from tskd_monai.training.samplers import process_rank
 from tskd_monai.training.tracking import checked_switch, open_writer
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ValidationPictures:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        if process_rank() == 0:
+        if idist.get_rank() == 0:
             self._writer = open_writer(self.folder, first_step=engine.state.epoch + 1 if engine.state.epoch else 0)
 
     def _draw(self, validator: Engine) -> None:
