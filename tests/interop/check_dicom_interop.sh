@@ -6,7 +6,7 @@
 #   PYTHON=/path/to/python bash tests/interop/check_dicom_interop.sh    another environment than .venv
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
 missing=0
 
@@ -33,4 +33,4 @@ else
 fi
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-"$python" "$root/tests/interop/dicom_interop.py" "$folder"
+"$python" -m tests.interop.dicom_interop "$folder"

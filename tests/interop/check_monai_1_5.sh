@@ -5,7 +5,7 @@
 #   bash tests/interop/check_monai_1_5.sh          arguments go to pytest
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
 [ -n "${PYTHON:-}" ] || bash "$root/scripts/setup_env.sh" >&2
 overlay="$root/build/monai_1_5"

@@ -6,7 +6,7 @@
 #   bash tests/interop/check_monai_label.sh --bundle BUNDLE        with a copy of this student of the embedded study
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 missing=0
 
 need() { # what, how to get it
@@ -23,4 +23,4 @@ python="${PYTHON:-$root/.venv/bin/python}"
 [ -n "${PYTHON:-}" ] || bash "$root/scripts/setup_env.sh"
 unset PYTHON # the server's environment is made with the python3 of the path
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-"$python" "$root/tests/interop/monai_label_checks.py" --plugin "$plugin" "$@"
+"$python" -m tests.interop.monai_label_checks --plugin "$plugin" "$@"

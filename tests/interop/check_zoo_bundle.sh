@@ -3,12 +3,12 @@
 # another folder, in an environment without this project.
 #   PYTHON=/path/to/python bash tests/interop/check_zoo_bundle.sh MODEL_ZOO EXPORT [ORIGINAL]
 #     MODEL_ZOO  a checkout (or bare clone) of https://github.com/Project-MONAI/model-zoo
-#     EXPORT     the folder that tskd_monai/commands/zoo.py wrote, with its unit test beside it
+#     EXPORT     the folder that `tskd zoo` wrote, with its unit test beside it
 #     ORIGINAL   the student bundle it was made from: the two must segment a phantom alike, voxel for voxel
 #     PYTHON     has what the bundle's metadata names, and parameterized and jsonschema; not this project
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 die() {
   printf 'check_zoo_bundle: %s\n' "$*" >&2
   exit 2
@@ -94,7 +94,7 @@ PY
 if [ -n "$original" ]; then
   say "The original and the export segment a phantom alike"
   own="${PROJECT_PYTHON:-$root/.venv/bin/python}"
-  PYTHONPATH="$root" "$own" "$root/tskd_monai/commands/phantom.py" "$work/study" --training 1 --validation 0 --test 0
+  PYTHONPATH="$root" "$own" -m tskd_monai phantom "$work/study" --training 1 --validation 0 --test 0
   image="$(ls "$work"/study/images/*.nii.gz | head -n 1)"
   PYTHONPATH="$root" "$own" -m monai.bundle run --bundle_root "$original" \
     --config_file "$original/configs/inference.json" --image "$image" --engine torch --output_dir "$work/original"

@@ -21,8 +21,9 @@ from tests.interop.monai_label_picture import write_picture
 from tests.interop.monai_label_steps import TURNS, LabelSession, expect, stem
 from tests.interop.monai_label_study import Scan, train_student, write_scans, write_series
 from tests.interop.orthanc import ask, orthanc
+from tests.support.paths import ROOT
 
-SETUP = Path(__file__).with_name("setup_monai_label.sh")
+SETUP = ROOT / "scripts" / "setup_monai_label.sh"
 OUTPUTS = ("student", "plan", "study", "nifti", "dicom")
 Result = TypeVar("Result")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.interop.orthanc import free_port
 
-SCRIPT = Path(__file__).with_name("monai_label.sh")
+SCRIPT = ROOT / "scripts" / "monai_label.sh"
 START_SECONDS = 300
 REQUEST_SECONDS = 600
 TRAIN_SECONDS = 1800

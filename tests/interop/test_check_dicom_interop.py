@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "scripts" / "check_dicom_interop.sh"
+SCRIPT = ROOT / "tests" / "interop" / "check_dicom_interop.sh"
 
 
 def test_missing_tools_are_named_with_how_to_install_them(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "scripts" / "check_monai_label.sh"
+SCRIPT = ROOT / "tests" / "interop" / "check_monai_label.sh"
 
 
 def test_missing_tools_are_named_with_how_to_install_them(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "scripts" / "check_zoo_bundle.sh"
+SCRIPT = ROOT / "tests" / "interop" / "check_zoo_bundle.sh"
 
 
 def check(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
