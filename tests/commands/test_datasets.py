@@ -1,4 +1,4 @@
-"""The command prepares a dataset that `plan_task.py` takes, checks it again, and names what is wrong."""
+"""The command prepares a dataset that `tskd plan` takes, checks it again, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_download_becomes_a_planned_task(
         (("hc18", "--source", "nowhere"), "Expected a folder or archives of the download, found nothing at nowhere"),
         (("hc18",), "expected --source with the download, or --verify"),
         (("hc18", "--source", ".", "."), "Expected one folder or archives of the download, found . among 2"),
-        (("hc18", "--source", __file__), "found test_prepare_dataset.py damaged or of another kind"),
+        (("hc18", "--source", __file__), "found test_datasets.py damaged or of another kind"),
         (("hc18", "--source", ".", "--channel", "1"), "Expected --channel for decathlon alone, found hc18"),
     ],
 )

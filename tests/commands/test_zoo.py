@@ -22,6 +22,7 @@ from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.bundle.zoo.bundle import ZOO_NAMES, config_sources, fill_bundle
 from tskd_monai.bundle.zoo.contents import Contents
+from tskd_monai.bundle.zoo.documents import COMMAND, FENCE
 from tskd_monai.commands.zoo import main
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
@@ -114,6 +115,8 @@ def test_documents_name_no_absent_script_and_no_dead_link(shipped: bool, zoo: Pa
         text = document.read_text(encoding="utf-8")
         scripts = re.findall(r"scripts/[\w./-]*\w", text)
         assert [name for name in scripts if not (bundle / name).exists()] == [], document.name
+        commands = [line for block in FENCE.findall(text) for line in block.splitlines() if COMMAND.search(line)]
+        assert commands == [], document.name
         links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
         assert [link for link in links if not (document.parent / link).is_file()] == [], document.name
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.interop.orthanc import free_port
+from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "monai_label.sh"
 START_SECONDS = 300

@@ -44,7 +44,7 @@ def test_yaml_keeps_its_comments_and_holds_the_template_of_students(tmp_path: Pa
     assert (tmp_path / "out" / "a.yaml").read_text().startswith("# Reads.\n")
     assert parser["task"] == "$@bundle_root + '/configs/task.json'"
     assert parser["finish"]["template"] == "$Path(@bundle_root) / 'segmentation'"
-    assert parser["initialize"][1]["_target_"] == "scripts.training.bundle.check_bundle_root"
+    assert parser["initialize"][1]["_target_"] == "scripts.bundle.options.check_bundle_root"
 
 
 def test_override_gets_the_path_only_where_it_replaces_initialize(tmp_path: Path) -> None:

@@ -13,10 +13,14 @@ DOCUMENTS = ("usage.md", "inputs.md")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("`tskd_monai/commands/export.py` writes it.", "tskd-monai's `export.py` writes it."),
-        ("As `python tskd_monai/commands/export.py a` does", "As tskd-monai's `python export.py a` does"),
+        ("`tskd export` writes it.", "tskd-monai's `tskd export` writes it."),
+        ("As `python scripts/benchmark/run.py a` does", "As tskd-monai's `python benchmark/run.py a` does"),
+        ("See `tests/networks/test_lora.py`.", "See tskd-monai's `tests/networks/test_lora.py`."),
         ("See `scripts/inference/engines.py`.", "See `scripts/inference/engines.py`."),
-        ("Run:\n\n```bash\npython tskd_monai/commands/export.py\n```\n\nThen", "Run:\n\nThen"),
+        ("Run:\n\n```bash\ntskd export student\n```\n\nThen", "Run:\n\nThen"),
+        ("Run:\n\n```bash\npython scripts/benchmark/run.py\n```\n\nThen", "Run:\n\nThen"),
+        ("Run:\n\n    python scripts/benchmark/run.py\n\nThen", "Run:\n\nThen"),
+        ("Run:\n\n    python -m monai.bundle run\n\nThen", "Run:\n\n    python -m monai.bundle run\n\nThen"),
         ("```bash\npython -m monai.bundle run\n```\n", "```bash\npython -m monai.bundle run\n```\n"),
         ("[the list](inputs.md), [part](usage.md#a)", "[the list](inputs.md), [part](usage.md#a)"),
         ("[measured\nthere](../../distillation/docs/README.md#x).", "measured\nthere."),

@@ -18,10 +18,11 @@ EXTRAS = {"dicom": "highdicom==0.28.2"}
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package of four modules, of which `losses.b` is reached by two steps and `losses.unused` by none."""
+    """A package of five modules, of which `losses.b` is reached by two steps and `losses.unused` by none."""
     files = {
         "__init__.py": '__version__ = "1"\n',
-        "losses/__init__.py": "",
+        "losses/__init__.py": '"""Losses."""\n\nfrom tskd_monai.former_names import find\n\n__getattr__ = find\n',
+        "former_names.py": "import scipy\n\ndef find(name):\n    ...\n",
         "losses/a.py": "import numpy\n\ndef f():\n    from tskd_monai.losses.b import g\n    return g\n",
         "losses/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tskd_monai.losses import unused\n"
         "def g():\n    import highdicom\n    raise ImportError(\"pip install 'tskd-monai[dicom]'\")\n"
@@ -68,6 +69,12 @@ def test_vendored_modules_bring_their_packages_and_new_names(package: Path, tmp_
     code = "".join(path.read_text() for path in written)
     assert "from scripts.losses.b import g" in code and "tskd_monai" not in code
     assert 'ImportError("pip install highdicom==0.28.2")' in code
+
+
+def test_packages_keep_their_words_and_constants_and_find_no_former_names(package: Path, tmp_path: Path) -> None:
+    vendor(package, needed_modules(package, ["tskd_monai.losses.a.f"]), tmp_path, EXTRAS)
+    assert (tmp_path / "scripts" / "losses" / "__init__.py").read_text() == '"""Losses."""\n'
+    assert (tmp_path / "scripts" / "__init__.py").read_text() == '__version__ = "1"\n'
 
 
 def test_files_of_bundles_are_looked_for_in_the_bundle() -> None:

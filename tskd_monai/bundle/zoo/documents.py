@@ -6,8 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-FENCE = re.compile(r"```.*?```\n*", re.DOTALL)
-SCRIPT = re.compile(r"scripts/[\w./-]*\w")
+FENCE = re.compile(r"```.*?```\n*|(?<=\n\n)(?: {4}[^\n]*\n)+\n?", re.DOTALL)
+"""A block of code, fenced or indented."""
+FILE = re.compile(r"\b(?:scripts|tests|tskd_monai)/[\w./-]*\w")
+"""A file of code: an exported bundle has its own under `scripts/`."""
+COMMAND = re.compile(r"\btskd [a-z]+")
+"""A command of the package, which has to be installed for it."""
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 PICTURE = re.compile(r"<picture>.*?</picture>\n*|!\[[^\]]*\]\([^)]*\)\n*", re.DOTALL)
@@ -36,22 +40,23 @@ def write_documents(sources: Mapping[str, Path], folder: Path, replaced: Mapping
 def exported_document(text: str, files: Collection[str], documents: Collection[str]) -> str:
     """Returns a document without what an exported bundle does not have.
 
-    Commands of the project's scripts go, the names of these scripts in the text say whose they are, and links and
-    pictures lead to files of the bundle or are plain text.
+    Blocks with the project's commands and programs are left out, their names in the text state whose they are, and
+    links and pictures lead to files of the bundle or become plain text.
 
     Args:
         text: Markdown.
         files: of the bundle, by their paths below it.
         documents: names of the documents beside this one.
     """
-    text = FENCE.sub(lambda block: block.group() if _scripts_of(block.group()) <= set(files) else "", text)
+    text = FENCE.sub(lambda block: "" if _of_the_project(block.group(), files) else block.group(), text)
     text = PICTURE.sub("", text)
     text = LINK.sub(lambda link: _link(link.group(1), link.group(2), documents), text)
     return CODE.sub(lambda code: _named(code.group(1), files), text)
 
 
-def _scripts_of(text: str) -> set[str]:
-    return set(SCRIPT.findall(text))
+def _of_the_project(text: str, files: Collection[str]) -> bool:
+    """Returns whether a text names a command of the package, or a file of code that the bundle lacks."""
+    return bool(COMMAND.search(text)) or not set(FILE.findall(text)) <= set(files)
 
 
 def _link(text: str, target: str, documents: Collection[str]) -> str:
@@ -62,7 +67,7 @@ def _link(text: str, target: str, documents: Collection[str]) -> str:
 
 
 def _named(code: str, files: Collection[str]) -> str:
-    """Returns code in a line of text, a script or a command of one, with whose it is where the bundle lacks it."""
-    if _scripts_of(code) <= set(files):
+    """Returns code in a line of text; a program or a command of the project states whose it is."""
+    if not _of_the_project(code, files):
         return f"`{code}`"
-    return f"{PROJECT}'s `{SCRIPT.sub(lambda script: script.group().removeprefix('scripts/'), code)}`"
+    return f"{PROJECT}'s `{FILE.sub(lambda file: file.group().removeprefix('scripts/'), code)}`"

@@ -16,6 +16,7 @@ VENDORED = "scripts"
 NAME = re.compile(rf"\b{PACKAGE}(?:\.[A-Za-z_]\w*)+")
 INSTALL_EXTRA = re.compile(r"(?:install the extra `\w+`: )?pip install 'tskd-monai\[(\w+)\]'")
 BUNDLE_FILE = re.compile(r"bundles/\w+/(?=models/)")
+INIT = "__init__.py"
 
 
 @dataclass
@@ -55,7 +56,7 @@ def needed_modules(root: Path, configs: Iterable[str]) -> list[Path]:
         if path in found:
             continue
         found.add(path)
-        imports = imports_of(path.read_text(encoding="utf-8"))
+        imports = imports_of(source_of(path))
         waiting |= {name for name in imports.at_once | imports.later if name.split(".")[0] == PACKAGE}
     return sorted(found)
 
@@ -69,15 +70,27 @@ def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[st
         bundle: the exported bundle.
         extras: of each extra of the package, what pip is told to install in its place.
     """
-    packages = {parent / "__init__.py" for path in modules for parent in path.parents if parent.is_relative_to(root)}
-    for path in sorted({*modules, *packages, root / "__init__.py"}):
+    packages = {parent / INIT for path in modules for parent in path.parents if parent.is_relative_to(root)}
+    for path in sorted({*modules, *packages, root / INIT}):
         copy = bundle / VENDORED / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        code = path.read_text(encoding="utf-8")
+        code = source_of(path)
         copy.write_text(rewritten(code, extras), encoding="utf-8")
         for file in path.parent.glob("*.*"):
             if file.suffix not in (".py", ".pyc") and f'"{file.name}"' in code:
                 shutil.copyfile(file, copy.with_name(file.name))
+
+
+def source_of(path: Path) -> str:
+    """Returns the code of a module; of a package the docstring and constants.
+
+    What else a package has finds components under the names of earlier versions, which no exported config has.
+    """
+    code = path.read_text(encoding="utf-8")
+    if path.name != INIT:
+        return code
+    kept = [node for node in ast.parse(code).body if _is_literal(node)]
+    return "\n\n".join(filter(None, (ast.get_source_segment(code, node) for node in kept))) + "\n"
 
 
 def rewritten(text: str, extras: Mapping[str, str]) -> str:
@@ -90,7 +103,7 @@ def outside_packages(modules: Iterable[Path]) -> Imports:
     """Returns the top-level packages that modules import, without this one and Python's own."""
     found = Imports()
     for path in modules:
-        imports = imports_of(path.read_text(encoding="utf-8"))
+        imports = imports_of(source_of(path))
         found.at_once |= _foreign(imports.at_once)
         found.later |= _foreign(imports.later)
     found.later -= found.at_once
@@ -115,10 +128,14 @@ def _module_file(root: Path, name: str) -> Path:
         if path.with_suffix(".py").is_file():
             return path.with_suffix(".py")
         if path.is_dir():
-            return path / "__init__.py"
+            return path / INIT
     if not parts or len(parts) == 1:
-        return root / "__init__.py"
-    raise ValueError(f"Expected a module of {PACKAGE} for {name}, found none below {root}; mend the name.")
+        return root / INIT
+    raise ValueError(f"Expected a module of {PACKAGE} for {name}, found none below {root}; correct the name.")
+
+
+def _is_literal(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant)
 
 
 def _collect(body: Iterable[ast.stmt], at_once: set[str], later: set[str]) -> None:
