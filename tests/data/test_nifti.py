@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tskd_monai.data.nifti import corner_distance, read_nifti, same_grid
+from tskd_monai.data.nifti import read_nifti, write_nifti
 
 AFFINE = np.array([[-1.5, 0.2, 0, 10], [0.1, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
 
@@ -216,21 +216,6 @@ def test_an_analyze_header_is_no_nifti(tmp_path):
         read_nifti(tmp_path / "a.nii")
 
 
-def test_corner_distance_is_zero_for_one_affine_and_grows_with_the_volume():
-    moved = AFFINE.copy()
-    moved[0, 0] += 0.01
-    assert corner_distance((10, 10, 10), AFFINE, AFFINE) == 0
-    assert corner_distance((101, 10, 10), AFFINE, moved) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("scale", "shift", "same"), [(1, 0.09, True), (1, 0.11, False), (0.01, 0.002, False)])
-def test_grids_are_the_same_within_a_tenth_of_a_mm_and_of_a_voxel(scale, shift, same):
-    moved = AFFINE * scale
-    moved[1, 3] += shift
-    assert same_grid((30, 20, 10), AFFINE * scale, moved) is same
-    assert not same_grid((30, 20, 10), AFFINE, AFFINE * [-1, 1, 1, 1])
-
-
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
@@ -262,3 +247,26 @@ def test_extension_of_negative_size_is_refused_by_name(tmp_path):
     (tmp_path / "a.nii").write_bytes(content)
     with pytest.raises(ValueError, match="found a.nii truncated or damaged"):
         read_nifti(tmp_path / "a.nii")
+
+
+def test_one_volume_of_several_is_read_on_its_own(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / "a.nii.gz")
+    for volume in range(3):
+        found, affine = read_nifti(tmp_path / "a.nii.gz", volume)
+        np.testing.assert_array_equal(found, voxels[..., volume])
+        np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
+    with pytest.raises(ValueError, match=r"fourth axis with volume 3 in a\.nii\.gz, found shape \(4, 5, 6, 3\)"):
+        read_nifti(tmp_path / "a.nii.gz", 3)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_written_volume_is_read_back_with_its_type_and_affine(tmp_path, suffix):
+    voxels = np.random.default_rng(0).integers(0, 999, (4, 5, 6)).astype(np.uint16)
+    write_nifti(tmp_path / f"a{suffix}", voxels, AFFINE)
+    write_nifti(tmp_path / f"b{suffix}", voxels, AFFINE)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    found, affine = read_nifti(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(found, voxels)
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
+    assert nib.load(tmp_path / f"a{suffix}").get_data_dtype() == np.uint16

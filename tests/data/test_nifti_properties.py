@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tskd_monai.data.nifti import corner_distance, read_nifti
+from tskd_monai.data.grid import corner_distance
+from tskd_monai.data.nifti import read_nifti
 from tskd_monai.datasets.phantom.render import rotation_matrix
 
 ANGLES = st.tuples(*[st.floats(-180, 180)] * 3)

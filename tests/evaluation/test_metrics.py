@@ -198,12 +198,26 @@ def test_evaluate_cases_writes_a_table_and_its_summary(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_black_and_white_png_is_the_label_of_a_binary_task(tmp_path: Path) -> None:
+def test_a_reference_that_training_would_refuse_is_not_scored(tmp_path: Path) -> None:
     mask = box((20, 30, 1), (5, 15), (5, 25), (0, 1))[..., 0]
-    Image.fromarray(mask * 255).save(tmp_path / "reference.png")
-    Image.fromarray(mask).save(tmp_path / "prediction.png")
-    (row,) = evaluate_case(tmp_path / "prediction.png", tmp_path / "reference.png", ONE, "1")
-    assert (row["dice"], row["hd95_mm"]) == (1, 0)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert evaluate_case(tmp_path / "mask.png", tmp_path / "mask.png", ONE, "1")[0]["dice"] == 1
+    for factor, advice in ((255, "In a black and white mask the label is 255"), (7, "Declare them in the task")):
+        Image.fromarray(mask * factor).save(tmp_path / "reference.png")
+        with pytest.raises(ValueError, match=rf"reference\.png: expected label values .* \[{factor}\]\. {advice}"):
+            evaluate_case(tmp_path / "mask.png", tmp_path / "reference.png", ONE, "1")
+    array = box((8, 8, 4), (1, 5), (1, 5), (1, 3))
+    prediction = save(tmp_path / "prediction.nii.gz", array)
+    sheared = np.diag([*SPACING, 1.0])
+    sheared[1, 2] = 2.0
+    with pytest.raises(ValueError, match=r"orthogonal axes in .*sheared\.nii\.gz, found one sheared by 14\.\d degrees"):
+        evaluate_case(prediction, save(tmp_path / "sheared.nii.gz", array, sheared), ONE, "1")
+    no_spacing = nib.load(save(tmp_path / "no_spacing.nii", array))
+    header = no_spacing.header.copy()
+    header["sform_code"], header["qform_code"], header["pixdim"][1] = 0, 0, 0
+    (tmp_path / "no_spacing.nii").write_bytes(header.binaryblock + bytes(4) + array.tobytes(order="F"))
+    with pytest.raises(ValueError, match=r"spacing above 0 mm along each axis in the pixdim of no_spacing\.nii"):
+        evaluate_case(prediction, tmp_path / "no_spacing.nii", ONE, "1")
 
 
 def test_another_geometry_is_refused(tmp_path: Path) -> None:
@@ -219,7 +233,7 @@ def test_another_geometry_is_refused(tmp_path: Path) -> None:
         evaluate_case(save(tmp_path / "short.nii.gz", array[..., :2]), reference, ONE, "1")
     sheared = np.diag([*SPACING, 1.0])
     sheared[1, 2] = 2.0
-    with pytest.raises(ValueError, match="orthogonal axes.*sheared"):
+    with pytest.raises(ValueError, match="orthogonal axes.*s.nii.gz, found one sheared"):
         evaluate_case(save(tmp_path / "s.nii.gz", array, sheared), reference, ONE, "1")
 
 

@@ -15,7 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.grid import corner_distance, same_grid
 from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,23 @@ def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
     return np.where(near, rounded, label)
 
 
+def check_declared(values: np.ndarray, known: np.ndarray, label_values: Sequence[int], name: str) -> None:
+    """Raises ValueError when a label map holds a value that is not declared; names the file, the values, what to do.
+
+    Args:
+        values: of the label map.
+        known: whether each of them is declared.
+        label_values: that are declared, background among them.
+        name: of the file in the message.
+    """
+    if not known.all():
+        unknown = values[~known]
+        raise ValueError(
+            f"{name}: expected label values {listed_values(label_values)}, found also {listed_values(unknown)}. "
+            f"{_advice(unknown)}"
+        )
+
+
 class EncodeLabelsd(MapTransform):
     """Turns label values into network classes, the index of the value among `label_values`.
 
@@ -88,14 +105,34 @@ class EncodeLabelsd(MapTransform):
                 matches = values == value
                 known |= matches
                 classes |= matches * np.uint8(index)  # several times as fast as an assignment by mask
-            if not known.all():
-                unknown = values[~known]
-                raise ValueError(
-                    f"{_name(label)}: expected label values {listed_values(self.label_values)}, found also "
-                    f"{listed_values(unknown)}. {_advice(unknown)}"
-                )
+            check_declared(values, known, self.label_values, _name(label))
             encoded[key] = torch.zeros_like(label, dtype=torch.uint8).copy_(torch.from_numpy(classes))
         return encoded
+
+
+Grid = tuple[tuple[int, ...], np.ndarray | None]
+"""Shape of the three spatial axes, and the affine to RAS mm; None where there is none, as in a 2D image file."""
+
+
+def check_label_grid(image: Grid, label: Grid, names: str) -> None:
+    """Raises ValueError when a label has another shape than its image, or another affine (`same_grid`).
+
+    Args:
+        image: its grid.
+        label: its grid; affines are compared where both have one.
+        names: of both in the message.
+    """
+    (shape, affine), (label_shape, label_affine) = image, label
+    if shape != label_shape:
+        raise ValueError(
+            f"{names}: expected shape {shape}, found {label_shape}. "
+            "Resample the label onto the image's grid, or pair the files that belong together."
+        )
+    if affine is not None and label_affine is not None and not same_grid(shape, affine, label_affine):
+        raise ValueError(
+            f"{names}: expected the image's affine, found one that moves a corner by "
+            f"{corner_distance(shape, affine, label_affine):.4g} mm. Resample the label onto the image's grid."
+        )
 
 
 class CheckLabelMatchesImaged(Transform):
@@ -122,24 +159,18 @@ class CheckLabelMatchesImaged(Transform):
         names = f"label {_name(label)} of image {_name(image)}"
         if label.shape[0] != 1:
             raise ValueError(f"{names}: expected 1 channel, found {label.shape[0]}. Save a map of label values.")
-        if image.shape[1:] != label.shape[1:]:
-            raise ValueError(
-                f"{names}: expected shape {tuple(image.shape[1:])}, found {tuple(label.shape[1:])}. "
-                "Resample the label onto the image's grid, or pair the files that belong together."
-            )
-        if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
-            shape, affines = tuple(image.shape[1:]), (np.asarray(image.affine), np.asarray(label.affine))
-            if not same_grid(shape, *affines):
-                raise ValueError(
-                    f"{names}: expected the image's affine, found one that moves a corner by "
-                    f"{corner_distance(shape, *affines):.4g} mm. Resample the label onto the image's grid."
-                )
+        check_label_grid(_grid(image), _grid(label), names)
         _require_finite(image)
         return data
 
 
 def _name(image: Any) -> str:
     return image_title(image.meta) if isinstance(image, MetaTensor) else "the array"
+
+
+def _grid(image: torch.Tensor) -> Grid:
+    """Returns the grid of an array (C, H, W, D)."""
+    return tuple(image.shape[1:]), np.asarray(image.affine) if isinstance(image, MetaTensor) else None
 
 
 def _advice(unknown: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""NIfTI volumes, read whole and with their geometry checked."""
+"""NIfTI volumes: read whole and with their geometry checked, written atomically. Nothing else opens such files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 
+from tskd_monai.data.grid import corner_distance, same_grid, shear_degrees
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count, damage_explained
 
 logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
-GRID_TOLERANCE_MM = 0.1
-"""Two affines put a volume at the same place when no corner of it moves further than this..."""
-
-GRID_TOLERANCE_VOXELS = 0.1
-"""... nor further than this part of its shortest voxel side, which is less in microscopy and small animals."""
-
-SHEAR_TOLERANCE = 1e-3
-"""Largest cosine between two axes that is worth no line in the log: affines are stored in single precision."""
-
 MAX_BESIDE_VOXELS = 2**26
 """Bytes that a file may have in front of its voxels (header extensions) and behind them."""
+
+SCANNER_ANATOMICAL = 1
+"""NIFTI_XFORM_SCANNER_ANAT: the coordinates are those of the image, and nothing was registered to anything."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 NON_MILLIMETRE_UNITS = ("meter", "micron")
@@ -35,27 +31,28 @@ IMAGE_CLASSES: dict[int, Any] = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 """By the first field of the header, `sizeof_hdr`."""
 
 
-def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def read_nifti(path: str | Path, volume: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the voxels and the affine of a NIfTI file.
 
     The file is read to its end, so a truncated or altered `.nii.gz` never passes (nibabel alone stops before the
     checksum), and nothing is memory-mapped. NaN and infinite voxels are kept and counted in a warning.
 
     Args:
-        path: a `.nii` or `.nii.gz` file with one volume.
+        path: a `.nii` or `.nii.gz` file.
+        volume: index along the fourth axis of the volume to read; None for a file that holds one.
 
     Returns:
         Voxels, float32 (X, Y, Z), header scaling applied, and the affine to RAS mm, float64 (4, 4).
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, claims more than it can hold, holds several volumes, colour or complex
-            voxels, or has an affine that is not invertible or not in mm, or no spacing.
+        ValueError: when the file is damaged, claims more than it can hold, holds several volumes and none is chosen,
+            colour or complex voxels, or has an affine that is not invertible or not in mm, or no spacing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
-    header, voxels = _read_whole(path)
+    header, voxels = _read_whole(path, volume)
     affine = _checked_affine(header, path.name)
     with np.errstate(invalid="ignore"):  # where infinite voxels of both signs meet
         total = voxels.sum(dtype=np.float64)
@@ -65,34 +62,40 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, affine
 
 
-def corner_distance(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> float:
-    """Returns how far apart two affines put the corners of a volume: the largest of the eight distances, mm.
+def write_nifti(path: str | Path, voxels: np.ndarray, affine: np.ndarray, compress_level: int = 1) -> None:
+    """Writes a volume as `.nii` or `.nii.gz`, atomically; the same volume gives the same bytes.
+
+    sform and qform are both set, so that readers that prefer either agree, with code 1 (scanner anatomical). A sheared
+    affine, which no qform can hold, is written as sform only.
 
     Args:
-        shape: of the volume, three voxel counts.
-        first: affine (4, 4).
-        second: affine (4, 4).
+        path: ends in `.nii` or `.nii.gz`.
+        voxels: (X, Y, Z), of the type to store.
+        affine: to RAS mm (4, 4).
+        compress_level: of gzip, 1 (six times as fast as 6 on label maps, and little larger) to 9.
     """
-    corners = np.array(np.meshgrid(*[(0, max(size - 1, 1)) for size in shape], indexing="ij")).reshape(3, -1)
-    moved = (first - second) @ np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.linalg.norm(moved[:3], axis=0).max())
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=SCANNER_ANATOMICAL)
+    image.set_qform(affine, code=SCANNER_ANATOMICAL)
+    if not same_grid(voxels.shape, affine, image.get_qform()):
+        image.header["qform_code"] = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        if _is_compressed(temporary):
+            # no name and no time in the gzip header: the temporary name would be the one kept
+            with gzip.GzipFile("", "wb", compress_level, cast(BinaryIO, file), mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(file)
 
 
-def same_grid(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> bool:
-    """Returns whether two affines put a volume at the same place: no corner moves by more than the tolerance.
-
-    Args:
-        shape: of the volume, three voxel counts.
-        first: affine (4, 4), to mm.
-        second: affine (4, 4), to mm.
-    """
-    side = float(np.linalg.norm(np.asarray(first)[:3, :3], axis=0).min())
-    return corner_distance(shape, first, second) <= min(GRID_TOLERANCE_MM, GRID_TOLERANCE_VOXELS * side)
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
-def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
-    """Returns the header and the scaled voxels, float32 (X, Y, Z)."""
-    compressed = path.name.lower().endswith(".gz")
+def _read_whole(path: Path, volume: int | None) -> tuple[nib.Nifti1Header, np.ndarray]:
+    """Returns the header and the scaled voxels of one volume, float32 (X, Y, Z)."""
+    compressed = _is_compressed(path)
     with path.open("rb") as file:
         magic = file.read(2)
     if compressed != (magic == GZIP_MAGIC):
@@ -110,15 +113,16 @@ def _read_whole(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
                 f"Expected one number per voxel in {path.name}, found {image.get_data_dtype()}; "
                 "export colour channels or real and imaginary parts as separate images."
             )
-        shape = _volume_shape(image.shape, path.name)
+        shape = _volume_shape(image.shape, path.name, volume)
         with damage_explained("NIfTI file", path.name):
-            voxels = image.get_fdata(caching="unchanged", dtype=np.float32).reshape(shape, order="F")
+            voxels = image.get_fdata(caching="unchanged", dtype=np.float32)
+        voxels = (voxels if volume is None else voxels[..., volume]).reshape(shape, order="F")
         _read_to_end(stream, path.name)
     return image.header, voxels
 
 
 def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if _is_compressed(path) else path.open("rb")
 
 
 def _checked_class(stream: BinaryIO, path: Path) -> Any:
@@ -144,7 +148,7 @@ def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
         voxel_bytes = header.get_data_dtype().itemsize
     except KeyError:  # a type that nibabel refuses
         voxel_bytes = 1
-    ratio = DEFLATE_MAX_RATIO if path.name.lower().endswith(".gz") else 1
+    ratio = DEFLATE_MAX_RATIO if _is_compressed(path) else 1
     check_held(count * voxel_bytes, path.stat().st_size, ratio, path.name)
     check_voxel_count(count, path.name)
     if not offset <= MAX_BESIDE_VOXELS:
@@ -194,10 +198,16 @@ def _header_size(stream: BinaryIO) -> int:
     return next((size for size in sizes if size in IMAGE_CLASSES), 0)
 
 
-def _volume_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
-    """Returns the shape as (X, Y, Z): trailing axes of length one are dropped, missing ones added."""
+def _volume_shape(shape: tuple[int, ...], name: str, volume: int | None) -> tuple[int, int, int]:
+    """Returns the shape of one volume as (X, Y, Z): trailing axes of length one are dropped, missing ones added."""
     if 0 in shape or not shape:
         raise ValueError(f"Expected voxels in {name}, found shape {shape}; export the image again.")
+    if volume is not None:
+        if len(shape) != 4 or not 0 <= volume < shape[3]:
+            raise ValueError(
+                f"Expected a fourth axis with volume {volume} in {name}, found shape {shape}; choose another one."
+            )
+        return shape[0], shape[1], shape[2]
     count = int(np.prod(shape[3:]))
     if count > 1:
         raise ValueError(
@@ -240,14 +250,6 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
     if volume < np.finfo(np.float32).tiny or np.linalg.cond(affine[:3, :3]) > 1e6:
         raise ValueError(f"Expected an invertible affine in {name}, found {affine[:3].tolist()}; repair the header.")
-    _notice_shear(affine, name)
-    return np.array(affine, dtype=np.float64)
-
-
-def _notice_shear(affine: np.ndarray, name: str) -> None:
-    """Says so when the axes are not at right angles: the network sees such a volume interpolated."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if cosine > SHEAR_TOLERANCE:
-        angle = float(np.degrees(np.arcsin(cosine)))
+    if angle := shear_degrees(affine):
         logger.warning("%s: its axes are sheared by %.1f degrees; they are resampled for the network.", name, angle)
+    return np.array(affine, dtype=np.float64)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, NdarrayOrTensor, PathLike
@@ -16,16 +14,14 @@ from monai.data import ImageWriter
 from monai.utils import convert_to_numpy
 from PIL import Image
 
-from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.grid import corner_distance, same_grid
+from tskd_monai.data.nifti import write_nifti
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
 
 LABEL_DTYPES = (np.uint8, np.uint16)
-
-SCANNER_ANATOMICAL = 1
-"""NIFTI_XFORM_SCANNER_ANAT: the coordinates are those of the image, and nothing was registered to anything."""
 
 
 class LabelMapWriter(ImageWriter):
@@ -119,8 +115,7 @@ class LabelMapWriter(ImageWriter):
 class AtomicNiftiWriter(LabelMapWriter):
     """Writes a label map as `.nii` or `.nii.gz`.
 
-    sform and qform are both set, so that readers that prefer either agree, with code 1 (scanner anatomical). A
-    sheared affine, which no qform can hold, is written as sform alone.
+    sform and qform are both set where the affine is orthogonal, see `tskd_monai.data.nifti.write_nifti`.
 
     Args:
         output_dtype: uint8, uint16, or None for the smaller that holds the values.
@@ -147,19 +142,7 @@ class AtomicNiftiWriter(LabelMapWriter):
             ValueError: when the file name ends otherwise.
         """
         path = checked_output_path(filename, (".nii", ".nii.gz"), kwargs)
-        image = nib.Nifti1Image(self.labels_array, self.affine)
-        image.header.set_xyzt_units("mm")
-        image.set_sform(self.affine, code=SCANNER_ANATOMICAL)
-        image.set_qform(self.affine, code=SCANNER_ANATOMICAL)
-        if not same_grid(self.labels_array.shape, self.affine, image.get_qform()):
-            image.header["qform_code"] = 0
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            if path.name.endswith(".gz"):
-                # no name and no time in the gzip header: the temporary name would be the one kept
-                with gzip.GzipFile("", "wb", self.compress_level, cast(BinaryIO, file), mtime=0) as stream:
-                    image.to_stream(stream)
-            else:
-                image.to_stream(file)
+        write_nifti(path, self.labels_array, self.affine, self.compress_level)
         log_written(path, verbose)
 
 

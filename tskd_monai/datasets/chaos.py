@@ -23,7 +23,7 @@ import numpy as np
 
 from tskd_monai.data.dicom.geometry import SeriesGrid
 from tskd_monai.data.dicom.reader import read_grid, read_series
-from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.grid import corner_distance, same_grid
 from tskd_monai.datasets.layout import files_in, first_folder, natural_key, require_folder
 from tskd_monai.datasets.masks import decode, read_binary, read_values
 from tskd_monai.datasets.study import Description, OutputFile, Sample, Study

@@ -17,9 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-
+from tskd_monai.data.nifti import read_nifti
 from tskd_monai.data.output_names import file_stem
 from tskd_monai.datasets.layout import require_file
 from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
@@ -83,13 +81,7 @@ def _image(path: Path, channel: int | None) -> OutputFile:
         return copied(path, target)
 
     def write(output: Path) -> None:
-        volume: Any = nib.load(path)
-        if volume.ndim != 4 or volume.shape[3] <= channel:
-            raise ValueError(
-                f"{path}: expected a fourth axis with channel {channel}, found shape {volume.shape}; `modality` in "
-                "dataset.json says otherwise."
-            )
-        write_volume(output, np.asarray(volume.dataobj[..., channel], dtype=np.float32), volume.affine)
+        write_volume(output, *read_nifti(path, channel))
 
     return OutputFile(target, path, write)
 

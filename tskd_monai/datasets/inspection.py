@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tskd_monai.data.grid import corner_distance, same_grid
 from tskd_monai.data.labels import listed_values
-from tskd_monai.data.nifti import corner_distance, same_grid
 from tskd_monai.data.volume_reader import VolumeReader
 
 LABEL_KEYS = ("label", "second_reader")

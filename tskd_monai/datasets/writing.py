@@ -7,17 +7,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from tskd_monai.data.image_file import read_image_file
+from tskd_monai.data.nifti import write_nifti
 from tskd_monai.datasets.study import OutputFile
 
 logger = logging.getLogger(__name__)
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Share of red, green and blue in grey: ITU-R BT.601."""
+"""Fraction of red, green and blue in grey: ITU-R BT.601."""
 
 
 def copied(path: Path, target: str) -> OutputFile:
@@ -65,8 +65,4 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     """
     whole = np.array_equal(voxels, np.round(voxels)) and np.abs(voxels).max(initial=0) < 2**15
     kind = np.uint8 if voxels.dtype == np.uint8 else np.int16 if whole else np.float32
-    nifti = nib.Nifti1Image(voxels.astype(kind), affine)
-    nifti.header.set_xyzt_units("mm")
-    nifti.set_sform(affine, code="scanner")
-    nifti.set_qform(affine, code="scanner")
-    nib.save(nifti, path)
+    write_nifti(path, voxels.astype(kind), affine)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 
+from tskd_monai.data.grid import corner_distance, require_orthogonal, same_grid, voxel_spacing
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.labels import listed_values, whole_labels
-from tskd_monai.data.nifti import corner_distance, same_grid
+from tskd_monai.data.labels import check_declared, listed_values, whole_labels
 from tskd_monai.data.volume_reader import VolumeReader
 
-logger = logging.getLogger(__name__)
-
-MASK_WHITE = 255  # what an 8-bit black and white mask holds for "yes"
 LARGEST_VALUE = 2**31 - 1
-SHEAR_TOLERANCE = 1e-3  # cosine between two axes of the grid
 
 
 @dataclass(frozen=True)
@@ -55,23 +49,48 @@ def load_label_map(path: Path) -> LabelMap:
             f"Expected one number per pixel in {path}, found shape {array.shape}; save label maps as grey PNG whose "
             "pixel values are the labels."
         )
-    flat = is_image_file(path)
-    spacing = (1.0, 1.0, 1.0) if flat else _grid_spacing(meta["affine"], path)
-    return LabelMap(_as_integers(array, path), None if flat else meta["affine"], spacing, path)
+    if is_image_file(path):
+        return LabelMap(_as_integers(array, path), None, (1.0, 1.0, 1.0), path)
+    require_orthogonal(meta["affine"], str(path))
+    return LabelMap(_as_integers(array, path), meta["affine"], voxel_spacing(meta["affine"]), path)
 
 
-def binary_mask_as_label(label_map: LabelMap, labels: Mapping[int, str]) -> LabelMap:
-    """Returns the map with 0/255 turned into 0/label where the task has a single label other than 255.
+def load_reference(path: Path, labels: Mapping[int, str]) -> LabelMap:
+    """Reads a reference as `load_label_map`, and refuses what training would refuse.
 
-    Many public 2D sets store a mask as black and white. With one label the meaning is certain; a notice is logged.
+    Args:
+        path: of the file.
+        labels: value -> name of the foreground labels.
+
+    Raises:
+        ValueError: if it holds a value that is neither a label nor 0, besides the errors of `load_label_map`.
     """
-    if len(labels) != 1 or MASK_WHITE in labels:
-        return label_map
-    if not np.isin(label_map.array, (0, MASK_WHITE)).all() or not label_map.array.any():
-        return label_map
-    label = next(iter(labels))
-    logger.info("%s is a black and white mask: %d is read as label %d.", label_map.path.name, MASK_WHITE, label)
-    return replace(label_map, array=(label_map.array == MASK_WHITE) * np.int64(label))
+    reference = load_label_map(path)
+    declared = (0, *labels)
+    check_declared(reference.array, np.isin(reference.array, declared), declared, str(path))
+    return reference
+
+
+def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
+    """Reads a prediction as `load_label_map`, on the grid of its reference.
+
+    Args:
+        path: of the file.
+        reference: of the same image.
+        labels: value -> name of the foreground labels.
+
+    Raises:
+        ValueError: if the grids differ or it holds a value that is neither a label nor 0.
+    """
+    prediction = load_label_map(path)
+    check_same_grid(prediction, reference)
+    unknown = prediction.array[~np.isin(prediction.array, (0, *labels))]
+    if unknown.size:
+        raise ValueError(
+            f"Expected only the labels {sorted(labels)} and 0 in {path}, found {listed_values(unknown)}; "
+            "was it predicted for another task?"
+        )
+    return prediction
 
 
 def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
@@ -96,17 +115,6 @@ def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
             f"{corner_distance(shape, reference.affine, prediction.affine):.3g} mm; write predictions in the geometry "
             "of their image."
         )
-
-
-def _grid_spacing(affine: np.ndarray, path: Path) -> tuple[float, float, float]:
-    axes = affine[:3, :3] / voxel_sizes(affine)
-    if not np.abs(axes.T @ axes - np.eye(3)).max() <= SHEAR_TOLERANCE:
-        raise ValueError(
-            f"Expected a grid with orthogonal axes in {path}, found a sheared one, on which distances in mm cannot be "
-            "measured along the axes; resample prediction and reference to an orthogonal grid."
-        )
-    first, second, third = (float(size) for size in voxel_sizes(affine))
-    return first, second, third
 
 
 def _as_integers(array: np.ndarray, path: Path) -> np.ndarray:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.labels import listed_values
-from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
+from tskd_monai.evaluation.label_maps import load_prediction, load_reference
 from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, Row, pixel_names, summarise
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import write_json
-
-logger = logging.getLogger(__name__)
 
 NSD_TOLERANCE_MM = 2.0
 
@@ -89,25 +85,14 @@ def evaluate_case(
     """Returns the rows of `case_metrics` for two files, each with its `case`.
 
     NIfTI files carry their spacing. 2D image files have none: a pixel counts as 1 mm x 1 mm x 1 mm, so distances are
-    pixels. A 0/255 mask is read as the label when there is only one.
+    pixels.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the grids differ or the prediction holds a value that is not a label.
+        ValueError: if the grids differ, or either file holds a value that is neither a label nor 0.
     """
-    prediction = binary_mask_as_label(load_label_map(prediction_path), labels)
-    reference = binary_mask_as_label(load_label_map(reference_path), labels)
-    check_same_grid(prediction, reference)
-    unknown = prediction.array[~np.isin(prediction.array, (0, *labels))]
-    if unknown.size:
-        raise ValueError(
-            f"Expected only the labels {sorted(labels)} and 0 in {prediction.path}, found {listed_values(unknown)}; "
-            "was it predicted for another task?"
-        )
-    other = reference.array[~np.isin(reference.array, (0, *labels))]
-    if other.size:
-        values = listed_values(other)
-        logger.warning("Case %s: the reference holds %s beside the labels; they count as background.", case, values)
+    reference = load_reference(reference_path, labels)
+    prediction = load_prediction(prediction_path, reference, labels)
     rows = case_metrics(prediction.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
     return [{"case": case, **row} for row in rows]
 

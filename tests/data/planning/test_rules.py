@@ -251,6 +251,22 @@ def test_planning_refuses_what_training_and_scoring_would(
     assert len(str(caught.value)) < 500
 
 
+def test_a_sheared_grid_is_refused_where_distances_are_scored(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    entry = write("b", RAMP, SOLID)
+    for key in ("image", "label"):
+        image = nib.load(entry[key])
+        affine = image.affine.copy()
+        affine[1, 2] = 2.0
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), entry[key])
+    learned = {**_datalist(entry), "test": [write("a", RAMP + 1, SOLID)]}
+    plan_task(learned)
+    assert "axes are sheared by 14.0 degrees; they are resampled for the network" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"`test` case b: .*orthogonal axes in b_label\.nii\.gz, found one sheared by 14"
+    ):
+        plan_task({**learned, "training": learned["test"], "test": learned["training"]})
+
+
 def test_each_file_is_read_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = VolumeReader._read_path

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.evaluation.label_maps import load_label_map, load_reference
 from tskd_monai.evaluation.report.display import fullest_slice, load_for_display, to_grey_levels
-from tskd_monai.evaluation.report.overlays import labels_for_display
+from tskd_monai.evaluation.report.overlays import labels_for_display, reference_on_image
 from tskd_monai.evaluation.report.panels import (
     contact_sheet,
     evenly_spaced,
@@ -61,12 +62,36 @@ def test_a_label_is_shown_as_the_classes_that_are_scored(tmp_path: Path) -> None
     palette = Image.fromarray(indices)
     palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     palette.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(labels_for_display(tmp_path / "a.png", None, {1: "a", 2: "b"})[:, :, 0], indices)
+    np.testing.assert_array_equal(
+        labels_for_display(load_reference(tmp_path / "a.png", {1: "a", 2: "b"}))[:, :, 0], indices
+    )
     label = marked_volume("LPS", (1.0, 2.0, 5.0), tmp_path / "v.nii.gz")
-    shown = labels_for_display(label, None, {1: "a"})
+    shown = labels_for_display(load_label_map(label))
     np.testing.assert_array_equal(shown, load_for_display(label).array)
     nib.save(nib.Nifti1Image(np.full((3, 4, 5), 0.9999999, np.float32), np.eye(4)), tmp_path / "off.nii.gz")
-    assert (labels_for_display(tmp_path / "off.nii.gz", None, {1: "a"}) == 1).all()
+    assert (labels_for_display(load_reference(tmp_path / "off.nii.gz", {1: "a"})) == 1).all()
+
+
+def test_a_reference_that_training_would_refuse_is_not_drawn(tmp_path: Path) -> None:
+    labels, affine = np.zeros((8, 6, 4), np.uint8), np.diag([-2.0, 2.0, 5.0, 1.0])
+    labels[2:5, 2:5, 1:3] = 1
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "image.nii.gz")
+    volume = load_for_display(tmp_path / "image.nii.gz")
+
+    def drawn(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / "label.nii.gz")
+        return labels_for_display(reference_on_image(tmp_path / "label.nii.gz", volume, {1: "a"}, "label of case 7"))
+
+    np.testing.assert_array_equal(drawn(labels, affine), volume.array)
+    sheared, mirrored, beside = affine.copy(), affine * [[-1], [1], [1], [1]], affine.copy()
+    sheared[1, 2], beside[0, 3] = 2.0, 3.0
+    for wrong, message in ((sheared, "found one sheared by"), (mirrored, "the image's affine"), (beside, "by 3 mm")):
+        with pytest.raises(ValueError, match=message):
+            drawn(labels, wrong)
+    with pytest.raises(ValueError, match="label of case 7: expected shape"):
+        drawn(labels[:-1], affine)
+    with pytest.raises(ValueError, match=r"expected label values \[0, 1\], found also \[255\]"):
+        drawn(labels * 255, affine)
 
 
 def test_a_damaged_file_is_not_shown(tmp_path: Path) -> None:

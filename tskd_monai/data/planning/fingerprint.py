@@ -10,21 +10,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.transforms import EnsureChannelFirstd
 from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.datalist import LABEL_KEYS, SECTIONS
+from tskd_monai.data.grid import body_spacing, reoriented, require_orthogonal
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
+from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
 
 AXES = "LPS"
 """Directions in which a volume's axes, and the slices along each of them, are counted."""
+
+SCORED = "test"
+"""The section whose labels distances are measured on."""
 
 RANGE_PERCENTILES = (0.5, 99.5)
 FOREGROUND_SAMPLE = 100_000
@@ -144,6 +148,8 @@ def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fin
     found: dict[str, Any] = {}
     label_sha256 = ""
     if "label" in item:
+        if section == SCORED and affine is not None:
+            require_orthogonal(affine, image_title(item["label"].meta))
         classes = _turned(np.asarray(item["label"])[0], affine)
         foreground = np.nonzero(classes)
         values = classes[foreground]
@@ -174,16 +180,13 @@ def _turned(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
     """Returns a view of a volume with its axes towards left, posterior, superior; a 2D image (None) as it is."""
     if affine is None:
         return array
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(AXES))
-    return nib.orientations.apply_orientation(array, turn)
+    return reoriented(array, affine, AXES)
 
 
 def _spacing(affine: np.ndarray | None) -> tuple[float, ...]:
     if affine is None:
         return (1.0, 1.0, 1.0)
-    sizes = np.empty(3)
-    sizes[nib.io_orientation(affine)[:, 0].astype(int)] = nib.affines.voxel_sizes(affine)
-    return tuple(float(size) for size in sizes)
+    return tuple(float(size) for size in body_spacing(affine))
 
 
 def _class_counts(

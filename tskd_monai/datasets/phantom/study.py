@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.data.nifti import write_nifti
 from tskd_monai.datasets.phantom.anatomy import LABELS
 from tskd_monai.datasets.phantom.render import Grid, make_grid, render, sample_anatomy
-from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -116,17 +115,7 @@ def _write_case(folder: Path, number: int, seed: int, grid: Grid, with_label: bo
         return entry
     case_seed = seed * SEEDS_PER_STUDY + number
     image, label = render(sample_anatomy(case_seed), grid, case_seed)
-    _write_nifti(folder / entry["image"], image, grid)
+    write_nifti(folder / entry["image"], image, grid.matrix)
     if with_label:
-        _write_nifti(folder / entry["label"], label, grid)
+        write_nifti(folder / entry["label"], label, grid.matrix)
     return entry
-
-
-def _write_nifti(path: Path, volume: np.ndarray, grid: Grid) -> None:
-    """Writes a volume with its affine as both sform and qform, in mm, atomically."""
-    nifti = nib.Nifti1Image(volume, grid.matrix)
-    nifti.header.set_xyzt_units("mm")
-    nifti.set_sform(grid.matrix, code="scanner")
-    nifti.set_qform(grid.matrix, code="scanner")
-    with atomic_path(path) as temporary:
-        nib.save(nifti, temporary)

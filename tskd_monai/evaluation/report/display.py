@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
+from tskd_monai.data.grid import body_spacing, reoriented
 from tskd_monai.data.image_file import is_image_file, read_pixels
+from tskd_monai.data.labels import Grid
 from tskd_monai.data.volume_reader import VolumeReader
 
 THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
@@ -28,12 +29,14 @@ class DisplayVolume:
         pixel_mm: (mm per row, mm per column); 1 for 2D image files.
         view: "Axial", "Coronal", "Sagittal", or "" for a 2D image file.
         orientation: which way is up and left, in words; "" for a 2D image file.
+        grid: of the file, before it was arranged.
     """
 
     array: np.ndarray
     pixel_mm: tuple[float, float]
     view: str
     orientation: str
+    grid: Grid
 
 
 def load_for_display(path: Path) -> DisplayVolume:
@@ -47,7 +50,7 @@ def load_for_display(path: Path) -> DisplayVolume:
     """
     path = Path(path)
     if is_image_file(path):
-        return DisplayVolume(read_pixels(path), (1.0, 1.0), "", "")
+        return arranged(read_pixels(path), None)
     voxels, meta = VolumeReader(irregular="resample").read(path)
     return arranged(voxels, meta["affine"])
 
@@ -59,16 +62,13 @@ def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
         array: (X, Y, Z).
         affine: to RAS mm, (4, 4); None for a 2D image, which stays as it is.
     """
+    grid = tuple(array.shape[:3]), affine
     if affine is None:
-        return DisplayVolume(array, (1.0, 1.0), "", "")
-    turned = nib.orientations.apply_orientation(array, nib.io_orientation(affine))
-    sizes = nib.affines.voxel_sizes(affine)
-    axes = nib.io_orientation(affine)[:, 0].astype(int)
-    spacing = np.empty(3)
-    spacing[axes] = sizes
+        return DisplayVolume(array, (1.0, 1.0), "", "", grid)
+    turned, spacing = reoriented(array, affine, "RAS"), body_spacing(affine)
     order, view, orientation = VIEWS[_slice_axis(turned.shape, spacing)]
     shown = np.flip(turned.transpose(order), axis=(0, 1))
-    return DisplayVolume(shown, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation)
+    return DisplayVolume(shown, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation, grid)
 
 
 def to_grey_levels(pixels: np.ndarray) -> np.ndarray:

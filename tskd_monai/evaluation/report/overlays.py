@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.evaluation.label_maps import binary_mask_as_label, check_same_grid, load_label_map
-from tskd_monai.evaluation.report.display import arranged, fullest_slice, load_for_display
+from tskd_monai.data.labels import check_label_grid
+from tskd_monai.evaluation.label_maps import LabelMap, load_prediction, load_reference
+from tskd_monai.evaluation.report.display import DisplayVolume, arranged, fullest_slice, load_for_display
 from tskd_monai.evaluation.report.panels import data_uri, foreground_box, label_colours, render_panel
 from tskd_monai.evaluation.report.report_content import Report, Result
 
@@ -62,19 +63,15 @@ def _obstacle(report: Report) -> str | None:
 
 def _patient(case: str, role: str, entry: Mapping[str, Any], report: Report, results: Mapping[str, Result]) -> str:
     volume = load_for_display(Path(entry["image"]))
-    maps = {"Reference": labels_for_display(Path(entry["label"]), None, report.labels)}
+    reference = reference_on_image(Path(entry["label"]), volume, report.labels, f"label and image of case {case}")
+    maps = {"Reference": labels_for_display(reference)}
     scores = {"Reference": ""}
     for result in results.values():
         predictions = result.method.predictions or {}
         if case in predictions:
-            path = Path(predictions[case])
-            maps[result.method.title] = labels_for_display(path, Path(entry["label"]), report.labels)
+            prediction = load_prediction(Path(predictions[case]), reference, report.labels)
+            maps[result.method.title] = labels_for_display(prediction)
             scores[result.method.title] = f"Dice {result.dice[case]:.3f}"
-    if volume.array.shape[:3] != maps["Reference"].shape:
-        raise ValueError(
-            f"Expected image and label of case {case} in one shape, found {volume.array.shape[:3]} in {entry['image']} "
-            f"and {maps['Reference'].shape} in {entry['label']}."
-        )
     index = fullest_slice(maps["Reference"])
     place = f"{volume.view} slice {index + 1} of {volume.array.shape[2]}; {volume.orientation}" if volume.view else ""
     box = foreground_box([one[:, :, index] for one in maps.values()])
@@ -99,13 +96,26 @@ def _columns(panels: int) -> int:
     return panels if panels <= 4 else -(-panels // 2)
 
 
-def labels_for_display(path: Path, reference: Path | None, labels: Mapping[int, str]) -> np.ndarray:
-    """Returns the labels (H, W, D) as seen; checked against the grid of `reference` where one is given."""
-    label_map = load_label_map(path)
-    if reference is not None:
-        check_same_grid(label_map, load_label_map(reference))
-    scaled = binary_mask_as_label(label_map, labels)
-    return arranged(scaled.array, scaled.affine).array
+def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, str], names: str) -> LabelMap:
+    """Reads a reference as the scorer does, on the grid of the image that it is drawn over, as training does.
+
+    Args:
+        path: of the reference.
+        volume: the image.
+        labels: value -> name of the foreground labels.
+        names: of both in messages.
+
+    Raises:
+        ValueError: when training or the scorer would refuse the reference.
+    """
+    reference = load_reference(path, labels)
+    check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)
+    return reference
+
+
+def labels_for_display(label_map: LabelMap) -> np.ndarray:
+    """Returns the labels (H, W, D) in the orientation of `load_for_display`."""
+    return arranged(label_map.array, label_map.affine).array
 
 
 def panel(png: bytes, title: str, score: str, case: str) -> str:

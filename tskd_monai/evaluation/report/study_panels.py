@@ -9,9 +9,10 @@ from html import escape
 
 import numpy as np
 
+from tskd_monai.evaluation.label_maps import load_prediction
 from tskd_monai.evaluation.report.display import load_for_display
 from tskd_monai.evaluation.report.evaluated_studies import EvaluatedStudy
-from tskd_monai.evaluation.report.overlays import labels_for_display, legend, panel
+from tskd_monai.evaluation.report.overlays import labels_for_display, legend, panel, reference_on_image
 from tskd_monai.evaluation.report.panels import foreground_box, label_colours, render_panel
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,9 @@ def study_panels(study: EvaluatedStudy, labels: Mapping[int, str]) -> str:
     except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
         logger.warning("No picture of %s: expected an image that can be read by itself.", study.name)  # names no path
         return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
-    reference = labels_for_display(study.label, None, labels)
-    prediction = labels_for_display(study.prediction, study.label, labels)
-    if volume.array.shape[:3] != reference.shape:
-        raise ValueError(
-            f"Expected image and label of {study.name} in one shape, found {volume.array.shape[:3]} and "
-            f"{reference.shape}."
-        )
+    label_map = reference_on_image(study.label, volume, labels, f"label and image of {study.name}")
+    reference = labels_for_display(label_map)
+    prediction = labels_for_display(load_prediction(study.prediction, label_map, labels))
     differences = difference_map(reference, prediction)
     index = worst_slice(differences, reference)
     if volume.view:
