@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.conftest import write_series
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
 from tskd_monai.datasets.preparation import prepare_study
 from tskd_monai.datasets.study import Study
 from tskd_monai.datasets.verification import verify_study
+
+__all__ = ["write_series"]  # a fixture, found here by the tests of this folder
 
 
 @pytest.fixture
