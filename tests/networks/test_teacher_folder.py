@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tskd_monai.networks.features import state_sha256, teacher_sha256
 from tskd_monai.networks.lora import adapter_parameters, base_encoder_sha256, has_lora, merge_lora
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, read_teacher_record, save_teacher
 
 TASK = "a" * 64

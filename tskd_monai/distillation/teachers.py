@@ -13,7 +13,7 @@ from tskd_monai.files.json_files import check_fields, read_json
 from tskd_monai.networks.encoder_records import Encoder
 from tskd_monai.networks.features import SegmentationNetworkTeacher
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.students import build_student, student_size
 from tskd_monai.networks.teacher_folder import load_teacher
 

@@ -26,8 +26,8 @@ from tskd_monai.networks.features import state_sha256
 from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, checked_peft_options, has_lora, merge_lora
 from tskd_monai.networks.pretrained import RANDOM, SHIPPED, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
-from tskd_monai.networks.segmenter import VfmSegmenter
-from tskd_monai.networks.teacher_build import TeacherSpec, build_frozen, build_teacher
+from tskd_monai.networks.teacher import VfmSegmenter
+from tskd_monai.networks.teacher_builder import TeacherSpec, build_frozen, build_teacher
 from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
 
 PRIVATE_FILE = Path("private") / "encoder_weights.json"

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 if TYPE_CHECKING:
-    from tskd_monai.networks.segmenter import VfmSegmenter
+    from tskd_monai.networks.teacher import VfmSegmenter
 
 WARMUP_SHARE = 0.05
 POLY_POWER = 0.9

@@ -11,7 +11,7 @@ from tskd_monai.bundle.zoo.contents import BUNDLES, Trained, place_student, plac
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student
-from tskd_monai.networks.teacher_build import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.networks.teacher_folder import load_teacher, save_teacher
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
-from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher import VfmSegmenter
 
 
 @pytest.fixture(params=["light", "sam"])

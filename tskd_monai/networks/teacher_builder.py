@@ -16,7 +16,7 @@ from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.lora import QKV, add_lora
 from tskd_monai.networks.pretrained import RANDOM, SHIPPED, build_encoder, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, has_decoder_entries, initialise_from_sam
-from tskd_monai.networks.segmenter import VfmSegmenter
+from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.weights_file import file_sha256, read_weights
 
 logger = logging.getLogger(__name__)
