@@ -27,8 +27,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from tskd_monai.networks.encoder_records import encoder_record
 from tskd_monai.networks.plain_vit import PlainVitEncoder
-from tskd_monai.networks.pretrained import RANDOM, build_encoder, encoder_record
+from tskd_monai.networks.pretrained import RANDOM, build_encoder
 from tskd_monai.networks.sam_encoder import ENCODER_PREFIX, SamEncoder
 
 logger = logging.getLogger("pretrain_demo_encoder")

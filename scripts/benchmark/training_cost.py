@@ -29,7 +29,7 @@ def measure(settings: dict[str, Any], image_size: int) -> dict[str, float]:
     import torch
     from monai.losses import DiceCELoss
 
-    from tskd_monai.networks.teacher_folder import build_teacher
+    from tskd_monai.networks.teacher_builder import build_teacher
     from tskd_monai.training.optimisation import trainable_parameters
 
     torch.set_num_threads(1)

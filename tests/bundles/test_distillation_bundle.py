@@ -20,8 +20,9 @@ from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.files.json_files import read_json
-from tskd_monai.networks.features import state_sha256
-from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
+from tskd_monai.networks.teacher import state_sha256
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import save_teacher
 
 BUNDLE = ROOT / "bundles" / "distillation"
 SHORT = {"epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1, "seed": 5, "device": "cpu"}

@@ -17,7 +17,8 @@ from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student
-from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import save_teacher
 
 BUNDLES = ROOT / "bundles"
 PATIENT = "Doe_Jane"

@@ -22,7 +22,8 @@ from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache, cach
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets, frozen, teacher_targets
 from tskd_monai.distillation.transfer_dataset import AnsweredDataset
 from tskd_monai.losses.task_specific_distillation import TaskSpecificDistillationLoss
-from tskd_monai.networks.features import FeatureProjection, state_sha256
+from tskd_monai.networks.features import FeatureProjection
+from tskd_monai.networks.teacher import state_sha256
 from tskd_monai.transforms.coordinates import AddCoordinatesd, homogeneous_coordinates
 from tskd_monai.transforms.pipelines import augmentation
 

@@ -11,8 +11,8 @@ from tskd_monai.distillation.dry_run import answer_bytes, answered_noise, survey
 from tskd_monai.distillation.target_cache import TargetCache, cached_answers
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets
 from tskd_monai.files.json_files import write_json
-from tskd_monai.networks.features import SegmentationNetworkTeacher
 from tskd_monai.networks.students import build_student, student_size
+from tskd_monai.networks.teacher import SegmentationNetworkTeacher
 from tskd_monai.training.case_survey import CaseSurvey
 from tskd_monai.transforms.pipelines import augmentation
 

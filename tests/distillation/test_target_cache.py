@@ -21,7 +21,7 @@ from tskd_monai.distillation.target_cache import (
     cached_answers,
     quantise,
 )
-from tskd_monai.networks.features import state_sha256
+from tskd_monai.networks.teacher import state_sha256
 
 MakeTask = Callable[..., Task]
 

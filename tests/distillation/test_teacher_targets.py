@@ -14,8 +14,8 @@ from tskd_monai.losses.task_specific_distillation import TaskSpecificDistillatio
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_encoder import SamArchitecture, SamEncoder
-from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.students import build_student, student_size
+from tskd_monai.networks.teacher import VfmSegmenter
 
 SIZE = 64
 

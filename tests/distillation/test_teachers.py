@@ -17,9 +17,9 @@ from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teacher_targets import TeacherTargets
 from tskd_monai.distillation.teachers import load_any_teacher
-from tskd_monai.networks.features import SegmentationNetworkTeacher
-from tskd_monai.networks.teacher import VfmSegmenter
-from tskd_monai.networks.teacher_folder import build_teacher, save_teacher
+from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import save_teacher
 
 MakeTask = Callable[..., Task]
 TEMPLATE = ROOT / "bundles" / "segmentation"

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, save_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import load_teacher, save_teacher
 from tskd_monai.networks.weights_file import read_weights
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 830000\n"

@@ -21,7 +21,7 @@ from tskd_monai.networks.encoders import (
     run_layers,
 )
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher_folder import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 
 FILE = "toy_published.safetensors"
 
@@ -104,7 +104,7 @@ def test_it_is_all_that_the_interface_asks_for(toy):
     encoder: ImageEncoder = build_encoder("toy", "random", (32, 48))
     assert encoder(torch.rand(2, 1, 32, 48)).image_embeddings.shape == (2, encoder.embed_dim, 2, 3)
     asked = [name for name in (*ImageEncoder.__annotations__, *vars(ImageEncoder)) if not name.startswith("_")]
-    assert len(asked) == 10
+    assert len(asked) == 19
     assert [name for name in asked if not hasattr(encoder, name)] == []
 
 

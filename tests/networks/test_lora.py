@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.networks.lora import (
-    adapter_parameters,
     add_lora,
     base_encoder_sha256,
     base_state_dict,
@@ -116,13 +116,12 @@ def test_the_number_of_parameters_follows_from_the_shapes(network, options):
     magnitudes = bool(options)
     expected = sum(3 * (at.in_features + at.out_features) + magnitudes * at.out_features for at in layers)
     add_lora(network, rank=3, peft_options=options)
-    assert adapter_parameters(network) == expected
-    assert sum(value.numel() for value in network.parameters() if value.requires_grad) == expected
+    assert count_parameters(network, trainable_only=True) == expected
 
 
 def test_the_formula_holds_for_a_known_network(plain_vit_encoder):
     add_lora(plain_vit_encoder, rank=2, target_modules=["attn.proj"])
-    assert adapter_parameters(plain_vit_encoder) == 4 * 2 * (48 + 48)
+    assert count_parameters(plain_vit_encoder, trainable_only=True) == 4 * 2 * (48 + 48)
 
 
 @pytest.mark.parametrize(("options", "scale"), [({}, 1.5), ({"use_rslora": True}, 3.0)])
@@ -227,7 +226,6 @@ def test_options_that_cannot_be_kept_are_refused(plain_vit_encoder, arguments, m
     assert all(value.requires_grad for value in plain_vit_encoder.parameters())
 
 
-@pytest.mark.parametrize("function", [merge_lora, adapter_parameters])
-def test_what_needs_lora_says_so(network, function):
+def test_merging_needs_lora(network):
     with pytest.raises(ValueError, match="Expected a network with LoRA, found a plain one"):
-        function(network)
+        merge_lora(network)

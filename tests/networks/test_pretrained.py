@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from tskd_monai.networks import pretrained
-from tskd_monai.networks.pretrained import ENCODERS, build_encoder, shipped_weights
+from tskd_monai.networks.encoder_records import ENCODERS
+from tskd_monai.networks.pretrained import build_encoder, shipped_weights
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.sam_encoder import SamArchitecture
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, initialise_from_sam
-from tskd_monai.networks.teacher_folder import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 
 PACKAGE = "segment_anything"
 CLASSES = 3  # one per mask of SAM; with more, tokens that repeat would change the attention among them

@@ -1,9 +1,15 @@
+"""Students by name: their layers and sizes, and the code that a bundle with one of them carries."""
+
 from __future__ import annotations
+
+import sys
+from importlib import import_module
 
 import pytest
 import torch
 
-from tskd_monai.networks.students import STUDENTS, build_student, student_size
+from tskd_monai.bundle.zoo.bundle import SOURCE, config_sources, needed_code
+from tskd_monai.networks.students import STUDENTS, build_student, student_modules, student_size
 
 MILLIONS = {
     "compact_unet_small": 0.2,
@@ -112,3 +118,43 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_an_image_size_that_cannot_be_halved_as_often_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiples of 16 for a U-Net of 5 levels, found \(40, 32\)"):
         build_student("unet_large", 1, 2, (40, 32))
+
+
+def test_every_size_has_a_name() -> None:
+    assert {name: module for module in student_modules() for name in import_module(module).SIZES} == STUDENTS
+
+
+def needed_networks(student: str | None) -> set[str]:
+    """The files of `networks` that a segmentation bundle with this student carries."""
+    texts = [path.read_text(encoding="utf-8") for path in config_sources("segmentation")]
+    return {path.stem for path in needed_code(texts, student) if path.parent == SOURCE / "networks"}
+
+
+@pytest.mark.parametrize("student", ["compact_unet_small", "planned_unet"])
+def test_a_bundle_with_a_unet_carries_no_code_of_foundation_models(student: str) -> None:
+    foreign = ("sam_", "encoder", "vit", "lora", "adapter", "teacher", "pretrained", "light_decoder")
+    assert {name for name in needed_networks(student) if any(part in name for part in foreign)} == set()
+    assert {"students", "unets"} <= needed_networks(student)
+
+
+def test_a_bundle_with_a_vit_carries_no_code_of_teachers() -> None:
+    foreign = ("sam_", "encoder_records", "lora", "adapter", "teacher", "pretrained", "unets")
+    assert {name for name in needed_networks("vit_tiny") if any(part in name for part in foreign)} == set()
+    assert {"vit_student", "plain_vit", "light_decoder"} <= needed_networks("vit_tiny")
+
+
+def test_a_template_carries_the_code_of_every_student() -> None:
+    assert needed_networks("compact_unet_small") | needed_networks("vit_tiny") == needed_networks(None)
+
+
+def test_a_student_whose_code_a_bundle_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDENTS, "vit_tiny", "tskd_monai.networks.left_out")
+    with pytest.raises(ValueError, match="whose code this bundle contains, found vit_tiny"):
+        student_size("vit_tiny")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tskd_monai.networks.vit_student", raising=False)
+    monkeypatch.setitem(sys.modules, "tskd_monai.networks.plain_vit", None)
+    with pytest.raises(ModuleNotFoundError, match="plain_vit"):
+        student_size("vit_tiny")

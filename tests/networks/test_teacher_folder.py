@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tskd_monai.networks.features import state_sha256, teacher_sha256
-from tskd_monai.networks.lora import adapter_parameters, base_encoder_sha256, has_lora, merge_lora
+from tskd_monai.evaluation.latency import count_parameters
+from tskd_monai.networks.lora import base_encoder_sha256, has_lora, merge_lora
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher import VfmSegmenter
-from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, read_teacher_record, save_teacher
+from tskd_monai.networks.teacher import VfmSegmenter, state_sha256, teacher_sha256
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record, save_teacher
 
 TASK = "a" * 64
 IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -100,16 +101,16 @@ def test_tuning_decides_how_many_parameters_are_trained():
     def trained(**options: object) -> tuple[int, int]:
         teacher = build(**options)
         parts = (teacher.encoder, teacher.decoder)
-        encoder, decoder = (sum(v.numel() for v in part.parameters() if v.requires_grad) for part in parts)
+        encoder, decoder = (count_parameters(part, trainable_only=True) for part in parts)
         return encoder, decoder
 
-    backbone = sum(value.numel() for value in build().encoder.parameters()) - adapter_parameters(build().encoder)
+    backbone = count_parameters(build(tuning="decoder").encoder)
     layers, width, rank = 6, 128, 2
     lora = layers * rank * ((width + 3 * width) + (width + width) + 2 * (width + 4 * width))
     assert [trained(tuning=tuning)[0] for tuning in ("lora", "full", "decoder")] == [lora, backbone, 0]
     adapted = build(decoder="sam", decoder_lora=True).decoder
-    heads = sum(v.numel() for name, v in adapted.named_parameters() if v.requires_grad and ".lora_" not in name)
-    assert trained(decoder="sam", decoder_lora=True)[1] == adapter_parameters(adapted) + heads
+    factors = [value.requires_grad for name, value in adapted.named_parameters() if ".lora_" in name]
+    assert factors and all(factors)
     assert trained(decoder="sam", decoder_lora=True)[1] < 0.25 * trained(decoder="sam")[1]
 
 

@@ -16,7 +16,7 @@ TRAIN = """
 import json, resource, sys, time
 import torch
 from tests.support.paths import ROOT
-from tskd_monai.networks.teacher_folder import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 
 decoder, checkpointing = sys.argv[1], sys.argv[2] == "checkpointing"
 teacher = build_teacher(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tskd_monai.networks.features import SegmentationNetworkTeacher
+from tskd_monai.networks.teacher import SegmentationNetworkTeacher
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.networks.teacher_folder import (
     SPEC_TYPES,
-    build_teacher,
     load_teacher,
     read_teacher_record,
     save_teacher,

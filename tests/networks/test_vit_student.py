@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tskd_monai.networks.pretrained import load_encoder_weights
 from tskd_monai.networks.students import build_student
-from tskd_monai.networks.vit_student import load_encoder_weights, vit_of
+from tskd_monai.networks.vit_student import vit_of
 
 
 def test_the_encoder_has_the_published_weights_and_interpolated_positions(vit_tiny_weights: Path) -> None:

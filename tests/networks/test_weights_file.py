@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tskd_monai.networks.weights_file import file_sha256, load_strictly, locate_weights, read_weights
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.networks.weights_file import load_strictly, locate_weights, read_weights
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

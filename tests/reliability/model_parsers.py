@@ -23,7 +23,8 @@ from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student
-from tskd_monai.networks.teacher_folder import build_teacher, load_teacher, save_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
+from tskd_monai.networks.teacher_folder import load_teacher, save_teacher
 from tskd_monai.networks.weights_file import read_weights
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.pipeline_folder import (

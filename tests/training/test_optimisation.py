@@ -6,7 +6,7 @@ from monai.engines import SupervisedTrainer
 from monai.losses import DiceCELoss
 from monai.optimizers import WarmupCosineSchedule
 
-from tskd_monai.networks.teacher_folder import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.optimisation import (
     ScheduleLearningRate,

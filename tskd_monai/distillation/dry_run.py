@@ -14,7 +14,7 @@ from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.distillation.target_cache import quantise
 from tskd_monai.distillation.teacher_targets import frozen
-from tskd_monai.networks.features import TeacherNetwork
+from tskd_monai.networks.teacher import TeacherNetwork
 from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, collate, noise_slices, survey_cases
 
 

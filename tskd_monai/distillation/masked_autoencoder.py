@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tskd_monai.networks.encoders import PATCH_SIZE, run_layers, token_grid
-from tskd_monai.networks.features import NetworkPart, train_alone
+from tskd_monai.networks.features import NetworkPart, train_only
 from tskd_monai.networks.plain_vit import INITIALISER_STD, LAYER_NORM_EPS, Block
 from tskd_monai.networks.students import student_size
-from tskd_monai.networks.vit_student import CompactViT, VitStudent, vit_of
+from tskd_monai.networks.unets import CompactUNet, PlannedUNet
+from tskd_monai.networks.vit_student import VitStudent, vit_of
 
 VIT_MASK_RATIO = 0.75
 UNET_MASK_RATIO = 0.6
@@ -46,7 +47,7 @@ class VitMaskedAutoencoder(nn.Module):
 
     def __init__(self, network: VitStudent, in_channels: int, mask_ratio: float = VIT_MASK_RATIO) -> None:
         super().__init__()
-        train_alone(network, network.encoder)
+        train_only(network, network.encoder)
         self.network, self.in_channels, self.mask_ratio = network, in_channels, mask_ratio
         self.grid = token_grid(network.encoder.image_size)
         self.embed = nn.Linear(network.encoder.embed_dim, DECODER_WIDTH)
@@ -96,7 +97,7 @@ class UnetMaskedAutoencoder(nn.Module):
         self, network: nn.Module, trunk: NetworkPart, in_channels: int, mask_ratio: float = UNET_MASK_RATIO
     ) -> None:
         super().__init__()
-        train_alone(network, trunk.module)
+        train_only(network, trunk.module)
         self.network, self.trunk, self.mask_ratio = network, trunk.module, mask_ratio
         self.head = nn.Sequential(
             nn.Conv2d(trunk.channels, 4 * in_channels, kernel_size=3, padding=1), nn.PixelShuffle(2)
@@ -127,9 +128,9 @@ def masked_autoencoder(
     if mask_ratio is not None and not 0 < mask_ratio < 1:
         raise ValueError(f"Expected a --mask_ratio between 0 and 1, found {mask_ratio}.")
     size = student_size(student)
-    if isinstance(size, CompactViT):
-        return VitMaskedAutoencoder(vit_of(network), in_channels, mask_ratio or VIT_MASK_RATIO)
-    return UnetMaskedAutoencoder(network, size.trunk(network), in_channels, mask_ratio or UNET_MASK_RATIO)
+    if isinstance(size, CompactUNet | PlannedUNet):
+        return UnetMaskedAutoencoder(network, size.trunk(network), in_channels, mask_ratio or UNET_MASK_RATIO)
+    return VitMaskedAutoencoder(vit_of(network), in_channels, mask_ratio or VIT_MASK_RATIO)
 
 
 def _as_map(mask: Tensor, grid: tuple[int, int]) -> Tensor:

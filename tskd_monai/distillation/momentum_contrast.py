@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from tskd_monai.networks.features import NetworkPart, train_alone
+from tskd_monai.networks.features import NetworkPart, train_only
 from tskd_monai.networks.students import student_size
 from tskd_monai.networks.vit_student import VitStudent
 
@@ -31,7 +31,7 @@ class MomentumContrast(nn.Module):
 
     def __init__(self, network: nn.Module, encoder: NetworkPart) -> None:
         super().__init__()
-        train_alone(network, encoder.module)
+        train_only(network, encoder.module)
         if isinstance(network, VitStudent):
             network.encoder.backbone.patch_embed.requires_grad_(False)
         self.network = network

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.networks.features import TeacherNetwork, teacher_sha256
+from tskd_monai.networks.teacher import TeacherNetwork, teacher_sha256
 
 logger = logging.getLogger(__name__)
 

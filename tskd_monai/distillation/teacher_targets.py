@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tskd_monai.distillation.target_cache import LEVELS
-from tskd_monai.networks.features import TeacherNetwork
+from tskd_monai.networks.teacher import TeacherNetwork
 from tskd_monai.transforms.coordinates import follow
 
 Batch = Mapping[str, Tensor]

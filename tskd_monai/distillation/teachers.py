@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from tskd_monai.bundle.student import start_from
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import check_fields, read_json
-from tskd_monai.networks.encoder_records import Encoder
-from tskd_monai.networks.features import SegmentationNetworkTeacher
+from tskd_monai.networks.encoders import ImageEncoder
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.students import build_student, student_size
+from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 from tskd_monai.networks.teacher_folder import load_teacher
 
 STUDENT_CONFIG = Path("configs") / "inference.json"
@@ -57,7 +56,7 @@ class UntouchedEncoder(nn.Module):
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.embed_dim = int(encoder.embed_dim)

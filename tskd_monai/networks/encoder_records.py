@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
-from tskd_monai.networks.sam_encoder import SamArchitecture, SamEncoder
-
-Architecture = SamArchitecture | PlainVitArchitecture
-Encoder = SamEncoder | PlainVitEncoder
+from tskd_monai.networks import plain_vit
+from tskd_monai.networks.encoders import EncoderArchitecture
+from tskd_monai.networks.plain_vit import PlainVitArchitecture
+from tskd_monai.networks.sam_encoder import SamArchitecture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,7 +34,7 @@ class EncoderRecord:
     """
 
     name: str
-    architecture: Architecture
+    architecture: EncoderArchitecture
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -65,8 +64,16 @@ def _sam(name: str, architecture: SamArchitecture, source: str, file: str, sha25
     )
 
 
-def _plain_vit(name: str, hidden_size: int, num_heads: int, source: str) -> EncoderRecord:
-    return EncoderRecord(name, PlainVitArchitecture(hidden_size, 12, num_heads), 224, HALF, HALF, "Apache-2.0", source)
+def _plain_vit(name: str, architecture: PlainVitArchitecture, source: str) -> EncoderRecord:
+    return EncoderRecord(
+        name=name,
+        architecture=architecture,
+        image_size=plain_vit.PRETRAINING_SIZE,
+        mean=plain_vit.MEAN,
+        std=plain_vit.STD,
+        licence="Apache-2.0",
+        source=source,
+    )
 
 
 _RECORDS = (
@@ -103,9 +110,9 @@ _RECORDS = (
         url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
         files={"medsam_vit_b.pth": None},
     ),
-    _plain_vit("vit_tiny_patch16", 192, 3, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
-    _plain_vit("vit_small_patch16", 384, 6, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
-    _plain_vit("vit_base_patch16", 768, 12, "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
+    _plain_vit("vit_tiny_patch16", plain_vit.TINY, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+    _plain_vit("vit_small_patch16", plain_vit.SMALL, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
+    _plain_vit("vit_base_patch16", plain_vit.BASE, "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
     # SAM's architecture in small, pre-trained on procedural images: shows the method without a download.
     EncoderRecord(
         name="sam_demo",

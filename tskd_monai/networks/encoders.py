@@ -1,18 +1,22 @@
-"""The interface that every image encoder of a teacher fulfils, and what they share: input and position sizes.
+"""The interface of image encoders, and what they share: input normalisation, position embeddings, running layers.
 
-An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels; what its weights
-were trained on (three channels, a mean and a standard deviation) is its own business.
+An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels, and itself applies
+the normalisation that its weights were trained with (three channels, a mean and a standard deviation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PATCH_SIZE = 16
 MAX_IMAGE_SIZE = 1024  # SAM's own; the memory of its global attention grows with the fourth power of the side
@@ -31,7 +35,7 @@ class EncoderOutput(NamedTuple):
 
 
 class ImageEncoder(Protocol):
-    """What decoders, LoRA and distillation need of an encoder (an ``nn.Module``).
+    """What decoders, LoRA and distillation need of an encoder, which is an ``nn.Module``.
 
     Attributes:
         backbone: the module that LoRA is injected into and peft then wraps, so that its parts are reached as
@@ -41,19 +45,20 @@ class ImageEncoder(Protocol):
         patch_size: pixels per token along each axis.
         embed_dim: channels of ``image_embeddings``.
         feature_channels: channels of each entry of ``features``.
-        default_lora_targets: names of the linear layers LoRA goes into unless told otherwise.
+        default_lora_targets: names of the linear layers that LoRA adapts by default.
     """
 
-    backbone: nn.Module
+    backbone: Any
     normalise: InputNormalisation
     image_size: tuple[int, int]
     patch_size: int
     embed_dim: int
     feature_channels: tuple[int, ...]
     default_lora_targets: tuple[str, ...]
+    training: bool
 
     def __call__(self, images: Tensor) -> EncoderOutput:
-        """Returns what the encoder makes of images (B, 1 | 3, H, W) in [0, 1]."""
+        """Encodes images (B, 1 | 3, H, W) in [0, 1]."""
         ...
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
@@ -66,6 +71,56 @@ class ImageEncoder(Protocol):
 
     def initialise_randomly(self) -> None:
         """Draws what construction leaves at zero, for an untrained control."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """``nn.Module.requires_grad_``."""
+        ...
+
+    def eval(self) -> Self:
+        """``nn.Module.eval``."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """``nn.Module.to``."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """``nn.Module.parameters``."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """``nn.Module.modules``."""
+        ...
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """``nn.Module.get_submodule``."""
+        ...
+
+    def set_submodule(self, target: str, module: nn.Module) -> None:
+        """``nn.Module.set_submodule``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """``nn.Module.state_dict``."""
+        ...
+
+
+class EncoderArchitecture(Protocol):
+    """Numbers of an encoder: they build one, and know which entries of a weights file belong to it."""
+
+    def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> ImageEncoder:
+        """Returns an encoder with random weights.
+
+        Args:
+            image_size: side in pixels the weights were trained at.
+            mean: per colour channel, for input in [0, 1].
+            std: per colour channel.
+        """
+        ...
+
+    def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+        """Returns the entries of a weights file that are the backbone's, under its parameter names."""
         ...
 
 
@@ -159,7 +214,7 @@ def run_layers(
         layers: each maps a tensor to one of the same shape.
         hidden: input of the first layer.
         depths: indices of the layers whose outputs are returned as well.
-        recompute: whether the backward pass runs each layer once more instead of remembering what happened in it
+        recompute: whether the backward pass runs each layer again instead of keeping its activations
             (gradient checkpointing): less memory, the same gradients, about a third more time.
 
     Returns:

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from tskd_monai.networks.encoder_records import Encoder
+from tskd_monai.networks.encoders import ImageEncoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
-Adaptable = Encoder | SamMaskDecoder
+Adaptable = ImageEncoder | SamMaskDecoder
 AdaptableT = TypeVar("AdaptableT", bound=Adaptable)
 
 QKV = "qkv"
@@ -88,7 +88,7 @@ def lora_slot(network: Adaptable) -> str:
     return "decoder.transformer" if isinstance(network, SamMaskDecoder) else "backbone"
 
 
-def has_lora(network: nn.Module) -> bool:
+def has_lora(network: nn.Module | ImageEncoder) -> bool:
     """Returns whether there is an adapter in the network."""
     return any(isinstance(module, PeftModel) for module in network.modules())
 
@@ -216,15 +216,6 @@ def merge_lora(network: AdaptableT) -> AdaptableT:
     return network
 
 
-def adapter_parameters(network: Adaptable) -> int:
-    """Returns the number of LoRA parameters.
-
-    Raises:
-        ValueError: if the network has no LoRA.
-    """
-    return sum(value.numel() for value in get_peft_model_state_dict(adapted_module(network)).values())
-
-
 def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Returns a module's state without LoRA, under the names it has without LoRA."""
     return {
@@ -234,7 +225,7 @@ def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def base_encoder_sha256(encoder: Encoder) -> str:
+def base_encoder_sha256(encoder: ImageEncoder) -> str:
     """Returns the sha256 of the base weights, the same with and without LoRA: proof that they never change."""
     digest = hashlib.sha256()
     for name, value in sorted(base_state_dict(encoder.backbone).items()):

@@ -41,8 +41,18 @@ class PlainVitArchitecture:
         return PlainVitEncoder(self, image_size, mean, std)
 
     def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-        """Returns a weights file's entries without the classifier, which has no place here."""
+        """Returns a weights file's entries without the classifier."""
         return {name: value for name, value in state.items() if name not in CLASSIFIER_ENTRIES}
+
+
+TINY = PlainVitArchitecture(192, 12, 3)
+SMALL = PlainVitArchitecture(384, 12, 6)
+BASE = PlainVitArchitecture(768, 12, 12)
+PRETRAINING_SIZE = 224
+"""Side in pixels of the images that timm's published weights were trained on."""
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+"""Of the images, per colour channel, for input in [0, 1]."""
 
 
 class Attention(nn.Module):
@@ -156,7 +166,7 @@ class PlainVitEncoder(nn.Module):
         ValueError: if ``image_size`` is no multiple of 16 up to 1024.
     """
 
-    default_lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    default_lora_targets: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
     def __init__(
         self, architecture: PlainVitArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]

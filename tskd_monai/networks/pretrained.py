@@ -10,24 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
-from tskd_monai.networks.encoder_records import ENCODERS, Encoder, EncoderRecord, encoder_record
-from tskd_monai.networks.encoders import image_size_hw
-from tskd_monai.networks.weights_file import file_sha256, load_strictly, locate_weights, read_weights
-
-__all__ = [
-    "ENCODERS",
-    "RANDOM",
-    "SHIPPED",
-    "EncoderRecord",
-    "build_encoder",
-    "encoder_record",
-    "file_sha256",
-    "shipped_weights",
-    "weights_path",
-]
+from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord, encoder_record
+from tskd_monai.networks.encoders import ImageEncoder, image_size_hw
+from tskd_monai.networks.vit_student import VitStudent
+from tskd_monai.networks.weights_file import load_strictly, locate_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +55,7 @@ def build_encoder(
     *,
     seed: int = 0,
     weights_sha256: str | None = None,
-) -> Encoder:
+) -> ImageEncoder:
     """Builds an encoder with its pre-trained weights at the image size of a task.
 
     Args:
@@ -111,7 +101,27 @@ def weights_path(name: str, weights: str | Path | None) -> Path | None:
     return shipped_weights(name) if weights is None or weights == SHIPPED else locate_weights(weights)
 
 
-def _build(record: EncoderRecord) -> Encoder:
+def load_encoder_weights(student: nn.Module, weights: str | Path) -> None:
+    """Loads published weights into a ViT student's encoder, strictly; positions are interpolated to its image size.
+
+    Args:
+        student: a ViT.
+        weights: a file with timm's names, a Hugging Face folder or a hub id.
+
+    Raises:
+        ValueError: when the student is no ViT, or the weights do not fit it.
+        FileNotFoundError: when the weights are missing.
+    """
+    if not isinstance(student, VitStudent):
+        raise ValueError(
+            f"Expected the student vit_tiny for --encoder_weights, found a {type(student).__name__}, which has no "
+            "published weights; leave --encoder_weights out."
+        )
+    published = build_encoder(student.record, weights, student.encoder.image_size)
+    load_strictly(student.encoder, published.state_dict(), weights)
+
+
+def _build(record: EncoderRecord) -> ImageEncoder:
     return record.architecture.build(record.image_size, record.mean, record.std)
 
 
@@ -137,7 +147,7 @@ def _check_file(record: EncoderRecord, path: Path, weights_sha256: str | None) -
         )
 
 
-def _load(encoder: Encoder, record: EncoderRecord, path: Path) -> None:
+def _load(encoder: ImageEncoder, record: EncoderRecord, path: Path) -> None:
     state = read_weights(path)
     try:
         load_strictly(encoder.backbone, record.architecture.backbone_entries(state, path), path)

@@ -1,11 +1,13 @@
 """SAM's image encoder (Kirillov et al., "Segment Anything", 2023) at the image size of a task.
 
-The layers are ``transformers``' ``SamVisionEncoder``. Weights are loaded at the size they were trained at; then the
-position parameters are interpolated once, so that a checkpoint of a task holds them in the task's size.
+The layers are ``transformers``' ``SamVisionEncoder``; weights under the names of the original implementation are
+renamed. Weights are loaded at the size they were trained at; then the position parameters are interpolated once, so
+that a checkpoint holds them at the task's size.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +31,11 @@ from tskd_monai.networks.encoders import (
 
 if TYPE_CHECKING:
     from transformers.models.sam.modeling_sam import SamVisionEncoder
-import re
 
+INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
 ENCODER_PREFIX = "vision_encoder."
 NON_ENCODER_PREFIXES = ("mask_decoder.", "prompt_encoder.", "shared_image_embedding.")
 
-# Applied in this order to every original name. The result is the name in transformers' SamModel.
 RENAMINGS: tuple[tuple[str, str], ...] = (
     (r"^image_encoder\.", ENCODER_PREFIX),
     (r"(?<=vision_encoder\.)blocks\.", "layers."),
@@ -52,48 +53,7 @@ RENAMINGS: tuple[tuple[str, str], ...] = (
     (r"output_upscaling\.3\.", "upscale_conv2."),
     (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", "shared_image_embedding.positional_embedding"),
 )
-
-
-def to_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a SAM state dict under the names of ``transformers``' ``SamModel``.
-
-    A checkpoint without original ``image_encoder.*`` entries is returned as it is. The prompt encoder's point, box
-    and mask embeddings keep their original names: nothing here reads them.
-    """
-    if not any(name.startswith("image_encoder.") for name in state):
-        return dict(state)
-    return {_renamed(name): value for name, value in state.items()}
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in RENAMINGS:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def encoder_entries(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """Returns the image encoder's entries without their prefix.
-
-    Mask decoder and prompt encoder are left out; any other entry is kept under its name, so that strict loading
-    reports it.
-
-    Raises:
-        ValueError: if there is no image encoder in the file.
-    """
-    state = to_transformers_names(state)
-    if not any(name.startswith(ENCODER_PREFIX) for name in state):
-        raise ValueError(
-            f"Expected a SAM image encoder (image_encoder.* or vision_encoder.*) in {source}, found entries such as "
-            f"{', '.join(sorted(state)[:3])}."
-        )
-    return {
-        name.removeprefix(ENCODER_PREFIX): value
-        for name, value in state.items()
-        if not name.startswith(NON_ENCODER_PREFIXES)
-    }
-
-
-INITIALISER_STD = 0.02  # transformers' default of 1e-10 for this class makes an untrained encoder almost zero
+"""From the original names to those of transformers' ``SamModel``, applied in this order."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +100,7 @@ class SamEncoder(nn.Module):
         ValueError: if ``image_size`` is no multiple of 16 up to 1024.
     """
 
-    default_lora_targets = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
+    default_lora_targets: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
 
     def __init__(
         self, architecture: SamArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
@@ -238,3 +198,42 @@ def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
     """Interpolates ``(2 h - 1, C)`` embeddings of token offsets linearly to ``(2 side - 1, C)``."""
     resized = F.interpolate(offsets.t().unsqueeze(0), size=2 * side - 1, mode="linear", align_corners=False)
     return resized.squeeze(0).t().contiguous()
+
+
+def to_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a SAM state dict under the names of ``transformers``' ``SamModel``.
+
+    A checkpoint without original ``image_encoder.*`` entries is returned as it is. The prompt encoder's point, box
+    and mask embeddings keep their original names: nothing here reads them.
+    """
+    if not any(name.startswith("image_encoder.") for name in state):
+        return dict(state)
+    return {_renamed(name): value for name, value in state.items()}
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in RENAMINGS:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def encoder_entries(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Returns the image encoder's entries without their prefix.
+
+    Mask decoder and prompt encoder are left out; any other entry is kept under its name, so that strict loading
+    reports it.
+
+    Raises:
+        ValueError: if there is no image encoder in the file.
+    """
+    state = to_transformers_names(state)
+    if not any(name.startswith(ENCODER_PREFIX) for name in state):
+        raise ValueError(
+            f"Expected a SAM image encoder (image_encoder.* or vision_encoder.*) in {source}, found entries such as "
+            f"{', '.join(sorted(state)[:3])}."
+        )
+    return {
+        name.removeprefix(ENCODER_PREFIX): value
+        for name, value in state.items()
+        if not name.startswith(NON_ENCODER_PREFIXES)
+    }

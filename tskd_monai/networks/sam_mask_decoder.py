@@ -23,6 +23,13 @@ from tskd_monai.networks.light_decoder import ConvBlock, UpStep
 from tskd_monai.networks.sam_encoder import to_transformers_names
 from tskd_monai.networks.weights_file import load_strictly
 
+LAYER_NORM_EPS = 1e-5  # the reference's value; transformers' default is 1e-6
+DECODER_PREFIX = "mask_decoder."
+POSITIONS = "shared_image_embedding.positional_embedding"
+NO_MASK = "prompt_encoder.no_mask_embed.weight"
+SAM_MULTIMASK_TOKENS = 3
+KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
+
 
 class DetailRefinement(nn.Module):
     """A correction of bilinearly upsampled logits; zero until it is trained.
@@ -56,14 +63,6 @@ class DetailRefinement(nn.Module):
         return self.classify(self.to_full(maps, full))
 
 
-LAYER_NORM_EPS = 1e-5  # the reference's value; transformers' default is 1e-6
-DECODER_PREFIX = "mask_decoder."
-POSITIONS = "shared_image_embedding.positional_embedding"
-NO_MASK = "prompt_encoder.no_mask_embed.weight"
-SAM_MULTIMASK_TOKENS = 3
-KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
-
-
 class SamMaskDecoder(nn.Module):
     """Class logits at image size from image embeddings.
 
@@ -77,7 +76,7 @@ class SamMaskDecoder(nn.Module):
         ValueError: if there are fewer than two classes or ``embed_dim`` cannot be divided among the heads.
     """
 
-    default_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj")
+    default_lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
     positional_matrix: Tensor
 
     def __init__(self, embed_dim: int, num_classes: int, num_heads: int = 8, *, refine: bool = True) -> None:

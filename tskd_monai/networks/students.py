@@ -1,34 +1,80 @@
-"""Students: small networks at named sizes."""
+"""Students: small networks at named sizes.
+
+The module of a size is imported when a student is built, so that a bundle with a U-Net carries no transformer code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
 from torch import nn
 
-from tskd_monai.networks.unets import CompactUNet, PlannedUNet
-from tskd_monai.networks.vit_student import CompactViT
+from tskd_monai.networks.features import NetworkPart
 
-Student = CompactUNet | PlannedUNet | CompactViT
-
-STUDENTS: dict[str, Student] = {
-    "compact_unet_small": CompactUNet((16, 32, 64, 128), 1),  # 0.2 M parameters with 5 classes
-    "compact_unet_base": CompactUNet((32, 64, 128, 256), 2),  # 1.6 M
-    "unet_large": CompactUNet((36, 72, 144, 288, 512), 2),  # 7.3 M: the control that is not distilled
-    "planned_unet": PlannedUNet(),  # 20.6 M for images of 128 pixels: the control that configures itself
-    "vit_tiny": CompactViT("vit_tiny_patch16", 192),  # 5.9 M
+STUDENTS: Mapping[str, str] = {
+    "compact_unet_small": "tskd_monai.networks.unets",
+    "compact_unet_base": "tskd_monai.networks.unets",
+    "unet_large": "tskd_monai.networks.unets",
+    "planned_unet": "tskd_monai.networks.unets",
+    "vit_tiny": "tskd_monai.networks.vit_student",
 }
+"""The module of each student; its `SIZES` holds the student's size."""
 
 
-def student_size(name: str) -> Student:
-    """Returns the size of a named student, with the layer of it that is distilled.
+class StudentSize(Protocol):
+    """Size of a student.
+
+    Attributes:
+        feature_layer: name of the layer whose output is distilled.
+        feature_channels: channels of that layer's output.
+    """
+
+    @property
+    def feature_layer(self) -> str: ...  # noqa: D102
+
+    @property
+    def feature_channels(self) -> int: ...  # noqa: D102
+
+    def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> nn.Module:
+        """Returns the network with random weights, images (B, C, H, W) to logits (B, K, H, W)."""
+        ...
+
+    def encoder(self, network: nn.Module) -> NetworkPart:
+        """Returns the encoder of a network of this size, images to (B, F, h, w)."""
+        ...
+
+
+def student_size(name: str) -> StudentSize:
+    """Returns the size of a named student, which states the layer that is distilled.
 
     Raises:
-        ValueError: when there is none of that name.
+        ValueError: when there is no student of that name, or this bundle lacks its code.
     """
-    if name not in STUDENTS:
-        raise ValueError(f"Expected a student among {sorted(STUDENTS)}, found {name}.")
-    return STUDENTS[name]
+    _check_name(name)
+    try:
+        sizes = import_module(STUDENTS[name]).SIZES
+    except ModuleNotFoundError as error:
+        if error.name != STUDENTS[name]:
+            raise
+        raise ValueError(
+            f"Expected a student whose code this bundle contains, found {name}; keep the bundle's own student, or "
+            "install the project."
+        ) from error
+    return cast(StudentSize, sizes[name])
+
+
+def student_modules(name: str | None = None) -> list[str]:
+    """Returns the modules that a bundle with this student needs; without a name, those of all students.
+
+    Raises:
+        ValueError: when there is no student of that name.
+    """
+    if name is None:
+        return sorted(set(STUDENTS.values()))
+    _check_name(name)
+    return [STUDENTS[name]]
 
 
 def build_student(name: str, in_channels: int, out_channels: int, image_size: Sequence[int]) -> nn.Module:
@@ -45,3 +91,8 @@ def build_student(name: str, in_channels: int, out_channels: int, image_size: Se
     """
     height, width = image_size
     return student_size(name).build(in_channels, out_channels, (height, width))
+
+
+def _check_name(name: str) -> None:
+    if name not in STUDENTS:
+        raise ValueError(f"Expected a student among {sorted(STUDENTS)}, found {name}.")

@@ -1,18 +1,42 @@
-"""A vision foundation model as a segmenter: an image encoder and a decoder."""
+"""Teacher networks: what a student needs of one, the tuned foundation model, and any segmentation network.
+
+Built in `teacher_builder`, saved to and loaded from disk in `teacher_folder`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from tskd_monai.networks.encoder_records import Encoder
+from tskd_monai.networks.encoders import ImageEncoder
+from tskd_monai.networks.features import LayerFeatures
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
 
+class TeacherNetwork(Protocol):
+    """A frozen network that a student learns from.
+
+    Attributes:
+        embed_dim: channels of its features.
+    """
+
+    embed_dim: int
+
+    def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Returns logits (B, K, H, W), or None if it predicts no classes, and features (B, E, h, w)."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns its weights."""
+        ...
+
+
 class VfmSegmenter(nn.Module):
-    """Teacher ``f_T = D_T o E_T``.
+    """Vision foundation model as a segmenter, ``f_T = D_T o E_T``: an image encoder and a decoder.
 
     Args:
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
@@ -25,7 +49,7 @@ class VfmSegmenter(nn.Module):
 
     saved_sha256: str | None = None
 
-    def __init__(self, encoder: Encoder, decoder: LightDecoder | SamMaskDecoder, spec: Any = None) -> None:
+    def __init__(self, encoder: ImageEncoder, decoder: LightDecoder | SamMaskDecoder, spec: Any = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -51,3 +75,44 @@ class VfmSegmenter(nn.Module):
         encoded = self.encoder(images)
         logits = self.decoder(encoded, self.encoder.normalise(images))
         return logits, encoded.image_embeddings
+
+
+class SegmentationNetworkTeacher(nn.Module):
+    """Any segmentation network as a teacher: its logits, and the output of one layer as features.
+
+    Args:
+        network: images (B, C, H, W) to logits (B, K, H, W).
+        layer: name of the layer whose output is taken.
+        feature_channels: of that layer's output.
+    """
+
+    def __init__(self, network: nn.Module, layer: str, feature_channels: int) -> None:
+        super().__init__()
+        self.tapped = LayerFeatures(network, layer)
+        self.embed_dim = feature_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (B, K, H, W)."""
+        return self.forward_with_embeddings(images)[0]
+
+    def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits (B, K, H, W) and features (B, E, h, w)."""
+        logits, features = self.tapped(images)
+        return logits, features
+
+
+def state_sha256(network: TeacherNetwork) -> str:
+    """Returns the sha256 of a network's weights and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def teacher_sha256(teacher: TeacherNetwork) -> str:
+    """Returns the sha256 that identifies a teacher: that of its weights as saved.
+
+    Merging LoRA rounds differently on different processors; targets computed on one stay valid on another.
+    """
+    return getattr(teacher, "saved_sha256", None) or state_sha256(teacher)

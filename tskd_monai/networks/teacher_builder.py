@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from tskd_monai.networks.encoder_records import Encoder
-from tskd_monai.networks.encoders import image_size_hw
+from tskd_monai.files.checksum import file_sha256
+from tskd_monai.networks.encoders import ImageEncoder, image_size_hw
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.lora import QKV, add_lora
 from tskd_monai.networks.pretrained import RANDOM, SHIPPED, build_encoder, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, has_decoder_entries, initialise_from_sam
 from tskd_monai.networks.teacher import VfmSegmenter
-from tskd_monai.networks.weights_file import file_sha256, read_weights
+from tskd_monai.networks.weights_file import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def build_frozen(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
     return VfmSegmenter(encoder, _build_decoder(spec, encoder), spec)
 
 
-def _build_decoder(spec: TeacherSpec, encoder: Encoder) -> LightDecoder | SamMaskDecoder:
+def _build_decoder(spec: TeacherSpec, encoder: ImageEncoder) -> LightDecoder | SamMaskDecoder:
     if spec.decoder == "light":
         return LightDecoder(encoder.feature_channels, encoder.embed_dim, spec.num_classes)
     return SamMaskDecoder(encoder.embed_dim, spec.num_classes, refine=spec.refine)

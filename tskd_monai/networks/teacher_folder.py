@@ -18,17 +18,17 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
 from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
 from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
 from tskd_monai.networks.encoders import image_size_hw
-from tskd_monai.networks.features import state_sha256
 from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, checked_peft_options, has_lora, merge_lora
 from tskd_monai.networks.pretrained import RANDOM, SHIPPED, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
-from tskd_monai.networks.teacher import VfmSegmenter
-from tskd_monai.networks.teacher_builder import TeacherSpec, build_frozen, build_teacher
-from tskd_monai.networks.weights_file import file_sha256, load_strictly, read_weights
+from tskd_monai.networks.teacher import VfmSegmenter, state_sha256
+from tskd_monai.networks.teacher_builder import TeacherSpec, build_frozen
+from tskd_monai.networks.weights_file import load_strictly, read_weights
 
 PRIVATE_FILE = Path("private") / "encoder_weights.json"
 
@@ -172,8 +172,6 @@ def _check_types(values: Mapping[str, Any]) -> None:
     if not 0 <= values["seed"] < 2**63:
         raise ValueError(f"Expected a seed from 0 to 2^63 - 1, found {values['seed']!r:.80}.")
 
-
-__all__ = ["TeacherSpec", "build_teacher", "load_teacher", "read_teacher_record", "save_teacher"]
 
 ADAPTER_FOLDER = "adapter"
 DECODER_ADAPTER_FOLDER = "decoder_adapter"

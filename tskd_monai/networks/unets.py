@@ -1,13 +1,21 @@
-"""MONAI's U-Net at named sizes."""
+"""MONAI's U-Nets as students: `UNet` at fixed sizes, and `DynUNet` planned for the size of the images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from monai.networks.nets import DynUNet, UNet
 from torch import nn
 
 from tskd_monai.networks.features import NetworkPart
+
+SMALLEST_SIDE = 4
+"""Of the deepest feature map of a planned U-Net, in pixels."""
+FIRST_CHANNELS = 32
+MAX_CHANNELS = 512
+FEATURE_LEVEL = 3
+"""Halvings before the features that are distilled; an image size that allows fewer is refused."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class CompactUNet:
         )
 
     def encoder(self, network: nn.Module) -> NetworkPart:
-        """Returns the way down to the deepest layer, images to (B, F, h, w)."""
+        """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""
         layers, level = [], network.get_submodule("model")
         for _ in self.channels[1:]:
             layers.append(level.get_submodule("0"))
@@ -73,20 +81,14 @@ class CompactUNet:
     def trunk(self, network: nn.Module) -> NetworkPart:
         """Returns all but the last block, images to (B, F, H / 2, W / 2)."""
         parts = (network.get_submodule("model.0"), network.get_submodule("model.1"))
-        return NetworkPart(nn.Sequential(*parts), 2 * self.channels[0])  # the skip connection's and the way up's
-
-
-SMALLEST_SIDE = 4  # of the deepest feature map, in pixels
-FIRST_CHANNELS = 32
-MOST_CHANNELS = 512
-FEATURE_LEVEL = 3  # halvings at which features are distilled; an image that allows fewer is refused
+        return NetworkPart(nn.Sequential(*parts), 2 * self.channels[0])  # skip connection and expanding path
 
 
 @dataclass(frozen=True)
 class PlannedUNet:
-    """MONAI's DynUNet, planned for 2D images: the control that configures itself.
+    """MONAI's DynUNet, planned for 2D images: the self-configuring baseline.
 
-    Sides are halved while both stay whole and at least 4 pixels long; 32 channels are doubled at each level up to
+    Sides are halved as long as both stay whole and at least 4 pixels long; 32 channels are doubled at each level up to
     512; a level has two 3x3 convolutions, each with instance norm and leaky ReLU. There is no deep supervision.
 
     Source: Isensee et al. 2021 (nnU-Net), supplementary note 4.
@@ -96,7 +98,7 @@ class PlannedUNet:
     def feature_layer(self) -> str:
         """Name of the layer whose output is distilled: at an eighth of the resolution, all deeper levels included.
 
-        The deepest level is of no use for that: it has hardly more than 4x4 positions.
+        The deepest level has hardly more than 4x4 positions, too few to distil.
         """
         return ".".join(["skip_layers"] + ["next_layer"] * FEATURE_LEVEL)
 
@@ -131,7 +133,7 @@ class PlannedUNet:
         )
 
     def encoder(self, network: nn.Module) -> NetworkPart:
-        """Returns the way down to the deepest layer, images to (B, F, h, w)."""
+        """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""
         levels = [network.get_submodule("input_block"), *network.get_submodule("downsamples").children()]
         bottleneck = network.get_submodule("bottleneck")
         return NetworkPart(nn.Sequential(*levels, bottleneck), _channels(len(levels)))
@@ -162,4 +164,12 @@ def count_halvings(image_size: tuple[int, int]) -> int:
 
 
 def _channels(level: int) -> int:
-    return min(FIRST_CHANNELS * 2**level, MOST_CHANNELS)
+    return min(FIRST_CHANNELS * 2**level, MAX_CHANNELS)
+
+
+SIZES: Mapping[str, CompactUNet | PlannedUNet] = {
+    "compact_unet_small": CompactUNet((16, 32, 64, 128), 1),  # 0.2 M parameters with 5 classes
+    "compact_unet_base": CompactUNet((32, 64, 128, 256), 2),  # 1.6 M
+    "unet_large": CompactUNet((36, 72, 144, 288, 512), 2),  # 7.3 M: the control that is not distilled
+    "planned_unet": PlannedUNet(),  # 20.6 M for images of 128 pixels: the self-configuring baseline
+}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from tskd_monai.networks.encoder_records import encoder_record
 from tskd_monai.networks.encoders import image_size_hw
 from tskd_monai.networks.features import NetworkPart
 from tskd_monai.networks.light_decoder import LightDecoder
-from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
-from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.weights_file import load_strictly
+from tskd_monai.networks.plain_vit import MEAN, PRETRAINING_SIZE, STD, TINY, PlainVitArchitecture, PlainVitEncoder
 
 
 class VitStudent(nn.Module):
@@ -22,7 +19,7 @@ class VitStudent(nn.Module):
     Args:
         encoder: maps images in [0, 1] to image embeddings.
         decoder: maps those and the normalised images to logits.
-        record: name of the encoder's record, whose published weights fit it.
+        record: name of the record in ``encoder_records`` whose published weights fit the encoder.
     """
 
     def __init__(self, encoder: PlainVitEncoder, decoder: LightDecoder, record: str) -> None:
@@ -42,10 +39,10 @@ class VitStudent(nn.Module):
 
 
 class ImageEmbeddings(nn.Module):
-    """An encoder's image embeddings alone.
+    """An encoder that returns its image embeddings only.
 
     Args:
-        image_encoder: whose weights these are.
+        image_encoder: the encoder, its weights shared.
     """
 
     def __init__(self, image_encoder: PlainVitEncoder) -> None:
@@ -62,13 +59,19 @@ class CompactViT:
     """Size of a student that is a plain ViT with the light decoder.
 
     Attributes:
-        record: name of the encoder's record, which gives its numbers and how images are normalised.
-        feature_channels: channels of the image embeddings, which are distilled.
+        record: name of the record in ``encoder_records`` whose published weights fit the encoder.
+        architecture: numbers of the encoder.
+        feature_layer: name of the layer of the image embeddings, which are distilled.
     """
 
     record: str
-    feature_channels: int
+    architecture: PlainVitArchitecture
     feature_layer: str = "image_embeddings"
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the image embeddings."""
+        return self.architecture.hidden_size
 
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> VitStudent:
         """Returns the network with random weights, images (B, C, H, W) to logits (B, K, H, W).
@@ -83,11 +86,8 @@ class CompactViT:
         """
         if in_channels not in (1, 3):
             raise ValueError(f"Expected images of 1 or 3 channels for a ViT, found in_channels={in_channels}.")
-        record = encoder_record(self.record)
-        if not isinstance(record.architecture, PlainVitArchitecture):
-            raise ValueError(f"Expected the record of a plain ViT, found {self.record}.")
         size = image_size_hw(image_size)
-        encoder = record.architecture.build(record.image_size, record.mean, record.std)
+        encoder = self.architecture.build(PRETRAINING_SIZE, MEAN, STD)
         encoder.resize_to(size)
         decoder = LightDecoder(encoder.feature_channels, encoder.embed_dim, out_channels)
         return VitStudent(encoder, decoder, self.record)
@@ -98,31 +98,14 @@ class CompactViT:
 
 
 def vit_of(network: nn.Module) -> VitStudent:
-    """Returns the network, when it is a ViT.
+    """Returns the network if it is a ViT student.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is another network.
     """
     if not isinstance(network, VitStudent):
         raise ValueError(f"Expected the student vit_tiny, found a {type(network).__name__}.")
     return network
 
 
-def load_encoder_weights(network: nn.Module, weights: str | Path) -> None:
-    """Puts published weights into a ViT student's encoder, strictly; positions are interpolated to its image size.
-
-    Args:
-        network: the student.
-        weights: a file with timm's names, a Hugging Face folder or a hub id.
-
-    Raises:
-        ValueError: when the student is no ViT, or the weights do not fit it.
-        FileNotFoundError: when the weights are not there.
-    """
-    if not isinstance(network, VitStudent):
-        raise ValueError(
-            f"Expected the student vit_tiny for --encoder_weights, found a {type(network).__name__}, which has no "
-            "published weights; leave --encoder_weights out."
-        )
-    published = build_encoder(network.record, weights, network.encoder.image_size)
-    load_strictly(network.encoder, published.state_dict(), weights)
+SIZES: Mapping[str, CompactViT] = {"vit_tiny": CompactViT("vit_tiny_patch16", TINY)}  # 5.9 M parameters

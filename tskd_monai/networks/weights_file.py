@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import zipfile
@@ -19,15 +18,6 @@ from tskd_monai.files.file_kind import AGAIN, damaged_part, refuse_other_kinds
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 FILES_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 MAX_NAMES_IN_ERROR = 8
-
-
-def file_sha256(path: str | Path) -> str:
-    """Returns the sha256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def locate_weights(weights: str | Path) -> Path:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tskd_monai.data.task import Task
-from tskd_monai.networks.pretrained import Encoder, build_encoder
+from tskd_monai.networks.encoders import ImageEncoder
+from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher_folder import load_teacher, noted_weights, read_teacher_record
 
 
@@ -26,7 +27,7 @@ class GateEncoder:
     """
 
     name: str
-    network: Encoder
+    network: ImageEncoder
     device: str | torch.device
 
     @torch.inference_mode()

@@ -11,13 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 if TYPE_CHECKING:
+    from tskd_monai.networks.encoders import ImageEncoder
     from tskd_monai.networks.teacher import VfmSegmenter
 
 WARMUP_SHARE = 0.05
 POLY_POWER = 0.9
 
 
-def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(network: nn.Module | ImageEncoder) -> list[nn.Parameter]:
     """Returns the parameters that require a gradient."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 

@@ -19,6 +19,7 @@ from tskd_monai.bundle.zoo.large_files import write_large_files
 from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.networks.students import student_modules
 
 ROOT = BUNDLES.parent
 SOURCE = ROOT / "tskd_monai"
@@ -113,7 +114,8 @@ def fill_bundle(
     for source in sources:
         settings = contents.settings.get(source.name, {})
         export_config(source, folder / "configs" / source.name, name, pins.extras, settings)
-    modules = needed_modules(SOURCE, [source.read_text(encoding="utf-8") for source in sources])
+    student = contents.settings.get("inference.json", {}).get("student") if bundle == "segmentation" else None
+    modules = needed_code([source.read_text(encoding="utf-8") for source in sources], student)
     vendor(SOURCE, modules, folder, pins.extras)
     for file in ("LICENSE", "configs/logging.conf"):
         shutil.copyfile(BUNDLES / bundle / file, folder / file)
@@ -126,6 +128,19 @@ def fill_bundle(
     if bundle in BORROWED:
         _write_template(name, contents, folder / "segmentation")
     return metadata, pins.optional(modules)
+
+
+def needed_code(configs: list[str], student: str | None) -> list[Path]:
+    """Returns the files of the package that a bundle needs.
+
+    Args:
+        configs: text of each config.
+        student: of the bundle; None: any that the project has, where the configs build one.
+    """
+    modules = needed_modules(SOURCE, configs)
+    if SOURCE / "networks" / "students.py" not in modules:
+        return modules
+    return needed_modules(SOURCE, [*configs, *student_modules(student)])
 
 
 def config_sources(bundle: str) -> list[Path]:

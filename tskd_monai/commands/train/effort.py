@@ -18,7 +18,7 @@ from tskd_monai.evaluation.latency import multiply_adds
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.pretrained import RANDOM
 from tskd_monai.networks.students import build_student, student_size
-from tskd_monai.networks.teacher_folder import build_teacher
+from tskd_monai.networks.teacher_builder import build_teacher
 
 DECODER_OPTIONS = ("decoder", "refine")
 
