@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.trainings import BUNDLES, SHORT, TRAININGS, Training, start, write_patients
+from tests.support.fork_server import python_command
 from tskd_monai.files.folder_lock import LOCK_FILE
 
 HOLD = """
@@ -60,7 +61,7 @@ def test_the_command_ends_in_one_line_and_a_dry_run_looks_on(study: Path, tmp_pa
         start(training, study, tmp_path / "out", training.dry_run)
         options = {**SHORT, "datalist": study / "datalist.json", "output_dir": tmp_path / "out"}
         ended = subprocess.run(
-            [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLES / "segmentation")]
+            [python_command(), "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLES / "segmentation")]
             + ["--config_file", str(BUNDLES / "segmentation" / "configs" / "train.json")]
             + [part for name, value in options.items() for part in (f"--{name}", str(value))]
             + ["--task", str(study / "task.json")],

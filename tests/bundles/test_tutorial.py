@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.files.json_files import read_json
 
@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tutorial.py").write_text(program, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     environment |= {"TSKD_TUTORIAL": "tiny", "TSKD_TUTORIAL_DIR": str(folder / "work")}
-    command = [sys.executable, str(folder / "tutorial.py")]
+    command = [python_command(), str(folder / "tutorial.py")]
     done = subprocess.run(command, cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "OK: training can start." in done.stderr  # the dry run

@@ -3,16 +3,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 
 
 def check(*bundles: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tskd_monai", "audit", *map(str, bundles)]
+    command = [python_command(), "-m", "tskd_monai", "audit", *map(str, bundles)]
     return subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
     )

@@ -6,7 +6,6 @@ import gzip
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.fork_server import python_command
 from tskd_monai.commands.plan import plan_study
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.volume_reader import VolumeReader
@@ -223,7 +223,7 @@ def test_the_command_states_mm_only_where_there_are_any(tmp_path: Path, suffix: 
     (tmp_path / "datalist.json").write_text(
         json.dumps({"labels": {"0": "background", "1": "organ"}, "training": [entry]})
     )
-    command = [sys.executable, "-m", "tskd_monai", "plan", str(tmp_path / "datalist.json")]
+    command = [python_command(), "-m", "tskd_monai", "plan", str(tmp_path / "datalist.json")]
     done = subprocess.run([*command, "--output-dir", str(tmp_path / "run")], capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert sentence in last and (" mm " in last) == (suffix == ".nii") and "None" not in last
@@ -320,7 +320,7 @@ def test_chaos_is_read_once_and_its_organs_are_one_component_each(
 
 def test_the_command_says_what_differs_in_one_line(study: Path, tmp_path: Path) -> None:
     def call(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tskd_monai", "plan", str(study), "--output-dir", "run", *options]
+        command = [python_command(), "-m", "tskd_monai", "plan", str(study), "--output-dir", "run", *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
 
     assert call("--image-size", "48").returncode == 0

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 from monai.bundle import run
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.bundle.zoo.bundle import ZOO_NAMES, config_sources, fill_bundle
@@ -168,7 +168,7 @@ def test_export_runs_without_the_package_from_anywhere_and_segments_alike(
     nib.save(nib.Nifti1Image(voxels, np.diag([-8.0, 8.0, 20.0, 1.0])), tmp_path / "scan.nii.gz")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, zoo / NAME, "scan.nii.gz", "exported"],
+        [python_command(), "-c", WITHOUT_THE_PACKAGE, zoo / NAME, "scan.nii.gz", "exported"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.networks.adapter_folder import load_adapter, save_adapter
 from tskd_monai.networks.lora import add_lora
@@ -120,7 +120,7 @@ def test_plain_peft_in_another_process_gives_the_same_outputs(decoder, tmp_path)
     save_adapter(decoder, tmp_path / "decoder")
     expected["decoder"] = output(decoder)
     root = ROOT
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{PLAIN_PEFT}", *ADAPTERS]
+    command = [python_command(), "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{PLAIN_PEFT}", *ADAPTERS]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     found = load_file(tmp_path / "outputs.safetensors")
     assert found.keys() == expected.keys()

@@ -10,7 +10,6 @@ import csv
 import logging
 import os
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from monai.bundle import ckpt_export, run
 
 from tests.privacy.identifiers import FOLDER, IDENTIFIERS, SERIES_FOLDER, found_identifiers, search
 from tests.privacy.planted_scans import ROOT, scan, untrained_student
+from tests.support.fork_server import python_command
 from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.datasets.phantom.anatomy import LABELS
 from tskd_monai.files.json_files import read_json, write_json
@@ -113,7 +113,7 @@ def test_pipeline_export_and_report_are_free_of_planted_identifiers(study: Path,
     ]
     for number, command in enumerate(commands):
         done = subprocess.run(
-            [sys.executable, "-m", "tskd_monai", *map(str, command)],
+            [python_command(), "-m", "tskd_monai", *map(str, command)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

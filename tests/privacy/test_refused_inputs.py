@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pydicom.dataset import FileDataset
 
 from tests.privacy.identifiers import FOLDER, INSTANCE, SERIES_FOLDER, found_identifiers, search
 from tests.privacy.planted_scans import GRID, ROOT, series_with, untrained_student
+from tests.support.fork_server import python_command
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 
@@ -97,7 +97,7 @@ def datalist(tree: Path) -> Sent:
 def run(student: Path, options: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Segments as a user does, with DICOM SEG, into `out` beside the inputs."""
     configs = [str(student / "configs" / name) for name in ("inference.json", "dicom_seg.json")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", student, "--config_file", repr(configs)]
+    command = [python_command(), "-m", "monai.bundle", "run", "--bundle_root", student, "--config_file", repr(configs)]
     command += ["--device", "cpu", "--output_dir", folder / "out", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(

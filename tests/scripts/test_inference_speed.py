@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task
@@ -41,7 +42,7 @@ def test_each_pipeline_segments_and_its_parts_add_up(
 ) -> None:
     scan, bundle = scan_and_bundle
     script = ROOT / "scripts" / "benchmark" / "inference_speed.py"
-    command = [sys.executable, str(script), "--child", str(bundle), str(scan), engine, str(tmp_path / "out")]
+    command = [python_command(), str(script), "--child", str(bundle), str(scan), engine, str(tmp_path / "out")]
     for _ in range(2):  # the second time nothing counts as done before
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]

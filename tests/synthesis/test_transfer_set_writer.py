@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.synthesis.diffusion import build_unet
@@ -222,9 +222,9 @@ def test_gated_images_are_kept_and_growing_forgets_the_gates(
 def test_processes_share_the_images(tmp_path: Path) -> None:
     script = tmp_path / "sample.py"
     script.write_text(SHARED_SAMPLING)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    command = [python_command(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    alone = subprocess.run([sys.executable, str(script), "alone"], env=environment, cwd=tmp_path, timeout=200)
+    alone = subprocess.run([python_command(), str(script), "alone"], env=environment, cwd=tmp_path, timeout=200)
     together = subprocess.run([*command, "together"], env=environment, cwd=tmp_path, timeout=200)
     assert alone.returncode == together.returncode == 0
     assert contents(tmp_path / "alone") == contents(tmp_path / "together")

@@ -25,6 +25,7 @@ from monai.handlers import ValidationHandler
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
@@ -138,7 +139,7 @@ def train_in_two(folder: Path, *arguments: int) -> subprocess.CompletedProcess[s
     """Train in two processes under torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, __file__, str(folder), *map(str, arguments)]
+    command = [python_command(), *launcher, __file__, str(folder), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 

@@ -27,6 +27,7 @@ from monai.inferers import SimpleInferer
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Label, Task
@@ -172,7 +173,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], d
 def start_program(folder: Path, *moment: str) -> subprocess.CompletedProcess[str]:
     """Train in a process of its own, which a signal reaches at the given moment."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder), *moment]
+    command = [python_command(), __file__, str(folder), *moment]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
@@ -40,19 +41,20 @@ STAGES = 13
 LARGEST_CPU_SECONDS = 15
 
 
-def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "tskd_monai", "train", *options]
+def command(*options: str, python: str = sys.executable) -> list[str]:
+    return [python, "-m", "tskd_monai", "train", *options]
 
 
 def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
 
 
-def train(folder: Path, *options: str, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def train(
+    folder: Path, *options: str, checkout: Path = ROOT, python: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs the command in a folder and returns what it left."""
-    return subprocess.run(
-        command(*options), cwd=folder, env=environment(checkout), capture_output=True, text=True, timeout=500
-    )
+    words = command(*options, python=python or python_command())
+    return subprocess.run(words, cwd=folder, env=environment(checkout), capture_output=True, text=True, timeout=500)
 
 
 def tiny_study(folder: Path, **sections: int) -> None:
@@ -140,7 +142,8 @@ def check_report(run: Path) -> None:
 
 def check_a_second_call_runs_nothing(folder: Path) -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    log = succeeded(again(folder, *OPTIONS, "--device", "cpu"))
+    options = (*OPTIONS, "--device", "cpu")
+    log = succeeded(train(folder, *options, checkout=folder / "checkout", python=sys.executable))
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert log.count("finished before") == STAGES and "Mean difference in Dice" in log
     assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < LARGEST_CPU_SECONDS

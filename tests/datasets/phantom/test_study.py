@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.datasets.phantom.render import label_at, make_grid, sample_anatomy
@@ -113,6 +113,6 @@ def test_the_script_writes_a_study(tmp_path):
     counts = ["--training", "1", "--validation", "0", "--test", "0"]
     size = ["--shape", "12", "12", "4", "--spacing", "28", "28", "40"]
     subprocess.run(
-        [sys.executable, "-m", "tskd_monai", "phantom", tmp_path / "study", *counts, *size], check=True, cwd=ROOT
+        [python_command(), "-m", "tskd_monai", "phantom", tmp_path / "study", *counts, *size], check=True, cwd=ROOT
     )
     assert len(load_datalist(tmp_path / "study/datalist.json")["training"]) == 1
