@@ -15,7 +15,7 @@ from typing import Any
 
 from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.run import Pipeline, Stage
-from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
@@ -99,7 +99,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = args.output_dir.resolve()
     write_json(folder / "source.json", merged_datalist(args.datalist))
-    datalist, task_file, task = plan_study(folder / "source.json", folder, args.image_size)
+    datalist, task_file, task = plan_dataset(folder / "source.json", folder, args.image_size)
     study = read_study(datalist, task_file, task, ContentHashes(private_file(folder, "content_hashes.json")))
     pipeline = Pipeline(folder, stages(folder, study, args.encoder, args.encoder_weights.resolve()))
     pipeline.run()

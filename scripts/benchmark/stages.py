@@ -90,7 +90,7 @@ class Workplace:
 
 def plan(study: Study, folder: Path) -> None:
     """Writes a study's datalist and task; with `planned_from`, the task of that budget."""
-    from tskd_monai.commands.plan import plan_study
+    from tskd_monai.commands.task_files import plan_dataset
 
     source = data_folder(study) / "datalist.json"
     if study.labels is not None:
@@ -103,7 +103,7 @@ def plan(study: Study, folder: Path) -> None:
     budgets = [study.labelled_slices] if study.planned_from is None else [study.labelled_slices, study.planned_from]
     folders = [folder, folder / "planned_from"]
     for budget, of_budget in zip(budgets, folders, strict=False):
-        plan_study(source, of_budget, study.image_size, labelled_slices=budget, seed=study.seed, fold=study.fold)
+        plan_dataset(source, of_budget, study.image_size, labelled_slices=budget, seed=study.seed, fold=study.fold)
     if study.planned_from is not None:
         (folders[1] / "task.json").replace(folder / "task.json")
 

@@ -75,7 +75,7 @@ def test_a_download_becomes_a_planned_task(
         (("hc18",), "expected --source with the download, or --verify"),
         (("hc18", "--source", ".", "."), "Expected one folder or archives of the download, found . among 2"),
         (("hc18", "--source", __file__), "found test_datasets.py damaged or of another kind"),
-        (("hc18", "--source", ".", "--channel", "1"), "Expected --channel for decathlon alone, found hc18"),
+        (("hc18", "--source", ".", "--channel", "1"), "Expected --channel for decathlon only, found hc18"),
     ],
 )
 def test_wrong_options_end_with_a_message(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tskd_monai.commands import hub
+from tskd_monai.bundle.zoo import hub
+from tskd_monai.commands.hub import main
 from tskd_monai.files.json_files import write_json
 
 
@@ -22,7 +23,7 @@ def export(tmp_path: Path) -> Path:
 
 
 def push(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    hub.main(list(map(str, arguments)))
+    main(list(map(str, arguments)))
 
 
 class RecordingApi:

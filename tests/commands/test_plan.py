@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.fork_server import python_command
-from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.volume_reader import VolumeReader
 from tskd_monai.datasets.phantom.study import write_study
@@ -63,23 +63,23 @@ def states(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_a_second_call_reads_no_image_and_writes_nothing(study: Path, tmp_path: Path, reads: list[str]) -> None:
     options = {"labelled_slices": 5, "seed": 1, "datalist_dir": tmp_path / "run" / "private"}
-    datalist, path, task = plan_study(study, tmp_path / "run", **options)
+    datalist, path, task = plan_dataset(study, tmp_path / "run", **options)
     assert (datalist, path) == (tmp_path / "run/private/datalist.json", tmp_path / "run/task.json")
     assert [file.name for file in (tmp_path / "run").iterdir() if file.is_file()] == ["task.json"]
     before = states(tmp_path / "run/private")
     reads.clear()
-    assert plan_study(study, tmp_path / "run", **options)[2] == task
+    assert plan_dataset(study, tmp_path / "run", **options)[2] == task
     assert not reads and states(tmp_path / "run/private") == before
 
 
 def test_moved_files_and_another_order_are_the_same_study(study: Path, tmp_path: Path, reads: list[str]) -> None:
-    written, _, task = plan_study(study, tmp_path / "run", labelled_slices=5)
+    written, _, task = plan_dataset(study, tmp_path / "run", labelled_slices=5)
     before = json.loads(written.read_text())
     moved = shutil.move(study.parent, tmp_path / "moved") / Path("datalist.json")
     changed(moved, lambda content: content["training"].reverse())
     shutil.move(tmp_path / "run", tmp_path / "run2")
     reads.clear()
-    written, _, again = plan_study(moved, tmp_path / "run2", labelled_slices=5)
+    written, _, again = plan_dataset(moved, tmp_path / "run2", labelled_slices=5)
     assert again == task and not reads
     after = json.loads(written.read_text())
     assert [entry["case"] for entry in after["training"]] == [entry["case"] for entry in before["training"]]
@@ -89,10 +89,10 @@ def test_moved_files_and_another_order_are_the_same_study(study: Path, tmp_path:
 
 
 def test_other_test_cases_are_written_and_the_task_stays(study: Path, tmp_path: Path) -> None:
-    written, path, _ = plan_study(study, tmp_path / "run")
+    written, path, _ = plan_dataset(study, tmp_path / "run")
     before = path.stat().st_ino
     changed(study, lambda content: content["test"].pop(0))
-    plan_study(study, tmp_path / "run")
+    plan_dataset(study, tmp_path / "run")
     assert len(load_datalist(written)["test"]) == 1 and path.stat().st_ino == before
 
 
@@ -100,10 +100,10 @@ def test_a_new_test_case_is_read_and_refused_as_scoring_would(study: Path, tmp_p
     content = json.loads(study.read_text())
     new, first = content["test"].pop(), content["training"][0]
     study.write_text(json.dumps(content))
-    plan_study(study, tmp_path / "run")
+    plan_dataset(study, tmp_path / "run")
     reads.clear()
     changed(study, lambda content: content["test"].append(new))
-    plan_study(study, tmp_path / "run")
+    plan_dataset(study, tmp_path / "run")
     assert sorted(reads) == [Path(new["image"]).name] * 2  # the image and its label
     for key in ("image", "label"):
         (study.parent / f"{key}.nii").write_bytes(gzip.decompress((study.parent / first[key]).read_bytes()))
@@ -115,7 +115,7 @@ def test_a_new_test_case_is_read_and_refused_as_scoring_would(study: Path, tmp_p
     ):
         study.write_text(json.dumps({**content, "test": [{"image": image, "label": label, "case": "x"}]}))
         with pytest.raises(ValueError, match=message):
-            plan_study(study, tmp_path / "run")
+            plan_dataset(study, tmp_path / "run")
 
 
 def _swap(content: dict[str, Any]) -> None:
@@ -144,10 +144,10 @@ def _rename(content: dict[str, Any]) -> None:
 def test_a_datalist_that_does_not_fit_is_refused_by_what_differs(
     study: Path, tmp_path: Path, change: Change, message: str
 ) -> None:
-    plan_study(study, tmp_path / "run")
+    plan_dataset(study, tmp_path / "run")
     before = states(tmp_path / "run")
     with pytest.raises(ValueError, match=f"Expected the datalist that this task was planned from, found {message}"):
-        plan_study(changed(study, change), tmp_path / "run")
+        plan_dataset(changed(study, change), tmp_path / "run")
     assert states(tmp_path / "run") == before
 
 
@@ -165,14 +165,14 @@ def test_an_option_that_contradicts_the_plan_is_refused(
     study: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     first = {"labelled_slices": 5, "image_size": 48}
-    plan_study(study, tmp_path / "run", **first)
+    plan_dataset(study, tmp_path / "run", **first)
     with pytest.raises(ValueError, match=message):
-        plan_study(study, tmp_path / "run", **{**first, **options})
+        plan_dataset(study, tmp_path / "run", **{**first, **options})
 
 
 def test_the_seed_of_training_is_no_option_of_a_plan_without_a_draw(study: Path, tmp_path: Path) -> None:
-    task = plan_study(study, tmp_path / "run", seed=1)[2]
-    assert plan_study(study, tmp_path / "run", seed=2)[2] == task
+    task = plan_dataset(study, tmp_path / "run", seed=1)[2]
+    assert plan_dataset(study, tmp_path / "run", seed=2)[2] == task
 
 
 def _spaced(datalist: Path, section: str, factor: float) -> None:
@@ -192,18 +192,18 @@ def test_a_spacing_that_training_would_refuse_is_refused(
 ) -> None:
     _spaced(study, section, factor)
     with pytest.raises(ValueError, match=rf"Expected .*{message}.* \(`{section}` case .*correct the spacing"):
-        plan_study(study, tmp_path / "run")
+        plan_dataset(study, tmp_path / "run")
     assert not (tmp_path / "run" / "task.json").exists()
 
 
 def test_a_training_image_unlike_the_others_is_warned_of(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan_study(study, tmp_path / "sound")
+    plan_dataset(study, tmp_path / "sound")
     assert "unlike" not in caplog.text
     _spaced(study, "training", 0.1)
     case = load_datalist(study)["training"][0]["case"]
-    task = plan_study(study, tmp_path / "run", labelled_slices=5)[2]
+    task = plan_dataset(study, tmp_path / "run", labelled_slices=5)[2]
     assert caplog.text.count(f"Case {case} is unlike the other images: field of view") == 1
     assert task.training_images.pixel_mm == pytest.approx((1.08, 10.8))
 
@@ -234,10 +234,10 @@ def edited(path: Path, **values: Any) -> None:
 
 
 def test_an_edited_task_stays_even_where_options_planned_it_otherwise(study: Path, tmp_path: Path) -> None:
-    path = plan_study(study, tmp_path / "run", image_size=48)[1]
+    path = plan_dataset(study, tmp_path / "run", image_size=48)[1]
     edited(path, image_size=[64, 80], keep_largest_component=[])
     before = states(tmp_path / "run")
-    task = plan_study(study, tmp_path / "run", image_size=48)[2]
+    task = plan_dataset(study, tmp_path / "run", image_size=48)[2]
     assert task.image_size == (64, 80) and states(tmp_path / "run") == before
 
 
@@ -252,67 +252,67 @@ def test_an_edited_task_stays_even_where_options_planned_it_otherwise(study: Pat
 def test_a_task_edited_into_one_of_other_data_is_refused(
     study: Path, tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
-    path = plan_study(study, tmp_path / "run", labelled_slices=5)[1]
+    path = plan_dataset(study, tmp_path / "run", labelled_slices=5)[1]
     edited(path, **values)
     with pytest.raises(ValueError, match=message):
-        plan_study(study, tmp_path / "run", labelled_slices=5)
+        plan_dataset(study, tmp_path / "run", labelled_slices=5)
 
 
 def test_a_task_can_be_brought_along(study: Path, tmp_path: Path) -> None:
-    own = plan_study(study, tmp_path / "first", image_size=64)[1]
-    path = plan_study(study, tmp_path / "run")[1]
-    task = plan_study(study, tmp_path / "run", task_file=own)[2]
+    own = plan_dataset(study, tmp_path / "first", image_size=64)[1]
+    path = plan_dataset(study, tmp_path / "run")[1]
+    task = plan_dataset(study, tmp_path / "run", task_file=own)[2]
     assert task.image_size == (64, 64)
     kept = [file.name for file in (tmp_path / "run").glob("task.before-*.json")]
     assert len(kept) == 1
-    assert plan_study(study, tmp_path / "run")[2] == task  # and is the task from now on
-    fresh = plan_study(study, tmp_path / "fresh", task_file=own)[2]
+    assert plan_dataset(study, tmp_path / "run")[2] == task  # and is the task from now on
+    fresh = plan_dataset(study, tmp_path / "fresh", task_file=own)[2]
     assert fresh == task
     edited(own, labels=json.loads(path.read_text())["labels"][:2], class_frequencies=[], keep_largest_component=[])
     with pytest.raises(ValueError, match=r"Expected label values \['0', '1', '2', '3', '4'\] in task.json"):
-        plan_study(study, tmp_path / "run", task_file=own)
+        plan_dataset(study, tmp_path / "run", task_file=own)
 
 
 def test_replanning_keeps_the_old_task_and_datalist_beside(study: Path, tmp_path: Path) -> None:
-    written, path, _ = plan_study(study, tmp_path / "run", labelled_slices=5)
+    written, path, _ = plan_dataset(study, tmp_path / "run", labelled_slices=5)
     edited(path, name="mine")
     old = path.read_bytes(), written.read_bytes()
-    task = plan_study(study, tmp_path / "run", labelled_slices=6, replan=True)[2]
+    task = plan_dataset(study, tmp_path / "run", labelled_slices=6, replan=True)[2]
     kept = [next((tmp_path / "run").glob(f"{name}.before-*.json")).read_bytes() for name in ("task", "datalist")]
     assert tuple(kept) == old and task.name == "phantom"
     assert sum(len(entry["slices"]) for entry in load_datalist(written)["training"]) == 6
     path.write_text("{")  # a damaged task is kept as well
-    assert plan_study(study, tmp_path / "run", labelled_slices=6, replan=True)[2] == task
+    assert plan_dataset(study, tmp_path / "run", labelled_slices=6, replan=True)[2] == task
     assert len(list((tmp_path / "run").glob("task.before-*.json"))) == 2
 
 
 def test_a_folder_of_an_earlier_version_is_compared_by_cases_and_slices(study: Path, tmp_path: Path) -> None:
-    _, path, _ = plan_study(study, tmp_path / "run", labelled_slices=5)
+    _, path, _ = plan_dataset(study, tmp_path / "run", labelled_slices=5)
     edited(path, keep_largest_component=[])
     for name in ("plan.json", "content_hashes.json"):
         (tmp_path / "run" / name).unlink()
     with pytest.raises(ValueError, match=r"Expected datalist\.json as it was planned, found `training` with"):
-        plan_study(study, tmp_path / "run", labelled_slices=9, seed=7)
-    task = plan_study(study, tmp_path / "run", labelled_slices=5)[2]
+        plan_dataset(study, tmp_path / "run", labelled_slices=9, seed=7)
+    task = plan_dataset(study, tmp_path / "run", labelled_slices=5)[2]
     assert task.keep_largest_component == () and (tmp_path / "run/plan.json").is_file()
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', '{"format_version": 9, "options": {}}'])
 def test_a_damaged_record_is_refused(study: Path, tmp_path: Path, damage: str) -> None:
-    task = plan_study(study, tmp_path / "run")[2]
+    task = plan_dataset(study, tmp_path / "run")[2]
     (tmp_path / "run/plan.json").write_text(damage)
     with pytest.raises(ValueError, match=r"plan\.json"):
-        plan_study(study, tmp_path / "run")
-    assert plan_study(study, tmp_path / "run", replan=True)[2] == task
+        plan_dataset(study, tmp_path / "run")
+    assert plan_dataset(study, tmp_path / "run", replan=True)[2] == task
 
 
 def test_chaos_is_read_once_and_its_organs_are_one_component_each(
     real_data: Path, tmp_path: Path, reads: list[str]
 ) -> None:
-    full = plan_study(real_data / "chaos_t2spir/datalist.json", tmp_path / "full")[2]
+    full = plan_dataset(real_data / "chaos_t2spir/datalist.json", tmp_path / "full")[2]
     assert sorted(reads) == sorted(set(reads)) and len(reads) == 30  # images and labels of 15 patients
     reads.clear()
-    few = plan_study(real_data / "chaos_t2spir/datalist.json", tmp_path / "few", labelled_slices=25)[2]
+    few = plan_dataset(real_data / "chaos_t2spir/datalist.json", tmp_path / "few", labelled_slices=25)[2]
     assert sorted(reads) == sorted(set(reads)) and len(reads) == 30
     assert full.keep_largest_component == few.keep_largest_component == (1, 2, 3, 4)
     assert (few.image_size, few.pixdim, few.axcodes) == (full.image_size, full.pixdim, full.axcodes)

@@ -17,7 +17,7 @@ import torch
 
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
-from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.render import make_grid, render, sample_anatomy
 from tskd_monai.datasets.phantom.study import write_study
@@ -89,7 +89,7 @@ def train_student(folder: Path) -> Path:
     """Returns a student bundle, trained briefly on a phantom study by the bundle's own `train.json`."""
     study = write_study(folder / "study", seed=1, sections=SECTIONS, shape=SHAPE, spacing=SPACING)
     with (folder / "plan.log").open("w") as log, redirect_stderr(log):  # one line a step is what the reader wants
-        datalist, _, task = plan_study(study, folder / "plan", image_size=IMAGE_SIZE)
+        datalist, _, task = plan_dataset(study, folder / "plan", image_size=IMAGE_SIZE)
     torch.manual_seed(0)
     network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
     bundle = folder / "student"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import configparser
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tskd_monai.training.checkpoint import load_checkpoint
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".pt", ".pth")
@@ -105,6 +107,26 @@ def bundle_code(bundle: str | Path) -> Iterator[Finding]:
             yield from _code_of_file(path, name)
         elif not path.is_dir():
             yield Finding(name, "", "device", "neither file nor folder")
+
+
+def odd_weights(bundle: Path) -> Iterator[Finding]:
+    """Yields the weights files that hold more than tensors and plain values, or expand beyond their size."""
+    for path in sorted(file for file in bundle.rglob("*") if file.suffix.lower() in WEIGHTS_SUFFIXES):
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            yield Finding(path.relative_to(bundle).as_posix(), "", "weights", str(error))
+
+
+def write_allow_list(bundles: Iterable[Path], path: Path) -> None:
+    """Writes all expressions, targets and logging fields of bundles as the allow-list."""
+    kinds = {"expression": "expressions", "_target_": "targets", "logging": "logging"}
+    lists: dict[str, set[str]] = {name: set() for name in kinds.values()}
+    for bundle in bundles:
+        for finding in bundle_code(bundle):
+            if finding.kind in kinds:
+                lists[kinds[finding.kind]].add(finding.text)
+    path.write_text(json.dumps({name: sorted(texts) for name, texts in lists.items()}, indent=2) + "\n")
 
 
 def _code_of_file(path: Path, name: str) -> Iterator[Finding]:

@@ -1,1 +1,1 @@
-"""Command lines."""
+"""The commands of `tskd`, one file for each: its options and what it prints."""

@@ -1,7 +1,7 @@
 """Prepares a public dataset: from the official download's layout to checked files and a datalist.
 
-The datalist goes straight into `plan_task.py`. Nothing is downloaded: get the data from its authors, under its terms.
-Stopped at any moment, the same command goes on where it was. `--verify` checks a prepared folder again.
+The datalist goes straight into `tskd plan`. Nothing is downloaded: get the data from its authors, under its terms.
+Stopped at any moment, the same command resumes. `--verify` checks a prepared folder again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.datasets import auto_oral, chaos, chase_db1, decathlon, drive, hc18, kidney_us, ph2
-from tskd_monai.datasets.preparation import prepare_study
 from tskd_monai.datasets.splits import DEFAULT_SPLIT
 from tskd_monai.datasets.study import Study
-from tskd_monai.datasets.verification import verify_study
 from tskd_monai.files.archives import unpack_archives
 from tskd_monai.files.json_files import read_json
 
-logger = logging.getLogger("prepare_dataset")
+logger = logging.getLogger(__name__)
 
 PREPARERS: dict[str, Callable[[Path], Study]] = {
     "chaos_t2spir": partial(chaos.find_mr, sequence="t2spir"),
@@ -58,14 +56,14 @@ def unpacked(source: Sequence[Path], folder: Path) -> Path:
     if folders:
         return folders[0]
     if folder.exists():
-        logger.info("Going on with what was unpacked before, in %s; remove it to unpack again.", folder)
+        logger.info("Using what was unpacked before, in %s; remove it to unpack again.", folder)
     else:
         unpack_archives(source, folder, LARGEST_ARCHIVE)
         logger.info("Unpacked into %s, which may be removed when the dataset is prepared.", folder)
     return folder
 
 
-def find_study(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> Study:
+def find_dataset(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> Study:
     """Returns what the preparer of a dataset finds in a folder.
 
     Args:
@@ -81,7 +79,7 @@ def find_study(name: str, source: Path, annotator: int | None = None, channel: i
     given = {key: value for key, value in {"annotator": annotator, "channel": channel}.items() if value is not None}
     for option in given:
         if name not in OWN_OPTIONS[option]:
-            raise ValueError(f"Expected --{option} for {', '.join(OWN_OPTIONS[option])} alone, found {name}.")
+            raise ValueError(f"Expected --{option} for {', '.join(OWN_OPTIONS[option])} only, found {name}.")
     return PREPARERS[name](source, **given)
 
 
@@ -111,7 +109,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
         nargs=3,
         default=DEFAULT_SPLIT,
         metavar=("TRAINING", "VALIDATION", "TEST"),
-        help="shares of the patients, or numbers of them, where the section is not official (default: 0.7 0.1 0.2)",
+        help="fractions of the patients, or numbers of them, where the section is not official (default: 0.7 0.1 0.2)",
     )
     parser.add_argument("--folds", type=int, default=0, help="add so many folds for cross-validation by patient")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of sections and folds")
@@ -126,6 +124,9 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and prepares or verifies the dataset."""
     parser, args = parse_arguments(argv)
+    from tskd_monai.datasets.preparation import prepare_study  # MONAI takes seconds to import
+    from tskd_monai.datasets.verification import verify_study
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
     try:
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.source is None:
                 parser.error("expected --source with the download, or --verify")
             source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
-            study = find_study(args.name, source, args.annotator, args.channel)
+            study = find_dataset(args.name, source, args.annotator, args.channel)
             logger.info("%s. Licence: %s.", study.description.title, study.description.licence)
             path = prepare_study(
                 study,

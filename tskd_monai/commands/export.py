@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from tskd_monai.data.datalist import load_section
-from tskd_monai.files.atomic import atomic_path
-from tskd_monai.inference.export import export_student, load_cases, load_student, parity_table
-
 PACKAGES = ("onnxruntime", "openvino")
 
 
@@ -34,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--fold", type=int, help="of the datalist")
     args = parser.parse_args(argv)
+    # torch and MONAI take seconds to import
+    from tskd_monai.data.datalist import load_section
+    from tskd_monai.files.atomic import atomic_path
+    from tskd_monai.inference.export import export_student, load_cases, load_student, parity_table
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     engines = args.engines or [package for package in PACKAGES if find_spec(package)]
     try:

@@ -15,37 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from huggingface_hub.utils import validate_repo_id
-
-from tskd_monai.bundle.zoo.hub import CARD_NAME, IGNORED, files_to_send, hub_card
-
-
-def push(folder: Path, repo_id: str, private: bool) -> str:
-    """Sends a bundle and its card, and returns the address of the last commit."""
-    card = hub_card(folder)
-    api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id, folder_path=folder, ignore_patterns=list(IGNORED), commit_message=f"Upload {folder.name}"
-    )
-    commit = api.upload_file(
-        path_or_fileobj=card.encode(), path_in_repo=CARD_NAME, repo_id=repo_id, commit_message="Upload the model card"
-    )
-    return str(commit.commit_url)
-
-
-def show(folder: Path, repo_id: str) -> None:
-    """Prints what `push` would send."""
-    card = hub_card(folder)
-    header = card.split("---\n")[1]
-    sys.stdout.write(f"Header of {CARD_NAME}:\n{header}\nFiles for {repo_id}:\n")
-    sizes = {**files_to_send(folder), CARD_NAME: len(card.encode())}
-    for name, size in sizes.items():
-        sys.stdout.write(f"{size:>10}  {name}\n")
-    sys.stdout.write(f"{sum(sizes.values()) / 1e6:.2f} MB in {len(sizes)} files. Nothing was sent.\n")
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and pushes, or shows what would be pushed."""
@@ -58,10 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry_run", action="store_true", help="send nothing")
     args = parser.parse_args(argv)
     try:
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+        from huggingface_hub.utils import validate_repo_id
+
+        from tskd_monai.bundle.zoo import hub
+    except ImportError as error:
+        parser.error(
+            f"The hub needs huggingface_hub ({error}); install the extra `training`: pip install "
+            "'tskd-monai[training]'."
+        )
+    try:
         validate_repo_id(args.repo_id)
         if args.dry_run:
-            show(args.folder, args.repo_id)
+            sys.stdout.write(f"{hub.contents_for_hub(args.folder, args.repo_id)} Nothing was sent.\n")
         else:
-            sys.stdout.write(f"{push(args.folder, args.repo_id, args.private)}\n")
+            sys.stdout.write(f"{hub.push(args.folder, args.repo_id, args.private)}\n")
     except (FileNotFoundError, ValueError, HFValidationError, HfHubHTTPError, LocalTokenNotFoundError) as error:
         parser.error(str(error))

@@ -1,4 +1,4 @@
-"""The command `tskd`: one word for each thing it does. What a command needs is imported when it is called."""
+"""The command `tskd`: what a command needs is imported when it is called, slow packages once its options are parsed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from tskd_monai import __version__
+
 COMMANDS = {
     "plan": ("plan", "write task.json and a checked datalist from a datalist"),
     "train": ("train.command", "train the teacher, the diffusion model and the student, and report"),
     "datasets": ("datasets", "turn the download of a public dataset into a datalist"),
-    "phantom": ("phantom", "write the embedded study"),
+    "phantom": ("phantom", "write the embedded phantom dataset"),
     "export": ("export", "write the graphs of ONNX Runtime and OpenVINO into a student bundle"),
     "zoo": ("zoo", "export a bundle with its code for the MONAI Model Zoo"),
     "hub": ("hub", "push an exported bundle to the Hugging Face hub"),
@@ -32,13 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage="tskd COMMAND [options]",
         description=f"Commands:\n{listed}\n\nOptions of one: tskd COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=True,
     )
+    parser.add_argument("--version", action="version", version=f"tskd {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     name = parser.parse_args(arguments[:1]).command
     module = import_module(f"tskd_monai.commands.{COMMANDS[name][0]}")
     return int(module.main(arguments[1:]) or 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Writes the embedded study: synthetic abdominal MR scans with labels and a datalist, for trying everything out."""
+"""Writes the embedded phantom: synthetic abdominal MR scans with labels and a datalist, to try everything on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tskd_monai.datasets.phantom.study import write_study
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line and writes the study."""
+    """Reads the command line and writes the dataset."""
     parser = argparse.ArgumentParser(prog="tskd phantom", description=__doc__)
-    parser.add_argument("output_dir", help="folder of the study, new or with the same study half done")
+    parser.add_argument("output_dir", help="folder of the dataset, new or holding part of the same one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--training", type=int, default=12, help="number of cases")
     parser.add_argument("--validation", type=int, default=3, help="number of cases")

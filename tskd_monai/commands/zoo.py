@@ -4,8 +4,8 @@ tskd zoo segmentation --output zoo
 tskd zoo segmentation --weights study/student --card card.yaml --output zoo
 tskd zoo teacher_lora --weights study/teacher --task study/task.json --output zoo
 
-The shipped student is the default of segmentation; everything else wants the weights of a training. The exported bundle
-runs where this project is not installed and from any working directory, given --bundle_root.
+The shipped student is the default of segmentation; everything else needs the weights of a training run. The exported
+bundle runs where this project is not installed and from any working directory, given --bundle_root.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from tskd_monai.bundle.zoo.bundle import ZOO_NAMES, Export, export_bundle
-from tskd_monai.bundle.zoo.cards import SHIPPED_CARD
-from tskd_monai.bundle.zoo.contents import Trained
+from tskd_monai.bundle.zoo.names import SHIPPED_CARD, ZOO_NAMES
 
 
 def named_url(text: str) -> tuple[str, str]:
@@ -54,19 +51,22 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, exports and says what was written."""
+    """Reads the command line, exports and prints what was written."""
     parser = command_line()
     args = parser.parse_args(argv)
+    # torch and MONAI take seconds to import
+    from tskd_monai.bundle.zoo.bundle import Export, export_bundle
+    from tskd_monai.bundle.zoo.contents import Trained
+
+    shipped = args.bundle == "segmentation" and args.weights is None
     export = Export(
         bundle=args.bundle,
         name=args.name or ZOO_NAMES[args.bundle],
         trained=Trained(args.weights, args.task, args.encoder_weights),
-        card=args.card,
+        card=args.card or (SHIPPED_CARD if shipped else None),
         metrics=args.metrics,
         urls=dict(args.url),
     )
-    if export.shipped and export.card is None:
-        export = replace(export, card=SHIPPED_CARD)
     try:
         folder, archive, large = export_bundle(export, args.output)
     except (FileNotFoundError, ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from tskd_monai.bundle.zoo.configs import export_config
 from tskd_monai.bundle.zoo.contents import BUNDLES, PLACERS, Contents, Trained
 from tskd_monai.bundle.zoo.documents import write_documents
 from tskd_monai.bundle.zoo.large_files import write_large_files
+from tskd_monai.bundle.zoo.names import ZOO_NAMES
 from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
 from tskd_monai.files.json_files import read_json, write_json
@@ -24,12 +25,6 @@ from tskd_monai.networks.students import student_modules
 ROOT = BUNDLES.parent
 SOURCE = ROOT / "tskd_monai"
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
-ZOO_NAMES = {
-    "segmentation": "abdomen_mr_tskd_segmentation",
-    "teacher_lora": "abdomen_mr_tskd_teacher_segmentation",
-    "diffusion_synthesis": "abdomen_mr_tskd_diffusion_synthesis",
-    "distillation": "abdomen_mr_tskd_distillation",
-}
 MODEL_CARD = "model_card.md"
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that a bundle which writes students has too: it segments with one."""

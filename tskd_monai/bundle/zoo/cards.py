@@ -16,7 +16,6 @@ from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
 
 TEMPLATE = Path(__file__).parent / "readme_template.md"
-SHIPPED_CARD = Path(__file__).parent / "shipped_student.yaml"
 NOT_STATED = "Not stated when the bundle was exported (`--card`)."
 RUN = "python -m monai.bundle run --bundle_root {name} --config_file {name}/configs/"
 COMMANDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import filter_repo_objects
 
 from tskd_monai.files.json_files import read_json
@@ -51,3 +51,27 @@ def files_to_send(folder: Path) -> dict[str, int]:
     """Returns the size in bytes of each file that `upload_folder` sends, by its path in the repository."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: files[name].stat().st_size for name in filter_repo_objects(files, ignore_patterns=list(IGNORED))}
+
+
+def push(folder: Path, repo_id: str, private: bool) -> str:
+    """Sends a bundle and its card, and returns the address of the last commit."""
+    card = hub_card(folder)
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id, folder_path=folder, ignore_patterns=list(IGNORED), commit_message=f"Upload {folder.name}"
+    )
+    commit = api.upload_file(
+        path_or_fileobj=card.encode(), path_in_repo=CARD_NAME, repo_id=repo_id, commit_message="Upload the model card"
+    )
+    return str(commit.commit_url)
+
+
+def contents_for_hub(folder: Path, repo_id: str) -> str:
+    """Returns what `push` would send, as text: the header of the card, and every file with its size in bytes."""
+    card = hub_card(folder)
+    header = card.split("---\n")[1]
+    sizes = {**files_to_send(folder), CARD_NAME: len(card.encode())}
+    files = "".join(f"{size:>10}  {name}\n" for name, size in sizes.items())
+    total = f"{sum(sizes.values()) / 1e6:.2f} MB in {len(sizes)} files."
+    return f"Header of {CARD_NAME}:\n{header}\nFiles for {repo_id}:\n{files}{total}"

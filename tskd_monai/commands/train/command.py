@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.bundle.run import Pipeline
-from tskd_monai.commands.plan import plan_study
+from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import Plan, Study, pipeline_stages, read_study
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights:
         weights: of the encoder, as the user gave them.
         file: that holds them; None for random weights.
     """
-    datalist, task_file, task = plan_study(
+    datalist, task_file, task = plan_dataset(
         args.datalist,
         args.output_dir,
         args.image_size or preset["image_size"],

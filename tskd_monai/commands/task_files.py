@@ -1,0 +1,126 @@
+"""The files of a planned task: `task.json`, open to editing, and the checked datalist; written once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
+from tskd_monai.data.image_ranges import unlike_most
+from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.data.planning.files import PlanFiles
+from tskd_monai.data.planning.fingerprint import Fingerprint
+from tskd_monai.data.planning.record import (
+    PlanRecord,
+    check_new_tests,
+    check_options,
+    check_same_plan,
+    check_task_fits,
+    in_recorded_order,
+    load_record,
+    record_of,
+)
+from tskd_monai.data.planning.rules import fingerprints, image_extents, plan_task, slice_counts
+from tskd_monai.data.task import AXIS_OF_LETTER, Task, load_task
+from tskd_monai.transforms.slice_spacing import check_resampling
+
+logger = logging.getLogger(__name__)
+
+
+def plan_dataset(
+    datalist_path: str | Path,
+    output_dir: str | Path,
+    image_size: int | None = None,
+    intensity: str | None = None,
+    labelled_slices: int | None = None,
+    seed: int = 0,
+    fold: int | None = None,
+    datalist_dir: Path | None = None,
+    task_file: Path | None = None,
+    replan: bool = False,
+) -> tuple[Path, Path, Task]:
+    """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
+
+    A later call reads the task, edited or not, and no image. Files that were moved and another `test` section are
+    written into `datalist.json`; any other difference from what the task was planned from is refused.
+
+    Args:
+        datalist_path: Decathlon-style datalist.
+        output_dir: for both files.
+        image_size: rows and columns that the networks see; None: planned.
+        intensity: how values are scaled; None: planned.
+        labelled_slices: how many training slices count as labelled; None: all of them.
+        seed: of the draw of labelled slices.
+        fold: of the datalist's cross-validation.
+        datalist_dir: for what may name patients: `datalist.json` and `plan.json`; None: `output_dir`.
+        task_file: a task to use instead of a planned one.
+        replan: plan again; the old files are kept beside the new ones, as `task.before-<hash>.json`.
+
+    Returns:
+        The paths of both files, and the task.
+
+    Raises:
+        FileNotFoundError: when the datalist, a file that it names or `task_file` is missing.
+        ValueError: when the data cannot be planned, or differs from what the stored task was planned from.
+    """
+    files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
+    options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
+               "fold": fold}  # fmt: skip
+    source = {name: value for name, value in load_datalist(datalist_path, fold).items() if name != "folds"}
+    hashes = ContentHashes(files.folder / "content_hashes.json")
+    found = record_of(source, options, hashes)
+    given = Path(task_file) if task_file else files.task if files.task.is_file() and not replan else None
+    task = load_task(given) if given else None
+    stored = None if replan else load_record(files.record)
+    if task is None or stored is None:
+        record, planned = _plan(source, options, found)
+        task = task or planned
+    else:
+        check_same_plan(stored, found)
+        check_new_tests(source, found, stored, task)
+        record = replace(stored, sections={**stored.sections, "test": found.sections["test"]})
+    if given:
+        check_options(options, record.options if stored else {}, task, given.name)
+        check_task_fits(task, record, given.name)
+    datalist = in_recorded_order(source, found, record)
+    if record.chosen is not None:
+        datalist = restrict_labels(datalist, record.chosen)
+    files.write(task, datalist, record, replan)
+    hashes.save()
+    return files.datalist, files.task, task
+
+
+def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) -> tuple[PlanRecord, Task]:
+    """Returns the record of a plan, with the labelled slices drawn under a budget, and the task that fits the data."""
+    size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
+    prints = fingerprints(source, intensity, partly=None if budget is None else True)
+    task = plan_task(source, size, intensity, prints=prints)
+    _check_images(source, prints, task)
+    if budget is None:
+        return found.planned(task, None, prints.values()), task
+    # Which axis is the slices' does not depend on the labels that are about to be left out.
+    chosen = labelled_subset(slice_counts(source["training"], prints, task), budget, options["seed"])
+    task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
+    return found.planned(task, chosen, prints.values()), task
+
+
+def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], task: Task) -> None:
+    """Warns of images that are unlike most of those that networks learn from.
+
+    Raises:
+        ValueError: when an image's spacing cannot be right at that of the task; training would refuse it.
+    """
+    axis = None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
+    unit = "pixels" if axis is None else "mm"
+    in_plane = [other for other in range(3) if other != (2 if axis is None else axis)]
+    for found in prints.values():
+        size, spacing = ([values[other] for other in in_plane] for values in (found.shape, found.spacing))
+        slices = math.prod(found.shape) // math.prod(size)
+        name = f"{found.name} (`{found.section}` case {found.case})"
+        check_resampling([found.channels, *map(int, size), int(slices)], spacing, task.pixdim, name, unit)
+    for path, differences in unlike_most(image_extents(source, prints, axis), unit).items():
+        logger.warning("Case %s is unlike the other images: %s.", prints[path].case, "; ".join(differences))
