@@ -1,4 +1,4 @@
-"""Any teacher from its folder: a tuned foundation model or a student bundle, of this task alone."""
+"""Any teacher of a task from its folder, and a published encoder as a task-agnostic teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teacher_targets import TeacherTargets
-from tskd_monai.distillation.teachers import load_any_teacher
+from tskd_monai.distillation.teachers import load_any_teacher, untouched_teacher
+from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.networks.teacher_folder import save_teacher
@@ -146,3 +147,18 @@ def test_a_student_with_the_weights_of_another_network_is_refused_by_name(
     torch.save({"weight": torch.rand(2)}, tmp_path / "control" / "models" / "model.pt")
     with pytest.raises(ValueError, match="Weights in the student bundle control do not fit"):
         load_any_teacher(tmp_path / "control", make_task())
+
+
+def test_embeddings_are_the_published_encoders_and_there_are_no_logits() -> None:
+    teacher, images = untouched_teacher("sam_demo", None, (48, 64)), torch.rand(2, 1, 48, 64)
+    logits, embeddings = teacher.forward_with_embeddings(images)
+    expected = build_encoder("sam_demo", None, (48, 64)).eval()(images).image_embeddings
+    assert logits is None
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-4)  # without gradients other kernels run
+    assert embeddings.shape == (2, teacher.encoder.embed_dim, 3, 4)
+    assert not embeddings.requires_grad and not teacher.training
+
+
+def test_an_unknown_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="Expected an encoder out of .*, found 'vit_giant'"):
+        untouched_teacher("vit_giant", None, 48)

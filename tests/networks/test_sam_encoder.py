@@ -1,9 +1,13 @@
-"""SAM's encoder: agreement with transformers, interpolation of positions."""
+"""SAM's encoder: agreement with transformers, interpolation of positions, names of the original implementation."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
+from transformers import SamConfig, SamModel
+
+from tskd_monai.networks.sam_encoder import encoder_entries, to_transformers_names
 
 
 def test_embeddings_are_those_of_transformers(sam_encoder):
@@ -44,3 +48,66 @@ def test_the_last_feature_enters_the_neck(sam_encoder):
     torch.testing.assert_close(
         sam_encoder.backbone.neck(output.features[-1].permute(0, 2, 3, 1)), output.image_embeddings
     )
+
+
+ORIGINAL_NAMES = [
+    *(f"image_encoder.neck.{name}" for name in ("0.weight", "1.weight", "1.bias", "2.weight", "3.weight", "3.bias")),
+    *(f"image_encoder.patch_embed.proj.{name}" for name in ("weight", "bias")),
+    "image_encoder.pos_embed",
+    *(f"image_encoder.blocks.0.attn.{name}" for name in ("rel_pos_h", "rel_pos_w")),
+    *(
+        f"image_encoder.blocks.0.{layer}.{name}"
+        for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
+        for name in ("weight", "bias")
+    ),
+    *(f"mask_decoder.{name}.weight" for name in ("iou_token", "mask_tokens")),
+    *(
+        f"mask_decoder.{block}.{name}"
+        for block in (
+            "transformer.norm_final_attn",
+            "transformer.layers.0.norm4",
+            "transformer.layers.0.self_attn.q_proj",
+            "transformer.layers.1.cross_attn_token_to_image.out_proj",
+            "transformer.layers.1.mlp.lin2",
+            "transformer.final_attn_token_to_image.k_proj",
+            "output_upscaling.0",
+            "output_upscaling.1",
+            "output_upscaling.3",
+            *(f"output_hypernetworks_mlps.3.layers.{layer}" for layer in range(3)),
+            *(f"iou_prediction_head.layers.{layer}" for layer in range(3)),
+        )
+        for name in ("weight", "bias")
+    ),
+    "prompt_encoder.no_mask_embed.weight",
+]
+
+
+@pytest.fixture(scope="module")
+def transformers_names() -> set[str]:
+    with torch.device("meta"):
+        config = SamConfig(vision_config={"num_hidden_layers": 1, "hidden_size": 12, "global_attn_indexes": [0]})
+        return set(SamModel(config).state_dict())
+
+
+def test_every_renamed_entry_exists_in_transformers(transformers_names):
+    renamed = to_transformers_names({name: torch.empty(0) for name in ORIGINAL_NAMES})
+    assert len(renamed) == len(ORIGINAL_NAMES)
+    assert renamed.keys() - transformers_names == set()
+    assert {name for name in transformers_names if name.startswith("vision_encoder.")} <= renamed.keys()
+
+
+def test_the_positional_matrix_is_found():
+    state = {"image_encoder.pos_embed": torch.empty(0)}
+    state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = torch.ones(2, 4)
+    assert to_transformers_names(state)["shared_image_embedding.positional_embedding"].sum() == 8
+
+
+def test_transformers_names_stay():
+    state = {"vision_encoder.pos_embed": torch.ones(1), "mask_decoder.iou_token.weight": torch.ones(1)}
+    assert to_transformers_names(state).keys() == state.keys()
+    assert encoder_entries(state, "file").keys() == {"pos_embed"}
+
+
+def test_a_file_without_a_sam_encoder_is_refused():
+    with pytest.raises(ValueError, match=r"Expected a SAM image encoder .* in other\.pth, found entries such as head"):
+        encoder_entries({"head": torch.ones(1)}, "other.pth")

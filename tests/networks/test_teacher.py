@@ -1,15 +1,15 @@
-"""Encoder and decoder put together, and what they make of thin structures."""
+"""Teacher networks: encoder and decoder together, what they make of thin structures, and any segmentation network."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
-from tskd_monai.networks.teacher import VfmSegmenter
+from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 
 
 @pytest.fixture(params=["light", "sam"])
@@ -82,3 +82,31 @@ def test_the_refinement_is_what_finds_them(sam_encoder):
         torch.manual_seed(0)
         found.append(dice_after_fitting(VfmSegmenter(sam_encoder, SamMaskDecoder(64, 2, refine=refine))))
     assert found[1] > found[0] + 0.1
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1, stride=2), nn.Conv2d(5, 3, 1), nn.Upsample(scale_factor=2))
+
+
+def test_a_segmentation_network_gives_its_logits_and_one_layers_output(network: nn.Sequential) -> None:
+    images = torch.rand(2, 1, 16, 24, generator=torch.Generator().manual_seed(1))
+    teacher = SegmentationNetworkTeacher(network, layer="0", feature_channels=5)
+    logits, features = teacher.forward_with_embeddings(images)
+    assert logits.shape == (2, 3, 16, 24) and features.shape == (2, 5, 8, 12)
+    assert torch.equal(logits, network(images)) and torch.equal(features, network[0](images))
+    assert torch.equal(teacher(images), logits)
+    assert teacher.embed_dim == 5
+
+
+def test_the_teachers_weights_are_the_networks(network: nn.Sequential) -> None:
+    state = SegmentationNetworkTeacher(network, "0", 5).state_dict()
+    assert [value.data_ptr() for value in state.values()] == [
+        value.data_ptr() for value in network.state_dict().values()
+    ]
+
+
+def test_an_unknown_layer_is_refused(network: nn.Sequential) -> None:
+    with pytest.raises(ValueError, match=r"Expected a layer of Sequential, found middle; it has \['0', '1', '2'\]"):
+        SegmentationNetworkTeacher(network, "middle", 5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,16 @@ from tskd_monai.networks.lora import base_encoder_sha256, has_lora, merge_lora
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher import VfmSegmenter, state_sha256, teacher_sha256
 from tskd_monai.networks.teacher_builder import build_teacher
-from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record, save_teacher
+from tskd_monai.networks.teacher_folder import (
+    PRIVATE_FILE,
+    SPEC_FIELDS,
+    load_teacher,
+    note_weights,
+    noted_weights,
+    read_teacher_record,
+    save_teacher,
+    spec_from_json,
+)
 
 TASK = "a" * 64
 IMAGES = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -227,7 +238,7 @@ def test_a_merged_teacher_cannot_be_saved(tmp_path, part):
             "colour is unknown, 1 entries differ; train the teacher",
         ),
         (lambda content: content["spec"].pop("qkv_parts"), "qkv_parts is missing, 1 entries differ"),
-        (lambda content: content.update(spec=[]), r"JSON object as the spec in .*teacher\.json, found list"),
+        (lambda content: content.update(spec=[]), r"Expected spec in .*teacher\.json to be dict, found \[\]"),
         (
             lambda content: content["spec"].update(tuning="half"),
             "tuning to be one of lora, full, decoder, found 'half'",
@@ -249,7 +260,7 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize("text", ['{"format_version": 1, "spe', "", "[]"])
 def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / "teacher.json").write_text(text)
-    with pytest.raises(ValueError, match=r"Expected (a )?JSON .*teacher\.json, found .*copy the folder again"):
+    with pytest.raises(ValueError, match=r"Expected (JSON|an object) in .*teacher\.json.*; copy the folder again"):
         load_teacher(tmp_path)
 
 
@@ -273,3 +284,102 @@ def test_options_that_would_be_left_out_are_refused(options, message):
 def test_a_word_is_no_switch(option):
     with pytest.raises(ValueError, match=f"Expected {option} to be True or False, found 'false'"):
         build(decoder="sam", **{option: "false"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    save_teacher(build(), folder, task_hash=TASK)
+    return folder
+
+
+@pytest.fixture
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "teacher.json").read_text())
+
+
+def test_the_spec_comes_back(folder: Path, content: dict[str, Any]) -> None:
+    spec = spec_from_json(content["spec"], folder / "teacher.json")
+    assert spec == load_teacher(folder).spec
+    assert set(SPEC_FIELDS) == set(content["spec"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 10**9}, "Expected num_classes of 2 to 256, found 1000000000"),
+        ({"num_classes": 3.0}, "Expected num_classes to be int, found 3.0"),
+        ({"num_classes": True}, "Expected num_classes to be int, found True"),
+        ({"image_size": [32.5, 48]}, "Expected image_size as two whole numbers"),
+        ({"image_size": 32}, "Expected image_size to be list, found 32"),
+        ({"image_size": [32, 10**9]}, "multiples of 16 up to 1024"),
+        ({"encoder": "sam"}, "Expected an encoder out of"),
+        ({"encoder": ["sam_demo"]}, "Expected encoder to be str"),
+        ({"target_modules": [3]}, "Expected target_modules to be names of layers"),
+        ({"peft_options": {"use_dora": 1}}, "Expected the peft option use_dora"),
+        ({"decoder_lora": 0}, "Expected decoder_lora to be bool, found 0"),
+        ({"seed": -1}, "Expected a seed from 0"),
+        ({"seed": 2**64}, "Expected a seed from 0"),
+        ({"weights_sha256": 3}, "Expected weights_sha256 to be str or NoneType, found 3"),
+    ],
+)
+def test_a_spec_that_builds_nothing_is_refused(content: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"The spec in .*teacher\.json builds no teacher: .*{message}") as raised:
+        spec_from_json({**content["spec"], **changes}, Path("somewhere/teacher.json"))
+    assert type(raised.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_hash": 3}, r"Expected task_hash in .*teacher\.json to be str, found 3"),
+        ({"files": []}, r"Expected files in .*teacher\.json to be dict, found \[\]"),
+        ({"files": {"decoder.safetensors": 1.5}}, r"Expected a sha256 of each of the files in .*teacher\.json"),
+        ({"base_encoder_sha256": None}, "Expected base_encoder_sha256 in .* to be str, found None"),
+    ],
+)
+def test_an_entry_of_another_type_is_refused(
+    content: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "teacher.json").write_text(json.dumps({**content, **changes}))
+    with pytest.raises(ValueError, match=message):
+        read_teacher_record(tmp_path)
+
+
+def test_a_record_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "teacher.json").write_text('{"spec": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"Expected JSON in .*teacher\.json: nested too deeply; copy the folder again"):
+        read_teacher_record(tmp_path)
+
+
+def test_only_a_private_file_has_the_path_of_local_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "Doe_Jane" / "sam.pth"
+    weights.parent.mkdir()
+    weights.touch()
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    assert note_weights(folder, str(weights)) == "sam.pth"
+    assert noted_weights(folder, "sam_vit_base", "sam.pth") == str(weights)
+    assert json.loads((folder / PRIVATE_FILE).read_text()) == {"encoder_weights": str(weights)}
+    (folder / PRIVATE_FILE).unlink()  # as passed on
+    assert noted_weights(folder, "sam_vit_base", "sam.pth") == "sam.pth"
+
+
+@pytest.mark.parametrize("weights", ["shipped", "random", "facebook/sam-vit-base"])
+def test_what_is_no_local_file_stays_as_it_is(tmp_path: Path, weights: str) -> None:
+    assert note_weights(tmp_path, weights) == weights
+    assert noted_weights(tmp_path, "sam_vit_base", weights) == weights
+    assert not (tmp_path / PRIVATE_FILE).exists()
+
+
+def test_strangers_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"published at facebook/sam-vit-base; pass encoder_weights"):
+        noted_weights(tmp_path, "sam_vit_base", "somebody/sam-vit-base")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"encoder_weights": 3}'])
+def test_a_damaged_private_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / PRIVATE_FILE).parent.mkdir()
+    (tmp_path / PRIVATE_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"encoder_weights\.json.*; remove it and pass encoder_weights"):
+        noted_weights(tmp_path, "sam_vit_base", "sam.pth")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tskd_monai.files.checksum import file_sha256
-from tskd_monai.networks.weights_file import load_strictly, locate_weights, read_weights
+from tskd_monai.networks.weights_file import load_strictly, locate_weights, read_weights, write_weights
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
-    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+def test_written_weights_are_read_again_whatever_their_layout(tmp_path):
+    state = {"transposed": torch.rand(2, 3).t(), "trained": nn.Parameter(torch.rand(3))}
+    write_weights(tmp_path / "new" / "w.safetensors", state)
+    found = read_weights(tmp_path / "new" / "w.safetensors")
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["w.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
@@ -33,7 +33,7 @@ def test_a_pickle_of_something_else_is_refused(tmp_path):
 
 def test_a_whole_checkpoint_is_refused_naming_the_entry(tmp_path):
     torch.save({"weight": torch.rand(1), "model": {"a": torch.rand(1)}}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w\.pth, found 'model' with a dict; save the model's state dict alone"):
+    with pytest.raises(ValueError, match=r"w\.pth, found 'model' with a dict; save only the model's state dict"):
         read_weights(tmp_path / "w.pth")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from tskd_monai.files.json_files import is_a, read_json, shown, write_json
 from tskd_monai.networks.lora import (
     PEFT_OPTIONS,
     QKV,
@@ -24,75 +23,22 @@ from tskd_monai.networks.lora import (
     lora_slot,
     put_adapted,
 )
-from tskd_monai.networks.weights_file import read_weights
+from tskd_monai.networks.weights_file import read_weights, write_weights
 
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", *PEFT_OPTIONS)
 PROVENANCE = (
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
 )  # fmt: skip
-"""Fields that say where an adapter comes from; they change nothing."""
-
+"""Fields that state where an adapter comes from; they change nothing."""
 MAX_ALPHA = 1e6
-"""Of a scale that is about as large as the rank."""
-
-
-def read_adapter_config(path: Path) -> LoraConfig:
-    """Returns the configuration of a LoRA adapter.
-
-    Args:
-        path: of ``adapter_config.json``, written by peft.
-
-    Raises:
-        ValueError: if it is no JSON object, no LoRA, or sets something that is not ours to set; names file and field.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in {path}, found a damaged file ({error}); copy the adapter again.") from error
-    if not isinstance(content, dict) or content.get("peft_type") != "LORA":
-        raise ValueError(f"Expected the configuration of a LoRA adapter in {path}, found another; copy it again.")
-    defaults = LoraConfig().to_dict()
-    for name, value in content.items():
-        if name not in (*SETTINGS, *PROVENANCE) and value != defaults.get(name) and value not in (None, False, [], {}):
-            raise ValueError(f"Expected plain LoRA in {path}, found {name} set to {value!r:.80}; train without it.")
-    try:
-        return _config(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} Copy the adapter again.") from error
-
-
-def _config(content: dict[str, Any]) -> LoraConfig:
-    rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout", 0.0)
-    targets = content.get("target_modules")
-    if type(rank) is not int or rank < 1:
-        raise ValueError(f"Expected r to be a rank of at least 1, found {rank!r:.80}.")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 < alpha < MAX_ALPHA:
-        raise ValueError(f"Expected lora_alpha to be a positive number, found {alpha!r:.80}.")
-    if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
-        raise ValueError(f"Expected lora_dropout from 0 to below 1, found {dropout!r:.80}.")
-    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) and name for name in targets):
-        raise ValueError(f"Expected target_modules to be names of layers, found {targets!r:.80}.")
-    if content.get("bias", "none") != "none":
-        raise ValueError(f"Expected bias to be none, found {content['bias']!r:.80}.")
-    options = checked_peft_options({name: content[name] for name in PEFT_OPTIONS if name in content})
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes floats as well
-        lora_dropout=dropout,
-        target_modules=targets,
-        bias="none",
-        inference_mode=True,
-        **options,
-    )
-
-
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+"""Of a scale that is usually about as large as the rank."""
 
 
 def save_adapter(network: Adaptable, folder: str | Path) -> None:
-    """Writes the adapter: ``adapter_config.json`` and ``adapter_model.safetensors``.
-
-    Both are written to a temporary folder first and moved, so that no half-written file is ever in place.
+    """Writes the adapter: ``adapter_config.json`` and ``adapter_model.safetensors``, each atomically.
 
     Args:
         network: an encoder or a mask decoder with LoRA.
@@ -102,24 +48,11 @@ def save_adapter(network: Adaptable, folder: str | Path) -> None:
         ValueError: if the network has no LoRA.
     """
     adapted = adapted_module(network)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".writing"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
-    try:
-        adapted.save_pretrained(str(temporary), save_embedding_layers=False)
-        _sort_targets(temporary / ADAPTER_FILES[1])
-        for name in ADAPTER_FILES:
-            (temporary / name).replace(folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sort_targets(path: Path) -> None:
-    """Puts the target modules into order: peft writes a set, whose order changes with every start of Python."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    config = adapted.peft_config[adapted.active_adapter].to_dict()
+    # peft holds the targets as a set, whose order changes with every start of Python.
+    config |= {"inference_mode": True, "target_modules": sorted(config["target_modules"])}
+    write_weights(Path(folder) / WEIGHTS_FILE, get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    write_json(Path(folder) / CONFIG_FILE, dict(sorted(config.items())))
 
 
 def load_adapter(
@@ -146,7 +79,7 @@ def load_adapter(
             raise FileNotFoundError(f"Expected {name} of a LoRA adapter in {folder}, found none.")
     if has_lora(network):
         raise ValueError("Expected a network without LoRA, found an adapter in it; build a new one.")
-    config = read_adapter_config(folder / ADAPTER_FILES[1])
+    config = read_adapter_config(folder / CONFIG_FILE)
     module = network.get_submodule(lora_slot(network))
     try:
         _check_adapter(module, config, folder, qkv_parts)
@@ -158,12 +91,63 @@ def load_adapter(
     return network
 
 
+def read_adapter_config(path: Path) -> LoraConfig:
+    """Returns the configuration of a LoRA adapter.
+
+    Args:
+        path: of ``adapter_config.json``, written by peft.
+
+    Raises:
+        ValueError: if it is no JSON object, no LoRA, or sets an option that is not supported; names file and field.
+    """
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; copy the adapter again.") from error
+    if not isinstance(content, dict) or content.get("peft_type") != "LORA":
+        raise ValueError(f"Expected the configuration of a LoRA adapter in {path}, found another; copy it again.")
+    defaults = LoraConfig().to_dict()
+    for name, value in content.items():
+        if name not in (*SETTINGS, *PROVENANCE) and value != defaults.get(name) and value not in (None, False, [], {}):
+            raise ValueError(f"Expected plain LoRA in {path}, found {name} set to {shown(value)}; train without it.")
+    try:
+        return _config(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Copy the adapter again.") from error
+
+
+def _config(content: dict[str, Any]) -> LoraConfig:
+    rank, targets = content.get("r"), content.get("target_modules")
+    alpha: Any = content.get("lora_alpha")
+    dropout: Any = content.get("lora_dropout", 0.0)
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"Expected r to be a rank of at least 1, found {shown(rank)}.")
+    if not is_a(alpha, float) or not 0 < alpha < MAX_ALPHA:
+        raise ValueError(f"Expected lora_alpha to be a positive number, found {shown(alpha)}.")
+    if not is_a(dropout, float) or not 0 <= dropout < 1:
+        raise ValueError(f"Expected lora_dropout from 0 to below 1, found {shown(dropout)}.")
+    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) and name for name in targets):
+        raise ValueError(f"Expected target_modules to be names of layers, found {shown(targets)}.")
+    if content.get("bias", "none") != "none":
+        raise ValueError(f"Expected bias to be none, found {shown(content['bias'])}.")
+    options = checked_peft_options({name: content[name] for name in PEFT_OPTIONS if name in content})
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        bias="none",
+        inference_mode=True,
+        **options,
+    )
+
+
 def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_parts: str) -> None:
     targets = sorted(config.target_modules or ())
     check_targets(module, targets)
     options = checked_peft_options({name: getattr(config, name) for name in PEFT_OPTIONS})
     check_qkv_parts(qkv_parts, targets, options)
-    stored = read_weights(folder / ADAPTER_FILES[0])
+    stored = read_weights(folder / WEIGHTS_FILE)
     _check_entries(stored, _expected_entries(module, config))
     _check_zero_rows(stored, qkv_parts)
 
@@ -193,12 +177,12 @@ def _expected_entries(module: nn.Module, config: LoraConfig) -> dict[str, tuple[
 
 
 def _check_zero_rows(stored: dict[str, Tensor], qkv_parts: str) -> None:
-    """Checks that an adapter for some parts of the fused layers leaves the others alone."""
+    """Checks that an adapter for some parts of the fused layers leaves the others unchanged."""
     for name, value in stored.items():
         if name.endswith(f".{QKV}.lora_B.weight"):
             for part, rows in zip(QKV, value.chunk(3), strict=True):
                 if part not in qkv_parts and rows.any():
                     raise ValueError(
                         f"it changes {part} in {name}, expected {', '.join(qkv_parts)} "
-                        "alone; load it with the qkv_parts it was trained with."
+                        "only; load it with the qkv_parts it was trained with."
                     )

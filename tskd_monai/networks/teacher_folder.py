@@ -1,25 +1,24 @@
-"""The folder a trained teacher lives in.
+"""The folder of a trained teacher: saving and loading it.
 
 ``adapter/`` and ``decoder_adapter/`` (LoRA in peft's format), ``decoder.safetensors`` and ``teacher.json``. The
-encoder's own weights are not copied: the record says which they were, by name and sha256, and loading refuses any
-others; where they are stands in ``private/`` alone. Only full fine-tuning, which changes them, writes
-``encoder.safetensors`` in the adapter's place.
+encoder's own weights are not copied: the record states their name and sha256, and loading refuses any others; only
+``private/`` holds their path. Full fine-tuning, which changes them, writes ``encoder.safetensors`` instead of the
+adapter.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
-from torch import nn
 
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
+from tskd_monai.files.json_files import Fields, check_fields, is_a, read_json, shown, write_json
+from tskd_monai.files.private_files import FOLDER, private_file
 from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save_adapter
 from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
 from tskd_monai.networks.encoders import image_size_hw
@@ -28,156 +27,28 @@ from tskd_monai.networks.pretrained import RANDOM, SHIPPED, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.teacher import VfmSegmenter, state_sha256
 from tskd_monai.networks.teacher_builder import TeacherSpec, build_frozen
-from tskd_monai.networks.weights_file import load_strictly, read_weights
-
-PRIVATE_FILE = Path("private") / "encoder_weights.json"
-
-
-def note_weights(folder: Path, weights: str) -> str:
-    """Returns what a record may say of weights, and writes down the path of local ones.
-
-    Args:
-        folder: of the teacher.
-        weights: path or hub id, ``"shipped"`` or ``"random"``.
-    """
-    if weights in (RANDOM, SHIPPED) or not Path(weights).exists():
-        return weights
-    place = folder / PRIVATE_FILE
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.writing")
-    temporary.write_text(json.dumps({"encoder_weights": str(Path(weights).absolute())}) + "\n", encoding="utf-8")
-    temporary.replace(place)
-    return Path(weights).name
-
-
-def noted_weights(folder: Path, encoder: str, weights: str) -> str:
-    """Returns where the weights of a record are: the noted path, else what the record says.
-
-    A record may come from outside, and a hub id is an address: only that of the encoder's own publisher is gone to.
-
-    Args:
-        folder: of the teacher.
-        encoder: name in ``ENCODERS``.
-        weights: of the record.
-
-    Raises:
-        ValueError: if the record names a place on the hub that is not the encoder's publisher's.
-    """
-    if weights in (RANDOM, SHIPPED):
-        return weights
-    place = folder / PRIVATE_FILE
-    if place.is_file():
-        return str(json.loads(place.read_text(encoding="utf-8"))["encoder_weights"])
-    if Path(weights).exists() or "/" not in weights or weights == ENCODERS[encoder].source:
-        return weights
-    raise ValueError(
-        f"The teacher in {folder} names {weights} for the weights of {encoder}, which are published at "
-        f"{ENCODERS[encoder].source}; pass encoder_weights if you mean that other place."
-    )
-
+from tskd_monai.networks.weights_file import load_strictly, read_weights, write_weights
 
 RECORD_FILE = "teacher.json"
 FORMAT_VERSION = 1
-RECORD_TYPES: Mapping[str, type] = {
-    "task_hash": str, "spec": dict, "base_encoder_sha256": str, "files": dict, "record": dict,
-}  # fmt: skip
-SPEC_TYPES: Mapping[str, tuple[type, ...]] = {
-    "encoder": (str,), "encoder_weights": (str,), "weights_sha256": (str, type(None)), "image_size": (list,),
-    "num_classes": (int,), "decoder": (str,), "decoder_lora": (bool,), "refine": (bool,), "tuning": (str,),
-    "rank": (int,), "alpha": (float, int), "dropout": (float, int), "target_modules": (list, type(None)),
-    "qkv_parts": (str,), "peft_options": (dict,), "seed": (int,),
-}  # fmt: skip
-MAX_CLASSES = 256
-"""As many as an 8-bit label map tells apart; a decoder for a claimed billion would take all memory."""
-
-
-def read_teacher_record(folder: str | Path) -> dict[str, Any]:
-    """Returns the content of ``teacher.json``.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it cannot be read, its format is another, or an entry is missing or of another type.
-    """
-    path = Path(folder) / RECORD_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected {RECORD_FILE} in the teacher folder {folder}, found none; train one first.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in {path}, found a damaged file ({error}); copy the folder again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object in {path}, found {type(content).__name__}; copy the folder again.")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"Expected format_version {FORMAT_VERSION} in {path}, found {content.get('format_version')!s:.80}; "
-            "train the teacher again with this version."
-        )
-    if missing := [name for name in RECORD_TYPES if name not in content]:
-        raise ValueError(f"Expected {', '.join(missing)} in {path}, found none; copy the folder again.")
-    for name, kind in RECORD_TYPES.items():
-        if not isinstance(content[name], kind):
-            what = "a JSON object" if kind is dict else "a text"
-            found = type(content[name]).__name__
-            raise ValueError(f"Expected {what} as the {name} in {path}, found {found}; copy the folder again.")
-    if not all(isinstance(digest, str) for digest in content["files"].values()):
-        raise ValueError(f"Expected a sha256 of each of the files in {path}, found another; copy the folder again.")
-    return content
-
-
-def spec_from_json(values: Mapping[str, Any], path: Path) -> TeacherSpec:
-    """Returns what a teacher is built from, checked before anything is built.
-
-    Args:
-        values: the record's ``spec``.
-        path: of the record; named in errors.
-
-    Raises:
-        ValueError: if a field is missing, unknown, of another type or out of range.
-    """
-    expected = {field.name for field in fields(TeacherSpec)}
-    if different := sorted(values.keys() ^ expected):
-        state = "unknown" if different[0] in values else "missing"
-        raise ValueError(
-            f"The spec in {path} does not fit this version: {different[0]} is {state}, {len(different)} entries "
-            "differ; train the teacher again, or use the version it was trained with."
-        )
-    try:
-        _check_types(values)
-        targets = values["target_modules"]
-        encoder_record(values["encoder"])
-        checked_peft_options(values["peft_options"])
-        return TeacherSpec(
-            **{
-                **values,
-                "image_size": image_size_hw(values["image_size"]),
-                "target_modules": None if targets is None else tuple(targets),
-            }
-        )
-    except ValueError as error:
-        raise ValueError(f"The spec in {path} builds no teacher: {error} Copy the folder again.") from error
-
-
-def _check_types(values: Mapping[str, Any]) -> None:
-    for name, types in SPEC_TYPES.items():
-        value = values[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"Expected {name} to be {names}, found {value!r:.80}.")
-    if not all(type(side) is int for side in values["image_size"]):
-        raise ValueError(f"Expected image_size as two whole numbers, found {values['image_size']!r:.80}.")
-    if not all(isinstance(target, str) for target in values["target_modules"] or ()):
-        raise ValueError(f"Expected target_modules to be names of layers, found {values['target_modules']!r:.80}.")
-    if not 2 <= values["num_classes"] <= MAX_CLASSES:
-        raise ValueError(f"Expected num_classes of 2 to {MAX_CLASSES}, found {values['num_classes']!r:.80}.")
-    if not 0 <= values["seed"] < 2**63:
-        raise ValueError(f"Expected a seed from 0 to 2^63 - 1, found {values['seed']!r:.80}.")
-
-
 ADAPTER_FOLDER = "adapter"
 DECODER_ADAPTER_FOLDER = "decoder_adapter"
 DECODER_FILE = "decoder.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 WEIGHTS_SUFFIX = ".safetensors"
+PRIVATE_FILE = Path(FOLDER) / "encoder_weights.json"
+RECORD_FIELDS: Fields = {
+    "task_hash": (str,), "spec": (dict,), "base_encoder_sha256": (str,), "files": (dict,), "record": (dict,),
+}  # fmt: skip
+SPEC_FIELDS: Fields = {
+    "encoder": (str,), "encoder_weights": (str,), "weights_sha256": (str, type(None)), "image_size": (list,),
+    "num_classes": (int,), "decoder": (str,), "decoder_lora": (bool,), "refine": (bool,), "tuning": (str,),
+    "rank": (int,), "alpha": (float,), "dropout": (float,), "target_modules": (list, type(None)),
+    "qkv_parts": (str,), "peft_options": (dict,), "seed": (int,),
+}  # fmt: skip
+COPY_AGAIN = "copy the folder again"
+MAX_CLASSES = 256
+"""As many as an 8-bit label map tells apart; a decoder for a record's billion classes would take all memory."""
 
 
 def save_teacher(
@@ -189,7 +60,7 @@ def save_teacher(
         segmenter: from :func:`build_teacher` or :func:`load_teacher`.
         folder: created if missing.
         task_hash: sha256 of the task the teacher was trained for.
-        record: further JSON values to keep (metrics, versions), under ``"record"``.
+        record: further JSON values to keep, such as metrics, under ``"record"``.
 
     Raises:
         ValueError: if the segmenter does not know what it was built from, or its LoRA was merged.
@@ -200,7 +71,6 @@ def save_teacher(
     if has_lora(segmenter.encoder) != (spec.tuning == "lora") or has_lora(segmenter.decoder) != spec.decoder_lora:
         raise ValueError("Expected the teacher's LoRA in its place, found it merged; save before merging.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     _write_networks(segmenter, spec, folder)
     content = {
         "format_version": FORMAT_VERSION,
@@ -210,26 +80,17 @@ def save_teacher(
         "files": {name: file_sha256(folder / name) for name in _files(spec)},
         "record": dict(record or {}),
     }
-    temporary = folder / f".{RECORD_FILE}.writing"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECORD_FILE)
+    write_json(folder / RECORD_FILE, content)
 
 
 def _write_networks(segmenter: VfmSegmenter, spec: TeacherSpec, folder: Path) -> None:
     if spec.tuning == "lora":
         save_adapter(segmenter.encoder, folder / ADAPTER_FOLDER)
     elif spec.tuning == "full":
-        _write_weights(segmenter.encoder.backbone, folder / ENCODER_FILE)
+        write_weights(folder / ENCODER_FILE, base_state_dict(segmenter.encoder.backbone))
     if isinstance(segmenter.decoder, SamMaskDecoder) and spec.decoder_lora:
         save_adapter(segmenter.decoder, folder / DECODER_ADAPTER_FOLDER)
-    _write_weights(segmenter.decoder, folder / DECODER_FILE)
-
-
-def _write_weights(module: nn.Module, path: Path) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in base_state_dict(module).items()}
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_bytes(to_safetensors(state))
-    temporary.replace(path)
+    write_weights(folder / DECODER_FILE, base_state_dict(segmenter.decoder))
 
 
 def _files(spec: TeacherSpec) -> list[str]:
@@ -286,7 +147,7 @@ def load_teacher(
 
 
 def _merged(segmenter: VfmSegmenter) -> VfmSegmenter:
-    """Returns the segmenter frozen, without the cost of LoRA; it keeps the sha256 of what was saved."""
+    """Returns the segmenter frozen, its LoRA merged; it keeps the sha256 of what was saved."""
     segmenter.saved_sha256 = state_sha256(segmenter)
     if has_lora(segmenter.encoder):
         merge_lora(segmenter.encoder)
@@ -335,11 +196,11 @@ def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
         path = weights_path(spec.encoder, spec.encoder_weights)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The teacher in {folder} needs the {spec.encoder} weights {spec.encoder_weights}, which are not there; "
+            f"The teacher in {folder} needs the {spec.encoder} weights {spec.encoder_weights}, which are missing; "
             f"pass encoder_weights. ({error})"
         ) from error
     except ValueError as error:
-        raise ValueError(f"The teacher in {folder} needs weights that are not to be had: {error}") from error
+        raise ValueError(f"The teacher in {folder} needs weights that are not available: {error}") from error
     if path is not None:
         refuse_other_kinds(path)
     found = None if path is None else file_sha256(path)
@@ -349,3 +210,124 @@ def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
             f"{found} ({path}); pass encoder_weights with the path of the right file."
         )
     return path
+
+
+def read_teacher_record(folder: str | Path) -> dict[str, Any]:
+    """Returns the content of ``teacher.json``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it cannot be read, has another format, or an entry is missing or of the wrong type.
+    """
+    path = Path(folder) / RECORD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected {RECORD_FILE} in the teacher folder {folder}, found none; train one first.")
+    content = _read_object(path, COPY_AGAIN)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"Expected format_version {FORMAT_VERSION} in {path}, found {shown(content.get('format_version'))}; "
+            "train the teacher again with this version."
+        )
+    check_fields(content, RECORD_FIELDS, str(path), COPY_AGAIN)
+    if not all(isinstance(digest, str) for digest in content["files"].values()):
+        raise ValueError(f"Expected a sha256 of each of the files in {path}, found another; {COPY_AGAIN}.")
+    return content
+
+
+def _read_object(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}.") from error
+    check_fields(content, {}, str(path), advice)
+    return dict(content)
+
+
+def spec_from_json(values: Mapping[str, Any], path: Path) -> TeacherSpec:
+    """Returns what a teacher is built from, checked before anything is built.
+
+    Args:
+        values: the record's ``spec``.
+        path: of the record; named in errors.
+
+    Raises:
+        ValueError: if a field is missing, unknown, of another type or out of range.
+    """
+    expected = {field.name for field in fields(TeacherSpec)}
+    if different := sorted(values.keys() ^ expected):
+        state = "unknown" if different[0] in values else "missing"
+        raise ValueError(
+            f"The spec in {path} does not fit this version: {different[0]} is {state}, {len(different)} entries "
+            "differ; train the teacher again, or use the version it was trained with."
+        )
+    try:
+        _check_types(values)
+        targets = values["target_modules"]
+        encoder_record(values["encoder"])
+        checked_peft_options(values["peft_options"])
+        return TeacherSpec(
+            **{
+                **values,
+                "image_size": image_size_hw(values["image_size"]),
+                "target_modules": None if targets is None else tuple(targets),
+            }
+        )
+    except ValueError as error:
+        raise ValueError(f"The spec in {path} builds no teacher: {error} Copy the folder again.") from error
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    for name, types in SPEC_FIELDS.items():
+        if not is_a(values[name], *types):
+            expected = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"Expected {name} to be {expected}, found {shown(values[name])}.")
+    if not all(type(side) is int for side in values["image_size"]):
+        raise ValueError(f"Expected image_size as two whole numbers, found {shown(values['image_size'])}.")
+    if not all(isinstance(target, str) for target in values["target_modules"] or ()):
+        raise ValueError(f"Expected target_modules to be names of layers, found {shown(values['target_modules'])}.")
+    if not 2 <= values["num_classes"] <= MAX_CLASSES:
+        raise ValueError(f"Expected num_classes of 2 to {MAX_CLASSES}, found {shown(values['num_classes'])}.")
+    if not 0 <= values["seed"] < 2**63:
+        raise ValueError(f"Expected a seed from 0 to 2^63 - 1, found {shown(values['seed'])}.")
+
+
+def note_weights(folder: Path, weights: str) -> str:
+    """Returns what a record may state of weights; the path of local ones is kept in a private file.
+
+    Args:
+        folder: of the teacher.
+        weights: path or hub id, ``"shipped"`` or ``"random"``.
+    """
+    if weights in (RANDOM, SHIPPED) or not Path(weights).exists():
+        return weights
+    write_json(private_file(folder, PRIVATE_FILE.name), {"encoder_weights": str(Path(weights).absolute())})
+    return Path(weights).name
+
+
+def noted_weights(folder: Path, encoder: str, weights: str) -> str:
+    """Returns where the weights of a record are: the private file's path, else what the record states.
+
+    A record may come from somebody else, and a hub id is an address: only the encoder's own publisher is contacted.
+
+    Args:
+        folder: of the teacher.
+        encoder: name in ``ENCODERS``.
+        weights: of the record.
+
+    Raises:
+        ValueError: if the record names a hub repository that is not the publisher's, or the private file is damaged.
+    """
+    if weights in (RANDOM, SHIPPED):
+        return weights
+    private = folder / PRIVATE_FILE
+    if private.is_file():
+        advice = "remove it and pass encoder_weights"
+        content = _read_object(private, advice)
+        check_fields(content, {"encoder_weights": (str,)}, str(private), advice)
+        return str(content["encoder_weights"])
+    if Path(weights).exists() or "/" not in weights or weights == ENCODERS[encoder].source:
+        return weights
+    raise ValueError(
+        f"The teacher in {folder} names {weights} for the weights of {encoder}, which are published at "
+        f"{ENCODERS[encoder].source}; pass encoder_weights if you mean that other repository."
+    )

@@ -1,4 +1,4 @@
-"""Reading weights from disk or the Hugging Face hub, and loading them strictly."""
+"""Weights files: reading them from disk or the Hugging Face hub, loading them strictly, writing them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.file_kind import AGAIN, damaged_part, refuse_other_kinds
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -163,9 +165,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"Expected a mapping from names to tensors in {path}, found {name!r} with a {type(value).__name__}; "
-                "save the model's state dict alone."
+                "save only the model's state dict."
             )
     return dict(content)
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as a safetensors file, atomically.
+
+    Args:
+        path: of the file; its folder is made when missing.
+        state: tensors by name.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_safetensors(tensors, metadata={"format": "pt"}))
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
