@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
+from tskd_monai.data.gates_file import Gates, read_gates
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
@@ -159,7 +160,9 @@ def transfer_set(tmp_path: Path, task: Task) -> Path:
     return path
 
 
-def check(transfer_set: Path, task: Task, output: Path, teacher: Callable[..., torch.Tensor] | None = sureness) -> dict:
+def check(
+    transfer_set: Path, task: Task, output: Path, teacher: Callable[..., torch.Tensor] | None = sureness
+) -> Gates:
     training, validation = blobs(8, 8), blobs(6, 9)
     validation[:, :, 0, 0] = torch.linspace(0.4, 0.9, 6)[:, None]
     training = torch.cat([training, torch.zeros(2, 1, SIDE, SIDE)])
@@ -175,8 +178,8 @@ def check(transfer_set: Path, task: Task, output: Path, teacher: Callable[..., t
 
 
 def test_copies_and_unsure_images_are_rejected_with_reasons(tmp_path: Path, transfer_set: Path, task: Task) -> None:
-    content = check(transfer_set, task, tmp_path / "gates")
-    assert content["counts"] == {"sampled": 6, "accepted": 4, "near_copies": 1, "low_confidence": 1}
+    gates = check(transfer_set, task, tmp_path / "gates")
+    assert gates.counts == {"sampled": 6, "accepted": 4, "near_copies": 1, "low_confidence": 1}
     listed = json.loads(transfer_set.read_text())
     assert {entry["seed"]: entry["reasons"] for entry in listed["rejected"]} == {
         0: ["near_copy"],
@@ -186,9 +189,9 @@ def test_copies_and_unsure_images_are_rejected_with_reasons(tmp_path: Path, tran
     assert nearest["case"] == "b" and nearest["slice"] == 0 and nearest["distance"] < 0.05
     assert [entry["seed"] for entry in load_transfer_set(transfer_set, task.hash)] == [2, 3, 4, 5]
     # Blank training slices of two patients would be "near" each other at any threshold.
-    assert len(content["memorisation"]["pixels"]["real"]) == 8
-    assert content["memorisation"]["pixels"]["threshold"] > 0.01
-    assert content == json.loads((tmp_path / "gates/gates.json").read_text())
+    assert len(gates.pixels.real) == 8 and gates.pixels.threshold > 0.01
+    assert gates.content() == json.loads((tmp_path / "gates/gates.json").read_text())
+    assert read_gates(tmp_path / "gates").content() == gates.content()
     with Image.open(tmp_path / "gates/contact_sheet.png") as sheet:
         assert sheet.size == (8 * SIDE, 7 * (SIDE + 16))
 
@@ -201,9 +204,9 @@ def test_run_again_it_starts_from_all_images(tmp_path: Path, transfer_set: Path,
 
 
 def test_without_a_teacher_confidence_is_not_asked_for(tmp_path: Path, transfer_set: Path, task: Task) -> None:
-    content = check(transfer_set, task, tmp_path / "gates", teacher=None)
-    assert content["confidence"] is None
-    assert content["counts"]["accepted"] == 5
+    gates = check(transfer_set, task, tmp_path / "gates", teacher=None)
+    assert gates.confidence is read_gates(tmp_path / "gates").confidence is None
+    assert gates.counts["accepted"] == 5
     assert load_transfer_set(transfer_set, task.hash)[0]["teacher_confidence"] is None
     assert gate_teacher(task, None) is None
 
@@ -224,4 +227,5 @@ def test_a_named_encoder_gives_features(make_task: Callable[..., Task]) -> None:
     encoder = gate_encoder(make_task(image_size=(32, 32)), None, "sam_demo", None)
     features = encoder.features(blobs(3, 0, 32), batch_size=2)
     assert features.shape[0] == 3 and features.std(0).max() > 0
-    assert spread([1.0, 2.0, 3.0]).half_width == pytest.approx(0.95)
+    interval = spread([1.0, 2.0, 3.0])
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((1.05, 2.0, 2.95))

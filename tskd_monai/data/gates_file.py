@@ -1,19 +1,24 @@
-"""What the gates of a transfer set left on disk: `gates.json` and `contact_sheet.png`."""
+"""`gates.json`: what the gates of a transfer set measured, in the folder with their `contact_sheet.png`.
+
+The one definition of the file: `tskd_monai.synthesis.gates` fills and writes it, the report reads it. What the gates
+decided about each image stands in the list of the transfer set, see `tskd_monai.data.transfer_set`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.files.json_files import read_json
+from tskd_monai.files.json_files import read_json, write_json
 
 FORMAT_VERSION = 1
 GATES_NAME = "gates.json"
 SHEET_NAME = "contact_sheet.png"
 COUNTS = ("sampled", "accepted", "near_copies", "low_confidence")
+DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Gates:
-    """Everything the report says about the gates.
+    """What the gates measured, counted and were set to.
 
     Attributes:
+        task_hash: of the task that the images are for.
+        checkpoint_sha256: of the diffusion model that they were sampled from.
         confidence: the teacher's confidence in [0, 1], mean over predicted classes; None when it was not measured.
         pixels: root mean square difference to the nearest training image after flips and shifts.
         features: cosine distance to the nearest training image in the features of the encoder.
@@ -58,8 +65,11 @@ class Gates:
         near_copy_quantile: of the training images, at the thresholds of distance.
         kid_subset_size: images of each set in a draw.
         kid_subsets: number of draws.
+        seed: of the draws.
     """
 
+    task_hash: str
+    checkpoint_sha256: str
     confidence: Scores | None
     pixels: Scores
     features: Scores
@@ -73,6 +83,49 @@ class Gates:
     near_copy_quantile: float
     kid_subset_size: int
     kid_subsets: int
+    seed: int
+
+    def content(self) -> dict[str, Any]:
+        """Returns the content of `gates.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task_hash": self.task_hash,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "settings": {
+                "confidence_quantile": self.confidence_quantile,
+                "near_copy_quantile": self.near_copy_quantile,
+                "encoder": self.encoder,
+                "kid_subset_size": self.kid_subset_size,
+                "kid_subsets": self.kid_subsets,
+                "seed": self.seed,
+            },
+            "confidence": None if self.confidence is None else _scores_content(self.confidence, "validation"),
+            "memorisation": {
+                "pixels": _scores_content(self.pixels, "real"),
+                "features": _scores_content(self.features, "real"),
+            },
+            "quality": {
+                "kid": {
+                    "synthetic_validation": asdict(self.kid_synthetic),
+                    "training_validation": asdict(self.kid_training),
+                },
+                "ms_ssim": {"synthetic": asdict(self.ms_ssim_synthetic), "training": asdict(self.ms_ssim_training)},
+            },
+            "counts": dict(self.counts),
+        }
+
+
+def write_gates(gates: Gates, folder: str | Path) -> None:
+    """Writes `gates.json` into a folder."""
+    write_json(Path(folder) / GATES_NAME, gates.content())
+
+
+def _scores_content(scores: Scores, real: str) -> dict[str, Any]:
+    return {"threshold": scores.threshold, real: _rounded(scores.real), "synthetic": _rounded(scores.synthetic)}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, DECIMALS) for value in values]
 
 
 class _File:
@@ -155,6 +208,8 @@ def read_gates(folder: Path) -> Gates:
     if version != FORMAT_VERSION:
         raise file.error(str(FORMAT_VERSION), "format_version", repr(version))
     return Gates(
+        task_hash=file.text("task_hash"),
+        checkpoint_sha256=file.text("checkpoint_sha256"),
         confidence=None if file.value("confidence") is None else file.scores("confidence", "validation"),
         pixels=file.scores("memorisation.pixels", "real"),
         features=file.scores("memorisation.features", "real"),
@@ -168,6 +223,7 @@ def read_gates(folder: Path) -> Gates:
         near_copy_quantile=file.quantile("settings.near_copy_quantile"),
         kid_subset_size=file.whole("settings.kid_subset_size", 2),
         kid_subsets=file.whole("settings.kid_subsets", 1),
+        seed=file.whole("settings.seed", 0),
     )
 
 

@@ -3,11 +3,16 @@
 ```
 transfer_set/
   images/000000.png, ...           8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
-  labels/000000.png, ...           8-bit class indices, where the model was told label maps
-  transfer_set.json                settings, provenance, {"unlabeled": [entry, ...]}; there when the set is complete.
-                                   Gates add what they measured to each entry and move some to "rejected"
+  labels/000000.png, ...           8-bit class indices, where the model was conditioned on label maps
+  transfer_set.json                the fields of SETTINGS, with the images in "unlabeled", each with the fields of ENTRY;
+                                   there when the set is complete
   transfer_set.progress-0.jsonl    while sampling, for each process: the settings, then a line per finished image
 ```
+
+Gates add to each image "teacher_confidence", "nearest_training" and "reasons", move those with a reason to "rejected",
+and write the counts to "gates"; what they measured is in a file of its own, see `tskd_monai.data.gates_file`.
+
+This module defines the format and reads it; `tskd_monai.synthesis.transfer_set_writer` writes it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
+from tskd_monai.data.gates_file import SHEET_NAME, Gates, Interval, Scores, write_gates
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
@@ -74,9 +75,6 @@ def _picture(image: torch.Tensor) -> Image.Image:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-GATES_NAME = "gates.json"
-SHEET_NAME = "contact_sheet.png"
 BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it shows nobody
 KID_SUBSETS = 200
 KID_SUBSET_SIZE = 50
@@ -120,9 +118,9 @@ class NearCopies:
         return self.synthetic.distances < self.threshold
 
     @property
-    def record(self) -> dict[str, Any]:
+    def scores(self) -> Scores:
         """For `gates.json`."""
-        return {"threshold": self.threshold, "real": _list(self.real), "synthetic": _list(self.synthetic.distances)}
+        return Scores(self.threshold, tuple(self.real.tolist()), tuple(self.synthetic.distances.tolist()))
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,9 @@ class Confidence:
         return self.synthetic < self.threshold
 
     @property
-    def record(self) -> dict[str, Any]:
+    def scores(self) -> Scores:
         """For `gates.json`."""
-        validation, synthetic = _list(self.validation), _list(self.synthetic)
-        return {"threshold": self.threshold, "validation": validation, "synthetic": synthetic}
+        return Scores(self.threshold, tuple(self.validation.tolist()), tuple(self.synthetic.tolist()))
 
 
 @dataclass(frozen=True)
@@ -231,7 +228,7 @@ def check_transfer_set(
     batch_size: int = 8,
     seed: int = 0,
     device: str | torch.device = "cpu",
-) -> dict[str, Any]:
+) -> Gates:
     """Measures the images of a transfer set, moves those that a gate drops to `rejected` of its list, and says why.
 
     Writes `gates.json` and `contact_sheet.png`, and then the list anew. Run again it starts from all sampled images.
@@ -252,7 +249,7 @@ def check_transfer_set(
         device: that the teacher is on.
 
     Returns:
-        The content of `gates.json`.
+        What was measured, as written to `gates.json`.
 
     Raises:
         FileNotFoundError: when the transfer set is missing.
@@ -266,15 +263,27 @@ def check_transfer_set(
     )
     confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
     judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
-    settings: dict[str, Any] = {"confidence_quantile": confidence_quantile, "near_copy_quantile": near_copy_quantile}
-    settings |= {"encoder": encoder.name, **_kid_settings(synthetic, real, held_out), "seed": seed}
-    content = _content(folder, task, settings, judgement, _quality(synthetic, real, held_out, seed))
+    gates = Gates(
+        task_hash=task.hash,
+        checkpoint_sha256=read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
+        confidence=None if confidence is None else confidence.scores,
+        pixels=judgement.copies["pixels"].scores,
+        features=judgement.copies["features"].scores,
+        **_quality(synthetic, real, held_out, seed),
+        counts=judgement.counts,
+        encoder=encoder.name,
+        confidence_quantile=confidence_quantile,
+        near_copy_quantile=near_copy_quantile,
+        kid_subset_size=min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
+        kid_subsets=KID_SUBSETS,
+        seed=seed,
+    )
     output_dir.mkdir(parents=True, exist_ok=True)
     write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
-    write_json(output_dir / GATES_NAME, content)
+    write_gates(gates, output_dir)
     _rewrite_list(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts)
     logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
-    return content
+    return gates
 
 
 def _all(dataset: SliceDataset) -> Images:
@@ -331,42 +340,19 @@ def _confidence(
     return Confidence(sampled, validation, float(np.quantile(validation, quantile)))
 
 
-def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Any]:
+def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Interval]:
     """Returns how near and how varied the images are, beside the same of real images of other patients."""
     scale = feature_scale(real.features)
 
-    def distance(images: Images) -> dict[str, float]:
+    def distance(images: Images) -> Interval:
         draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)
-        return asdict(spread(draws))
+        return spread(draws)
 
     return {
-        "kid": {"synthetic_validation": distance(synthetic), "training_validation": distance(real)},
-        "ms_ssim": {
-            "synthetic": asdict(spread(pair_similarities(synthetic.pixels, seed=seed))),
-            "training": asdict(spread(pair_similarities(real.pixels, real.cases, seed=seed))),
-        },
-    }
-
-
-def _kid_settings(*sets: Images) -> dict[str, int]:
-    size = min(KID_SUBSET_SIZE, *(len(images.pixels) for images in sets))
-    return {"kid_subset_size": size, "kid_subsets": KID_SUBSETS}
-
-
-def _content(
-    folder: Path, task: Task, settings: Mapping[str, Any], judgement: Judgement, quality: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the content of `gates.json`."""
-    confidence = judgement.confidence
-    return {
-        "format_version": FORMAT_VERSION,
-        "task_hash": task.hash,
-        "checkpoint_sha256": read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
-        "settings": dict(settings),
-        "confidence": None if confidence is None else confidence.record,
-        "memorisation": {space: found.record for space, found in judgement.copies.items()},
-        "quality": dict(quality),
-        "counts": judgement.counts,
+        "kid_synthetic": distance(synthetic),
+        "kid_training": distance(real),
+        "ms_ssim_synthetic": spread(pair_similarities(synthetic.pixels, seed=seed)),
+        "ms_ssim_training": spread(pair_similarities(real.pixels, real.cases, seed=seed)),
     }
 
 

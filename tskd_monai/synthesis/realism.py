@@ -8,11 +8,12 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from monai.metrics.regression import compute_ms_ssim
+
+from tskd_monai.data.gates_file import Interval
 
 KERNEL_DEGREE = 3
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the finest scale to the coarsest
@@ -20,24 +21,10 @@ MS_SSIM_KERNEL = 11  # pixels
 PAIRS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over random draws, and where 95 % of the draws lie."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def half_width(self) -> float:
-        """Half the length of the interval."""
-        return (self.high - self.low) / 2
-
-
-def spread(draws: Sequence[float] | np.ndarray) -> Spread:
+def spread(draws: Sequence[float] | np.ndarray) -> Interval:
     """Returns mean, 2.5 % and 97.5 % quantile of draws."""
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), (0.025, 0.975))
-    return Spread(float(np.mean(draws)), float(low), float(high))
+    return Interval(float(np.mean(draws)), float(low), float(high))
 
 
 def feature_scale(features: np.ndarray) -> float:

@@ -15,12 +15,15 @@ def gates_json() -> dict[str, Any]:
     interval = {"mean": 0.25, "low": -0.01, "high": 0.5}
     return {
         "format_version": 1,
+        "task_hash": "a" * 64,
+        "checkpoint_sha256": "c" * 64,
         "settings": {
             "confidence_quantile": 0.05,
             "near_copy_quantile": 0.01,
             "encoder": "vit <tiny>",
             "kid_subset_size": 50,
             "kid_subsets": 200,
+            "seed": 0,
         },
         "confidence": {"threshold": 0.7, "validation": [0.8, 0.9, 0.95], "synthetic": [0.6, 0.9, 0.91, 0.92]},
         "memorisation": {
