@@ -4,7 +4,7 @@
 transfer_set/
   images/000000.png, ...           8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
   labels/000000.png, ...           8-bit class indices, where the model was conditioned on label maps
-  transfer_set.json                the fields of SETTINGS, with the images in "unlabeled", each with the fields of ENTRY;
+  transfer_set.json                the fields of SETTINGS, images in "unlabeled", each with the fields of ENTRY;
                                    there when the set is complete
   transfer_set.progress-0.jsonl    while sampling, for each process: the settings, then a line per finished image
 ```
