@@ -246,7 +246,7 @@ ROWS = [
         "gantry tilt, `--irregular resample`",
         REPAIRED,
         [tilted("resample")],
-        "they are resampled to an upright grid",
+        "they are resampled to an orthogonal grid",
         dice=0.9,
         seg=True,
     ),

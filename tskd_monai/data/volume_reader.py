@@ -18,6 +18,7 @@ from monai.utils import SpaceKeys
 from tskd_monai.data.dicom.geometry import REFUSE, check_irregular
 from tskd_monai.data.dicom.header import DICOM_SUFFIXES
 from tskd_monai.data.dicom.reader import DicomSeries, read_series
+from tskd_monai.data.dicom.seg_source import source_files
 from tskd_monai.data.dicom.series import series_hash
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file, read_label_file
 from tskd_monai.data.nifti import NIFTI_SUFFIXES, read_nifti
@@ -71,12 +72,12 @@ class VolumeReader(ImageReader):
     channel axis of three where it is RGB. All put the same keys into the metadata, so that images of different
     formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the
     spacing (`mm`, or `pixels` for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, and `modality`,
-    `series_uid` and `series_hash` (empty unless DICOM), and `irregular` as given here.
+    `series_uid`, `series_hash` and `series_files` (empty unless DICOM), and `irregular` as given here.
 
     Args:
         series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
         irregular: what to do with a gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to
-            a regular upright grid with a notice.
+            a regular orthogonal grid with a notice.
 
         labels: whether the files are label maps: of a 2D image with a palette the index is read, not the colour.
 
@@ -129,7 +130,8 @@ class VolumeReader(ImageReader):
         name = path.name.lower()
         if path.is_dir():
             series = _read_folder(path, self.series_uid, self.irregular)
-            return series.voxels, self._metadata(series.voxels, series.affine, series)
+            metadata = self._metadata(series.voxels, series.affine, series)
+            return series.voxels, {**metadata, "series_files": source_files(series.grid, path)}
         if name.endswith(NIFTI_SUFFIXES):
             voxels, affine = read_nifti(path)
             return voxels, self._metadata(voxels, affine)
@@ -159,6 +161,7 @@ class VolumeReader(ImageReader):
             "modality": str(series.grid.headers[0].get("Modality") or "") if series else "",
             "series_uid": series.uid if series else "",
             "series_hash": series_hash(identity) if series else "",
+            "series_files": "",
             "irregular": self.irregular,
         }
 

@@ -30,7 +30,7 @@ def test_tilted_slices_land_where_their_voxels_were(tmp_path, write_series, capl
         ramp(dataset, index)
 
     series = read_series(write_series(tmp_path / "series", edit=edit).folder, irregular="resample")
-    assert "sheared by 15.0 degrees" in caplog.text and "resampled to an upright grid" in caplog.text
+    assert "sheared by 15.0 degrees" in caplog.text and "resampled to an orthogonal grid" in caplog.text
     assert series.voxels.shape == series.grid.shape == (14, 14, 5)
     np.testing.assert_allclose(series.affine[:3, 2], [0, 0, 2.5], atol=1e-6)
     rows = np.arange(14)

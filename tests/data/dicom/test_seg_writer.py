@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,47 @@ def test_other_grids_and_sources_are_refused(tmp_path, write_series):
             tmp_path / "out",
         )
     next(folder.iterdir()).unlink()
-    with pytest.raises(RuntimeError, match="the series changed since it was read|Expected evenly spaced"):
+    with pytest.raises(RuntimeError, match=r"Expected \w+\.?\w* of series \w{8}, found none; the series changed"):
         save(pred, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_only_the_files_that_were_read_are_opened_again(tmp_path, write_series):
+    folder = write_series(tmp_path / "series").folder
+    pred = label_map(folder)
+    expected = save(pred, tmp_path / "before")
+    write_series(folder / "later", seed=1)  # a second series, and a file that reading the folder would refuse
+    (folder / "IM9").write_bytes(bytes(200))
+    with pytest.raises(ValueError, match="IM9 unreadable"):
+        read_grid(folder)
+    found = dcmread(save(pred, tmp_path / "after"))
+    assert found.PixelData == dcmread(expected).PixelData
+    assert found.ReferencedSeriesSequence == dcmread(expected).ReferencedSeriesSequence
+
+
+def test_files_that_are_no_longer_those_that_were_read_are_refused(tmp_path, write_series):
+    folder = write_series(tmp_path / "series").folder
+    pred = label_map(folder)
+    path = sorted(folder.iterdir())[0]
+    original = path.read_bytes()
+    dataset = dcmread(path)
+    dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.save_as(path)
+    with pytest.raises(
+        RuntimeError, match=rf"Expected {path.name} of series \w{{8}} as it was read, found another inst"
+    ):
+        save(pred, tmp_path / "out")
+    dataset = dcmread(BytesIO(original))
+    dataset.PixelSpacing = [9.0, 9.0]
+    dataset.save_as(path)
+    with pytest.raises(RuntimeError, match="Expected one PixelSpacing in series"):
+        save(pred, tmp_path / "out")
+    for moved in folder.iterdir():  # the whole series, 30 mm beside
+        dataset = dcmread(BytesIO(original)) if moved == path else dcmread(moved)
+        dataset.ImagePositionPatient = [value + 30 for value in dataset.ImagePositionPatient]
+        dataset.save_as(moved)
+    with pytest.raises(RuntimeError, match="the series changed since it was read"):
+        save(pred, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,9 @@
-"""Where the slices of a DICOM series lie: their order, the affine, and what no affine can describe."""
+"""Where the slices of a DICOM series lie: their order, the affine, and what no affine can describe.
+
+`series_grid` is the way in. It refuses, in this order: images without a position (`_require_geometry`), images of
+several sizes, spacings or orientations (`_require_equal`), images of several volumes (`identity`), missing or uneven
+slices (`slice_indices`) and a gantry tilt (`tilt_offsets`).
+"""
 
 from __future__ import annotations
 
@@ -34,129 +39,8 @@ SAME_POSITION_MM = 1e-3
 """Slices closer than this are two images of one position."""
 
 VARYING_TAGS = ("TriggerTime", "FlipAngle", "RepetitionTime", "AcquisitionNumber", "AcquisitionTime", "ImageType")
-"""What may vary from slice to slice of one volume (`dicom_identity` has what may not), but tells two images of one
+"""What may vary from slice to slice of one volume (`identity` has what may not), but tells two images of one
 position apart."""
-
-
-def check_irregular(irregular: str) -> None:
-    """Raises ValueError for a setting that is neither `refuse` nor `resample`."""
-    if irregular not in IRREGULAR:
-        raise ValueError(f"Expected --irregular to be one of {IRREGULAR}, found {irregular!r}.")
-
-
-def slice_indices(
-    places: np.ndarray, headers: Sequence[Dataset], name: str, irregular: str = REFUSE
-) -> tuple[float, np.ndarray]:
-    """Returns the slice spacing, mm, and the index on the regular grid of each slice.
-
-    Args:
-        places: of the slices along their normal, mm, ascending (n,).
-        headers: of the slices, in this order.
-        name: of the series in messages.
-        irregular: `resample` lets single slices be missing: their indices are left out.
-
-    Raises:
-        ValueError: when slices share a position, or are unevenly spaced beyond what `irregular` allows.
-    """
-    steps = np.diff(places)
-    _require_distinct(steps, headers, name)
-    indices = np.arange(len(places))
-    if irregular == RESAMPLE:
-        skipped = np.rint(steps / np.median(steps)).astype(int)
-        if skipped.min() == 1 and skipped.max() == 2:
-            indices = np.concatenate([[0], np.cumsum(skipped)])
-    spacing = float((places[-1] - places[0]) / indices[-1])
-    off_grid = float(np.abs(places - places[0] - indices * spacing).max()) / spacing
-    if off_grid > GRID_TOLERANCE:
-        raise ValueError(_uneven(places, name, irregular))
-    if off_grid > NOTICED_OFF_GRID:
-        logger.warning(
-            "%s: slices lie up to %.2g mm off a regular grid of %.4g mm; the grid is used.",
-            name,
-            off_grid * spacing,
-            spacing,
-        )
-    missing = int(indices[-1]) + 1 - len(indices)
-    if missing:
-        logger.warning(
-            "%s: %d missing slice(s) are interpolated between their neighbours, %.4g mm apart.", name, missing, spacing
-        )
-    return spacing, indices
-
-
-def slice_drift(
-    positions: np.ndarray, plane: np.ndarray, pixel_mm: np.ndarray, name: str, irregular: str = REFUSE
-) -> np.ndarray:
-    """Returns how far each slice lies from the first within the plane, pixels (n, 2): along rows, along columns.
-
-    Args:
-        positions: of the slices' first pixels, LPS mm (n, 3).
-        plane: unit vectors along a row and along a column, LPS (2, 3).
-        pixel_mm: size of a pixel along a row and along a column, mm (2,).
-        name: of the series in messages.
-        irregular: `resample` lets slices be sheared by a gantry tilt.
-
-    Returns:
-        Zero for an upright stack.
-
-    Raises:
-        ValueError: when the slices are sheared beyond what `irregular` allows; names the angle.
-    """
-    offsets = positions - positions[0]
-    inplane = offsets @ plane.T
-    furthest = int(np.linalg.norm(inplane, axis=1).argmax())
-    drift = float(np.linalg.norm(inplane[furthest]))
-    if drift <= DRIFT_TOLERANCE * pixel_mm.min():
-        return np.zeros((len(positions), 2))
-    angle = float(np.degrees(np.arctan2(drift, offsets[furthest] @ np.cross(*plane))))
-    found = f"{angle:.1f} degrees, as a gantry tilt does ({drift:.3g} mm in plane)"
-    if irregular != RESAMPLE or angle > MAX_TILT_DEGREES:
-        advice = (
-            f"--irregular resample takes at most {MAX_TILT_DEGREES:.0f} degrees"
-            if irregular == RESAMPLE
-            else "read it with --irregular resample"
-        )
-        raise ValueError(
-            f"Expected slices stacked at right angles in {name}, found them sheared by {found}; {advice}, "
-            "or resample the series to an upright grid first (dcm2niix does it)."
-        )
-    logger.warning("%s: slices are sheared by %s; they are resampled to an upright grid.", name, found)
-    return inplane / pixel_mm
-
-
-def _require_distinct(steps: np.ndarray, headers: Sequence[Dataset], name: str) -> None:
-    """Refuses two images of one position, and says what tells them apart."""
-    repeated = np.flatnonzero(steps < SAME_POSITION_MM)
-    if len(repeated):
-        pair = headers[repeated[0]], headers[repeated[0] + 1]
-        differing = [tag for tag in VARYING_TAGS if pair[0].get(tag) != pair[1].get(tag)]
-        raise ValueError(
-            f"Expected one image per position in {name}, found {len(repeated)} duplicate positions among "
-            f"{len(headers)} images ({'they differ in ' + ', '.join(differing) if differing else 'repeated files'}); "
-            "put one volume into a folder of its own."
-        )
-
-
-def _uneven(places: np.ndarray, name: str, irregular: str) -> str:
-    """Returns the message about missing or uneven slices, with where they are."""
-    steps = np.diff(places)
-    usual = float(np.median(steps))
-    odd = np.flatnonzero(np.abs(steps - usual) > GRID_TOLERANCE * usual)
-    gaps = ", ".join(f"{places[i]:.2f} to {places[i + 1]:.2f}" for i in odd[:5])
-    more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-    advice = (
-        "only single missing slices are interpolated"
-        if irregular == RESAMPLE
-        else "read it with --irregular resample to interpolate single missing slices"
-    )
-    return (
-        f"Expected evenly spaced slices in {name}, found steps of {steps.min():.3g} to {steps.max():.3g} mm, "
-        f"usually {usual:.3g} mm; missing or uneven at {gaps or 'every slice'}{more} (mm along the slice normal). "
-        f"Export the series again if slices are missing; {advice}."
-    )
-
-
-logger = logging.getLogger(__name__)
 
 ORIENTATION_TOLERANCE = 1e-3
 """Largest difference of a direction cosine between slices, or from orthonormal: headers round to 4 to 6 digits."""
@@ -184,7 +68,7 @@ class SeriesGrid:
         headers: of the slices, in the order of the last axis.
         shape: columns, rows, slices of the grid; more than the images have where they are resampled.
         affine: to RAS mm, float64 (4, 4).
-        indices: place of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
+        indices: position of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
         offsets: voxel of the grid on which the first pixel of each slice lies, not whole under a tilt (n, 2).
     """
 
@@ -200,8 +84,14 @@ class SeriesGrid:
         return len(self.headers) == self.shape[2] and not self.offsets.any()
 
 
+def check_irregular(irregular: str) -> None:
+    """Raises ValueError for a setting that is neither `refuse` nor `resample`."""
+    if irregular not in IRREGULAR:
+        raise ValueError(f"Expected --irregular to be one of {IRREGULAR}, found {irregular!r}.")
+
+
 def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFUSE) -> SeriesGrid:
-    """Returns the upright regular grid on which the slices of one series lie.
+    """Returns the regular orthogonal grid on which the slices of one series lie.
 
     Slices are ordered by their position along the normal of their plane (row × column direction, LPS), whatever
     InstanceNumber says, and the spacing is that of the positions, whatever SliceThickness says.
@@ -229,28 +119,34 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
     require_one_volume(ordered, name)
     if len(headers) > 1:
         spacing, indices = slice_indices(positions @ normal, ordered, name, irregular)
-        drift = slice_drift(positions, plane, pixel_mm, name, irregular)
+        drift = tilt_offsets(positions, plane, pixel_mm, name, irregular)
     else:
         spacing, indices, drift = _thickness(headers[0], name), np.zeros(1, int), np.zeros((1, 2))
         logger.warning("%s has one slice; its thickness, %.3g mm, is taken from the header.", name, spacing)
     _notice_thickness(ordered[0], spacing, name)
     start = np.floor(drift.min(axis=0))
-    extent = np.ceil((drift - start).max(axis=0)).astype(int)
-    if (extent > MAX_WIDENING * np.array([int(headers[0].Columns), int(headers[0].Rows)])).any():
-        raise ValueError(
-            f"Expected slices of {name} to overlap, found them sheared by {extent.max()} pixels; "
-            "the header is damaged, export the series again."
-        )
+    widening = _widening(drift - start, headers[0], name)
     lps = np.eye(4)
     lps[:3, :3] = np.column_stack([plane[0] * pixel_mm[0], plane[1] * pixel_mm[1], normal * spacing])
     lps[:3, 3] = positions[0] + lps[:3, :2] @ start
-    columns, rows = int(headers[0].Columns) + int(extent[0]), int(headers[0].Rows) + int(extent[1])
+    columns, rows = int(headers[0].Columns) + widening[0], int(headers[0].Rows) + widening[1]
     shape = (columns, rows, int(indices[-1]) + 1)
     return SeriesGrid(ordered, shape, LPS_TO_RAS @ lps, indices, drift - start)
 
 
+def _widening(offsets: np.ndarray, header: Dataset, name: str) -> tuple[int, int]:
+    """Returns how many columns and rows the grid has beyond those of a slice, so that all slices lie on it."""
+    extent = np.ceil(offsets.max(axis=0)).astype(int)
+    if (extent > MAX_WIDENING * np.array([int(header.Columns), int(header.Rows)])).any():
+        raise ValueError(
+            f"Expected slices of {name} to overlap, found them sheared by {extent.max()} pixels; "
+            "the header is damaged, export the series again."
+        )
+    return int(extent[0]), int(extent[1])
+
+
 def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
-    """Refuses multi-frame images and those without a place in the patient."""
+    """Refuses multi-frame images and those without a position in the patient."""
     for header in headers:
         if int(header.get("NumberOfFrames") or 1) != 1:
             raise ValueError(
@@ -301,6 +197,118 @@ def _require_equal(headers: Sequence[Dataset], name: str) -> None:
                 f"Expected one {tag} in {name}, found {_tally(kinds)}; a localizer or a second stack shares the "
                 "series: move its files to another folder."
             )
+
+
+def slice_indices(
+    positions: np.ndarray, headers: Sequence[Dataset], name: str, irregular: str = REFUSE
+) -> tuple[float, np.ndarray]:
+    """Returns the slice spacing, mm, and the index on the regular grid of each slice.
+
+    Args:
+        positions: of the slices along their normal, mm, ascending (n,).
+        headers: of the slices, in this order.
+        name: of the series in messages.
+        irregular: `resample` lets single slices be missing: their indices are left out.
+
+    Raises:
+        ValueError: when slices share a position, or are unevenly spaced beyond what `irregular` allows.
+    """
+    steps = np.diff(positions)
+    _require_distinct(steps, headers, name)
+    indices = np.arange(len(positions))
+    if irregular == RESAMPLE:
+        skipped = np.rint(steps / np.median(steps)).astype(int)
+        if skipped.min() == 1 and skipped.max() == 2:
+            indices = np.concatenate([[0], np.cumsum(skipped)])
+    spacing = float((positions[-1] - positions[0]) / indices[-1])
+    off_grid = float(np.abs(positions - positions[0] - indices * spacing).max()) / spacing
+    if off_grid > GRID_TOLERANCE:
+        raise ValueError(_uneven(positions, name, irregular))
+    if off_grid > NOTICED_OFF_GRID:
+        logger.warning(
+            "%s: slices lie up to %.2g mm off a regular grid of %.4g mm; the grid is used.",
+            name,
+            off_grid * spacing,
+            spacing,
+        )
+    missing = int(indices[-1]) + 1 - len(indices)
+    if missing:
+        logger.warning(
+            "%s: %d missing slice(s) are interpolated between their neighbours, %.4g mm apart.", name, missing, spacing
+        )
+    return spacing, indices
+
+
+def tilt_offsets(
+    positions: np.ndarray, plane: np.ndarray, pixel_mm: np.ndarray, name: str, irregular: str = REFUSE
+) -> np.ndarray:
+    """Returns how far each slice lies from the first within the plane, pixels (n, 2): along rows, along columns.
+
+    Args:
+        positions: of the slices' first pixels, LPS mm (n, 3).
+        plane: unit vectors along a row and along a column, LPS (2, 3).
+        pixel_mm: size of a pixel along a row and along a column, mm (2,).
+        name: of the series in messages.
+        irregular: `resample` lets slices be sheared by a gantry tilt.
+
+    Returns:
+        Zero for an orthogonal stack.
+
+    Raises:
+        ValueError: when the slices are sheared beyond what `irregular` allows; names the angle.
+    """
+    offsets = positions - positions[0]
+    inplane = offsets @ plane.T
+    furthest = int(np.linalg.norm(inplane, axis=1).argmax())
+    drift = float(np.linalg.norm(inplane[furthest]))
+    if drift <= DRIFT_TOLERANCE * pixel_mm.min():
+        return np.zeros((len(positions), 2))
+    angle = float(np.degrees(np.arctan2(drift, offsets[furthest] @ np.cross(*plane))))
+    found = f"{angle:.1f} degrees, as a gantry tilt does ({drift:.3g} mm in plane)"
+    if irregular != RESAMPLE or angle > MAX_TILT_DEGREES:
+        advice = (
+            f"--irregular resample takes at most {MAX_TILT_DEGREES:.0f} degrees"
+            if irregular == RESAMPLE
+            else "read it with --irregular resample"
+        )
+        raise ValueError(
+            f"Expected slices stacked at right angles in {name}, found them sheared by {found}; {advice}, "
+            "or resample the series to an orthogonal grid first (dcm2niix does it)."
+        )
+    logger.warning("%s: slices are sheared by %s; they are resampled to an orthogonal grid.", name, found)
+    return inplane / pixel_mm
+
+
+def _require_distinct(steps: np.ndarray, headers: Sequence[Dataset], name: str) -> None:
+    """Refuses two images of one position, and says what tells them apart."""
+    repeated = np.flatnonzero(steps < SAME_POSITION_MM)
+    if len(repeated):
+        pair = headers[repeated[0]], headers[repeated[0] + 1]
+        differing = [tag for tag in VARYING_TAGS if pair[0].get(tag) != pair[1].get(tag)]
+        raise ValueError(
+            f"Expected one image per position in {name}, found {len(repeated)} duplicate positions among "
+            f"{len(headers)} images ({'they differ in ' + ', '.join(differing) if differing else 'repeated files'}); "
+            "put one volume into a folder of its own."
+        )
+
+
+def _uneven(positions: np.ndarray, name: str, irregular: str) -> str:
+    """Returns the message about missing or uneven slices, with where they are."""
+    steps = np.diff(positions)
+    usual = float(np.median(steps))
+    odd = np.flatnonzero(np.abs(steps - usual) > GRID_TOLERANCE * usual)
+    gaps = ", ".join(f"{positions[i]:.2f} to {positions[i + 1]:.2f}" for i in odd[:5])
+    more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+    advice = (
+        "only single missing slices are interpolated"
+        if irregular == RESAMPLE
+        else "read it with --irregular resample to interpolate single missing slices"
+    )
+    return (
+        f"Expected evenly spaced slices in {name}, found steps of {steps.min():.3g} to {steps.max():.3g} mm, "
+        f"usually {usual:.3g} mm; missing or uneven at {gaps or 'every slice'}{more} (mm along the slice normal). "
+        f"Export the series again if slices are missing; {advice}."
+    )
 
 
 def _thickness(header: Dataset, name: str) -> float:

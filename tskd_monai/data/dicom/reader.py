@@ -48,7 +48,7 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
         folder: holds the series, perhaps in subfolders.
         series_uid: SeriesInstanceUID to read where there are several.
         irregular: what to do with a gantry tilt and single missing slices: `refuse`, or `resample` to a regular
-            upright grid by linear interpolation, with a notice. Voxels that no slice covers get the lowest value.
+            orthogonal grid by linear interpolation, with a notice. Voxels that no slice covers get the lowest value.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.

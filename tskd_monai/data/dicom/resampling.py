@@ -1,4 +1,4 @@
-"""Between the slices of a tilted or incomplete series and its upright regular grid."""
+"""Between the slices of a tilted or incomplete series and its regular orthogonal grid."""
 
 from __future__ import annotations
 

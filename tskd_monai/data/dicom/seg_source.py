@@ -1,4 +1,4 @@
-"""The images that a DICOM SEG refers to, as highdicom takes them."""
+"""The images that a DICOM SEG refers to: found again by the files that were read, and as highdicom takes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from pydicom import config, dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM, validate_value
 
-from tskd_monai.data.dicom.geometry import SeriesGrid
+from tskd_monai.data.dicom.frames import frame_headers
+from tskd_monai.data.dicom.geometry import SeriesGrid, series_grid
+from tskd_monai.data.dicom.header import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,53 @@ UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"
 REQUIRED_TEXTS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
 REQUIRED_TIMES = ("StudyDate", "StudyTime")
 SEXES = ("M", "F", "O")
+
+
+SEPARATOR = "\0"
+"""Between the parts of `source_files`: no path and no UID has it."""
+
+
+def source_files(grid: SeriesGrid, folder: Path) -> str:
+    """Returns which files a series was read from, in order of position, each with its SOPInstanceUID.
+
+    One text, for metadata: MONAI copies it with each transform and puts images of any number of files into a batch.
+
+    Args:
+        grid: of the series.
+        folder: that the paths are relative to.
+    """
+    files = {str(header.filename): str(header.get("SOPInstanceUID") or "") for header in grid.headers}
+    parts = [part for path, uid in files.items() for part in (str(Path(path).relative_to(folder.absolute())), uid)]
+    return SEPARATOR.join(parts)
+
+
+def read_source(folder: Path, files: str, name: str, irregular: str) -> SeriesGrid:
+    """Returns the grid of a series by the files that it was read from; no other file of the folder is opened.
+
+    Args:
+        folder: of the series.
+        files: from `source_files`.
+        name: of the series in messages.
+        irregular: as the series was read.
+
+    Raises:
+        FileNotFoundError: when one of the files is no longer there.
+        ValueError: when one of them is another instance now, or the geometry is refused.
+    """
+    parts = files.split(SEPARATOR)
+    headers: list[FileDataset] = []
+    for path, uid in zip(map(folder.absolute().joinpath, parts[::2]), parts[1::2], strict=True):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Expected {path.name} of {name}, found none; the series changed since it was read."
+            )
+        header = read_header(path)
+        if header is None or str(header.get("SOPInstanceUID") or "") != uid:
+            raise ValueError(
+                f"Expected {path.name} of {name} as it was read, found another instance; the series changed since."
+            )
+        headers += frame_headers(header)
+    return series_grid(headers, name, irregular)
 
 
 def _is_sex(value: Any) -> None:

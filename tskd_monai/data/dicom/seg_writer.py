@@ -26,68 +26,6 @@ if TYPE_CHECKING:
     from tskd_monai.data.dicom.geometry import SeriesGrid
 
 
-Coding = tuple[str, str, str]
-"""Code value, scheme, meaning."""
-
-ANATOMICAL_STRUCTURE: Coding = ("123037004", "SCT", "Anatomical Structure")
-TISSUE: Coding = ("85756007", "SCT", "Tissue")
-"""Category and type of a name that the table does not have: the generic code that 3D Slicer uses too."""
-
-ORGANS: dict[str, Coding] = {
-    "liver": ("10200004", "SCT", "Liver"),
-    "spleen": ("78961009", "SCT", "Spleen"),
-    "kidney": ("64033007", "SCT", "Kidney"),
-    "pancreas": ("15776009", "SCT", "Pancreas"),
-    "gallbladder": ("28231008", "SCT", "Gallbladder"),
-    "stomach": ("69695003", "SCT", "Stomach"),
-    "duodenum": ("38848004", "SCT", "Duodenum"),
-    "esophagus": ("32849002", "SCT", "Esophagus"),
-    "adrenal gland": ("23451007", "SCT", "Adrenal gland"),
-    "bladder": ("89837001", "SCT", "Bladder"),
-    "prostate": ("41216001", "SCT", "Prostate"),
-    "aorta": ("15825003", "SCT", "Aorta"),
-    "inferior vena cava": ("64131007", "SCT", "Inferior vena cava"),
-    "portal vein": ("32764006", "SCT", "Portal vein"),
-    "heart": ("80891009", "SCT", "Heart"),
-    "lung": ("39607008", "SCT", "Lung"),
-    "brain": ("12738006", "SCT", "Brain"),
-    "femur": ("71341001", "SCT", "Femur"),
-}
-LATERALITIES: dict[str, Coding] = {
-    "right": ("24028007", "SCT", "Right"),
-    "left": ("7771000", "SCT", "Left"),
-}
-
-
-def segment_codings(label: Label) -> dict[str, Coding]:
-    """Returns the codes of a label: `category`, `type` and, for one of a pair, `laterality`.
-
-    What `label.snomed` does not hold follows from the name's words (`right kidney`, `kidney_left`); a name that the
-    table does not have is Tissue in both.
-
-    Args:
-        label: of the task.
-
-    Raises:
-        ValueError: when a code is not `[value, scheme, meaning]`.
-    """
-    words = label.name.lower().replace("_", " ").replace("-", " ").split()
-    organ = ORGANS.get(" ".join(word for word in words if word not in LATERALITIES))
-    sides = [LATERALITIES[word] for word in words if word in LATERALITIES]
-    codings = {"category": ANATOMICAL_STRUCTURE, "type": organ} if organ else {"category": TISSUE, "type": TISSUE}
-    if len(sides) == 1:
-        codings["laterality"] = sides[0]
-    for key, coding in (label.snomed or {}).items():
-        if key not in ("category", "type", "laterality") or len(coding) != 3 or isinstance(coding, (str, Mapping)):
-            raise ValueError(
-                f"Expected [value, scheme, meaning] for category, type or laterality of {label.name}, "
-                f"found {key}: {coding}; see labels in task.json."
-            )
-        value, scheme, meaning = coding
-        codings[key] = (str(value), str(scheme), str(meaning))
-    return codings
-
-
 logger = logging.getLogger(__name__)
 
 UTF_8 = "ISO_IR 192"
@@ -99,11 +37,29 @@ SERIES_NUMBER = 300
 """Of the SEG's own series; scanners count from 1."""
 
 
+Coding = tuple[str, str, str]
+"""Code value, scheme, meaning."""
+
+ANATOMICAL_STRUCTURE: Coding = ("123037004", "SCT", "Anatomical Structure")
+"""The category, by the code that 3D Slicer writes."""
+
+TISSUE = "Tissue"
+"""Category and type of any other name, as 3D Slicer has it too."""
+
+ORGANS = (
+    "liver", "spleen", "kidney", "pancreas", "gallbladder", "stomach", "duodenum", "esophagus", "adrenal gland",
+    "bladder", "prostate", "aorta", "inferior vena cava", "portal vein", "heart", "lung", "brain", "femur",
+)  # fmt: skip
+"""Names that SNOMED CT has a concept for under the same words."""
+
+SIDES = ("right", "left")
+
+
 class DicomSegWriter(LabelMapWriter):
     """Writes a label map as one DICOM SEG with a segment per label.
 
-    The source series is found again in the folder that the metadata name, with the code and in the order of the
-    reader, and each frame refers to its source instance. The label map of a series that was resampled (`irregular`)
+    The metadata name the files that the series was read from: their headers are read again, in the order of the reader,
+    and each frame refers to its source instance. The label map of a series that was resampled (`irregular`)
     goes back to the slices as they were scanned, by nearest neighbour.
 
     Only frames with foreground are stored (highdicom's `omit_empty_frames`): a slice that no frame refers to is
@@ -160,7 +116,7 @@ class DicomSegWriter(LabelMapWriter):
             kwargs: part of MONAI's interface; none is known.
 
         Raises:
-            FileNotFoundError: when the source series is no longer there.
+            FileNotFoundError: when a file of the source series is no longer there.
             TypeError: when an option is given.
             ValueError: when the source is no DICOM series, lies on another grid, or lacks UIDs to refer to or repeats
                 them, when the map has a value that is no label's, or when highdicom refuses the source otherwise.
@@ -174,8 +130,7 @@ class DicomSegWriter(LabelMapWriter):
 
     def _source_grid(self) -> SeriesGrid:
         """Returns the grid of the source series, or refuses one that the label map does not lie on."""
-        from tskd_monai.data.dicom.reader import read_grid
-        from tskd_monai.data.dicom.seg_source import check_source
+        from tskd_monai.data.dicom.seg_source import check_source, read_source
 
         folder = Path(str(self.metadata.get("filename_or_obj", "")))
         if not self.metadata.get("series_hash"):
@@ -183,7 +138,8 @@ class DicomSegWriter(LabelMapWriter):
                 f"Expected a label map made from a DICOM series, found {folder if folder.name else 'no source'}; "
                 "write .nii.gz for other images."
             )
-        _, grid = read_grid(folder, self.metadata.get("series_uid"), self.metadata.get("irregular", REFUSE))
+        name = series_title(str(self.metadata.get("series_uid") or ""))
+        grid = read_source(folder, self.metadata["series_files"], name, self.metadata.get("irregular", REFUSE))
         if grid.shape != self.labels_array.shape or not same_grid(grid.shape, grid.affine, self.affine):
             distance = corner_distance(grid.shape, grid.affine, self.affine)
             raise ValueError(
@@ -258,6 +214,46 @@ class DicomSegWriter(LabelMapWriter):
             kind = description.SegmentedPropertyTypeCodeSequence[0]
             kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*codings["laterality"])]
         return description
+
+
+def segment_codings(label: Label) -> dict[str, Coding]:
+    """Returns the codes of a label: `category`, `type` and, for one of a pair, `laterality`.
+
+    What `label.snomed` does not hold follows from the name's words (`right kidney`, `kidney_left`); a name that is not
+    among ORGANS is Tissue in both.
+
+    Args:
+        label: of the task.
+
+    Raises:
+        ValueError: when a code is not `[value, scheme, meaning]`.
+    """
+    words = label.name.lower().replace("_", " ").replace("-", " ").split()
+    name = " ".join(word for word in words if word not in SIDES)
+    sides = [word for word in words if word in SIDES]
+    if name in ORGANS:
+        codings = {"category": ANATOMICAL_STRUCTURE, "type": _snomed(name)}
+    else:
+        codings = {"category": _snomed(TISSUE), "type": _snomed(TISSUE)}
+    if len(sides) == 1:
+        codings["laterality"] = _snomed(sides[0])
+    for key, coding in (label.snomed or {}).items():
+        if key not in ("category", "type", "laterality") or len(coding) != 3 or isinstance(coding, (str, Mapping)):
+            raise ValueError(
+                f"Expected [value, scheme, meaning] for category, type or laterality of {label.name}, "
+                f"found {key}: {coding}; see labels in task.json."
+            )
+        value, scheme, meaning = coding
+        codings[key] = (str(value), str(scheme), str(meaning))
+    return codings
+
+
+def _snomed(name: str) -> Coding:
+    """Returns the SNOMED CT code of a concept, whose keyword in pydicom's dictionary is its name without blanks."""
+    from pydicom.sr.codedict import codes
+
+    code = getattr(codes.SCT, name.title().replace(" ", ""))
+    return code.value, code.scheme_designator, code.meaning
 
 
 @contextmanager
