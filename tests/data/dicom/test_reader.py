@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import itk
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -22,7 +23,6 @@ UPSIDE_DOWN = ((-1, 0, 0), (0, 1, 0))
 
 def read_with_itk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns voxels (columns, rows, slices) and the affine to RAS, by an implementation that shares no code."""
-    itk = pytest.importorskip("itk")
     names = itk.GDCMSeriesFileNames.New()
     names.SetDirectory(str(folder))
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()

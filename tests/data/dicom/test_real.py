@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -33,7 +34,6 @@ def test_slices_are_as_far_apart_as_their_positions(real_data: Path, name: str) 
 
 
 def test_itk_reads_the_same(real_data: Path, name: str) -> None:
-    itk = pytest.importorskip("itk")
     series = read_series(real_data / "dicom" / name)
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()
     reader.SetImageIO(itk.GDCMImageIO.New())
