@@ -12,10 +12,10 @@ from typing import Any
 
 FORMER = {
     "tskd_monai.evaluation.evaluation_report": "tskd_monai.evaluation.report.evaluation_report",
-    "tskd_monai.inference.background_writing": "tskd_monai.inference.overlapped_io",
+    "tskd_monai.inference.background_writing": "tskd_monai.inference.outputs",
     "tskd_monai.inference.dicom_output": "tskd_monai.inference.outputs",
     "tskd_monai.inference.postprocessing": "tskd_monai.inference.outputs",
-    "tskd_monai.inference.prefetching": "tskd_monai.inference.overlapped_io",
+    "tskd_monai.inference.prefetching": "tskd_monai.inference.cases",
     "tskd_monai.inference.preprocessing": "tskd_monai.transforms.pipelines",
     "tskd_monai.inference.slicewise": "tskd_monai.training.validation",
     "tskd_monai.inference.studies": "tskd_monai.inference.cases",

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, RandGaussianNoised
 from PIL import Image
 
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, Task
 from tskd_monai.training.validation import slice_inferer
 from tskd_monai.transforms.pipelines import (
+    TwoViews,
     augmentation,
     contrastive_augmentation,
     preprocessing,
@@ -220,3 +221,20 @@ def test_crops_for_contrast_are_anywhere_in_the_image(make_task: MakeTask) -> No
     views = [torch.as_tensor(crop_and_fit({"image": rows})["image"]) for _ in range(40)]
     assert min(view.min() for view in views) < 0.05 and max(view.max() for view in views) > 0.95
     assert min(view.max() - view.min() for view in views) < 0.6
+
+
+def views(seed: int) -> torch.Tensor:
+    transform = TwoViews(RandGaussianNoised("image", prob=1.0)).set_random_state(seed)
+    return transform({"image": torch.zeros(3, 8, 6), "slice": 2})["image"]
+
+
+def test_two_different_draws_of_one_image() -> None:
+    item = {"image": torch.zeros(3, 8, 6), "slice": 2}
+    changed = TwoViews(RandGaussianNoised("image", prob=1.0))(item)
+    assert changed["image"].shape == (2, 3, 8, 6) and changed["slice"] == 2
+    assert not torch.equal(changed["image"][0], changed["image"][1])
+    assert item["image"].sum() == 0
+
+
+def test_the_seed_decides_the_draws() -> None:
+    assert torch.equal(views(1), views(1)) and not torch.equal(views(1), views(2))

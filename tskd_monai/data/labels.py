@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from tskd_monai.data.grid import corner_distance, same_grid
-from tskd_monai.files.redaction import image_title
+from tskd_monai.data.output_names import image_title
 
 logger = logging.getLogger(__name__)
 

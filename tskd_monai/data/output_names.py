@@ -26,6 +26,13 @@ def output_name(metadata: Mapping[str, Any], transform: Any) -> dict[str, str | 
     return {"subject": f"{shortened(str(name))}.nii.gz", "idx": None}
 
 
+def image_title(metadata: Mapping[str, Any]) -> str:
+    """Returns what an image is called in messages: a file by its name, a DICOM series by its hash."""
+    if metadata.get("series_hash"):
+        return f"series {metadata['series_hash']}"
+    return Path(str(metadata.get("filename_or_obj") or "the image")).name
+
+
 def shortened(name: str) -> str:
     """Returns the name, or where a file system would not take it its beginning and a hash of all of it."""
     if len(name.encode()) <= MAX_NAME_BYTES:

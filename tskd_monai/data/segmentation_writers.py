@@ -16,8 +16,8 @@ from PIL import Image
 
 from tskd_monai.data.grid import corner_distance, same_grid
 from tskd_monai.data.nifti import write_nifti
+from tskd_monai.data.output_names import image_title
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
 

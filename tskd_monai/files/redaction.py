@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 UID = re.compile(r"\b[0-2]((\.\d+){5,}|(\.\d+)+\.\d{10,}(\.\d+)*)\b")
 """Six numbers or more, or one as long as a UUID is (2.25.…); a version or a measure has neither."""
@@ -20,13 +19,6 @@ ORDINARY = (
     "test", "training", "validation", "volume", "volumes", "voxels",
 )  # fmt: skip
 """Names of folders that are words of messages, and nobody's."""
-
-
-def image_title(metadata: Mapping[str, Any]) -> str:
-    """Returns what an image is called in messages: a file by its name, a DICOM series by its hash."""
-    if metadata.get("series_hash"):
-        return f"series {metadata['series_hash']}"
-    return Path(str(metadata.get("filename_or_obj") or "the image")).name
 
 
 def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | Path | None = None) -> str:

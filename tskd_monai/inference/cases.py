@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import Dataset
+from monai.data import DataLoader, Dataset
 
 from tskd_monai.data.datalist import load_section, study_names
 from tskd_monai.data.dicom.header import is_dicom_file
@@ -215,3 +216,24 @@ class CaseDataset(Dataset):
             return {CASE: index, FAILURE: describe(error)}
         name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
         return {**item, CASE: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}
+
+
+class PrefetchingLoader(DataLoader):
+    """A `DataLoader` that a thread keeps one batch ahead of; with a case per batch, two cases are in memory.
+
+    MONAI's `ThreadDataLoader` ends the loop without a word when reading fails; here the error is raised where the
+    batch was to come. A worker process would copy each volume between processes.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yields the batches in order.
+
+        Raises:
+            Exception: whatever reading a batch raised, in its place.
+        """
+        batches, end = iter(super().__iter__()), object()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
+            ahead = reader.submit(next, batches, end)
+            while (batch := ahead.result()) is not end:
+                ahead = reader.submit(next, batches, end)
+                yield batch

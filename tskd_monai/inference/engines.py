@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from tskd_monai.inference.exported_files import (
     exported_file,
     is_accepted,
 )
+from tskd_monai.inference.label_map_inferer import Engine, Predictor, TorchEngine
 from tskd_monai.networks.bfloat16 import cpu_computes_bfloat16, cpu_name
 
 if TYPE_CHECKING:
@@ -31,24 +31,6 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-
-Predictor = Callable[[Tensor], Tensor]
-"""Windows (B, C, H, W) to logits (B, K, H, W)."""
-
-
-class Engine(Protocol):
-    """What an inferer asks for a predictor."""
-
-    def __call__(self, network: Predictor) -> Predictor:
-        """Returns what runs the network, or the exported form of it."""
-
-
-class TorchEngine:
-    """Runs the network itself."""
-
-    def __call__(self, network: Predictor) -> Predictor:
-        """Returns the network."""
-        return network
 
 
 class OnnxRuntimeEngine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from monai.data import MetaTensor
@@ -12,8 +12,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tskd_monai.data.task import Task
-from tskd_monai.inference.engines import Engine, Predictor, TorchEngine
 from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
+
+Predictor = Callable[[Tensor], Tensor]
+"""Windows (B, C, H, W) to logits (B, K, H, W)."""
+
+
+class Engine(Protocol):
+    """What an inferer asks for a predictor."""
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns what runs the network, or the exported form of it."""
+
+
+class TorchEngine:
+    """Runs the network itself."""
+
+    def __call__(self, network: Predictor) -> Predictor:
+        """Returns the network."""
+        return network
+
 
 UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "linear": linear_labels,

@@ -30,7 +30,7 @@ from tskd_monai.files.redaction import redact_paths
 from tskd_monai.inference.case_files import RECORDS
 from tskd_monai.inference.cases import CASE, FAILURE, OUTPUT, WARNING, Case, own_shard
 from tskd_monai.inference.failures import describe
-from tskd_monai.inference.overlapped_io import WriterThread
+from tskd_monai.inference.outputs import WriterThread
 
 DONE, FAILED = "done", "failed"
 ADVICE = "remove it, and the case is done again"
@@ -112,6 +112,7 @@ class SegmentationRun:
     ) -> None:
         self.output_dir = text_path(output_dir, "output_dir")
         self.task, self.writer = task, writer
+        self._private_records, self._private_table = (private_file(self.output_dir, name) for name in (RECORDS, INPUTS))
         common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it
             common |= {"refuse": asdict(task)["training_images"]}
@@ -122,6 +123,7 @@ class SegmentationRun:
         """The cases that this process has yet to do."""
         self._owners = {read_case_record(path, task)["name"]: image for image, path in done.items()}
         self._results: dict[Path, dict[str, Any]] = {}
+        self._inputs: dict[str, dict[str, str]] = {}
         self._started = time.monotonic()
 
     def run(self, evaluator: SupervisedEvaluator) -> None:
@@ -209,9 +211,9 @@ class SegmentationRun:
         """Writes down what became of a case and, privately, which it was, and says how far the run is."""
         path = self._paths[case["image"]]
         self._results[path] = {"study": path.stem, "status": status, **content}
-        input_ = {"input": str(Path(case["image"]).absolute()), "message": private_message}
+        self._inputs[path.stem] = {"input": str(Path(case["image"]).absolute()), "message": private_message}
         try:
-            write_json(self._private_path(path), input_)
+            write_json(self._private_path(path.stem), self._inputs[path.stem])
             write_json(path, self._results[path])
         except OSError as error:  # the disk is full: the other cases and the summary say so too
             logger.error("A case's record was not written: %s", error)
@@ -219,8 +221,8 @@ class SegmentationRun:
         left = (time.monotonic() - self._started) / finished * (total - finished)
         logger.info("%d of %d cases, about %.0f s left.", finished, total, left)
 
-    def _private_path(self, record: Path) -> Path:
-        return private_file(self.output_dir, RECORDS) / record.name
+    def _private_path(self, key: str) -> Path:
+        return self._private_records / f"{key}.json"
 
     def _summarise(self) -> None:
         """Writes the summary of all processes' cases, once all have come this far, and raises for failed ones."""
@@ -268,14 +270,18 @@ class SegmentationRun:
     def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Writes which input each case is: the key to the other files, which stays private."""
         fields = ("study", "name", "status", "input", "message")
-        path = private_file(self.output_dir, INPUTS)
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_path(self._private_table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             for record in found:
-                private = self._private_path(Path(f"{record['study']}.json"))
-                known = read_json(private) if private.is_file() else {"input": "", "message": ""}
-                writer.writerow({**{name: record[name] for name in fields[:3]}, **known})
+                writer.writerow({**{name: record[name] for name in fields[:3]}, **self._input(record["study"])})
+
+    def _input(self, key: str) -> dict[str, str]:
+        """Returns the input of a case and its whole message, from disk where another process or run had the case."""
+        if key in self._inputs:
+            return self._inputs[key]
+        path = self._private_path(key)
+        return dict(read_json(path)) if path.is_file() else {"input": "", "message": ""}
 
 
 def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Spacing
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from tskd_monai.transforms.fitness import image_title
+from tskd_monai.data.output_names import image_title
 
 SLICES_AT_ONCE = 16
 MODES = ("bilinear", "nearest")

@@ -19,8 +19,8 @@ from tskd_monai.data.datalist import LABEL_KEYS, SECTIONS
 from tskd_monai.data.grid import body_spacing, reoriented, require_orthogonal
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
+from tskd_monai.data.output_names import image_title
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
-from tskd_monai.files.redaction import image_title
 
 logger = logging.getLogger(__name__)
 
