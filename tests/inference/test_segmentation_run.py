@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
 import pytest
@@ -192,14 +193,13 @@ def test_progress_tells_the_time_left_and_no_path(run: Run, studies: Path, caplo
     assert not any("Doe" in line or str(studies) in line for line in lines)
 
 
-def test_processes_share_the_studies(run: Run, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_cases(run: Run, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (studies / "broken.nii.gz").unlink()
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(idist, "barrier", lambda: None)
     written = []
     for rank in (1, 0):  # one after the other: the first that writes the summary is the last to come
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
         out = run(tree=str(studies))
         written.append(len(list(out.glob("*_seg.nii.gz"))))
         assert (out / "summary.json").is_file() == (rank == 0)

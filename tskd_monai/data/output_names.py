@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
+
+from monai.transforms import MapTransform
 
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.task import Task
@@ -59,3 +61,18 @@ def file_stem(path: Path) -> str:
         if path.is_file() and name.lower().endswith(ending):
             return name[: -len(ending)]
     return name
+
+
+class NameOutputd(MapTransform):
+    """Puts the item's `name` into its image's metadata, from which outputs are named.
+
+    Args:
+        keys: of images.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Returns the dictionary; an item without one keeps the file's name."""
+        for key in self.key_iterator(dict(data)):
+            if "name" in data:
+                data[key].meta["output_name"] = str(data["name"])
+        return data

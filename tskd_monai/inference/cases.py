@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
+import ignite.distributed as idist
 from monai.data import DataLoader, Dataset
 
 from tskd_monai.data.datalist import load_section, study_names
 from tskd_monai.data.dicom.header import is_dicom_file
 from tskd_monai.data.dicom.series import counted
 from tskd_monai.data.dicom.tree import series_folders
-from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.data.output_names import file_stem, output_name
 from tskd_monai.files.option_path import text_path, typed_path
 from tskd_monai.files.private_files import FOLDER as PRIVATE
@@ -87,9 +87,7 @@ def find_cases(
 
 def own_shard(cases: Sequence[Case]) -> list[Case]:
     """Returns the cases of this process: every n-th under torchrun with n processes, else all."""
-    if not torch.distributed.is_initialized():
-        return list(cases)
-    return list(cases[torch.distributed.get_rank() :: torch.distributed.get_world_size()])
+    return list(cases[idist.get_rank() :: idist.get_world_size()])
 
 
 def _listed(image: Any) -> list[Path]:

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.task import REFUSE, Task
 from tskd_monai.files.atomic import atomic_path
@@ -226,12 +226,11 @@ class SegmentationRun:
 
     def _summarise(self) -> None:
         """Writes the summary of all processes' cases, once all have come this far, and raises for failed ones."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        idist.barrier()
         known = [path for path in self._paths.values() if path in self._results or path.is_file()]
         found = [self._results.get(path) or read_case_record(path, self.task) for path in known]
         failed = [record for record in found if record["status"] == FAILED]
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        if idist.get_rank() == 0:
             self._write_summary(found, failed)
         unlike = sum(UNLIKE_TRAINING in record for record in found)
         if unlike:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tskd_monai.data.fitness import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Intensity, Label, Task
 from tskd_monai.files.json_files import shown

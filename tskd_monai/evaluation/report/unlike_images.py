@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from tskd_monai.data.image_ranges import UNLIKE_TRAINING
+from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.files.json_files import check_fields, read_json
 
 SUMMARY = "summary.json"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support.paths import ROOT
-from tskd_monai.data.image_ranges import ImageExtent, image_extent, ranges_over, unlike_most, unlike_training
+from tskd_monai.data.fitness import ImageExtent, image_extent, ranges_over, unlike_most, unlike_training
 from tskd_monai.data.task import Intensity, Task, TrainingImages, load_task
 
 MakeTask = Callable[..., Task]
