@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
-from tskd_monai.data.image_ranges import unlike_most
+from tskd_monai.data.fitness import unlike_most
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.fingerprint import Fingerprint
