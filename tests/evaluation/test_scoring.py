@@ -103,3 +103,39 @@ def test_missing_segmentation_is_named_and_nothing_written(tmp_path: Path, make_
     with pytest.raises(FileNotFoundError, match=r"Expected a label map .*7_right_seg\.nii\.gz, found no file"):
         score_segmentations(make_task(), datalist, "test", tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+def test_a_second_reader_is_scored_like_the_prediction(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    datalist = write_study(tmp_path, labels())
+    second = labels()
+    second[5, 2:6, 1:3] = 0  # a quarter of the liver
+    save(tmp_path / "second/left.nii.gz", second)
+    content = json.loads(datalist.read_text())
+    content["test"][0]["second_reader"] = "second/left.nii.gz"
+    datalist.write_text(json.dumps(content))
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.nii.gz", second if name == "7_left" else labels())
+    summary = score_segmentations(make_task(), datalist, "test", tmp_path / "out")
+    readers = summary["second_reader"]
+    assert (readers["cases"], readers["images"], summary["images"]) == (1, 1, 3)
+    assert readers["classes"]["liver"]["dice"]["mean"] == pytest.approx(2 * 24 / (24 + 32))
+    assert readers["classes"]["spleen"]["dice"]["mean"] == 1
+    rows = read_metrics(tmp_path / "out/metrics.csv")
+    assert read_metrics(tmp_path / "out/metrics_second_reader.csv") == rows[:2]
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == summary
+    del content["test"][0]["second_reader"]
+    datalist.write_text(json.dumps(content))
+    assert "second_reader" not in score_segmentations(make_task(), datalist, "test", tmp_path / "out")
+    assert not (tmp_path / "out/metrics_second_reader.csv").exists()
+
+
+def test_a_second_reader_off_the_grid_is_refused(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    datalist = write_study(tmp_path, labels())
+    nib.save(nib.Nifti1Image(labels(), np.diag([2.0, 2.0, 4.0, 1.0])), tmp_path / "second.nii.gz")
+    content = json.loads(datalist.read_text())
+    content["test"][0]["second_reader"] = "second.nii.gz"
+    datalist.write_text(json.dumps(content))
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.nii.gz", labels())
+    with pytest.raises(ValueError, match=r"second reader's label .*second\.nii\.gz beside .*moves a corner by 3 mm"):
+        score_segmentations(make_task(), datalist, "test", tmp_path / "out")

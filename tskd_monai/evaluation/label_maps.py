@@ -10,7 +10,7 @@ import numpy as np
 
 from tskd_monai.data.grid import corner_distance, require_orthogonal, same_grid, voxel_spacing
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.labels import check_declared, listed_values, whole_labels
+from tskd_monai.data.labels import check_declared, check_label_grid, listed_values, whole_labels
 from tskd_monai.data.volume_reader import VolumeReader
 
 LARGEST_VALUE = 2**31 - 1
@@ -91,6 +91,23 @@ def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) 
             "was it predicted for another task?"
         )
     return prediction
+
+
+def load_second_reader(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
+    """Reads the label map of a second reader as `load_reference`, on the grid of the first reader's.
+
+    Args:
+        path: of the file.
+        reference: the first reader's, of the same image.
+        labels: value -> name of the foreground labels.
+
+    Raises:
+        ValueError: if the grids differ, besides the errors of `load_reference`.
+    """
+    second = load_reference(path, labels)
+    names = f"second reader's label {path} beside {reference.path}"
+    check_label_grid((reference.array.shape, reference.affine), (second.array.shape, second.affine), names)
+    return second
 
 
 def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:

@@ -34,12 +34,13 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.evaluation.label_maps import load_prediction, load_reference
+from tskd_monai.evaluation.label_maps import LabelMap, load_prediction, load_reference, load_second_reader
 from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, Row, pixel_names, summarise
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import write_json
 
 NSD_TOLERANCE_MM = 2.0
+SECOND_READER = "second_reader"
 
 
 def case_metrics(
@@ -93,8 +94,7 @@ def evaluate_case(
     """
     reference = load_reference(reference_path, labels)
     prediction = load_prediction(prediction_path, reference, labels)
-    rows = case_metrics(prediction.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
-    return [{"case": case, **row} for row in rows]
+    return _agreement(prediction, reference, labels, case, nsd_tolerance_mm)
 
 
 def evaluate_cases(
@@ -108,7 +108,8 @@ def evaluate_cases(
 
     Args:
         cases: entries with "case" (the patient), "label" and "prediction" (files). A patient may have several entries,
-            such as two eyes; the summary averages them first.
+            such as two eyes; the summary averages them first. With "second_reader", the label map of another reader,
+            the agreement of the two readers is measured by the same code on the same grid.
         labels: value -> name of the foreground labels.
         output_csv: file to write, for instance `metrics.csv`; empty cells are NaN. Where all labels are 2D image files,
             distances and sizes are in pixels there and in the summary, under names that say so.
@@ -116,7 +117,8 @@ def evaluate_cases(
         seed: of the bootstrap interval.
 
     Returns:
-        The summary, see `tskd_monai.evaluation.summary.summarise`.
+        The summary, see `tskd_monai.evaluation.summary.summarise`; under "second_reader" the same of the second reader
+        against the reference, on the images that have one. Its rows stand in `second_reader_csv`.
     """
     if not cases:
         raise ValueError("Expected at least one case to evaluate, found none.")
@@ -125,19 +127,52 @@ def evaluate_cases(
         if missing:
             raise ValueError(f"Expected case, label and prediction in entry {number} of the cases, missing {missing}.")
     rows: list[Row] = []
+    second_rows: list[Row] = []
     for entry in tqdm(cases, desc="Evaluating", unit="case"):
-        prediction, reference = Path(entry["prediction"]), Path(entry["label"])
-        rows += evaluate_case(prediction, reference, labels, str(entry["case"]), nsd_tolerance_mm)
+        reference, case = load_reference(Path(entry["label"]), labels), str(entry["case"])
+        prediction = load_prediction(Path(entry["prediction"]), reference, labels)
+        rows += _agreement(prediction, reference, labels, case, nsd_tolerance_mm)
+        if SECOND_READER in entry:
+            second = load_second_reader(Path(entry[SECOND_READER]), reference, labels)
+            second_rows += _agreement(second, reference, labels, case, nsd_tolerance_mm)
     pixels = all(is_image_file(entry["label"]) for entry in cases)
+    summary = _summary(rows, pixels, len(cases), seed)
+    summary[f"nsd_tolerance_{'px' if pixels else 'mm'}"] = nsd_tolerance_mm
+    output_csv = Path(output_csv)
+    second_csv = second_reader_csv(output_csv)
+    if second_rows:
+        images = sum(SECOND_READER in entry for entry in cases)
+        summary[SECOND_READER] = _summary(second_rows, pixels, images, seed)
+        _write_csv(second_csv, second_rows, pixels)
+    else:
+        second_csv.unlink(missing_ok=True)  # of an earlier evaluation
+    _write_csv(output_csv, rows, pixels)
+    write_json(output_csv.with_suffix(".json"), summary)
+    return summary
+
+
+def second_reader_csv(metrics_csv: Path) -> Path:
+    """Returns where the agreement of a second reader stands beside the metrics of an evaluation, if there was one."""
+    return metrics_csv.with_name(f"{metrics_csv.stem}_{SECOND_READER}.csv")
+
+
+def _agreement(
+    label_map: LabelMap, reference: LabelMap, labels: Mapping[int, str], case: str, nsd_tolerance_mm: float
+) -> list[Row]:
+    rows = case_metrics(label_map.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
+    return [{"case": case, **row} for row in rows]
+
+
+def _summary(rows: Sequence[Row], pixels: bool, images: int, seed: int) -> dict[str, Any]:
     summary = summarise(rows, seed)
     if pixels:
         summary = _in_pixels(summary) | {"classes": {name: _in_pixels(of) for name, of in summary["classes"].items()}}
-    summary |= {"images": len(cases), f"nsd_tolerance_{'px' if pixels else 'mm'}": nsd_tolerance_mm}
-    output_csv = Path(output_csv)
-    with atomic_path(output_csv) as temporary:
+    return summary | {"images": images}
+
+
+def _write_csv(path: Path, rows: Sequence[Row], pixels: bool) -> None:
+    with atomic_path(path) as temporary:
         temporary.write_text(_as_csv(rows, pixels), encoding="utf-8", newline="")
-    write_json(output_csv.with_suffix(".json"), summary)
-    return summary
 
 
 def _check_arguments(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.datalist import load_section, study_names
+from tskd_monai.data.datalist import LABEL_KEYS, load_section, study_names
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.metrics import evaluate_cases
@@ -17,6 +18,8 @@ def score_segmentations(
     """Compares the segmentations in `output_dir` with the labels of a section, on the labels' own grid.
 
     Writes `metrics.csv` (a row per case and class) and `metrics.json` beside them and returns the latter's content.
+    Where entries have a `second_reader`, the two readers are compared too: how far experts agree is what a Dice is to
+    be read against.
 
     Args:
         task: of the study.
@@ -27,7 +30,12 @@ def score_segmentations(
     """
     entries = load_section(datalist, section, fold)
     cases = [
-        {"case": entry["case"], "label": entry["label"], "prediction": segmentation_path(output_dir, name, task)}
+        {**_labels(entry), "prediction": segmentation_path(output_dir, name, task)}
         for entry, name in zip(entries, study_names(entries), strict=True)
     ]
     return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv")
+
+
+def _labels(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the patient and the label maps of an entry."""
+    return {key: entry[key] for key in ("case", *LABEL_KEYS) if key in entry}

@@ -101,6 +101,22 @@ def test_classes_and_volumes_are_those_of_the_metrics(html: str, folder: Path) -
     assert f"Mean difference{-sum(LOST.values()) * 10 * 20 / 1000 / 4:+.1f}" in re.sub(r"\s*\n\s*", "", Page(html).text)
 
 
+def test_a_second_reader_has_a_table(tmp_path: Path, task: Task) -> None:
+    assert "second reader" not in evaluate(tmp_path, task)
+    datalist = json.loads((tmp_path / "datalist.json").read_text())
+    second = np.asarray(nib.load(tmp_path / "labels/9.nii.gz").dataobj).copy()
+    second[2, :, :] = 0
+    save(tmp_path / "second.nii.gz", second)
+    datalist["test"][3]["second_reader"] = "second.nii.gz"
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist))
+    summary = score_segmentations(task, tmp_path / "datalist.json", "test", tmp_path / "out")
+    path = write_evaluation_report(task, tmp_path / "datalist.json", "test", tmp_path / "out")
+    text = " ".join(Page(path.read_text(encoding="utf-8")).text.split())
+    table = text.split("A second reader against the reference")[-1]
+    liver = summary["second_reader"]["classes"]["liver"]["dice"]["mean"]
+    assert 0.9 < liver < 1 and f"liver {liver:.3f}" in table
+
+
 def test_an_interval_wants_enough_patients(
     folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from tskd_monai.data.datalist import load_section
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.comparison import FEW_PATIENTS
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
+from tskd_monai.evaluation.metrics import second_reader_csv
 from tskd_monai.evaluation.report.evaluated_studies import EvaluatedStudy, evaluated_studies
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot
 from tskd_monai.evaluation.report.report import fill_template, report_versions
@@ -42,13 +43,15 @@ def write_evaluation_report(
     """
     output_dir = Path(output_dir)
     rows = read_metrics(output_dir / "metrics.csv")
+    second_csv = second_reader_csv(output_dir / "metrics.csv")
+    second_rows = read_metrics(second_csv) if second_csv.is_file() else []
     studies = evaluated_studies(task, load_section(datalist, section, fold), rows, output_dir)
     page = fill_template(
         title=escape(f"{task.name}: evaluation"),
         summary=escape(f"{_count(len(studies), 'image')} of the section {section}, scored on the labels' own grid."),
         headline=escape(_headline(rows, studies)),
         tiles=_tiles(task, rows, studies),
-        accuracy=unlike_note(_unlike(studies, output_dir), len(studies)) + _accuracy(task, rows, studies),
+        accuracy=unlike_note(_unlike(studies, output_dir), len(studies)) + _accuracy(task, rows, studies, second_rows),
         patients="Worst first",
         overlays=_pictures(task, studies),
         versions=pairs_table("Versions", report_versions()),
@@ -64,7 +67,7 @@ def _unlike(studies: Sequence[EvaluatedStudy], output_dir: Path) -> dict[str, st
     return {study.name: recorded[study.name] for study in studies if study.name in recorded}
 
 
-def class_table(task: Task, rows: Sequence[Row]) -> str:
+def class_table(task: Task, rows: Sequence[Row], caption: str = "By class, over patients") -> str:
     """Returns the HTML of Dice, surface distances and missed structures of each class, over patients."""
     unit = "pixels" if task.axcodes is None else "mm"
     lines = []
@@ -78,7 +81,7 @@ def class_table(task: Task, rows: Sequence[Row]) -> str:
         line.append(_number(finite_mean(values_of_class(rows, label, "nsd").values())))
         lines.append([*line, str(missed)])
     header = ["Class", "Dice", "Median", "Lowest", f"HD95 ({unit})", "NSD", "Missed"]
-    return html_table("By class, over patients", header, lines)
+    return html_table(caption, header, lines)
 
 
 def volume_table(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
@@ -126,7 +129,7 @@ def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -
     )
 
 
-def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
+def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy], second_rows: Sequence[Row]) -> str:
     by_class = {name: values_of_class(rows, label, "dice") for label, name in task.foreground.items()}
     spoken = "; ".join(f"{name} {_number(finite_mean(values.values()))}" for name, values in by_class.items())
     chart = strip_plot(by_class, "Dice per patient", one_colour=True)
@@ -137,7 +140,8 @@ def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]
         "without the structure in either is left out.</p>"
     )
     figure = chart_figure(chart, f"Dice per patient of each class. Means: {spoken}.", caption)
-    return class_table(task, rows) + remark + figure + volume_table(task, studies)
+    second = class_table(task, second_rows, "A second reader against the reference") if second_rows else ""
+    return class_table(task, rows) + second + remark + figure + volume_table(task, studies)
 
 
 def _pictures(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
