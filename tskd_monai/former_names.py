@@ -6,6 +6,7 @@ lookup asks the package, `tskd_monai.inference`, for `studies`, and its `__getat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,11 @@ FORMER_COMPONENTS = {
     "tskd_monai.inference.studies.find_studies": "tskd_monai.inference.cases.find_cases",
     "tskd_monai.inference.study_dataset.StudyDataset": "tskd_monai.inference.cases.CaseDataset",
     "tskd_monai.inference.study_report.StudyReport": "tskd_monai.former_names.study_report",
+    "tskd_monai.training.checkpoint.Attach": "tskd_monai.former_names.Attach",
+    "tskd_monai.training.optimisation.warmup_cosine": "tskd_monai.former_names.warmup_cosine",
+    "tskd_monai.training.tracking.is_off": "tskd_monai.former_names.tensorboard_is_off",
 }
-"""Component of a former module that has another name now: where it is, or the adapter below of the former signature."""
+"""Component that has another name now: where it is, or the adapter below of the former signature."""
 
 
 def former_module(package: str, name: str) -> ModuleType:
@@ -52,6 +56,18 @@ def former_module(package: str, name: str) -> ModuleType:
     return both
 
 
+def former_components(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module that is still there and has lost components to another place or name."""
+
+    def find(name: str) -> Any:
+        former = f"{module}.{name}"
+        if former not in FORMER_COMPONENTS:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return _component(FORMER_COMPONENTS[former])
+
+    return find
+
+
 def _component(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
@@ -61,3 +77,29 @@ def study_report(studies: Any, **options: Any) -> Any:
     """Return what 0.1 called `StudyReport`, whose cases were called studies."""
     run = _component("tskd_monai.inference.segmentation_run.SegmentationRun")
     return run(cases=studies, **options)
+
+
+class Attach:
+    """Attaches a handler that another part of the config builds: MONAI Label takes no references in `train#handlers`.
+
+    Args:
+        handler: with ignite's `attach`.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def attach(self, engine: Any) -> None:
+        """Attaches the handler to this engine."""
+        self.handler.attach(engine)
+
+
+def warmup_cosine(optimizer: Any, steps: int) -> Any:
+    """Return `lr_schedule` with its half cosine."""
+    return _component("tskd_monai.training.optimisation.lr_schedule")(optimizer, steps)
+
+
+def tensorboard_is_off(enabled: bool) -> bool:
+    """Return whether MONAI's own TensorBoard handlers are left out: not wanted, or of a process but the first."""
+    checked = _component("tskd_monai.training.tracking.checked_switch")(enabled)
+    return not checked or _component("ignite.distributed.get_rank")() > 0

@@ -20,10 +20,11 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, Referen
 from tests.bundles.bundle_layout import REQUIRED_CONFIGS, config_files, documented_runs, is_override, read_config
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
-MAX_LINES = {"train": 200, "fine_tune": 200, "cache_teacher": 200, "inference": 120, "evaluate": 120}
-MAX_LINES_ALONE = 200
+MAX_LINES = {"inference": 120, "evaluate": 120}
+MAX_LINES_ALONE = 140
 MAX_LINES_OVERRIDE = 40
 MAX_EXPRESSION = 80
+MAX_OPTIONS = 30
 WORKFLOW_TYPES = {"train": "train", "fine_tune": "train", "inference": "infer", "evaluate": "infer"}
 RUNNER_NAMES = frozenset({"monai", "torch", "np", "numpy"})  # what MONAI's parser brings to every expression
 RUNNER_IDS = frozenset({"imports", "initialize", "run", "finalize"})
@@ -135,6 +136,15 @@ def check_size(config: Path) -> list[str]:
     limit = MAX_LINES_OVERRIDE if is_override(config) else MAX_LINES.get(config.stem, MAX_LINES_ALONE)
     lines = len(config.read_text(encoding="utf-8").splitlines())
     return [f"{config.name}: {lines} lines, at most {limit}"] if lines > limit else []
+
+
+def check_options(config: Path) -> list[str]:
+    """Check that a config has few ids for users to override: all top-level ids before the network."""
+    if is_override(config):
+        return []
+    ids = [id_ for id_ in read_config(config) if id_ not in RUNNER_IDS]
+    options = ids[: ids.index("task_def")] if "task_def" in ids else ids
+    return [f"{config.name}: {len(options)} options, at most {MAX_OPTIONS}"] if len(options) > MAX_OPTIONS else []
 
 
 def check_references(configs: list[Path]) -> list[str]:

@@ -39,6 +39,10 @@ def test_config_is_short(config: Path) -> None:
     assert contracts.check_size(config) == []
 
 
+def test_config_has_few_options(config: Path) -> None:
+    assert contracts.check_options(config) == []
+
+
 def test_config_expressions_are_plain(config: Path) -> None:
     assert contracts.check_expressions(config) == []
 
@@ -147,7 +151,7 @@ def test_wrong_logging_config_is_found(scratch: Path) -> None:
     assert contracts.check_logging(scratch)[0].startswith("logging.conf: KeyError")
 
 
-@pytest.mark.parametrize(("name", "limit"), [("train", 200), ("inference", 120), ("multi_gpu_train", 40)])
+@pytest.mark.parametrize(("name", "limit"), [("train", 140), ("inference", 120), ("multi_gpu_train", 40)])
 def test_long_config_is_found(scratch: Path, name: str, limit: int) -> None:
     config = scratch / "configs" / f"{name}.yaml"
     text = config.read_text(encoding="utf-8")
@@ -155,6 +159,13 @@ def test_long_config_is_found(scratch: Path, name: str, limit: int) -> None:
     assert contracts.check_size(config) == []
     config.write_text(config.read_text(encoding="utf-8") + "#\n", encoding="utf-8")
     assert contracts.check_size(config) == [f"{name}.yaml: {limit + 1} lines, at most {limit}"]
+
+
+def test_many_options_are_found(scratch: Path) -> None:
+    config = scratch / "configs" / "train.yaml"
+    assert contracts.check_options(config) == []
+    plant(config, "epochs: 2", "epochs: 2\n" + "".join(f"option_{number}: 0\n" for number in range(31)))
+    assert contracts.check_options(config)[0].endswith("options, at most 30")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,17 @@ RUNS = [(bundle, configs) for bundle, lists in TRAININGS.items() for configs in 
 WITHOUT_LABELS = {("distillation", "train.yaml"), ("diffusion_synthesis", "train.yaml")}
 """Nothing to check classes of: the student sees none, and the diffusion model takes them as a condition at most."""
 
+PATHS = {
+    ("distillation", "train.yaml"): {"teacher_dir", "transfer_set"},
+    ("distillation", "fine_tune.yaml"): {"initial_student"},
+}
+"""Options of files and folders that are checked to be text."""
+OWN_PARTS = ("dataset", "sampler", "lr_scheduler", "history", "checkpoint")
+OTHER_HANDLERS = {
+    "CheckpointLoader": "the weights that the student's training starts from",
+    "MomentumUpdate": "MoCo's momentum encoder",
+}
+
 
 @pytest.fixture(params=RUNS, ids=["-".join([bundle, *configs]) for bundle, configs in RUNS])
 def training(request: pytest.FixtureRequest) -> tuple[str, list[str], dict[str, Any]]:
@@ -38,35 +49,35 @@ def training(request: pytest.FixtureRequest) -> tuple[str, list[str], dict[str, 
     return bundle, configs, parser.get()
 
 
+def component(reference: Any, config: dict[str, Any]) -> Any:
+    """Returns what a reference stands for, and anything else as it is."""
+    while isinstance(reference, str) and reference.startswith("@"):
+        node: Any = config
+        for part in reference[1:].replace("::", "#").split("#"):
+            node = node[part]
+        reference = node
+    return reference
+
+
 def targets(steps: list[Any], config: dict[str, Any]) -> list[str]:
     """Returns the targets of a list of components and references, without their packages."""
-    found = []
-    for step in steps:
-        while isinstance(step, str) and step.startswith("@"):
-            node: Any = config
-            for part in step[1:].replace("::", "#").split("#"):
-                node = node[part]
-            step = node
-        found.append(step["_target_"].rpartition(".")[2] if isinstance(step, dict) else str(step))
-        if found[-1] == "Attach":
-            found[-1:] = targets([step["handler"]], config)
-    return found
+    found = [component(step, config) for step in steps]
+    return [step["_target_"].rpartition(".")[2] if isinstance(step, dict) else str(step) for step in found]
 
 
 def test_what_comes_before_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
-    """Bundle root and precision are checked, seeds are set, the folder is taken: before a network or an image."""
-    _, configs, config = training
-    steps = targets(config["initialize"], config)
-    checks = ["end_with_the_reason", "check_bundle_root", "PrecisionInferer"]
-    seeds = ["use_deterministic_algorithms", "seed_generators"]
-    distributed = ["start_process_group"] * any("multi_gpu" in name for name in configs)
-    assert [step.replace("DiffusionInferer", "PrecisionInferer") for step in steps] == [
-        *checks,
-        *seeds,
-        *distributed,
-        "hold_output_dir",
-    ]
-    assert targets(config["finalize"], config)[0] == "release_output_dir"
+    """The precision is checked; then bundle root, seeds, process group and folder: before a network or an image."""
+    bundle, configs, config = training
+    steps = [step.replace("DiffusionInferer", "PrecisionInferer") for step in targets(config["initialize"], config)]
+    assert steps == ["end_with_the_reason", "PrecisionInferer", "guard_run"]
+    guards = config["guards"]
+    assert {name: guards[name] for name in ("bundle_root", "output_dir", "seed", "deterministic")} == {
+        name: f"@{name}" for name in ("bundle_root", "output_dir", "seed", "deterministic")
+    }
+    assert guards.get("distributed", False) is any("multi_gpu" in name for name in configs)
+    assert guards.get("hold_output", True)
+    assert set(guards.get("paths", ())) == PATHS.get((bundle, configs[0]), set())
+    assert config["finalize"] == ["$@guards.release()"]
     assert config["seed"] == 0 and config["deterministic"] is False and config["precision"] == "float32"
 
 
@@ -75,17 +86,25 @@ def test_precision_seed_and_task_reach_what_guards_them(training: tuple[str, lis
     inferer = config["train"]["inferer"]
     assert (inferer["precision"], inferer["device"]) == ("@precision", "@device")
     assert config["train"]["trainer"]["inferer"].replace("::", "#") == "@train#inferer"
+    assert config["train"]["sampler"]["seed"] == "@seed"
     assert config["train"]["checkpoint"]["task_hash"] == "$@task_def.hash"
     settings = json.dumps(config.get("finish", {}).get("settings", {})).replace("::", "#")
     assert "finish" not in config or "$@train#inferer.precision" in settings
 
 
 def test_what_watches_over_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
-    """It resumes before anything looks at the network, draws by seed and epoch, saves whole epochs, ends on signals."""
+    """The standard handlers, whose order `tests/training/test_handlers.py` holds, follow this run's own parts."""
     _, _, config = training
-    handlers = targets(config["train"]["handlers"], config)
-    order = ["Resume", "ReseedEachEpoch", "TrainingHistory", "EpochCheckpoint", "StopOnSignal"]
-    assert [name for name in handlers if name in order] == order
+    names = targets(config["train"]["handlers"], config)
+    assert [name for name in names if name not in OTHER_HANDLERS] == ["standard_handlers"]
+    handlers = config["train"]["handlers"][names.index("standard_handlers")]
+    own = {name: handlers[name].replace("::", "#") for name in OWN_PARTS}
+    assert own == {name: f"@train#{name}" for name in OWN_PARTS}
+    assert (handlers["seed"], handlers["tensorboard"]) == ("@seed", "@tensorboard")
+    assert handlers.get("accumulation_steps") == config["train"]["trainer"].get("accumulation_steps")
+    if "validate" in config:
+        assert handlers["validator"].replace("::", "#") == "@validate#evaluator"
+        assert handlers["val_interval"] == "@val_interval"
     saved = set(config["train"]["checkpoint"]["save_dict"])
     assert {"network", "optimizer", "lr_scheduler", "history"} <= saved
     assert ("best" in saved) == ("validate" in config)
@@ -93,11 +112,8 @@ def test_what_watches_over_a_training(training: tuple[str, list[str], dict[str, 
 
 def test_labels_are_those_of_the_task(training: tuple[str, list[str], dict[str, Any]]) -> None:
     bundle, configs, config = training
-    classes = config["train"]["sampler"].get("classes_present")
-    if (bundle, configs[0]) in WITHOUT_LABELS:
-        assert classes is None
-    else:
-        assert targets([classes], config) == ["checked_classes"]
+    without = (bundle, configs[0]) in WITHOUT_LABELS
+    assert targets([config["train"]["sampler"]], config) == ["SliceSampler" if without else "foreground_sampler"]
 
 
 def test_every_training_of_the_bundles_is_in_the_table() -> None:

@@ -89,7 +89,7 @@ def train(folder: Path, batch_size: int, killed_in: int | None = None) -> None:
     sampler = SliceSampler(len(dataset), EPOCH_LENGTH * batch_size, dataset.classes_present(), 0.5, SEED)
     # Not Adam: it divides by the gradient's size, and some of these gradients are rounding errors around 0.
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
-    scheduler = lr_schedule(optimizer, "cosine", EPOCHS * EPOCH_LENGTH)
+    scheduler = lr_schedule(optimizer, EPOCHS * EPOCH_LENGTH)
     validation = process_share([volume({"seed": seed}) for seed in (50, 51, 52)])
     best = BestCheckpoint(folder / "best.pt", inner)
     evaluator = dice_evaluator(inner, validation, slice_inferer(TASK), TASK, "cpu", [best])

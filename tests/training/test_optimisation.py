@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from monai.engines import SupervisedTrainer
@@ -13,7 +15,6 @@ from tskd_monai.training.optimisation import (
     lr_schedule,
     teacher_parameters,
     trainable_parameters,
-    warmup_cosine,
 )
 
 STEPS = 100
@@ -26,7 +27,7 @@ def optimizer(rate: float = 0.2) -> torch.optim.Optimizer:
 def rates(name: str, steps: int = STEPS) -> list[float]:
     """Return the rate of each step, and the one after the last."""
     stepped = optimizer()
-    schedule = lr_schedule(stepped, name, steps)
+    schedule = lr_schedule(stepped, steps, name)
     found = []
     for _ in range(steps + 1):
         found.append(stepped.param_groups[0]["lr"])
@@ -50,9 +51,22 @@ def test_cosine_is_that_of_monai() -> None:
         assert found == pytest.approx(reference.param_groups[0]["lr"], abs=1e-12)
         reference.step()
         schedule.step()
-    assert warmup_cosine(optimizer(), STEPS).lr_lambdas[0](30) == lr_schedule(optimizer(), "cosine", STEPS).lr_lambdas[
-        0
-    ](30)
+
+
+def test_a_longer_run_decays_to_its_own_end_and_the_rate_stays_at_zero_there() -> None:
+    first, longer = lr_schedule(optimizer(), STEPS), lr_schedule(optimizer(), 2 * STEPS)
+    for _ in range(STEPS):
+        first.optimizer.step()
+        first.step()
+    longer.load_state_dict(first.state_dict())
+    rates = []
+    for _ in range(STEPS + 2):
+        longer.optimizer.step()
+        longer.step()
+        rates.extend(longer.get_last_lr())
+    assert rates[0] == pytest.approx(0.2 * 0.5 * (1 + math.cos(math.pi * 91 / 190)))
+    assert all(before > after for before, after in zip(rates[: STEPS - 1], rates[1:STEPS], strict=True))
+    assert rates[STEPS - 1 :] == [0, 0, 0]
 
 
 def test_poly_falls_with_the_power_of_0_9() -> None:
@@ -60,7 +74,7 @@ def test_poly_falls_with_the_power_of_0_9() -> None:
 
 
 def test_a_schedule_goes_on_where_it_was() -> None:
-    first, second = lr_schedule(optimizer(), "poly", STEPS), lr_schedule(optimizer(), "poly", STEPS)
+    first, second = lr_schedule(optimizer(), STEPS, "poly"), lr_schedule(optimizer(), STEPS, "poly")
     for _ in range(40):
         first.optimizer.step()
         first.step()
@@ -72,7 +86,7 @@ def test_a_schedule_goes_on_where_it_was() -> None:
 
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected --lr_schedule cosine or poly, found linear"):
-        lr_schedule(optimizer(), "linear", STEPS)
+        lr_schedule(optimizer(), STEPS, "linear")
 
 
 def test_only_what_needs_a_gradient_is_optimised() -> None:
@@ -102,7 +116,7 @@ class Accumulation:
             network=self.network,
             optimizer=stepped,
             loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
-            train_handlers=[ScheduleLearningRate(lr_schedule(stepped, "poly", 6), steps), self.history],
+            train_handlers=[ScheduleLearningRate(lr_schedule(stepped, 6, "poly"), steps), self.history],
             accumulation_steps=steps,
         )
         self.trainer.run()

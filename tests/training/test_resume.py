@@ -34,7 +34,7 @@ from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.training.checkpoint import BestCheckpoint, EpochCheckpoint, Resume
 from tskd_monai.training.determinism import ReseedEachEpoch
 from tskd_monai.training.history import TrainingHistory
-from tskd_monai.training.optimisation import warmup_cosine
+from tskd_monai.training.optimisation import lr_schedule
 from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.training.signals import StopOnSignal
 from tskd_monai.training.validation import ValidateEnds, dice_evaluator, slice_inferer
@@ -91,7 +91,7 @@ def build(folder: Path, num_workers: int = 0, reseed: bool = True) -> Training:
     sampler = SliceSampler(len(dataset), EPOCH_LENGTH * BATCH_SIZE, dataset.classes_present(), 0.5, SEED)
     loader = DataLoader(dataset, batch_size=BATCH_SIZE, sampler=sampler, num_workers=num_workers)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    scheduler = warmup_cosine(optimizer, EPOCHS * EPOCH_LENGTH)
+    scheduler = lr_schedule(optimizer, EPOCHS * EPOCH_LENGTH)
     best = BestCheckpoint(folder / "best.pt", network)
     validation = [volume({"seed": 50})]
     evaluator = dice_evaluator(network, validation, slice_inferer(TASK), TASK, "cpu", handlers=[best])

@@ -9,7 +9,7 @@ import torch
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.training import samplers
-from tskd_monai.training.samplers import SliceSampler, checked_classes
+from tskd_monai.training.samplers import SliceSampler, checked_classes, foreground_sampler
 
 PRESENT: list[set[int]] = [set()] * 90 + [{1}] * 9 + [{2}]
 
@@ -109,3 +109,14 @@ def test_a_planned_class_that_is_nowhere_is_refused(
     message = r"Expected the 3 classes of the task tiny .*, found no voxel of 4 \(spleen\)\. Give the --task"
     with pytest.raises(ValueError, match=message):
         checked_classes(labelled((1,), ()), make_task(class_frequencies=frequencies))
+
+
+def test_the_sampler_of_labelled_slices_oversamples_foreground_as_planned(make_task: Callable[..., Task]) -> None:
+    dataset = labelled((1,), (), (2, 1))
+    task = make_task(foreground_oversampling=0.5)
+    planned, plain = foreground_sampler(dataset, task, 40, seed=3), SliceSampler(3, 40, [{1}, set(), {1, 2}], 0.5, 3)
+    assert list(planned) == list(plain)
+    assert list(foreground_sampler(dataset, task, 40, 3, foreground_fraction=0.0)) == list(SliceSampler(3, 40, seed=3))
+    with pytest.raises(ValueError, match=r"found no voxel of 4 \(spleen\)"):
+        foreground_sampler(labelled((1,)), task, 40)
+    assert len(foreground_sampler(labelled((1,)), task, 40, absent="warn")) == 40

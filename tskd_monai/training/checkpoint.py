@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from tskd_monai.files.atomic import atomic_path, require_writable
+from tskd_monai.former_names import former_components
 from tskd_monai.networks.weights_file import load_torch_file
 
 logger = logging.getLogger(__name__)
@@ -196,21 +197,6 @@ def first_not_finite(content: Any, name: str = "") -> str | None:
     return next((name for name in found if name is not None), None)
 
 
-class Attach:
-    """Attaches a handler that stands elsewhere in a config: MONAI Label wants a list of components, not of references.
-
-    Args:
-        handler: with ignite's `attach`.
-    """
-
-    def __init__(self, handler: Any) -> None:
-        self.handler = handler
-
-    def attach(self, engine: Engine) -> None:
-        """Attaches the handler to this engine."""
-        self.handler.attach(engine)
-
-
 class Resume:
     """Takes up an `EpochCheckpoint` when training starts; attach it before what looks at the network then.
 
@@ -264,3 +250,6 @@ class TrainableWeights:
         with torch.no_grad():
             for name, value in parameters.items():
                 value.copy_(state_dict[name])
+
+
+__getattr__ = former_components(__name__)

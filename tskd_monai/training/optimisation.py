@@ -1,4 +1,4 @@
-"""What is optimised, and how fast."""
+"""Parameter groups and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from tskd_monai.former_names import former_components
+
 if TYPE_CHECKING:
     from tskd_monai.networks.encoders import ImageEncoder
     from tskd_monai.networks.teacher import VfmSegmenter
 
-WARMUP_SHARE = 0.05
+WARMUP_FRACTION = 0.05
 POLY_POWER = 0.9
 
 
@@ -24,13 +26,13 @@ def trainable_parameters(network: nn.Module | ImageEncoder) -> list[nn.Parameter
 
 
 def teacher_parameters(network: VfmSegmenter, encoder_learning_rate: float | None = None) -> list[dict[str, Any]]:
-    """Returns a teacher's parameters that require a gradient, decoder and encoder as groups of an optimiser.
+    """Returns a teacher's trainable parameters as parameter groups: the decoder, then the encoder.
 
-    A pre-trained encoder that is fine-tuned as a whole wants smaller steps than the new decoder beside it.
+    A pre-trained encoder that is fine-tuned as a whole needs smaller steps than a new decoder.
 
     Args:
         network: the teacher.
-        encoder_learning_rate: of the encoder's group; the optimiser's own unless given.
+        encoder_learning_rate: of the encoder's group; None: that of the optimiser.
     """
     encoder: dict[str, Any] = {"params": trainable_parameters(network.encoder)}
     if encoder_learning_rate is not None:
@@ -39,42 +41,41 @@ def teacher_parameters(network: VfmSegmenter, encoder_learning_rate: float | Non
     return [group for group in groups if group["params"]]
 
 
-def lr_schedule(optimizer: Optimizer, name: str, steps: int) -> LambdaLR:
-    """Returns a schedule that rises linearly over the first 5 % of the steps and then falls to 0.
+def lr_schedule(optimizer: Optimizer, steps: int, name: str = "cosine") -> LambdaLR:
+    """Returns a schedule of linear warm-up over the first 5 % of the steps and decay to 0 over the others.
+
+    Within the steps the cosine is that of MONAI's `WarmupCosineSchedule`. That one rises again beyond them, and keeps
+    its number of steps in its state: a run that resumes with more epochs would decay to 0 at the previous end and then
+    rise. This one stays at 0, and takes the number of steps of the run that resumes.
 
     Args:
         optimizer: whose rates are set.
-        name: `cosine`, half a period, or `poly`, `(1 - progress)^0.9`.
         steps: of the optimiser, in all.
+        name: `cosine`, half a period, or `poly`, `(1 - progress)^0.9`.
 
     Raises:
         ValueError: when the name is unknown.
     """
-    if name not in FALLS:
-        raise ValueError(f"Expected --lr_schedule {' or '.join(FALLS)}, found {name}.")
-    warmup, fall = max(1, round(WARMUP_SHARE * steps)), FALLS[name]
+    if name not in DECAYS:
+        raise ValueError(f"Expected --lr_schedule {' or '.join(DECAYS)}, found {name}.")
+    warmup, decay = max(1, round(WARMUP_FRACTION * steps)), DECAYS[name]
 
     def factor(step: int) -> float:
         if step < warmup:
             return step / warmup
-        return fall(min(1.0, (step - warmup) / max(1, steps - warmup)))
+        return decay(min(1.0, (step - warmup) / max(1, steps - warmup)))
 
     return LambdaLR(optimizer, factor)
 
 
-def warmup_cosine(optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Returns `lr_schedule` with a half cosine."""
-    return lr_schedule(optimizer, "cosine", steps)
-
-
 class ScheduleLearningRate:
-    """Steps a schedule after each of the optimiser's steps, of which there may be fewer than batches.
+    """Steps a schedule after each step of the optimiser.
 
-    MONAI's `LrScheduleHandler` steps after every batch: with accumulated gradients n times too fast.
+    MONAI's `LrScheduleHandler` steps after every batch, which is n times too often with accumulated gradients.
 
     Args:
         lr_scheduler: to step.
-        accumulation_steps: batches for one step of the optimiser; an epoch has a multiple of them.
+        accumulation_steps: batches in one step of the optimiser; an epoch has a multiple of them.
     """
 
     def __init__(self, lr_scheduler: LRScheduler, accumulation_steps: int = 1) -> None:
@@ -85,7 +86,7 @@ class ScheduleLearningRate:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.accumulation_steps), self)
 
     def __call__(self, engine: Engine) -> None:
-        """Goes on to the rate of the next step."""
+        """Sets the rate of the next step."""
         self.lr_scheduler.step()
 
 
@@ -97,4 +98,7 @@ def _poly(progress: float) -> float:
     return (1 - progress) ** POLY_POWER
 
 
-FALLS = {"cosine": _cosine, "poly": _poly}
+DECAYS = {"cosine": _cosine, "poly": _poly}
+
+
+__getattr__ = former_components(__name__)

@@ -67,6 +67,31 @@ class SliceSampler(Sampler[int]):
         return iter(order[idist.get_rank() :: idist.get_world_size()].tolist())
 
 
+def foreground_sampler(
+    dataset: SliceDataset,
+    task: Task,
+    num_samples: int,
+    seed: int = 0,
+    absent: str = "refuse",
+    foreground_fraction: float | None = None,
+) -> SliceSampler:
+    """Returns the sampler of labelled slices, once their classes are those of the task.
+
+    Args:
+        dataset: training slices with encoded labels.
+        task: of the dataset.
+        num_samples: draws in an epoch and process.
+        seed: of the draws.
+        absent: see `checked_classes`.
+        foreground_fraction: of the draws that choose a class first; None: the task's `foreground_oversampling`.
+
+    Raises:
+        ValueError: see `checked_classes` and `SliceSampler`.
+    """
+    fraction = task.foreground_oversampling if foreground_fraction is None else foreground_fraction
+    return SliceSampler(len(dataset), num_samples, checked_classes(dataset, task, absent), fraction, seed)
+
+
 def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -> list[set[int]]:
     """Returns the foreground classes on each training slice, when they are those that the task was planned for.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
+from tskd_monai.former_names import former_components
 from tskd_monai.training.history import TrainingHistory
 
 if TYPE_CHECKING:
@@ -81,19 +82,6 @@ def checked_switch(enabled: bool) -> bool:
     return enabled
 
 
-def is_off(enabled: bool) -> bool:
-    """Returns whether MONAI's own TensorBoard handlers are left out: not wanted, or of a process but the first.
-
-    Args:
-        enabled: whether TensorBoard is written.
-
-    Raises:
-        TypeError: when it is a word.
-        ImportError: when it is wanted and TensorBoard is not installed.
-    """
-    return not checked_switch(enabled) or idist.get_rank() > 0
-
-
 def open_writer(folder: str | Path, first_step: int) -> SummaryWriter:
     """Returns a writer into a folder, in which older files count up to the step before `first_step` alone."""
     return _summary_writer()(str(folder), purge_step=first_step)
@@ -108,3 +96,6 @@ def _summary_writer() -> type[SummaryWriter]:
             "Install it with: pip install 'tskd-monai[tracking]'"
         ) from error
     return SummaryWriter
+
+
+__getattr__ = former_components(__name__)

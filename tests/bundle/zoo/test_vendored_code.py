@@ -10,6 +10,7 @@ from tskd_monai.bundle.zoo.vendored_code import (
     needed_modules,
     outside_packages,
     rewritten,
+    source_of,
     vendor,
 )
 
@@ -75,6 +76,16 @@ def test_packages_keep_their_words_and_constants_and_find_no_former_names(packag
     vendor(package, needed_modules(package, ["tskd_monai.losses.a.f"]), tmp_path, EXTRAS)
     assert (tmp_path / "scripts" / "losses" / "__init__.py").read_text() == '"""Losses."""\n'
     assert (tmp_path / "scripts" / "__init__.py").read_text() == '__version__ = "1"\n'
+
+
+def test_modules_find_no_former_names(tmp_path: Path) -> None:
+    module = tmp_path / "a.py"
+    module.write_text(
+        "import re\nfrom tskd_monai.former_names import former_components\nfrom tskd_monai.losses.b import g\n\n\n"
+        "def f():\n    ...\n\n\n__getattr__ = former_components(__name__)\n"
+    )
+    expected = "import re\nfrom tskd_monai.losses.b import g\n\n\ndef f():\n    ...\n"
+    assert source_of(module) == expected
 
 
 def test_files_of_bundles_are_looked_for_in_the_bundle() -> None:

@@ -17,6 +17,9 @@ NAME = re.compile(rf"\b{PACKAGE}(?:\.[A-Za-z_]\w*)+")
 INSTALL_EXTRA = re.compile(r"(?:install the extra `\w+`: )?pip install 'tskd-monai\[(\w+)\]'")
 BUNDLE_FILE = re.compile(r"bundles/\w+/(?=models/)")
 INIT = "__init__.py"
+FORMER_NAMES = re.compile(
+    rf"\n+(?:from {PACKAGE}\.former_names import .*|__getattr__ = former_components\(__name__\))$", re.M
+)
 
 
 @dataclass
@@ -82,13 +85,13 @@ def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[st
 
 
 def source_of(path: Path) -> str:
-    """Returns the code of a module; of a package the docstring and constants.
+    """Returns the code of a module without the search for former names; of a package the docstring and constants.
 
     What else a package has finds components under the names of earlier versions, which no exported config has.
     """
     code = path.read_text(encoding="utf-8")
     if path.name != INIT:
-        return code
+        return FORMER_NAMES.sub("", code)
     kept = [node for node in ast.parse(code).body if _is_literal(node)]
     return "\n\n".join(filter(None, (ast.get_source_segment(code, node) for node in kept))) + "\n"
 
