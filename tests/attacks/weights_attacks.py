@@ -177,12 +177,12 @@ def _believed_array(folder: Path, monkey: Monkey) -> bool:
 
 
 def _packed_array(folder: Path) -> Path:
-    size = target_cache.MAX_ANSWER_BYTES + 1
+    size = target_cache.MAX_TARGET_BYTES + 1
     return _answer(folder, _npy((size,), bytes(size)))
 
 
 def _unpacked_array(folder: Path, monkey: Monkey) -> bool:
-    monkey.setattr(target_cache, "MAX_ANSWER_BYTES", 1 << 40)
+    monkey.setattr(target_cache, "MAX_TARGET_BYTES", 1 << 40)
     return peak_bytes(lambda: _cache_of_zeros(folder).read(IMAGE)) > 100 * MEGABYTE
 
 

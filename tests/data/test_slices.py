@@ -12,7 +12,7 @@ from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tskd_monai.data.slices import JoinedDataset, PreparedImageDataset, SliceDataset
+from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 
 CASES = [{"case": "a", "depth": 4}, {"case": "b", "depth": 3}]
 
@@ -105,24 +105,3 @@ def test_colour_comes_first(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     image = PreparedImageDataset([{"image": tmp_path / "a.png"}])[0]["image"]
     np.testing.assert_allclose(image, np.moveaxis(pixels, -1, 0) / np.float32(255))
-
-
-def test_joined_datasets_follow_one_another(prepared: list[dict[str, Any]]) -> None:
-    volumes, images, empty = SliceDataset(CASES, _load), PreparedImageDataset(prepared), PreparedImageDataset([])
-    joined = JoinedDataset([empty, volumes, empty, images])
-    assert len(joined) == 9
-    assert torch.equal(_images(joined), torch.cat([_images(volumes), _images(images)]))
-    for index in (-1, 9):
-        with pytest.raises(IndexError, match=str(index)):
-            joined[index]
-    assert len(JoinedDataset([empty])) == len(JoinedDataset([])) == 0
-
-
-def test_joined_datasets_are_seeded_together(prepared: list[dict[str, Any]]) -> None:
-    shared = _noise("image")
-    for second in (shared, _noise("image")):  # one transform for both, as in distillation, or each its own
-        joined = JoinedDataset([SliceDataset(CASES, _load, shared), PreparedImageDataset(prepared, second)])
-        draws = [_images(joined.set_random_state(seed)) for seed in (5, 5, 6)]
-        assert torch.equal(draws[0], draws[1])
-        for part in (slice(0, 7), slice(7, 9)):
-            assert not torch.equal(draws[0][part], draws[2][part])

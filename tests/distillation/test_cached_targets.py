@@ -1,4 +1,4 @@
-"""Cached answers stand for those of a teacher that is asked about the augmented image itself."""
+"""Cached targets agree with the predictions of a teacher that is run on the augmented image itself."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tskd_monai.data.task import Task
-from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache, cached_answers
+from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets, frozen, teacher_targets
-from tskd_monai.distillation.transfer_dataset import AnsweredDataset
+from tskd_monai.distillation.transfer_dataset import CachedTargetDataset
 from tskd_monai.losses.task_specific_distillation import TaskSpecificDistillationLoss
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.teacher import state_sha256
@@ -33,17 +33,17 @@ FOREGROUND = torch.tensor([0.3, 0.7])
 
 
 class PixelTeacher(nn.Module):
-    """Looks at each pixel alone, so that what it says moves with the image; says background where that is 0."""
+    """Looks at single pixels, so that its prediction moves with the image; predicts background where that is 0."""
 
     embed_dim = 2
 
     def __init__(self, classes: bool = True) -> None:
         super().__init__()
         self.sharpness, self.classes = nn.Parameter(torch.tensor(4.0)), classes
-        self.asked = 0
+        self.seen = 0
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
-        self.asked += len(images)
+        self.seen += len(images)
         grey = images.mean(dim=1, keepdim=True)
         logits = torch.cat([1.5 - 4 * grey, grey, 2 * grey**2], dim=1) * self.sharpness
         features = F.adaptive_avg_pool2d(torch.cat([grey, 1 - grey**2], dim=1), GRID)
@@ -65,7 +65,7 @@ class Slices(Dataset[dict[str, Any]]):
 
 @pytest.fixture
 def images() -> list[Tensor]:
-    """Return smooth images (1, H, W) in [0, 1]: their answers can be interpolated."""
+    """Return smooth images (1, H, W) in [0, 1]: their targets can be interpolated."""
     noise = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     return list(F.interpolate(noise, (SIZE, SIZE), mode="bicubic", align_corners=True).clamp(0, 1))
 
@@ -75,14 +75,14 @@ def teacher() -> PixelTeacher:
     return frozen(PixelTeacher())
 
 
-def answered(
+def with_targets(
     folder: Path, teacher: PixelTeacher, task: Task, images: list[Tensor], transform: Compose
-) -> AnsweredDataset:
-    answers = cached_answers(teacher, images, TargetCache(folder, teacher, task))
-    return AnsweredDataset(Slices(images), answers, transform)  # type: ignore[arg-type]
+) -> CachedTargetDataset:
+    targets = load_or_compute_targets(teacher, images, TargetCache(folder, teacher, task))
+    return CachedTargetDataset(Slices(images), targets, transform)  # type: ignore[arg-type]
 
 
-def batch_of(dataset: AnsweredDataset, seed: int = 0) -> dict[str, Tensor]:
+def batch_of(dataset: CachedTargetDataset, seed: int = 0) -> dict[str, Tensor]:
     loader = DataLoader(dataset, batch_size=len(dataset))
     dataset.set_random_state(seed)  # MONAI's loader seeds it as well
     return next(iter(loader))
@@ -101,7 +101,7 @@ def rotation() -> Compose:
 def test_without_augmentation_they_are_the_same(
     tmp_path: Path, teacher: PixelTeacher, images: list[Tensor], make_task: MakeTask
 ) -> None:
-    batch = batch_of(answered(tmp_path, teacher, make_task(), images, still()))
+    batch = batch_of(with_targets(tmp_path, teacher, make_task(), images, still()))
     online_images, online = TeacherTargets(teacher)(batch, device="cpu")
     cached_images, cached = CachedTargets()(batch, device="cpu")
     assert torch.equal(online_images, cached_images)
@@ -120,7 +120,7 @@ def test_without_augmentation_they_are_the_same(
 def test_through_rotation_and_scaling_they_agree(
     tmp_path: Path, teacher: PixelTeacher, images: list[Tensor], make_task: MakeTask, seed: int
 ) -> None:
-    batch = batch_of(answered(tmp_path, teacher, make_task(), images, rotation()), seed)
+    batch = batch_of(with_targets(tmp_path, teacher, make_task(), images, rotation()), seed)
     _, online = TeacherTargets(teacher)(batch)
     _, cached = CachedTargets()(batch)
     _, unmoved = TeacherTargets(teacher)({"image": torch.stack(images)})
@@ -139,7 +139,7 @@ def test_where_the_image_does_not_reach_is_background(
     tmp_path: Path, teacher: PixelTeacher, images: list[Tensor], make_task: MakeTask
 ) -> None:
     move = RandAffined(("image", "coordinates"), prob=1.0, translate_range=[(9, 9), (0, 0)], padding_mode="zeros")
-    batch = batch_of(answered(tmp_path, teacher, make_task(), images, Compose([AddCoordinatesd(), move])))
+    batch = batch_of(with_targets(tmp_path, teacher, make_task(), images, Compose([AddCoordinatesd(), move])))
     _, cached = CachedTargets()(batch)
     outside = torch.as_tensor(batch["coordinates"])[:, 2] < 0.001
     assert outside.float().mean() > 0.2
@@ -162,17 +162,17 @@ def test_classes_are_probabilities_whatever_was_rounded() -> None:
     torch.testing.assert_close(found, torch.tensor([0.0, 0.3, 0.7]), rtol=0, atol=0.005)
 
 
-def test_a_teacher_without_classes_gives_features_alone(
+def test_a_teacher_without_classes_gives_only_features(
     tmp_path: Path, images: list[Tensor], make_task: MakeTask
 ) -> None:
     teacher = frozen(PixelTeacher(classes=False))
-    batch = batch_of(answered(tmp_path, teacher, make_task(), images, still()))
+    batch = batch_of(with_targets(tmp_path, teacher, make_task(), images, still()))
     for prepare in (TeacherTargets(teacher), CachedTargets()):
         _, targets = prepare(batch)
         assert set(targets) == {"features"} and targets["features"].shape == (6, 2, GRID, GRID)
 
 
-def losses(prepare: PrepareBatch, dataset: AnsweredDataset) -> list[float]:
+def losses(prepare: PrepareBatch, dataset: CachedTargetDataset) -> list[float]:
     """Return the loss of each step of a stock training on the dataset in its order."""
     torch.manual_seed(0)  # of the student, and of the loader, which seeds the dataset
     student = FeatureProjection(nn.Sequential(nn.Conv2d(1, 8, 4, stride=4), nn.ConvTranspose2d(8, 3, 4, 4)), "0", 8, 2)
@@ -195,15 +195,15 @@ def losses(prepare: PrepareBatch, dataset: AnsweredDataset) -> list[float]:
     return found
 
 
-def test_a_student_learns_the_same_and_the_teacher_is_asked_once(
+def test_a_student_learns_the_same_and_the_teacher_runs_once(
     tmp_path: Path, teacher: PixelTeacher, images: list[Tensor], make_task: MakeTask
 ) -> None:
     before = state_sha256(teacher)
-    dataset = answered(tmp_path, teacher, make_task(), images, augmentation(("image", "coordinates"), strength=0.0))
+    dataset = with_targets(tmp_path, teacher, make_task(), images, augmentation(("image", "coordinates"), strength=0.0))
     online = losses(TeacherTargets(teacher), dataset)
-    asked = teacher.asked
+    seen = teacher.seen
     cached = losses(CachedTargets(), dataset)
-    assert teacher.asked == asked == 6 + 4 * 6
+    assert teacher.seen == seen == 6 + 4 * 6
     assert cached == pytest.approx(online, rel=0.01)
     assert cached[-1] < 0.95 * cached[0]
     assert state_sha256(teacher) == before
@@ -214,7 +214,7 @@ def test_a_folder_decides_between_the_two(teacher: PixelTeacher, tmp_path: Path)
     assert isinstance(teacher_targets(teacher, tmp_path), CachedTargets)
 
 
-def test_a_batch_without_answers_is_refused() -> None:
+def test_a_batch_without_targets_is_refused() -> None:
     with pytest.raises(KeyError, match="coordinates"):
         CachedTargets()({"image": torch.rand(1, 1, 8, 8)})
 
@@ -224,16 +224,16 @@ def test_what_is_no_network_is_no_teacher() -> None:
         TeacherTargets("teacher")  # type: ignore[arg-type]
 
 
-def test_an_item_has_the_moved_image_and_the_untouched_answer(images: list[Tensor]) -> None:
-    answers = [
-        CachedAnswer(torch.full((2, SIZE, SIZE), index, dtype=torch.uint8), torch.full((2, 4, 4), index).half())
+def test_an_item_has_the_augmented_image_and_the_target_of_the_original(images: list[Tensor]) -> None:
+    targets = [
+        QuantisedTarget(torch.full((2, SIZE, SIZE), index, dtype=torch.uint8), torch.full((2, 4, 4), index).half())
         for index in range(6)
     ]
-    dataset = AnsweredDataset(Slices(images), answers, augmentation(("image", "coordinates")))  # type: ignore[arg-type]
+    dataset = CachedTargetDataset(Slices(images), targets, augmentation(("image", "coordinates")))  # type: ignore[arg-type]
     assert len(dataset) == 6
     item = dataset.set_random_state(1)[4]
     assert set(item) == {"image", "coordinates", "slice", "foreground", "features"} and item["slice"] == 4
-    assert item["foreground"] is answers[4].foreground and item["features"] is answers[4].features
+    assert item["foreground"] is targets[4].foreground and item["features"] is targets[4].features
     assert not torch.equal(torch.as_tensor(item["image"]), images[4])
     again = dataset.set_random_state(1)[4]
     for key in ("image", "coordinates"):

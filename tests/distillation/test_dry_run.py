@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tskd_monai.data.task import Intensity, Label, Task
-from tskd_monai.distillation.dry_run import answer_bytes, answered_noise, survey_transfer_images
-from tskd_monai.distillation.target_cache import TargetCache, cached_answers
+from tskd_monai.distillation.dry_run import noise_with_targets, survey_transfer_images, target_bytes
+from tskd_monai.distillation.target_cache import TargetCache, load_or_compute_targets
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets
 from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student, student_size
@@ -42,26 +42,26 @@ def survey(slices: int) -> CaseSurvey:
     return CaseSurvey(1, slices, 0, None, nothing, nothing, ())
 
 
-def test_a_batch_serves_trainings_with_and_without_cached_answers(teacher: SegmentationNetworkTeacher) -> None:
-    batch = answered_noise(TASK, 2, augmentation(MOVED), teacher, "cpu")
+def test_a_batch_serves_training_with_and_without_cached_targets(teacher: SegmentationNetworkTeacher) -> None:
+    batch = noise_with_targets(TASK, 2, augmentation(MOVED), teacher, "cpu")
     images, cached = CachedTargets()(batch, device="cpu")
-    _, asked = TeacherTargets(teacher)(batch, device="cpu")
+    _, online = TeacherTargets(teacher)(batch, device="cpu")
     assert images.shape == (2, 1, 32, 32)
-    assert {name: value.shape for name, value in cached.items()} == {name: v.shape for name, v in asked.items()}
+    assert {name: value.shape for name, value in cached.items()} == {name: v.shape for name, v in online.items()}
 
 
-def test_answers_take_what_the_cache_holds(teacher: SegmentationNetworkTeacher, tmp_path: Path) -> None:
-    batch = answered_noise(TASK, 2, augmentation(MOVED), teacher, "cpu")
+def test_targets_take_what_the_cache_holds(teacher: SegmentationNetworkTeacher, tmp_path: Path) -> None:
+    batch = noise_with_targets(TASK, 2, augmentation(MOVED), teacher, "cpu")
     images = [torch.rand(1, 32, 32), torch.rand(1, 32, 32)]
-    answers = cached_answers(teacher, images, TargetCache(tmp_path, teacher, TASK))
-    held = sum(part.nbytes for answer in answers for part in answer)
-    assert answer_bytes(batch, {"training": survey(1), "synthetic": survey(1)}) == held
+    targets = load_or_compute_targets(teacher, images, TargetCache(tmp_path, teacher, TASK))
+    held = sum(part.nbytes for target in targets for part in target)
+    assert target_bytes(batch, {"training": survey(1), "synthetic": survey(1)}) == held
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1.2 * held
 
 
-def test_without_a_teacher_there_are_no_answers() -> None:
-    batch = answered_noise(TASK, 2, augmentation(["image"]), None, "cpu")
-    assert answer_bytes(batch, {"training": survey(9)}) == 0
+def test_without_a_teacher_there_are_no_targets() -> None:
+    batch = noise_with_targets(TASK, 2, augmentation(["image"]), None, "cpu")
+    assert target_bytes(batch, {"training": survey(9)}) == 0
 
 
 def test_a_missing_transfer_set_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A teacher's answers on disk: how exact they are, whose they are, and what happens to a damaged one."""
+"""Teacher targets on disk: their precision, their names, when the teacher runs, and damaged files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import (
     LEVELS,
-    CachedAnswer,
+    QuantisedTarget,
     TargetCache,
-    cached_answers,
+    load_or_compute_targets,
     quantise,
 )
 from tskd_monai.networks.teacher import state_sha256
@@ -27,7 +27,7 @@ MakeTask = Callable[..., Task]
 
 
 class CountingTeacher(nn.Module):
-    """A teacher of three classes that counts the images it was asked about, and can stop after some."""
+    """A teacher of three classes that counts the images it is run on, and can stop after some."""
 
     embed_dim = 4
 
@@ -36,13 +36,13 @@ class CountingTeacher(nn.Module):
         torch.manual_seed(seed)
         self.head, self.neck, self.classes = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 4, 4, stride=4), classes
         self.norm = nn.BatchNorm2d(3)  # has a buffer without dimensions
-        self.asked, self.limit = 0, 100
+        self.seen, self.limit = 0, 100
         self.requires_grad_(False).eval()
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
-        if self.asked + len(images) > self.limit:
+        if self.seen + len(images) > self.limit:
             raise KeyboardInterrupt
-        self.asked += len(images)
+        self.seen += len(images)
         return self.norm(self.head(images)) if self.classes else None, self.neck(images)
 
 
@@ -61,22 +61,22 @@ def cache(tmp_path: Path, teacher: CountingTeacher, make_task: MakeTask) -> Targ
     return TargetCache(tmp_path / "cache", teacher, make_task())
 
 
-def probabilities(answer: CachedAnswer) -> Tensor:
-    return (answer.foreground.float() / LEVELS) ** 2
+def probabilities(target: QuantisedTarget) -> Tensor:
+    return (target.foreground.float() / LEVELS) ** 2
 
 
-def same(first: CachedAnswer, second: CachedAnswer) -> bool:
+def same(first: QuantisedTarget, second: QuantisedTarget) -> bool:
     return all(one.dtype == two.dtype and torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
 
-# How exact they are.
+# Precision.
 
 
-def test_answers_have_the_documented_shapes_and_types(teacher: CountingTeacher, images: list[Tensor]) -> None:
-    answers = quantise(*teacher.forward_with_embeddings(torch.stack(images)))
-    assert len(answers) == 5
-    assert (answers[0].foreground.shape, answers[0].foreground.dtype) == ((2, 8, 12), torch.uint8)
-    assert (answers[0].features.shape, answers[0].features.dtype) == ((4, 2, 3), torch.float16)
+def test_targets_have_the_documented_shapes_and_types(teacher: CountingTeacher, images: list[Tensor]) -> None:
+    targets = quantise(*teacher.forward_with_embeddings(torch.stack(images)))
+    assert len(targets) == 5
+    assert (targets[0].foreground.shape, targets[0].foreground.dtype) == ((2, 8, 12), torch.uint8)
+    assert (targets[0].features.shape, targets[0].features.dtype) == ((4, 2, 3), torch.float16)
 
 
 def test_probabilities_are_kept_to_half_a_step_of_their_roots() -> None:
@@ -103,20 +103,20 @@ def test_features_are_kept_to_float16() -> None:
 
 
 def test_a_teacher_without_classes_gives_no_map(images: list[Tensor]) -> None:
-    answer = quantise(*CountingTeacher(classes=False).forward_with_embeddings(torch.stack(images)))[0]
-    assert answer.foreground.shape[0] == 0 and answer.features.shape == (4, 2, 3)
+    target = quantise(*CountingTeacher(classes=False).forward_with_embeddings(torch.stack(images)))[0]
+    assert target.foreground.shape[0] == 0 and target.features.shape == (4, 2, 3)
 
 
 def test_what_is_written_is_read_back(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
-    answer = quantise(*teacher.forward_with_embeddings(images[0][None]))[0]
+    target = quantise(*teacher.forward_with_embeddings(images[0][None]))[0]
     assert cache.read(images[0]) is None
-    cache.write(images[0], answer)
+    cache.write(images[0], target)
     found = cache.read(images[0])
-    assert found is not None and same(found, answer)
+    assert found is not None and same(found, target)
     assert [path.name for path in cache.folder.iterdir()] == [cache.path(images[0]).name]
 
 
-# Whose they are.
+# Names.
 
 
 def test_a_name_is_of_teacher_task_and_image(tmp_path: Path, images: list[Tensor], make_task: MakeTask) -> None:
@@ -146,35 +146,37 @@ def test_every_weight_and_buffer_is_hashed(teacher: CountingTeacher) -> None:
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, teacher: CountingTeacher, make_task: MakeTask) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(ValueError, match=r"Expected a folder at --cache_dir .*cache, found a file; choose another"):
+    with pytest.raises(
+        ValueError, match=r"Expected a folder at --cache_dir .*cache, found a file; choose another folder"
+    ):
         TargetCache(tmp_path / "cache", teacher, make_task())
 
 
-# When the teacher is asked.
+# When the teacher runs.
 
 
-def test_the_teacher_is_asked_once(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
-    first = cached_answers(teacher, images, cache, batch_size=2)
-    again = cached_answers(teacher, images, cache, batch_size=2)
-    assert teacher.asked == 5
+def test_the_teacher_runs_once(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
+    first = load_or_compute_targets(teacher, images, cache, batch_size=2)
+    again = load_or_compute_targets(teacher, images, cache, batch_size=2)
+    assert teacher.seen == 5
     expected = quantise(*teacher.forward_with_embeddings(torch.stack(images)))
     for found in (first, again):
         assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_an_interrupted_fill_goes_on(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
+def test_an_interrupted_run_resumes(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
     teacher.limit = 4
     with pytest.raises(KeyboardInterrupt):
-        cached_answers(teacher, images, cache, batch_size=2)
-    assert teacher.asked == 4 and len(list(cache.folder.iterdir())) == 4
+        load_or_compute_targets(teacher, images, cache, batch_size=2)
+    assert teacher.seen == 4 and len(list(cache.folder.iterdir())) == 4
     teacher.limit = 100
-    assert len(cached_answers(teacher, images, cache, batch_size=2)) == 5
-    assert teacher.asked == 5
+    assert len(load_or_compute_targets(teacher, images, cache, batch_size=2)) == 5
+    assert teacher.seen == 5
 
 
 def test_the_teacher_does_not_change(cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]) -> None:
     before = state_sha256(teacher)
-    cached_answers(teacher, images, cache)
+    load_or_compute_targets(teacher, images, cache)
     assert state_sha256(teacher) == before
 
 
@@ -182,13 +184,13 @@ def test_number_and_size_are_logged(
     cache: TargetCache, teacher: CountingTeacher, images: list[Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     large = [*images, torch.rand(1, 256, 256, generator=torch.Generator().manual_seed(2))]
-    cached_answers(teacher, images[:2], cache)
+    load_or_compute_targets(teacher, images[:2], cache)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        cached_answers(teacher, large, cache, batch_size=1)
+        load_or_compute_targets(teacher, large, cache, batch_size=1)
     megabytes = sum(path.stat().st_size for path in cache.folder.iterdir()) / 1e6
     assert megabytes > 0.05
-    assert caplog.messages == [f"Teacher targets: 6 images, 4 of them asked for now; {megabytes:.1f} MB on disk."]
+    assert caplog.messages == [f"Teacher targets: 6 images, 4 of them computed now; {megabytes:.1f} MB on disk."]
 
 
 # Damage.
@@ -244,29 +246,29 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_answer_is_asked_for_again(
+def test_a_damaged_target_is_computed_again(
     cache: TargetCache,
     teacher: CountingTeacher,
     images: list[Tensor],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], object],
 ) -> None:
-    whole = cached_answers(teacher, images, cache)
+    whole = load_or_compute_targets(teacher, images, cache)
     path = cache.path(images[1])
     damage(path)
-    again = cached_answers(teacher, images, cache)
-    assert teacher.asked == 6
+    again = load_or_compute_targets(teacher, images, cache)
+    assert teacher.seen == 6
     assert same(again[1], whole[1])
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and warnings[0].startswith(f"{path.name} is damaged (")
-    assert warnings[0].endswith("; the teacher is asked again.")
-    assert cached_answers(teacher, images, cache) and teacher.asked == 6  # it was replaced
+    assert warnings[0].endswith("; the teacher is run again.")
+    assert load_or_compute_targets(teacher, images, cache) and teacher.seen == 6  # it was replaced
 
 
-def test_no_flipped_byte_gives_another_answer(
+def test_no_flipped_byte_gives_another_target(
     cache: TargetCache, teacher: CountingTeacher, images: list[Tensor]
 ) -> None:
-    whole = cached_answers(teacher, images[:1], cache)[0]
+    whole = load_or_compute_targets(teacher, images[:1], cache)[0]
     path = cache.path(images[0])
     content = path.read_bytes()
     damaged = 0
@@ -281,6 +283,6 @@ def test_no_flipped_byte_gives_another_answer(
 def test_a_disk_that_does_not_keep_them_is_named(
     cache: TargetCache, teacher: CountingTeacher, images: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TargetCache, "write", lambda self, image, answer: None)
-    with pytest.raises(RuntimeError, match=r"Expected the answers just written to .*cache, found some damaged; check"):
-        cached_answers(teacher, images, cache)
+    monkeypatch.setattr(TargetCache, "write", lambda self, image, target: None)
+    with pytest.raises(RuntimeError, match=r"Expected the targets just written to .*cache, found some damaged; check"):
+        load_or_compute_targets(teacher, images, cache)

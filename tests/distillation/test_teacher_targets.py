@@ -111,7 +111,7 @@ def test_targets_are_those_of_the_very_image_and_carry_no_gradient() -> None:
     assert not torch.equal(targets["logits"], flipped["logits"])
 
 
-def test_labels_are_not_asked_for() -> None:
+def test_labels_are_not_needed() -> None:
     batch = {"image": torch.rand(1, 1, SIZE, SIZE)}
     _, bare = TeacherTargets(make_teacher())(batch)
     _, labelled = TeacherTargets(make_teacher())({**batch, "label": torch.ones(1, 1, SIZE, SIZE)})

@@ -16,7 +16,7 @@ from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import TargetCache
 from tskd_monai.distillation.teacher_targets import TeacherTargets
-from tskd_monai.distillation.teachers import load_any_teacher, untouched_teacher
+from tskd_monai.distillation.teachers import load_any_teacher, task_agnostic_teacher
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 from tskd_monai.networks.teacher_builder import build_teacher
@@ -150,7 +150,7 @@ def test_a_student_with_the_weights_of_another_network_is_refused_by_name(
 
 
 def test_embeddings_are_the_published_encoders_and_there_are_no_logits() -> None:
-    teacher, images = untouched_teacher("sam_demo", None, (48, 64)), torch.rand(2, 1, 48, 64)
+    teacher, images = task_agnostic_teacher("sam_demo", None, (48, 64)), torch.rand(2, 1, 48, 64)
     logits, embeddings = teacher.forward_with_embeddings(images)
     expected = build_encoder("sam_demo", None, (48, 64)).eval()(images).image_embeddings
     assert logits is None
@@ -161,4 +161,4 @@ def test_embeddings_are_the_published_encoders_and_there_are_no_logits() -> None
 
 def test_an_unknown_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected an encoder out of .*, found 'vit_giant'"):
-        untouched_teacher("vit_giant", None, 48)
+        task_agnostic_teacher("vit_giant", None, 48)

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.data import DataLoader
+from monai.transforms import Compose, RandGaussianNoised, RandShiftIntensityd
 from PIL import Image
+from torch.utils.data import Dataset
 
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
+from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.distillation.transfer_dataset import transfer_dataset
+from tskd_monai.distillation.transfer_dataset import TransferDataset, transfer_dataset
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import write_json
 from tskd_monai.transforms.pipelines import augmentation, training_preprocessing
@@ -85,3 +89,49 @@ def test_transfer_set_of_another_task_is_refused(study: Path, tmp_path: Path) ->
     synthetic = write_synthetic(tmp_path, other)
     with pytest.raises(ValueError, match="Expected a transfer set of task"):
         transfer_dataset(study, task, training_preprocessing(task, ["image"]), augmentation(["image"]), synthetic)
+
+
+def noise() -> Compose:
+    return Compose([RandShiftIntensityd("image", 0.3, prob=0.7), RandGaussianNoised("image", prob=1.0, std=0.1)])
+
+
+def slices(depth: int, transform: Compose | None = None) -> SliceDataset:
+    """A volume whose voxels are 10 times its depth plus the slice's index."""
+    volume = {"image": 10.0 * depth + torch.arange(depth, dtype=torch.float32).expand(1, 6, 5, -1)}
+    return SliceDataset([{"case": "a"}] if depth else [], lambda entry: volume, transform, keys=("image",))
+
+
+def images_of(dataset: Dataset) -> torch.Tensor:
+    return torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+
+
+def test_parts_follow_one_another() -> None:
+    joined = TransferDataset([slices(0), slices(4), slices(0), slices(3)])
+    assert len(joined) == 7 and len(TransferDataset([slices(0)])) == 0
+    assert torch.equal(images_of(joined), torch.cat([images_of(slices(4)), images_of(slices(3))]))
+    with pytest.raises(IndexError):
+        joined[7]
+
+
+def test_parts_are_seeded_together() -> None:
+    shared = noise()
+    for second in (shared, noise()):  # one transform for both, as in distillation, or each its own
+        joined = TransferDataset([slices(4, shared), slices(3, second)])
+        draws = [images_of(joined.set_random_state(seed)) for seed in (5, 5, 6)]
+        assert torch.equal(draws[0], draws[1])
+        for part in (slice(0, 4), slice(4, 7)):
+            assert not torch.equal(draws[0][part], draws[2][part])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_draws_the_same_after_the_same_seed(num_workers: int) -> None:
+    """As `ReseedEachEpoch` does: an epoch that is resumed draws what it would have drawn without the interruption."""
+
+    def epoch(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        dataset.set_random_state(seed)
+        return torch.cat([batch["image"] for batch in DataLoader(dataset, batch_size=2, num_workers=num_workers)])
+
+    dataset = TransferDataset([slices(4, noise()), slices(3, noise())])
+    first = epoch(1)
+    assert not torch.equal(first, epoch(2)) and torch.equal(first, epoch(1))

@@ -18,7 +18,7 @@ from tests.reliability.subject import Case, Subject, require
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.transfer_set import MANIFEST_NAME, image_name, progress_name
-from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache
+from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache
 from tskd_monai.distillation.teachers import load_any_teacher
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import write_json
@@ -59,7 +59,7 @@ def _write_cache(folder: Path) -> list[Case]:
     generator = torch.Generator().manual_seed(0)
     foreground = torch.randint(0, 256, (2, 8, 8), dtype=torch.uint8, generator=generator)
     cached = _cache(folder)
-    cached.write(IMAGE, CachedAnswer(foreground, torch.rand(4, 2, 2, generator=generator).half()))
+    cached.write(IMAGE, QuantisedTarget(foreground, torch.rand(4, 2, 2, generator=generator).half()))
     return [Case(folder, (cached.path(IMAGE).name,))]
 
 

@@ -109,30 +109,3 @@ def read_prepared_image(entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the `image` (C, H, W, 1), float32 in [0, 1], of an entry that names an 8-bit grey or RGB file."""
     pixels = read_image_file(entry["image"]) / 255
     return {"image": pixels[None] if pixels.ndim == 3 else np.moveaxis(pixels, -1, 0)}
-
-
-class JoinedDataset(Dataset[dict[str, Any]], Randomizable):
-    """Slice datasets one after the other, seeded together."""
-
-    def __init__(self, datasets: Sequence[SliceDataset]) -> None:
-        self.datasets = [dataset for dataset in datasets if len(dataset)]
-        self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> JoinedDataset:
-        """Seeds every dataset."""
-        for dataset in self.datasets:
-            dataset.set_random_state(seed, state)
-        return self
-
-    def randomize(self, data: Any = None) -> None:
-        """Draws nothing: the datasets' transforms do."""
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self.datasets else 0
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        start = 0 if number == 0 else int(self._ends[number - 1])
-        return self.datasets[number][index - start]

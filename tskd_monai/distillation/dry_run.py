@@ -1,4 +1,4 @@
-"""What a dry run of a distillation needs beyond that of a training: the transfer set and the teacher's answers."""
+"""What only the dry run of a distillation needs: a survey of the transfer set, and teacher targets."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def survey_transfer_images(
     transfer_set: str | Path | None = None,
     fold: int | None = None,
 ) -> dict[str, CaseSurvey]:
-    """Returns what `transfer_dataset` would hold: the images of `training`, unlabelled ones too, and of `synthetic`.
+    """Returns what `transfer_dataset` would hold: `training` images, unlabelled ones included, and `synthetic` ones.
 
     Args:
-        datalist: of the study.
-        task: of the study; a transfer set of another is refused.
+        datalist: path of the dataset's `datalist.json`.
+        task: a transfer set of another task is refused.
         preprocessing: of a volume's `image`.
-        transfer_set: folder with `transfer_set.json`; None: real images alone.
+        transfer_set: folder with `transfer_set.json`; None: only real images.
         fold: of the datalist.
     """
     surveys = {"training": survey_cases(transfer_images(datalist, fold), preprocessing, task)}
@@ -40,20 +40,20 @@ def survey_transfer_images(
     return surveys
 
 
-def answered_noise(
+def noise_with_targets(
     task: Task,
     batch_size: int,
     augmentation: Callable[[Any], Any],
     teacher: TeacherNetwork | None,
     device: torch.device | str,
 ) -> dict[str, Any]:
-    """Returns a batch of images of noise as `AnsweredDataset` gives them, with the teacher's answers.
+    """Returns a batch of noise images as `CachedTargetDataset` returns images, with the teacher's targets.
 
     Args:
-        task: of the study.
-        batch_size: of the training.
-        augmentation: of a slice's `image`, and of `coordinates` where answers are cached.
-        teacher: on the device; None: no answers, as in pre-training without a teacher.
+        task: its channels and image size are used.
+        batch_size: images in the batch.
+        augmentation: of a slice's `image`, and of `coordinates` if targets are cached.
+        teacher: on the device; None: no targets, as in pre-training without a teacher.
         device: of the teacher.
     """
     items = noise_slices(task, batch_size)
@@ -61,18 +61,18 @@ def answered_noise(
         return collate(items, augmentation)
     images = torch.stack([item["image"] for item in items]).to(device)
     with torch.no_grad():
-        answers = quantise(*frozen(teacher).forward_with_embeddings(images))
+        targets = quantise(*frozen(teacher).forward_with_embeddings(images))
     batch = collate(items, augmentation)
-    batch["foreground"] = torch.stack([answer.foreground for answer in answers])
-    batch["features"] = torch.stack([answer.features for answer in answers])
+    batch["foreground"] = torch.stack([target.foreground for target in targets])
+    batch["features"] = torch.stack([target.features for target in targets])
     return batch
 
 
-def answer_bytes(batch: Mapping[str, Any], surveys: Mapping[str, CaseSurvey]) -> int:
-    """Returns what the teacher's answers to all images take in memory; on disk they are compressed and take less.
+def target_bytes(batch: Mapping[str, Any], surveys: Mapping[str, CaseSurvey]) -> int:
+    """Returns the bytes that the teacher targets of all images take in memory; on disk they are compressed.
 
     Args:
-        batch: from `answered_noise`.
+        batch: from `noise_with_targets`.
         surveys: of the images.
     """
     each = sum(batch[key][0].nbytes for key in ("foreground", "features") if key in batch)

@@ -1,7 +1,7 @@
-"""Masked autoencoders: a network is pre-trained by filling in what was taken out of images.
+"""Masked autoencoders: a student is pre-trained by reconstructing masked patches of images.
 
-Source: He et al. 2022 (Masked Autoencoders Are Scalable Vision Learners). For U-Nets, which cannot leave patches out,
-the masked patches are set to 0, and the last block, which is made for class logits, gives way to a small head.
+Source: He et al. 2022 (Masked Autoencoders Are Scalable Vision Learners). U-Nets cannot leave patches out: there the
+masked patches are set to 0, and a small head replaces the last block, which predicts class logits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DECODER_WIDTH, DECODER_HEADS, DECODER_DEPTH = 128, 4, 2
 
 
 def draw_mask(batch: int, patches: int, ratio: float, device: torch.device) -> Tensor:
-    """Returns which patches are masked, bool (B, N), equally many of each image, from torch's global generator.
+    """Returns which patches are masked, bool (B, N), the same number in each image, from torch's global generator.
 
     Args:
         batch: B.
         patches: N.
-        ratio: share that is masked; at least one patch is, and one is not.
+        ratio: fraction of patches masked; at least one is masked, and at least one is not.
         device: to draw on.
     """
     masked = min(max(round(ratio * patches), 1), patches - 1)
@@ -37,12 +37,12 @@ def draw_mask(batch: int, patches: int, ratio: float, device: torch.device) -> T
 
 
 class VitMaskedAutoencoder(nn.Module):
-    """Reconstructs images from the visible patches alone, which are all that the encoder sees.
+    """Reconstructs images from the visible patches, the only ones that the encoder sees.
 
     Args:
-        network: the student; its light decoder is left as it is.
+        network: the student; its light decoder is frozen.
         in_channels: C of the images.
-        mask_ratio: share of patches that are masked.
+        mask_ratio: fraction of patches that are masked.
     """
 
     def __init__(self, network: VitStudent, in_channels: int, mask_ratio: float = VIT_MASK_RATIO) -> None:
@@ -87,10 +87,10 @@ class UnetMaskedAutoencoder(nn.Module):
     """Reconstructs images whose masked patches are 0 with a U-Net without its last block.
 
     Args:
-        network: the student; its last block is left as it is.
+        network: the student; its last block is frozen.
         trunk: all but that block.
         in_channels: C of the images.
-        mask_ratio: share of patches of 16 pixels that are masked.
+        mask_ratio: fraction of patches of 16 pixels that are masked.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class UnetMaskedAutoencoder(nn.Module):
 def masked_autoencoder(
     network: nn.Module, student: str, in_channels: int, mask_ratio: float | None = None
 ) -> VitMaskedAutoencoder | UnetMaskedAutoencoder:
-    """Returns the masked autoencoder of a student, whose weights it trains.
+    """Returns the masked autoencoder of a student; training it trains the student's weights.
 
     Args:
         network: the student.
         student: its name.
         in_channels: C of the images.
-        mask_ratio: share of patches that are masked; None: 0.75 for a ViT, 0.6 for a U-Net.
+        mask_ratio: fraction of patches that are masked; None: 0.75 for a ViT, 0.6 for a U-Net.
 
     Raises:
         ValueError: when the ratio is not between 0 and 1.

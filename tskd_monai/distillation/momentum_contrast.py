@@ -1,4 +1,4 @@
-"""Momentum contrast: an encoder learns to know an image again in another view of it.
+"""Momentum contrast: an encoder is trained to match two views of an image.
 
 Source: Chen et al. 2021 (MoCo v3, An Empirical Study of Training Self-Supervised Vision Transformers).
 """
@@ -21,11 +21,11 @@ OUT_CHANNELS = 128
 
 
 class MomentumContrast(nn.Module):
-    """Gives each view's query, from the encoder that learns, and its key, from one that follows it slowly.
+    """Query of each view from the trained encoder, and its key from the momentum encoder.
 
     Args:
-        network: the student; what is outside of its encoder is left as it is. A ViT's patch projection stays at its
-            first weights, as in the paper, without which training is unstable.
+        network: the student; what is outside of its encoder is frozen. A ViT's patch projection keeps its random
+            weights, as in the paper, without which training is unstable.
         encoder: of the student.
     """
 
@@ -50,14 +50,14 @@ class MomentumContrast(nn.Module):
 
     @torch.no_grad()
     def update_momentum_encoder(self, momentum: float) -> None:
-        """Moves the momentum encoder towards the encoder: `momentum` times its own weights plus the rest of those."""
+        """Moves the momentum encoder towards the encoder: ``w' = momentum * w' + (1 - momentum) * w``."""
         followers, leaders = self.momentum_encoder.parameters(), self.encoder.parameters()
         for follower, leader in zip(followers, leaders, strict=True):
             follower.lerp_(leader, 1 - momentum)
 
 
 def momentum_contrast(network: nn.Module, student: str) -> MomentumContrast:
-    """Returns the momentum contrast of a student, whose encoder's weights it trains.
+    """Returns the momentum contrast of a student; training it trains the weights of the student's encoder.
 
     Args:
         network: the student.
@@ -67,7 +67,7 @@ def momentum_contrast(network: nn.Module, student: str) -> MomentumContrast:
 
 
 def _mlp(in_channels: int, layers: int) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them; the last norm has no weights, as in the paper."""
+    """Linear layers with batch norm and ReLU between them; the last norm has no affine weights, as in the paper."""
     parts: list[nn.Module] = []
     for _ in range(layers - 1):
         parts += [nn.Linear(in_channels, HIDDEN_CHANNELS, bias=False), nn.BatchNorm1d(HIDDEN_CHANNELS), nn.ReLU()]
@@ -79,11 +79,11 @@ def _mlp(in_channels: int, layers: int) -> nn.Sequential:
 class MomentumUpdate:
     """Updates a momentum encoder after each step; the momentum rises from its start to 1 along half a cosine.
 
-    It holds no state: the step is the trainer's, and the momentum encoder is in the network's checkpoint.
+    It has no state: the step is the trainer's, and the network's checkpoint contains the momentum encoder.
 
     Args:
         network: whose momentum encoder is updated.
-        steps: of the whole training.
+        steps: of the whole training run.
         start: momentum of the first step.
 
     Raises:
@@ -96,7 +96,7 @@ class MomentumUpdate:
         self.network, self.steps, self.start = network, steps, start
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Updates after each step of this trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

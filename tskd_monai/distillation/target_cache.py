@@ -1,8 +1,8 @@
-"""A teacher's answers on disk: asked once for each image, whatever the augmentation and the number of epochs.
+"""Teacher targets on disk: computed once for each image, whatever the augmentation and the number of epochs.
 
 A file holds the probabilities of the foreground classes as `round(255 * sqrt(p))` in 8 bits, which is fine where
 probabilities are small, and the features in float16. Its name is a hash of the teacher, the task and the image, so that
-a file is never taken for another's answer.
+targets are never taken for those of another teacher, task or image.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LEVELS = 255
-MAX_ANSWER_BYTES = 2**28  # unpacked: 20 classes and 256 features of 1024 x 1024 pixels at a sixteenth are 23 MB
-ANSWER: dict[str, np.dtype[Any]] = {"foreground": np.dtype(np.uint8), "features": np.dtype(np.float16)}
+MAX_TARGET_BYTES = 2**28  # unpacked: 20 classes and 256 features of 1024 x 1024 pixels at a sixteenth are 23 MB
+ARRAYS: dict[str, np.dtype[Any]] = {"foreground": np.dtype(np.uint8), "features": np.dtype(np.float16)}
 
 
-class CachedAnswer(NamedTuple):
-    """What a teacher says of one image.
+class QuantisedTarget(NamedTuple):
+    """A teacher's prediction for one image.
 
     Attributes:
         foreground: square roots of the probabilities of classes 1 to K - 1 in 255 steps, (K - 1, H, W), uint8; without
-            a map where the teacher gives no classes.
+            a map if the teacher predicts no classes.
         features: (E, h, w), float16.
     """
 
@@ -49,91 +49,94 @@ class CachedAnswer(NamedTuple):
 
 
 class TargetCache:
-    """A folder of answers of one teacher for one task.
+    """A folder of one teacher's targets for one task.
 
     Args:
-        folder: made when missing.
+        folder: created if missing.
         teacher: its weights are part of every file's name.
-        task: of the study.
+        task: its hash is part of every file's name.
+
+    Raises:
+        ValueError: when the folder is a file.
     """
 
     def __init__(self, folder: str | Path, teacher: TeacherNetwork, task: Task) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"Expected a folder at --cache_dir {folder}, found a file; choose another place.")
+            raise ValueError(f"Expected a folder at --cache_dir {folder}, found a file; choose another folder.")
         self.prefix = f"{FORMAT_VERSION} {teacher_sha256(teacher)} {task.hash}"
 
     def path(self, image: Tensor) -> Path:
-        """Returns the file of an image's answer."""
+        """Returns the file of an image's target."""
         digest = hashlib.sha256(f"{self.prefix} {image.dtype} {tuple(image.shape)}".encode())
         digest.update(image.contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:32]}.npz"
 
-    def read(self, image: Tensor) -> CachedAnswer | None:
-        """Returns the answer to an image, or None where there is none or it is damaged."""
+    def read(self, image: Tensor) -> QuantisedTarget | None:
+        """Returns the target of an image, or None if there is none or it is damaged."""
         path = self.path(image)
         if not path.is_file():
             return None
         try:
-            return _read_answer(path)
+            return _read_target(path)
         except Exception as error:  # numpy, zipfile and zlib raise a dozen types on damaged bytes
-            logger.warning("%s is damaged (%s); the teacher is asked again.", path.name, type(error).__name__)
+            logger.warning("%s is damaged (%s); the teacher is run again.", path.name, type(error).__name__)
             return None
 
-    def write(self, image: Tensor, answer: CachedAnswer) -> None:
-        """Keeps the answer to an image."""
+    def write(self, image: Tensor, target: QuantisedTarget) -> None:
+        """Writes the target of an image, atomically."""
         with atomic_path(self.path(image)) as temporary:
-            np.savez_compressed(temporary, foreground=answer.foreground.numpy(), features=answer.features.numpy())
+            np.savez_compressed(temporary, foreground=target.foreground.numpy(), features=target.features.numpy())
 
 
-def _read_answer(path: Path) -> CachedAnswer:
-    """Returns the content of a file; memory is taken for what it holds, whatever the arrays' headers claim.
+def _read_target(path: Path) -> QuantisedTarget:
+    """Returns the content of a file; array headers are validated before allocation.
 
     Raises:
-        ValueError: when the arrays are not those of an answer, besides what numpy and zipfile raise.
+        ValueError: when the arrays are not those of a target, besides what numpy and zipfile raise.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())  # zip reads no more than it announces
-        if size > MAX_ANSWER_BYTES:
-            raise ValueError(f"expected at most {MAX_ANSWER_BYTES} bytes, found {size}")
-        for name, dtype in ANSWER.items():
+        if size > MAX_TARGET_BYTES:
+            raise ValueError(f"expected at most {MAX_TARGET_BYTES} bytes, found {size}")
+        for name, dtype in ARRAYS.items():
             content = archive.read(f"{name}.npy")
             shape, _, found = _array_header(content)
             if (found, len(shape)) != (dtype, 3) or math.prod(shape) * dtype.itemsize > len(content):
                 raise ValueError(f"expected {name} of {dtype} along three axes, found {found} {shape}")
             arrays[name] = torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
-    return CachedAnswer(**arrays)
+    return QuantisedTarget(**arrays)
 
 
 def _array_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Returns shape, order and type of an array in numpy's format, as its header has them."""
+    """Returns shape, order and type from the header of an array in numpy's format."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected numpy's format 1.0")
     return np.lib.format.read_array_header_1_0(stream)
 
 
-def quantise(logits: Tensor | None, features: Tensor) -> list[CachedAnswer]:
-    """Returns the answers of a batch: logits (B, K, H, W), or None, and features (B, E, h, w)."""
+def quantise(logits: Tensor | None, features: Tensor) -> list[QuantisedTarget]:
+    """Returns the targets of a batch from logits (B, K, H, W), or None, and features (B, E, h, w)."""
     if logits is None:
         roots = torch.zeros(len(features), 0, 1, 1, dtype=torch.uint8)
     else:
         roots = (LEVELS * F.softmax(logits.float(), dim=1)[:, 1:].sqrt()).round().to(torch.uint8)
-    return [CachedAnswer(root, map_) for root, map_ in zip(roots.cpu(), features.cpu().half(), strict=True)]
+    return [QuantisedTarget(root, map_) for root, map_ in zip(roots.cpu(), features.cpu().half(), strict=True)]
 
 
 @torch.no_grad()
-def cached_answers(
+def load_or_compute_targets(
     teacher: TeacherNetwork,
     images: Sequence[Tensor],
     cache: TargetCache,
     device: torch.device | str = "cpu",
     batch_size: int = 8,
-) -> list[CachedAnswer]:
-    """Returns the teacher's answer to each image; those that the cache lacks are asked for and kept.
+) -> list[QuantisedTarget]:
+    """Returns the teacher's target for each image, computing and caching those that the cache lacks.
 
-    Stopped, it goes on with what is missing. Of several processes each asks its share.
+    An interrupted run resumes with the missing ones. Each of several processes computes its own shard.
 
     Args:
         teacher: frozen, in eval mode, on `device`.
@@ -141,27 +144,30 @@ def cached_answers(
         cache: to read and fill.
         device: of the teacher.
         batch_size: images in one forward pass.
+
+    Raises:
+        RuntimeError: when targets just written cannot be read back.
     """
     own = range(idist.get_rank(), len(images), idist.get_world_size())
     known = {index: cache.read(images[index]) for index in own}
-    missing = [index for index, answer in known.items() if answer is None]
-    for start in tqdm(range(0, len(missing), batch_size), desc="Asking the teacher", unit="batch", disable=not missing):
+    missing = [index for index, target in known.items() if target is None]
+    starts = range(0, len(missing), batch_size)
+    for start in tqdm(starts, desc="Running the teacher", unit="batch", disable=not missing):
         batch = missing[start : start + batch_size]
-        asked = torch.stack([images[index] for index in batch]).to(device)
-        for index, answer in zip(batch, quantise(*teacher.forward_with_embeddings(asked)), strict=True):
-            cache.write(images[index], answer)
-    if idist.get_world_size() > 1:
-        torch.distributed.barrier()
+        stacked = torch.stack([images[index] for index in batch]).to(device)
+        for index, target in zip(batch, quantise(*teacher.forward_with_embeddings(stacked)), strict=True):
+            cache.write(images[index], target)
+    idist.barrier()
     read = (known.get(index) or cache.read(image) for index, image in enumerate(images))
-    kept = [answer for answer in read if answer is not None]
+    kept = [target for target in read if target is not None]
     if len(kept) < len(images):
-        raise RuntimeError(f"Expected the answers just written to {cache.folder}, found some damaged; check the disk.")
+        raise RuntimeError(f"Expected the targets just written to {cache.folder}, found some damaged; check the disk.")
     _report(cache, images, len(missing))
     return kept
 
 
-def _report(cache: TargetCache, images: Sequence[Tensor], asked: int) -> None:
+def _report(cache: TargetCache, images: Sequence[Tensor], computed: int) -> None:
     if idist.get_rank() == 0:
         megabytes = sum(path.stat().st_size for path in {cache.path(image) for image in images}) / 1e6
-        line = "Teacher targets: %d images, %d of them asked for now; %.1f MB on disk."
-        logger.info(line, len(images), asked, megabytes)
+        line = "Teacher targets: %d images, %d of them computed now; %.1f MB on disk."
+        logger.info(line, len(images), computed, megabytes)

@@ -1,4 +1,4 @@
-"""What the student learns from: the teacher's answer to the very image that the student sees."""
+"""Training targets: the teacher's prediction for the augmented image that the student sees, computed or cached."""
 
 from __future__ import annotations
 
@@ -20,19 +20,28 @@ SMALLEST_PROBABILITY = 1e-6
 
 
 def frozen(teacher: TeacherNetwork) -> TeacherNetwork:
-    """Returns the teacher, without gradients and in eval mode."""
+    """Returns the teacher, frozen and in evaluation mode.
+
+    Raises:
+        TypeError: when it is no network.
+    """
     if not isinstance(teacher, nn.Module):
         raise TypeError(f"Expected a network as the teacher, found {type(teacher).__name__}.")
     return teacher.requires_grad_(False).eval()
 
 
 def teacher_targets(teacher: TeacherNetwork, cache_dir: str | Path | None) -> PrepareBatch:
-    """Returns what shapes batches: from answers that `transfer_dataset` took from the cache, or asking the teacher."""
+    """Returns the `PrepareBatch` of a distillation: cached targets, or the teacher's predictions in each step.
+
+    Args:
+        teacher: on the device of the training run.
+        cache_dir: folder of cached targets, see `distillation_dataset`; None: without a cache.
+    """
     return TeacherTargets(teacher) if cache_dir is None else CachedTargets()
 
 
 class TeacherTargets(PrepareBatch):
-    """Asks the teacher about each batch as it comes, augmented as it is.
+    """Runs the teacher on each augmented batch.
 
     Args:
         teacher: frozen and kept in eval mode.
@@ -56,7 +65,7 @@ class TeacherTargets(PrepareBatch):
 
 
 class CachedTargets(PrepareBatch):
-    """Takes the teacher's answers to the images before augmentation and moves them as the images were moved."""
+    """Warps targets cached for the images before augmentation as the images were warped."""
 
     @torch.no_grad()
     def __call__(
@@ -66,11 +75,11 @@ class CachedTargets(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns what `TeacherTargets` does; where the augmented image shows nothing, the class is background.
+        """Returns what `TeacherTargets` returns; outside of the original image the class is background.
 
         Args:
             batchdata: `image` (B, C, H, W), `coordinates` (B, 3, H, W), and of the image before augmentation
-                `foreground` (B, K - 1, H, W) and `features` (B, E, h, w), see `CachedAnswer`.
+                `foreground` (B, K - 1, H, W) and `features` (B, E, h, w), see `QuantisedTarget`.
             device: that all are moved to.
             non_blocking: for the copies to a GPU.
             kwargs: of `Tensor.to`.

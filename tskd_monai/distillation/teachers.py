@@ -1,4 +1,4 @@
-"""A teacher from its folder: a tuned foundation model, or a student bundle in that role."""
+"""Teachers by kind: a tuned foundation model or a student bundle, from its folder, or a published encoder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_any_teacher(
     """Loads a teacher, frozen and in evaluation mode.
 
     Args:
-        folder: that `teacher_lora` wrote, or a student bundle: a network that was trained without a foundation model.
-        task: of the study; a teacher of another task is refused.
+        folder: written by `teacher_lora`, or a student bundle: a network trained without a foundation model.
+        task: a teacher of another task is refused.
         encoder_weights: where a foundation model's weights are now, if they have moved.
 
     Raises:
@@ -49,8 +49,8 @@ def load_any_teacher(
     return teacher.requires_grad_(False).eval()
 
 
-class UntouchedEncoder(nn.Module):
-    """A `TeacherNetwork` that knows representations alone.
+class TaskAgnosticTeacher(nn.Module):
+    """A published encoder as a `TeacherNetwork` that gives features only.
 
     Args:
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
@@ -62,24 +62,24 @@ class UntouchedEncoder(nn.Module):
         self.embed_dim = int(encoder.embed_dim)
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[None, Tensor]:
-        """Returns no logits, and the image embeddings (B, embed_dim, H / 16, W / 16) of (B, 1 | 3, H, W) in [0, 1]."""
+        """Returns None for the logits, and the image embeddings (B, embed_dim, H / 16, W / 16) of images in [0, 1]."""
         return None, self.encoder(images).image_embeddings
 
 
-def untouched_teacher(
+def task_agnostic_teacher(
     encoder: str, encoder_weights: str | Path | None, image_size: int | Sequence[int]
-) -> UntouchedEncoder:
+) -> TaskAgnosticTeacher:
     """Returns a published encoder at the image size of a task, in evaluation mode and frozen.
 
     Args:
         encoder: name of its record.
-        encoder_weights: file, Hugging Face folder or hub id; None: the shipped ones.
+        encoder_weights: file, Hugging Face folder or hub id; None: the shipped file.
         image_size: side or (H, W) in pixels.
 
     Raises:
         ValueError: on an unknown name or weights that do not fit.
-        FileNotFoundError: when the weights are not there.
+        FileNotFoundError: when the weights are missing.
     """
-    teacher = UntouchedEncoder(build_encoder(encoder, encoder_weights, image_size))
+    teacher = TaskAgnosticTeacher(build_encoder(encoder, encoder_weights, image_size))
     teacher.requires_grad_(False)
     return teacher.eval()

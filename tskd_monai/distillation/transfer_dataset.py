@@ -1,4 +1,4 @@
-"""The images that the student learns on: real ones without labels, and synthetic ones."""
+"""The images that the student is trained on, real and synthetic, without labels; with cached teacher targets."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms import Compose, Randomizable
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from tskd_monai.data.datalist import transfer_images
-from tskd_monai.data.slices import JoinedDataset, PreparedImageDataset, SliceDataset
+from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
-from tskd_monai.distillation.target_cache import CachedAnswer, TargetCache, cached_answers
+from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
 from tskd_monai.distillation.teacher_targets import frozen
 from tskd_monai.networks.teacher import TeacherNetwork
+
+
+class TransferDataset(ConcatDataset[dict[str, Any]], Randomizable):
+    """The slice datasets of a transfer set one after the other, seeded together.
+
+    Args:
+        datasets: items with `image` (C, H, W).
+    """
+
+    datasets: list[SliceDataset]  # type: ignore[assignment]  # narrower than torch's
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TransferDataset:
+        """Seeds every dataset."""
+        for dataset in self.datasets:
+            dataset.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws nothing: the datasets' transforms do."""
 
 
 def transfer_dataset(
@@ -26,35 +46,35 @@ def transfer_dataset(
     augmentation: Compose | None,
     transfer_set: str | Path | None = None,
     fold: int | None = None,
-) -> JoinedDataset:
+) -> TransferDataset:
     """Returns every slice of the training and unlabelled images, and the synthetic images; labels are not read.
 
     Args:
-        datalist: of the study.
-        task: of the study; a transfer set of another is refused.
+        datalist: path of the dataset's `datalist.json`.
+        task: a transfer set of another task is refused.
         preprocessing: of a volume's `image`.
-        augmentation: of a slice's `image`; None: the slices as they are.
-        transfer_set: folder with `transfer_set.json`; None: real images alone.
+        augmentation: of a slice's `image`; None: none.
+        transfer_set: folder with `transfer_set.json`; None: only real images.
         fold: of the datalist.
     """
     real = SliceDataset(transfer_images(datalist, fold), preprocessing, augmentation, keys=("image",))
     entries = [] if transfer_set is None else load_transfer_set(transfer_set, task.hash)
-    return JoinedDataset([real, PreparedImageDataset(entries, augmentation)])
+    return TransferDataset([real, PreparedImageDataset(entries, augmentation)])
 
 
-class AnsweredDataset(Dataset[dict[str, Any]], Randomizable):
-    """Images of the transfer set with the teacher's cached answers, and the coordinates that tie the two together.
+class CachedTargetDataset(Dataset[dict[str, Any]], Randomizable):
+    """Images of the transfer set with cached teacher targets, and the coordinates by which the targets are warped.
 
     Args:
         images: items with `image` (C, H, W), not augmented.
-        answers: of the teacher, one for each.
-        augmentation: of `image`; it adds `coordinates` (3, H, W) and moves them along.
+        targets: of the teacher, one for each image.
+        augmentation: of `image`; it adds `coordinates` (3, H, W) and warps them with the image.
     """
 
-    def __init__(self, images: JoinedDataset, answers: Sequence[CachedAnswer], augmentation: Compose) -> None:
-        self.images, self.answers, self.augmentation = images, answers, augmentation
+    def __init__(self, images: TransferDataset, targets: Sequence[QuantisedTarget], augmentation: Compose) -> None:
+        self.images, self.targets, self.augmentation = images, targets, augmentation
 
-    def set_random_state(self, seed: int | None = None, state: Any = None) -> AnsweredDataset:
+    def set_random_state(self, seed: int | None = None, state: Any = None) -> CachedTargetDataset:
         """Seeds the augmentation."""
         self.augmentation.set_random_state(seed, state)
         return self
@@ -66,8 +86,8 @@ class AnsweredDataset(Dataset[dict[str, Any]], Randomizable):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        answer = self.answers[index]
-        return {**self.augmentation(self.images[index]), "foreground": answer.foreground, "features": answer.features}
+        target = self.targets[index]
+        return {**self.augmentation(self.images[index]), "foreground": target.foreground, "features": target.features}
 
 
 def distillation_dataset(
@@ -80,17 +100,17 @@ def distillation_dataset(
     transfer_set: str | Path | None = None,
     fold: int | None = None,
     device: torch.device | str = "cpu",
-) -> JoinedDataset | AnsweredDataset:
-    """Returns the transfer dataset, with the teacher's answers where they are cached.
+) -> TransferDataset | CachedTargetDataset:
+    """Returns the transfer dataset, with teacher targets if they are cached.
 
     Args:
-        datalist: of the study.
-        task: of the study.
+        datalist: path of the dataset's `datalist.json`.
+        task: a transfer set of another task is refused.
         preprocessing: of a volume's `image`.
         augmentation: of a slice's `image` and `coordinates`.
-        teacher: on `device`; asked for what the cache lacks; None where there is no cache.
-        cache_dir: of the cache; None: none, the teacher is asked in every step.
-        transfer_set: folder with `transfer_set.json`; None: real images alone.
+        teacher: on `device`; computes the targets that the cache lacks; None: without a cache.
+        cache_dir: folder of the cache; None: without a cache, the teacher runs in every step.
+        transfer_set: folder with `transfer_set.json`; None: only real images.
         fold: of the datalist.
         device: of the teacher.
     """
@@ -99,5 +119,5 @@ def distillation_dataset(
     images = transfer_dataset(datalist, task, preprocessing, None, transfer_set, fold)
     tensors = [torch.as_tensor(images[index]["image"]) for index in range(len(images))]
     teacher = frozen(teacher)
-    answers = cached_answers(teacher, tensors, TargetCache(cache_dir, teacher, task), device)
-    return AnsweredDataset(images, answers, augmentation)
+    targets = load_or_compute_targets(teacher, tensors, TargetCache(cache_dir, teacher, task), device)
+    return CachedTargetDataset(images, targets, augmentation)
