@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from configparser import ConfigParser
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +12,6 @@ from tests.support.paths import ROOT
 from tskd_monai import __version__
 from tskd_monai.commands.main import COMMANDS, main
 
-READ = (".md", ".ipynb", ".py", ".sh", ".yaml", ".json", ".html")
-COMMAND = re.compile(r"(?<![\w/.-])(?:bin/)?tskd ([a-z_]+)\b(?! (?:is|was|has))")
-PROGRAM = re.compile(r"\b(?:scripts|tests)/[\w/-]*\w\.(?:py|sh|yaml)\b")
 SLOW = ("torch", "monai", "ignite", "transformers", "diffusers", "matplotlib")
 """Packages that take a second or more to import."""
 HELP = f"""
@@ -72,22 +67,3 @@ def test_help_of_a_command_imports_nothing_slow(command: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: tskd {command} ")
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def texts() -> list[Path]:
-    """Returns the files that people read: documents, sources, configs and shell scripts."""
-    folders = [ROOT / name for name in ("bundles", "scripts", "tskd_monai")] + [ROOT / "tests" / "interop"]
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in READ] + list(ROOT.glob("*.md"))
-    return [path for path in files if "results" not in path.parts]
-
-
-def test_commands_that_texts_name_exist() -> None:
-    named = {(path.name, word) for path in texts() for word in COMMAND.findall(path.read_text(encoding="utf-8"))}
-    assert {word for _, word in named} >= {"plan", "train", "audit"}
-    assert sorted((name, word) for name, word in named if word not in COMMANDS) == []
-
-
-def test_programs_that_texts_name_exist() -> None:
-    named = {(path.name, word) for path in texts() for word in PROGRAM.findall(path.read_text(encoding="utf-8"))}
-    assert {word for _, word in named} >= {"scripts/demo.sh", "tests/interop/check_monai_label.sh"}
-    assert sorted((name, word) for name, word in named if not (ROOT / word).exists()) == []
