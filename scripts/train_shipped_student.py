@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.bundle.locations import BUNDLES
-from tskd_monai.bundle.run import Pipeline, Stage
+from tskd_monai.bundle.stage_store import Stage, StageStore
 from tskd_monai.commands.task_files import plan_dataset
-from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, Study, read_study
+from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, PlannedDataset, read_dataset
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.files.atomic import atomic_path
@@ -38,21 +38,21 @@ def merged_datalist(path: Path) -> dict[str, Any]:
     return {key: value for key, value in {**datalist, **sections}.items() if key not in ("folds", "folder")}
 
 
-def stages(folder: Path, study: Study, encoder: str, encoder_weights: Path) -> list[Stage]:
+def stages(folder: Path, dataset: PlannedDataset, encoder: str, encoder_weights: Path) -> list[Stage]:
     """Returns the stages that train the teacher and the student, and score both on the test section.
 
     Args:
-        folder: of the pipeline.
-        study: to train on.
+        folder: of all stages.
+        dataset: to train on.
         encoder: of the teacher.
         encoder_weights: file of the encoder's weights.
     """
     settings = {"seed": 0, **LAST_WEIGHTS}
-    places = {"datalist": study.datalist, "task": study.task_file}
+    paths = {"datalist": dataset.datalist, "task": dataset.task_file}
     weights = {"encoder": {"weights": file_sha256(encoder_weights)}}
-    learned = study.data("training labels")
+    learned = dataset.inputs("training labels")
     scored: dict[str, Any] = {
-        "settings": {"section": "test"}, "inputs": {"data": {"test labels": study.digests["test labels"]}},
+        "settings": {"section": "test"}, "inputs": {"data": {"test labels": dataset.digests["test labels"]}},
         "results": ("metrics.csv",)
     }  # fmt: skip
     return [
@@ -60,21 +60,21 @@ def stages(folder: Path, study: Study, encoder: str, encoder_weights: Path) -> l
             "teacher", f"Teacher: {encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
             {**settings, "encoder": encoder, "batch_size": 4, "max_epochs": TEACHER_EPOCHS,
              "val_interval": TEACHER_EPOCHS},
-            partial(dict, places, encoder_weights=encoder_weights), {**learned, **weights}, results=TEACHER_RESULTS,
+            partial(dict, paths, encoder_weights=encoder_weights), {**learned, **weights}, results=TEACHER_RESULTS,
         ),
         Stage(
             "student", "Distillation", BUNDLES / "distillation", ["train.yaml"],
             {**settings, "max_epochs": STUDENT_EPOCHS, "val_interval": STUDENT_EPOCHS},
-            partial(dict, places, teacher_dir=folder / "teacher"), learned, ["teacher"], results=STUDENT_RESULTS,
+            partial(dict, paths, teacher_dir=folder / "teacher"), learned, ["teacher"], results=STUDENT_RESULTS,
         ),
         Stage(
             "predictions_teacher", "Test: teacher", BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"],
-            places=partial(dict, places, task=folder / "teacher" / "task.json", teacher_dir=folder / "teacher"),
+            paths=partial(dict, paths, task=folder / "teacher" / "task.json", teacher_dir=folder / "teacher"),
             needs=["teacher"], **scored,
         ),
         Stage(
             "predictions", "Test: student", folder / "student", ["inference.json", "evaluate.json"],
-            places=partial(dict, datalist=study.datalist), needs=["student"], **scored,
+            paths=partial(dict, datalist=dataset.datalist), needs=["student"], **scored,
         ),
     ]  # fmt: skip
 
@@ -100,12 +100,12 @@ def main() -> None:
     folder = args.output_dir.resolve()
     write_json(folder / "source.json", merged_datalist(args.datalist))
     datalist, task_file, task = plan_dataset(folder / "source.json", folder, args.image_size)
-    study = read_study(datalist, task_file, task, ContentHashes(private_file(folder, "content_hashes.json")))
-    pipeline = Pipeline(folder, stages(folder, study, args.encoder, args.encoder_weights.resolve()))
-    pipeline.run()
+    dataset = read_dataset(datalist, task_file, task, ContentHashes(private_file(folder, "content_hashes.json")))
+    store = StageStore(folder, stages(folder, dataset, args.encoder, args.encoder_weights.resolve()))
+    store.run()
     if args.install:
-        install(pipeline.folder("student"))
-    logger.info("Test scores: %s", pipeline.folder("predictions") / "metrics.json")
+        install(store.folder("student"))
+    logger.info("Test scores: %s", store.folder("predictions") / "metrics.json")
 
 
 if __name__ == "__main__":

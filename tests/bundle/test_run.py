@@ -1,305 +1,71 @@
-"""What happens to the files of finished stages: nothing, unless the user says so, and then they are kept beside."""
+"""A bundle is run by one command line, in a child process or in this one, and a failure states its reason."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from tskd_monai.bundle.run import Pipeline, Stage, differences
-from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.bundle.run import BundleRun, BundleRunError
 
-NAMES = ("teacher", "student", "predictions")
-
-
-class Calls:
-    """Stands in for the bundle runner: writes a result that follows from settings, and remembers who ran."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.fail_in = ""
-        self.changed: Mapping[str, str] = {}
-
-    def __call__(self, pipeline: Pipeline, stage: Stage) -> float:
-        self.ran.append(stage.name)
-        folder = pipeline.folder(stage.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "progress.txt").write_text(str(dict(stage.settings)))
-        if stage.name == self.fail_in:
-            raise SystemExit("killed")
-        read = [(pipeline.folder(name) / "model.pt").read_text() for name in stage.needs]
-        (folder / "model.pt").write_text(f"{dict(stage.settings)} {read} {self.changed.get(stage.name)}")
-        return 1.0
-
-    def take(self) -> list[str]:
-        ran, self.ran = self.ran, []
-        return ran
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls()
-    monkeypatch.setattr(Pipeline, "_call", lambda pipeline, stage: calls(pipeline, stage))
-    return calls
+CONFIG = {
+    "imports": ["$import os", "$from pathlib import Path"],
+    "initialize": [{"_target_": "tskd_monai.bundle.options.end_with_the_reason"}],
+    "output_dir": ".",
+    "width": 8,
+    "run": ["$Path(@output_dir, 'width.txt').write_text(str(@width + 1))"],
+}
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
+    """A bundle whose run writes a number; its second config overrides the first."""
     configs = tmp_path / "bundle" / "configs"
     configs.mkdir(parents=True)
-    (configs / "train.yaml").write_text("# how it learns\nlearning_rate: 0.001\nnetwork: {_target_: Net, width: 8}\n")
+    (configs / "train.json").write_text(json.dumps(CONFIG))
+    (configs / "wide.json").write_text(json.dumps({"width": 16}))
     return configs.parent
 
 
-@pytest.fixture
-def stages(bundle: Path) -> dict[str, Stage]:
-    """A teacher, a student that needs it, and predictions of the student."""
-    data = {"data": {"training images": ["a", "b"]}}
-    common: dict[str, Any] = {"bundle": bundle, "configs": ["train.yaml"], "results": ["model.pt"]}
-    return {
-        "teacher": Stage("teacher", "Teacher", settings={"seed": 0}, inputs=data, **common),
-        "student": Stage("student", "Student", settings={"seed": 0}, needs=["teacher"], **common),
-        "predictions": Stage(
-            "predictions", "Test", inputs={"data": {"test images": ["t"]}}, needs=["student"], grows=["test images"],
-            **common,
-        ),
-    }  # fmt: skip
+def test_the_command_line_is_that_of_the_documents(bundle: Path) -> None:
+    run = BundleRun(bundle, ["train.json"], {"output_dir": Path("20240115"), "width": 3, "logging_file": False})
+    config = str(bundle / "configs" / "train.json")
+    start = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file", config]
+    assert run.command() == [*start, "--output_dir=./20240115", "--width=3", "--logging_file=False"]
+    assert run.output_dir == Path("20240115")
+
+    several = BundleRun(bundle, ["train.json", "wide.json"], {})
+    files = repr([config, str(bundle / "configs" / "wide.json")])
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    assert several.command(launcher) == [sys.executable, *launcher, *start[1:-1], files]
 
 
-def run(folder: Path, stages: Mapping[str, Stage], **options: Any) -> Pipeline:
-    pipeline = Pipeline(folder, list(stages.values()), **options)
-    pipeline.run()
-    return pipeline
+def test_an_override_that_is_code_is_refused_in_a_child_and_here(bundle: Path) -> None:
+    run = BundleRun(bundle, ["train.json"], {"width": "$open('made', 'w')"})
+    for start in (run.command, run.run, run.run_here):
+        with pytest.raises(ValueError, match="a plain value for --width, found .*, which MONAI would evaluate"):
+            start()
 
 
-def files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Inode and content of every file of the stages, by path."""
-    paths = (path for name in NAMES for path in folder.glob(f"{name}*/**/*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.read_bytes()) for path in paths}
+def test_later_configs_and_overrides_count(bundle: Path, tmp_path: Path) -> None:
+    for overrides, expected in (({}, "17"), ({"width": 3}, "4")):
+        BundleRun(bundle, ["train.json", "wide.json"], {"output_dir": tmp_path, **overrides}).run_here()
+        assert (tmp_path / "width.txt").read_text() == expected
 
 
-@pytest.fixture
-def finished(tmp_path: Path, stages: dict[str, Stage], calls: Calls) -> Path:
-    run(tmp_path / "run", stages)
-    assert calls.take() == list(NAMES)
-    return tmp_path / "run"
+def test_a_child_process_leaves_its_result_or_its_reason(bundle: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "run.txt"
+    BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log)
+    assert (tmp_path / "width.txt").read_text() == "9"
+    with pytest.raises(BundleRunError, match="ended with exit code 1; FileNotFoundError: .*No such file") as raised:
+        BundleRun(bundle, ["train.json"], {"output_dir": tmp_path / "nowhere"}).run(log)
+    assert raised.value.code == 1 and "\n" not in raised.value.reason
 
 
-def refusal(folder: Path, stages: Mapping[str, Stage], **options: Any) -> str:
-    """Returns the message with which a call is refused, having changed nothing."""
-    before = files(folder)
-    with pytest.raises(ValueError, match="Expected") as error:
-        run(folder, stages, **options)
-    assert files(folder) == before
-    return str(error.value)
-
-
-def test_a_second_call_runs_nothing(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
-    before = files(finished)
-    pipeline = run(finished, stages)
-    assert pipeline.is_finished() and calls.take() == [] and files(finished) == before
-
-
-def test_places_and_devices_decide_nothing(
-    finished: Path, stages: dict[str, Stage], calls: Calls, tmp_path: Path
-) -> None:
-    before = files(finished)
-    elsewhere = {
-        name: replace(stage, places=lambda: {"device": "cpu", "datalist": Path("/elsewhere/datalist.json")})
-        for name, stage in stages.items()
-    }
-    run(finished, elsewhere)
-    assert calls.take() == [] and files(finished) == before
-
-    moved = tmp_path / "moved"
-    finished.rename(moved)
-    run(moved, elsewhere)
-    assert calls.take() == [] and files(moved) == before
-
-    shutil.copytree(moved, tmp_path / "copied")
-    run(tmp_path / "copied", elsewhere)
-    assert calls.take() == []
-
-
-def with_learning_rate(bundle: Path, rate: float) -> None:
-    path = bundle / "configs" / "train.yaml"
-    path.write_text(path.read_text().replace("0.001", str(rate)))
-
-
-def test_an_edited_config_is_named_and_comments_do_not_count(
-    finished: Path, stages: dict[str, Stage], calls: Calls, bundle: Path
-) -> None:
-    path = bundle / "configs" / "train.yaml"
-    content = yaml.safe_load(path.read_text())
-    path.write_text("# another comment\n" + yaml.safe_dump(dict(reversed(content.items()))))
-    run(finished, stages)
-    assert calls.take() == []
-
-    with_learning_rate(bundle, 0.002)
-    message = refusal(finished, stages)
-    assert "teacher/ (learning_rate is 0.002, was 0.001)" in message
-    assert "--restart teacher student predictions" in message and "--keep" in message and calls.take() == []
-
-
-def test_a_changed_setting_task_or_image_is_named(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
-    teacher = stages["teacher"]
-    for changed, expected in (
-        (replace(teacher, settings={"seed": 1}), "seed is 1, was 0"),
-        (replace(teacher, inputs={"data": {"training images": ["a", "c"]}}), "training images: 1 new, 1 gone of 2"),
-        (
-            replace(teacher, inputs={**teacher.inputs, "task.json": {"channels": 3}}),
-            "channels is 3, was None (task.json)",
-        ),
-    ):  # fmt: skip
-        message = refusal(finished, {**stages, "teacher": changed})
-        assert expected in message and "--restart teacher (" not in message and calls.take() == []
-
-
-def test_restart_keeps_the_old_folders_beside_and_runs_what_depends_on_them(
-    finished: Path, stages: dict[str, Stage], calls: Calls, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = files(finished)
-    changed = {**stages, "teacher": replace(stages["teacher"], settings={"seed": 1})}
-
-    run(finished, changed, restart=["teacher"])
-
-    assert calls.take() == list(NAMES)
-    kept = {path: state for path, state in files(finished).items() if ".before-" in path}
-    assert sorted(kept.values()) == sorted(before.values())
-    names = {path.split("/")[0].split(".")[0] for path in kept}
-    assert names == set(NAMES) and "kept as teacher.before-" in caplog.text
-    # The same command once more changes nothing, and so does the one without --restart.
-    after = files(finished)
-    run(finished, changed, restart=["teacher"])
-    run(finished, changed)
-    assert calls.take() == [] and files(finished) == after
-
-
-def test_a_restart_with_the_same_result_leaves_the_dependents_alone(
-    finished: Path, stages: dict[str, Stage], calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    students = {path: state for path, state in files(finished).items() if not path.startswith("teacher")}
-    monkeypatch.setattr(Calls, "__call__", same_result)
-    run(finished, {**stages, "teacher": replace(stages["teacher"], settings={"seed": 1})}, restart=["teacher"])
-    assert calls.take() == ["teacher"]
-    after = files(finished)
-    assert {path: after[path] for path in students} == students
-
-
-def same_result(self: Calls, pipeline: Pipeline, stage: Stage) -> float:
-    self.ran.append(stage.name)
-    pipeline.folder(stage.name).mkdir()
-    (pipeline.folder(stage.name) / "model.pt").write_text("{'seed': 0} [] None")
-    return 1.0
-
-
-def test_keep_takes_a_finished_stage_as_it_is(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
-    before = files(finished)
-    changed = {**stages, "teacher": replace(stages["teacher"], settings={"seed": 1})}
-    run(finished, changed, keep=["teacher"])
-    run(finished, changed)  # said once is enough
-    assert calls.take() == [] and files(finished) == before
-    assert "--restart" in refusal(finished, stages)
-
-
-def test_more_test_cases_run_the_scoring_in_its_folder(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
-    before = files(finished)
-    more = replace(stages["predictions"], inputs={"data": {"test images": ["t", "u"]}})
-    run(finished, {**stages, "predictions": more})
-    assert calls.take() == ["predictions"]
-    after = files(finished)
-    assert set(after) == set(before)
-    assert {path: after[path] for path in before if not path.startswith("predictions")} == {
-        path: state for path, state in before.items() if not path.startswith("predictions")
-    }
-
-
-def test_an_interrupted_stage_resumes_and_is_kept_where_settings_changed(
-    tmp_path: Path, stages: dict[str, Stage], calls: Calls
-) -> None:
-    folder, calls.fail_in = tmp_path / "run", "student"
-    with pytest.raises(SystemExit):
-        run(folder, stages)
-    assert calls.take() == ["teacher", "student"]
-    changed = {**stages, "student": replace(stages["student"], settings={"seed": 1}, needs=["teacher"])}
-    assert "student/ (seed is 1, was 0)" in refusal(folder, changed)
-    assert "which was never finished" in refusal(folder, changed, keep=["student"])
-    calls.fail_in = ""
-    run(folder, stages)
-    assert calls.take() == ["student", "predictions"] and not list(folder.glob("*.before-*"))
-
-
-def test_a_default_given_as_a_setting_is_no_difference(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
-    run(finished, {**stages, "teacher": replace(stages["teacher"], settings={"seed": 0, "learning_rate": 0.001})})
-    assert calls.take() == []
-    changed = {**stages, "teacher": replace(stages["teacher"], settings={"seed": 0, "learning_rate": 0.1})}
-    assert "learning_rate is 0.1, was 0.001" in refusal(finished, changed)
-
-
-def test_a_bundle_that_a_stage_writes_is_judged_once_it_is_there(
-    finished: Path, stages: dict[str, Stage], calls: Calls
-) -> None:
-    own = {**stages, "predictions": replace(stages["predictions"], bundle=finished / "student")}
-    (finished / "student" / "configs").mkdir()
-    config = finished / "student" / "configs" / "train.yaml"
-    config.write_text("sw_batch_size: 8\n")
-    assert "predictions/ (learning_rate is None, was 0.001" in refusal(finished, own)
-    config.unlink()
-    Pipeline(finished, list(own.values())).check()
-
-
-def test_a_removed_result_is_made_again_and_an_edited_one_is_noticed(
-    finished: Path, stages: dict[str, Stage], calls: Calls
-) -> None:
-    shutil.rmtree(finished / "predictions")
-    run(finished, stages)
-    assert calls.take() == ["predictions"]
-    (finished / "teacher" / "model.pt").write_text("another teacher")
-    assert "student/ (the files in teacher/ changed)" in refusal(finished, stages)
-
-
-def test_a_stage_that_comes_out_otherwise_stops_before_its_dependents_are_touched(
-    finished: Path, stages: dict[str, Stage], calls: Calls
-) -> None:
-    shutil.rmtree(finished / "teacher")
-    calls.changed = {"teacher": "on another machine"}
-    students = {path: state for path, state in files(finished).items() if not path.startswith("teacher")}
-    with pytest.raises(ValueError, match=r"student/ \(the files in teacher/ changed\)"):
-        run(finished, stages)
-    assert calls.take() == ["teacher"]
-    assert {path: files(finished)[path] for path in students} == students
-
-
-def test_what_an_earlier_version_finished_is_taken_as_it_is(
-    finished: Path, stages: dict[str, Stage], calls: Calls, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in NAMES:
-        write_json(finished / "stages" / f"{name}.json", {"key": "0123", "finished": True, "seconds": 2.0})
-    before = files(finished)
-    run(finished, stages)
-    assert calls.take() == [] and files(finished) == before
-    assert "finished by an earlier version" in caplog.text
-    assert read_json(finished / "stages" / "teacher.json")["parts"]["settings"]["seed"] == 0
-
-
-def test_unknown_stages_are_refused(tmp_path: Path, stages: dict[str, Stage]) -> None:
-    for option in ("restart", "keep"):
-        with pytest.raises(ValueError, match=r"stages among teacher, student, predictions, found \['techer'\]"):
-            Pipeline(tmp_path, list(stages.values()), **{option: ["techer"]})
-
-
-def test_differences_are_told_in_words(make_parts: Callable[..., Any]) -> None:
-    before = make_parts(**{"long": "x" * 100})
-    assert differences(before, before) == []
-    assert differences(before, make_parts(**{"long": "y" * 100})) == ["long changed (task.json)"]
-    assert differences(before, make_parts(**{"long": "x" * 100, "new": True})) == ["new is True, was None (task.json)"]
-
-
-@pytest.fixture
-def make_parts() -> Callable[..., Any]:
-    return lambda **content: {"settings": {"seed": 0}, "task.json": content}
+def test_the_signal_that_ended_a_child_is_named(bundle: Path, tmp_path: Path) -> None:
+    killed = {**CONFIG, "run": ["$os.kill(os.getpid(), 9)"]}
+    (bundle / "configs" / "train.json").write_text(json.dumps(killed))
+    with pytest.raises(BundleRunError, match="ended with exit code -9; it was ended by SIGKILL"):
+        BundleRun(bundle, ["train.json"]).run(tmp_path / "log.txt")

@@ -12,7 +12,7 @@ import yaml
 
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
 from tskd_monai.commands.train.options import STAGE_CONFIGS, load_preset, parse_teacher
-from tskd_monai.commands.train.stages import Study
+from tskd_monai.commands.train.stages import PlannedDataset
 
 GOOD: dict[str, Any] = {
     "image_size": 48,
@@ -120,9 +120,9 @@ def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) ->
 def test_a_disk_with_too_little_room_is_noticed(
     make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = Study(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)
-    check_room(tmp_path / "run", study, {"sampling": {"number": 10}})
+    dataset = PlannedDataset(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)
+    check_room(tmp_path / "run", dataset, {"sampling": {"number": 10}})
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 6 * 10**8, 4 * 10**8))
     with pytest.raises(ValueError, match=r"about 0.5 GB of free disk for 110 images, found 0.4 GB"):
-        check_room(tmp_path / "run", study, {"sampling": {"number": 10}})
+        check_room(tmp_path / "run", dataset, {"sampling": {"number": 10}})

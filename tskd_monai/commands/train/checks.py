@@ -1,4 +1,4 @@
-"""What would stop a pipeline after hours, looked at before its first stage."""
+"""Checks, before the first stage, of what would otherwise stop a pipeline after hours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tskd_monai.commands.train.stages import Study
+from tskd_monai.commands.train.stages import PlannedDataset
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import require_writable
 
@@ -21,10 +21,10 @@ RESERVED_BYTES = 0.5 * GB
 """For checkpoints, predictions and the report."""
 
 FEATURE_BYTES_PER_PIXEL = 6
-"""Of cached teacher features: float16, 768 channels, a sixteenth of the resolution."""
+"""Size of cached teacher features: float16, 768 channels, a sixteenth of the resolution."""
 
 COMPRESSED = 0.5
-"""What compression leaves of cached targets, at the most (measured on the embedded study: a third)."""
+"""Upper bound on the compressed fraction of cached targets (measured on the embedded dataset: a third)."""
 
 
 def check_device(device: str | None) -> None:
@@ -59,17 +59,17 @@ def check_student(student: str, task: Task) -> None:
     build_student(student, task.channels, task.num_classes, task.image_size)
 
 
-def check_room(output_dir: Path, study: Study, preset: Mapping[str, Any]) -> None:
-    """Looks at the output folder and its disk.
+def check_room(output_dir: Path, dataset: PlannedDataset, preset: Mapping[str, Any]) -> None:
+    """Checks the output folder and the free space of its disk.
 
     Raises:
-        OSError: when the folder takes no file.
-        ValueError: when the disk has clearly too little room for the teacher's targets and what else is written.
+        OSError: when nothing can be written to the folder.
+        ValueError: when the disk clearly has too little room for the cached targets and the other outputs.
     """
     require_writable(output_dir)
-    images = study.slices + int(preset["sampling"].get("number", 0))
-    pixels = study.task.image_size[0] * study.task.image_size[1]
-    targets = images * pixels * (study.task.num_classes - 1 + FEATURE_BYTES_PER_PIXEL) * COMPRESSED
+    images = dataset.slices + int(preset["sampling"].get("number", 0))
+    pixels = dataset.task.image_size[0] * dataset.task.image_size[1]
+    targets = images * pixels * (dataset.task.num_classes - 1 + FEATURE_BYTES_PER_PIXEL) * COMPRESSED
     needed, free = targets + RESERVED_BYTES, shutil.disk_usage(output_dir).free
     if needed > free:
         raise ValueError(

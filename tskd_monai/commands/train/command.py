@@ -1,7 +1,7 @@
-"""Runs the whole method on a datalist: teacher, synthesis, distillation, inference, and a report.
+"""Trains the teacher, the diffusion model and the student on a datalist, scores them and writes a report.
 
-Every stage is a call of the stock bundle runner and can be repeated by hand. Stopped at any moment, the same command
-resumes. What is finished is not run again; what was made from other settings or data is never removed.
+Every stage is a run of a MONAI bundle and can be repeated by hand. Interrupted at any moment, the same command resumes.
+Finished stages are not run again; what was made from other settings or data is never removed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.run import Pipeline
+from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
 from tskd_monai.commands.train.options import load_preset, parse_teacher
-from tskd_monai.commands.train.stages import Plan, Study, pipeline_stages, read_study
+from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.files.folder_lock import hold_folder
@@ -35,7 +35,7 @@ STAND_IN_NOTE = (
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Returns the command line's options."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="tskd train",
         description=__doc__,
@@ -53,28 +53,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
     )
     parser.add_argument("--student", default="compact_unet_small", help="such as compact_unet_base or vit_tiny")
-    parser.add_argument("--image-size", type=int, help="overrides the preset's")
-    parser.add_argument("--labelled-slices", type=int, help="overrides the preset's")
-    parser.add_argument("--fold", type=int, help="of the datalist's cross-validation")
+    parser.add_argument("--image-size", type=int, help="of the networks' input, instead of the preset's")
+    parser.add_argument("--labelled-slices", type=int, help="number of them, instead of the preset's")
+    parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train the student from scratch and by self-training too, with as much work; default: the preset's",
+        help="also train the student from scratch and by self-training, with equal effort; default: the preset's",
     )
     parser.add_argument("--device", help="such as cpu or cuda:0; default: the GPU if there is one")
-    parser.add_argument("--task", type=Path, help="another task.json than the one planned from the data")
-    parser.add_argument("--replan", action="store_true", help="plan the task again; the old one is kept beside")
+    parser.add_argument("--task", type=Path, help="a task.json to use instead of planning one from the data")
+    parser.add_argument("--replan", action="store_true", help="plan the task again; the previous one is kept beside")
     parser.add_argument(
         "--restart",
         nargs="+",
         default=[],
         metavar="STAGE",
-        help="stages that may run again because their settings or data changed; their old folders are kept beside",
+        help="stages to run again because their settings or data changed; their previous folders are kept beside",
     )
     parser.add_argument(
-        "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to take as they are in spite of that"
+        "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to use as they are in spite of that"
     )
     return parser.parse_args(arguments)
 
@@ -98,14 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights: str, file: Path | None) -> None:
-    """Plans the task, runs every stage that is not finished, and writes the report.
+    """Plans the task, runs every stage that has not finished, and writes the report.
 
     Args:
-        args: of the command line.
-        preset: checked.
-        encoder: of the teacher.
-        weights: of the encoder, as the user gave them.
-        file: that holds them; None for random weights.
+        args: the parsed command line.
+        preset: checked overrides of each stage.
+        encoder: name of the teacher's encoder.
+        weights: the encoder's weights as the user gave them.
+        file: path of these weights; None for random weights.
     """
     datalist, task_file, task = plan_dataset(
         args.datalist,
@@ -120,9 +120,9 @@ def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights:
     )
     output_dir = args.output_dir.resolve()
     hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
-    study = read_study(datalist, task_file, task, hashes)
+    dataset = read_dataset(datalist, task_file, task, hashes)
     compare = preset["compare"] if args.compare is None else args.compare
-    plan = Plan(
+    options = PipelineOptions(
         preset=preset,
         encoder=encoder,
         weights=str(Path(weights).resolve()) if Path(weights).exists() else weights,
@@ -130,50 +130,54 @@ def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights:
         student=args.student,
         seed=args.seed,
         device=args.device,
-        scratch_epochs=_scratch_epochs(output_dir, study, preset, encoder, args.student) if compare else None,
+        scratch_epochs=_scratch_epochs(output_dir, dataset, preset, encoder, args.student) if compare else None,
     )
     hashes.save()
-    pipeline = Pipeline(output_dir, pipeline_stages(output_dir, study, plan), args.restart, args.keep)
-    pipeline.check()
+    store = StageStore(output_dir, pipeline_stages(output_dir, dataset, options), args.restart, args.keep)
+    store.check()
     summary = output_dir / SUMMARY
-    if not pipeline.is_finished():
+    if not store.is_finished():
         check_student(args.student, task)
-        check_room(output_dir, study, preset)
+        check_room(output_dir, dataset, preset)
         summary.unlink(missing_ok=True)
-    pipeline.run()
+    store.run()
     if not summary.is_file():
-        _write_report(args, pipeline, study, plan, summary)
+        _write_report(args, store, dataset, options, summary)
     logger.info("\n%s", summary.read_text(encoding="utf-8"))
     logger.info("Student bundle: %s\nReport: %s", args.output_dir / "student", args.output_dir / "report.html")
 
 
-def _scratch_epochs(output_dir: Path, study: Study, preset: dict[str, Any], encoder: str, student: str) -> int:
-    """Returns the epochs of the student from scratch, computed once for these settings."""
+def _scratch_epochs(
+    output_dir: Path, dataset: PlannedDataset, preset: dict[str, Any], encoder: str, student: str
+) -> int:
+    """Returns the epochs of training from scratch, computed once for these settings."""
     known = output_dir / "stages" / "effort.json"
-    images = study.slices + preset["sampling"].get("number", 0)
-    settings = [preset, study.task.hash, encoder, student, images]
+    images = dataset.slices + preset["sampling"].get("number", 0)
+    settings = [preset, dataset.task.hash, encoder, student, images]
     if known.is_file() and (content := read_json(known))["settings"] == settings:
         return int(content["scratch_epochs"])
     from tskd_monai.commands.train.effort import scratch_epochs
 
-    epochs = scratch_epochs(preset, study.task, encoder, student, images)
+    epochs = scratch_epochs(preset, dataset.task, encoder, student, images)
     write_json(known, {"settings": settings, "scratch_epochs": epochs})
     return epochs
 
 
-def _write_report(args: argparse.Namespace, pipeline: Pipeline, study: Study, plan: Plan, summary: Path) -> None:
+def _write_report(
+    args: argparse.Namespace, store: StageStore, dataset: PlannedDataset, options: PipelineOptions, summary: Path
+) -> None:
     from tskd_monai.commands.train.report import write_pipeline_report
     from tskd_monai.files.atomic import atomic_path
 
     settings = {
         "preset": Path(args.preset).name,
-        "teacher": args.teacher if "=" not in args.teacher else f"{plan.encoder}, weights from a file",
-        "student": plan.student,
-        "seed": str(plan.seed),
-        "image size": f"{study.task.image_size[0]} x {study.task.image_size[1]}",
+        "teacher": args.teacher if "=" not in args.teacher else f"{options.encoder}, weights from a file",
+        "student": options.student,
+        "seed": str(options.seed),
+        "image size": f"{dataset.task.image_size[0]} x {dataset.task.image_size[1]}",
     }
-    stand_in = not plan.encoder.startswith(("sam_vit", "medsam"))
-    notes = [STAND_IN_NOTE.format(encoder=plan.encoder)] if stand_in else []
-    table = write_pipeline_report(pipeline, study, plan, settings, notes)
+    stand_in = not options.encoder.startswith(("sam_vit", "medsam"))
+    notes = [STAND_IN_NOTE.format(encoder=options.encoder)] if stand_in else []
+    table = write_pipeline_report(store, dataset, options, settings, notes)
     with atomic_path(summary) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""How long the student from scratch is trained: as many multiply-adds as distillation and fine-tuning take together.
+"""The length of training from scratch: as many multiply-adds as distillation and fine-tuning take together.
 
-Steps are counted and not timed, so that they are the same on every machine, however busy it is.
+Steps are counted, not timed, so that they are the same on every machine, however busy it is.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DECODER_OPTIONS = ("decoder", "refine")
 def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student: str, images: int) -> int:
     """Returns the epochs from scratch that take the multiply-adds of distillation and fine-tuning, rounded up.
 
-    A step is counted forward and backward; the teacher's targets, made once for each image, forward.
+    A step counts forward and backward; the teacher, which predicts each image once, forward only.
 
     Args:
         preset: overrides of each stage.
-        task: of the data set.
-        encoder: of the teacher.
-        student: name of the student.
-        images: real slices and sampled images, which the teacher predicts.
+        task: labels and image size.
+        encoder: name of the teacher's encoder.
+        student: name for `build_student`.
+        images: number of real slices and synthetic images with cached targets.
     """
     shape = (1, task.channels, *task.image_size)
     network = build_student(student, task.channels, task.num_classes, task.image_size)
@@ -52,7 +52,7 @@ def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student:
 
 
 def _seen(preset: Mapping[str, Any], stage: str, config: str, epochs: int | None = None) -> int:
-    """Returns how many images pass through the network in a stage's training, by preset or by its config."""
+    """Returns how many images a stage's training run processes, by the preset or else the config."""
     defaults = _defaults(BUNDLES / "distillation" / "configs" / config)
     options = {**defaults, **preset[stage]}
     return int(options["batch_size"] * options["epoch_length"] * (epochs or options["max_epochs"]))

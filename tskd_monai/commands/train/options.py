@@ -1,4 +1,4 @@
-"""What the pipeline's options may be, checked before anything is written."""
+"""The teacher and the preset that the options name, checked before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report at the end of the pipeline."""
+"""The report at the end of the store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from tskd_monai.bundle.run import Pipeline
-from tskd_monai.commands.train.stages import SCORED, Plan, Study
+from tskd_monai.bundle.stage_store import StageStore
+from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
 from tskd_monai.data.datalist import load_datalist, study_names
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
@@ -36,7 +36,7 @@ TRAINED_IN = {
     "scratch": ("scratch",),
     "self-training": ("scratch", "self_distilled", "self_trained"),
 }
-"""Method -> the stages whose time its training took."""
+"""Method -> the stages that its training time is the sum of."""
 
 CURVE_OF = {
     "teacher": "teacher",
@@ -44,92 +44,92 @@ CURVE_OF = {
     "scratch": "scratch",
     "self-training": "self_distilled",
 }
-"""Method -> the stage whose training curve is shown: of several, the long one."""
+"""Method -> the stage whose training curve is shown: of several the longest."""
 
 SYNTHETIC_SHOWN = 24
 
 
 def write_pipeline_report(
-    pipeline: Pipeline, study: Study, plan: Plan, settings: Mapping[str, str], notes: list[str]
+    store: StageStore, dataset: PlannedDataset, options: PipelineOptions, settings: Mapping[str, str], notes: list[str]
 ) -> str:
     """Writes `report.html` and returns the results as a text table.
 
     Args:
-        pipeline: whose stages are finished.
-        study: it was run on.
-        plan: what the user chose.
+        store: all of its stages have finished.
+        dataset: that the pipeline ran on.
+        options: what the user chose.
         settings: shown in the report.
         notes: sentences the reader must know.
     """
-    task, sections = study.task, load_datalist(study.datalist)
+    task, sections = dataset.task, load_datalist(dataset.datalist)
     entries = sections["test"]
-    methods = _methods(pipeline, task, entries)
-    accepted = int(read_json(pipeline.folder("gates") / "gates.json")["counts"]["accepted"])
-    synthetic = load_transfer_set(pipeline.folder("transfer_set"), task.hash, rejected=True)
+    methods = _methods(store, task, entries)
+    accepted = int(read_json(store.folder("gates") / "gates.json")["counts"]["accepted"])
+    synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True)
     baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
     report = Report(
         title=f"{task.name}: task-specific knowledge distillation",
-        summary=_summary(sections, accepted, plan, pipeline),
+        summary=_summary(sections, accepted, options, store),
         methods=methods,
         comparison=("student", *baselines),
         labels=task.foreground,
         cases=entries,
         synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
-        gates=pipeline.folder("gates"),
+        gates=store.folder("gates"),
         real_images=[Path(entry["image"]) for entry in sections["training"]],
         settings=settings,
-        notes=[*notes, *_unlike(pipeline)],
+        notes=[*notes, *_unlike(store)],
     )
-    write_report(pipeline.output_dir / "report.html", report)
+    write_report(store.output_dir / "report.html", report)
     return _table(methods, has_millimetres=task.axcodes is not None)
 
 
-def _methods(pipeline: Pipeline, task: Task, entries: list[dict[str, Any]]) -> list[Method]:
-    encoder = read_teacher_record(pipeline.folder("teacher"))["spec"]["encoder"]
-    latency = _latency(pipeline, task)
+def _methods(store: StageStore, task: Task, entries: list[dict[str, Any]]) -> list[Method]:
+    encoder = read_teacher_record(store.folder("teacher"))["spec"]["encoder"]
+    latency = _latency(store, task)
     names = study_names(entries)
-    run = {stage.name for stage in pipeline.stages}
+    run = {stage.name for stage in store.stages}
     return [
         Method(
             key=key,
             title=TITLES[key].format(encoder=encoder),
-            metrics_csv=pipeline.folder(f"predictions_{model}") / "metrics.csv",
+            metrics_csv=store.folder(f"predictions_{model}") / "metrics.csv",
             predictions={
-                entry["case"]: segmentation_path(pipeline.folder(f"predictions_{model}"), name, task)
+                entry["case"]: segmentation_path(store.folder(f"predictions_{model}"), name, task)
                 for entry, name in zip(entries, names, strict=True)
             },
-            parameters=pipeline.record(model)["parameters"],
-            trainable_parameters=pipeline.record(model).get("trainable_parameters"),
+            parameters=store.record(model)["parameters"],
+            trainable_parameters=store.record(model).get("trainable_parameters"),
             latency_ms=latency["teacher" if key == "teacher" else "student"],
-            history=pipeline.folder(CURVE_OF[key]) / "history.jsonl",
-            seconds=sum(pipeline.record(stage)["seconds"] for stage in TRAINED_IN[key]),
+            history=store.folder(CURVE_OF[key]) / "history.jsonl",
+            seconds=sum(store.record(stage)["seconds"] for stage in TRAINED_IN[key]),
         )
         for key, model in SCORED.items()
         if f"predictions_{model}" in run
     ]
 
 
-def _unlike(pipeline: Pipeline) -> list[str]:
+def _unlike(store: StageStore) -> list[str]:
     """Returns a sentence for each test image that is unlike the training images."""
-    found = unlike_images(pipeline.folder("predictions_student"))
+    found = unlike_images(store.folder("predictions_student"))
     return [f"Test image {name} is unlike the training images: {how}" for name, how in found.items()]
 
 
-def _latency(pipeline: Pipeline, task: Task) -> dict[str, float | None]:
+def _latency(store: StageStore, task: Task) -> dict[str, float | None]:
     """Returns the CPU time of one slice in one thread, ms, of the teacher and of the student."""
-    network = build_student(_student_name(pipeline), task.channels, task.num_classes, task.image_size)
-    if count_parameters(network) != pipeline.record("student")["parameters"]:
+    network = build_student(_student_name(store), task.channels, task.num_classes, task.image_size)
+    if count_parameters(network) != store.record("student")["parameters"]:
         raise ValueError("Expected the student that the record describes, found another number of parameters.")
-    networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(pipeline.folder("teacher")), "student": network}
+    networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(store.folder("teacher")), "student": network}
     return measure_latency(networks, (1, task.channels, *task.image_size))
 
 
-def _student_name(pipeline: Pipeline) -> str:
-    config = json.loads((pipeline.folder("student") / "configs" / "inference.json").read_text())
+def _student_name(store: StageStore) -> str:
+    config = json.loads((store.folder("student") / "configs" / "inference.json").read_text())
     return str(config["student"])
 
 
-def _summary(sections: Mapping[str, Any], synthetic: int, plan: Plan, pipeline: Pipeline) -> str:
+def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptions, store: StageStore) -> str:
     training, unlabelled = len(sections["training"]), len(sections["unlabeled"])
     slices = sum(len(entry["slices"]) for entry in sections["training"] if "slices" in entry)
     labels = f"{slices} slices of {training} of them labelled" if slices else f"{training} of them labelled"
@@ -140,9 +140,9 @@ def _summary(sections: Mapping[str, Any], synthetic: int, plan: Plan, pipeline: 
         f"training patients, without labels, and on {synthetic} synthetic images, and was then fine-tuned on the "
         "labelled slices."
     )
-    if plan.scratch_epochs is None:
+    if options.scratch_epochs is None:
         return text
-    steps = plan.scratch_epochs * _epoch_length(pipeline)
+    steps = options.scratch_epochs * _epoch_length(store)
     return text + (
         f" The student from scratch had the same labels and {steps:,} steps: as many multiply-adds, forward and "
         "backward, as distillation and fine-tuning together; teacher and diffusion model come on top of that. For "
@@ -150,8 +150,8 @@ def _summary(sections: Mapping[str, Any], synthetic: int, plan: Plan, pipeline: 
     )
 
 
-def _epoch_length(pipeline: Pipeline) -> int:
-    rows = (pipeline.folder("scratch") / "history.jsonl").read_text(encoding="utf-8").splitlines()
+def _epoch_length(store: StageStore) -> int:
+    rows = (store.folder("scratch") / "history.jsonl").read_text(encoding="utf-8").splitlines()
     row = json.loads(rows[0])
     return int(row["iteration"]) // int(row["epoch"])
 

@@ -1,4 +1,4 @@
-"""Which stages a pipeline has, with their settings and what each reads: the method, as a list."""
+"""The stages of the method as a list, with the settings and inputs of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.bundle.locations import BUNDLES
-from tskd_monai.bundle.run import Stage
+from tskd_monai.bundle.stage_store import Stage
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.files import PlanFiles
@@ -28,14 +28,14 @@ SCORED = {"teacher": "teacher", "student": "student", "scratch": "scratch", "sel
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a pipeline is run on.
+class PlannedDataset:
+    """A dataset with its task, and what the store of stages knows its content by.
 
     Attributes:
         datalist: file of the datalist.
         task_file: file of the task.
         task: the task in it.
-        digests: section, and what of it, such as `training images`, to a hash of each entry's content, sorted.
+        digests: section and kind, such as `training images`, to a sorted hash of each entry's content.
         slices: number of training and unlabelled slices.
     """
 
@@ -45,18 +45,18 @@ class Study:
     digests: Mapping[str, list[str]]
     slices: int
 
-    def data(self, *names: str) -> dict[str, dict[str, Any]]:
-        """Returns the inputs of a stage that reads the task and these parts of the datalist."""
+    def inputs(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Returns the inputs of a stage that reads the task and these parts of the dataset."""
         return {"data": {name: self.digests[name] for name in names}, **self.task_inputs}
 
     @property
     def task_inputs(self) -> dict[str, dict[str, Any]]:
-        """Returns the inputs of a training stage that reads the task only."""
+        """The inputs of a stage that reads only the task."""
         return {"task.json": self.task.learned_fields}
 
 
-def read_study(datalist: Path, task_file: Path, task: Task, hashes: ContentHashes) -> Study:
-    """Returns a study with a hash of what each entry of its datalist holds.
+def read_dataset(datalist: Path, task_file: Path, task: Task, hashes: ContentHashes) -> PlannedDataset:
+    """Returns a dataset with a hash of the content of each entry.
 
     Args:
         datalist: file of the datalist.
@@ -73,7 +73,7 @@ def read_study(datalist: Path, task_file: Path, task: Task, hashes: ContentHashe
         digests[f"{section} labels"] = sorted(_labelled_digest(entry, hashes) for entry in labelled)
     record = load_record(PlanFiles(task_file, datalist.parent).record)
     slices = 0 if record is None else record.slices
-    return Study(datalist.resolve(), task_file.resolve(), task, digests, slices)
+    return PlannedDataset(datalist.resolve(), task_file.resolve(), task, digests, slices)
 
 
 def _labelled_digest(entry: Mapping[str, Any], hashes: ContentHashes) -> str:
@@ -82,18 +82,18 @@ def _labelled_digest(entry: Mapping[str, Any], hashes: ContentHashes) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the user chose.
+class PipelineOptions:
+    """What the user chose on the command line.
 
     Attributes:
-        preset: overrides of each stage, checked.
-        encoder: of the teacher.
+        preset: checked overrides of each stage.
+        encoder: name of the teacher's encoder.
         weights: of the encoder: a file, a hub id, `shipped` or `random`.
-        weights_sha256: of the file; None where there is none.
-        student: name of the student.
+        weights_sha256: hash of the file; None where there is none.
+        student: name for `build_student`.
         seed: of every training run.
         device: such as `cuda:0`; None: the GPU if there is one.
-        scratch_epochs: of the student from scratch; None: nothing is compared.
+        scratch_epochs: length of the training from scratch; None: no comparison.
     """
 
     preset: Mapping[str, Any]
@@ -106,61 +106,61 @@ class Plan:
     scratch_epochs: int | None
 
 
-def pipeline_stages(output_dir: Path, study: Study, plan: Plan) -> list[Stage]:
+def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> list[Stage]:
     """Returns the stages of the method in their order, and those of the comparison where it is wanted.
 
     Args:
-        output_dir: of the pipeline.
-        study: to run on.
-        plan: what the user chose.
+        output_dir: folder of the pipeline.
+        dataset: with its task.
+        options: what the user chose.
     """
-    builder = _Builder(output_dir, study, plan)
+    builder = _Builder(output_dir, dataset, options)
     stages = [*builder.teacher_and_transfer_set(), *builder.student("distilled", "student", "teacher", "")]
     methods = ["teacher", "student"]
-    if plan.scratch_epochs is not None:
-        stages += builder.comparison(plan.scratch_epochs)
+    if options.scratch_epochs is not None:
+        stages += builder.comparison(options.scratch_epochs)
         methods += ["scratch", "self-training"]
     return [*stages, *(builder.scoring(method) for method in methods)]
 
 
 class _Builder:
-    """Builds stages of one study and plan into a folder."""
+    """Builds the stages of one dataset and one choice of options."""
 
-    def __init__(self, output_dir: Path, study: Study, plan: Plan) -> None:
-        self.output_dir, self.study, self.plan = output_dir, study, plan
-        self.settings = {"seed": plan.seed}
-        self.places: dict[str, Any] = {"datalist": study.datalist, "task": study.task_file}
-        if plan.device:
-            self.places["device"] = plan.device
+    def __init__(self, output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> None:
+        self.output_dir, self.dataset, self.options = output_dir, dataset, options
+        self.settings = {"seed": options.seed}
+        self.paths: dict[str, Any] = {"datalist": dataset.datalist, "task": dataset.task_file}
+        if options.device:
+            self.paths["device"] = options.device
 
     def teacher_and_transfer_set(self) -> list[Stage]:
-        """Returns the stages up to the gates of the transfer set."""
-        plan, study, preset = self.plan, self.study, self.plan.preset
+        """Returns the stages up to the gating of the transfer set."""
+        options, dataset, preset = self.options, self.dataset, self.options.preset
         synthesis = BUNDLES / "diffusion_synthesis"
-        sampling_places = {key: value for key, value in self.places.items() if key != "datalist"}
+        sampling_paths = {key: value for key, value in self.paths.items() if key != "datalist"}
         return [
             Stage(
-                "teacher", f"Teacher: {plan.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
-                {**self.settings, "encoder": plan.encoder, **preset["teacher"]},
-                partial(dict, self.places, encoder_weights=plan.weights),
-                {"encoder": {"weights": plan.weights_sha256 or plan.weights},
-                 **study.data("training labels", "validation labels")},
+                "teacher", f"Teacher: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+                {**self.settings, "encoder": options.encoder, **preset["teacher"]},
+                partial(dict, self.paths, encoder_weights=options.weights),
+                {"encoder": {"weights": options.weights_sha256 or options.weights},
+                 **dataset.inputs("training labels", "validation labels")},
                 results=TEACHER_RESULTS,
             ),
             Stage(
                 "diffusion", "Diffusion model", synthesis, ["train.yaml"], {**self.settings, **preset["diffusion"]},
-                partial(dict, self.places), study.data("training images"), results=("pipeline/**/*",),
+                partial(dict, self.paths), dataset.inputs("training images"), results=("pipeline/**/*",),
             ),
             Stage(
                 "transfer_set", "Transfer set", synthesis, ["inference.yaml"], {**self.settings, **preset["sampling"]},
-                partial(dict, sampling_places, diffusion_dir=self._folder("diffusion")), study.task_inputs,
+                partial(dict, sampling_paths, diffusion_dir=self._folder("diffusion")), dataset.task_inputs,
                 ["diffusion"], results=("images/*",),
             ),
             Stage(
                 "gates", "Gates of the transfer set", synthesis, ["gate.yaml"], self.settings,
-                partial(dict, self.places, teacher_dir=self._folder("teacher"),
+                partial(dict, self.paths, teacher_dir=self._folder("teacher"),
                         transfer_set=self._folder("transfer_set")),
-                study.data("training images", "unlabeled images", "validation images"), ["teacher", "transfer_set"],
+                dataset.inputs("training images", "unlabeled images", "validation images"), ["teacher", "transfer_set"],
                 results=("gates.json",),
             ),
         ]  # fmt: skip
@@ -169,61 +169,61 @@ class _Builder:
         """Returns distillation and fine-tuning.
 
         Args:
-            distilled: name of the first stage.
-            tuned: name of the second.
-            teacher: name of the stage that made the teacher.
-            title: in front of what the reader sees.
+            distilled: name of the distillation stage.
+            tuned: name of the fine-tuning stage.
+            teacher: name of the stage that trained the teacher.
+            title: prefix of both titles.
         """
-        plan, study, preset = self.plan, self.study, self.plan.preset
-        settings = {**self.settings, "student": plan.student}
+        options, dataset, preset = self.options, self.dataset, self.options.preset
+        settings = {**self.settings, "student": options.student}
         return [
             Stage(
                 distilled, f"{title}Distillation", BUNDLES / "distillation", ["train.yaml"],
-                {**settings, **preset["distillation"]}, partial(self._distillation_places, teacher),
-                study.data("training images", "unlabeled images", "validation labels"), [teacher, "gates"],
+                {**settings, **preset["distillation"]}, partial(self._distillation_paths, teacher),
+                dataset.inputs("training images", "unlabeled images", "validation labels"), [teacher, "gates"],
                 results=STUDENT_RESULTS,
             ),
             Stage(
                 tuned, f"{title}Fine-tuning of the distilled student", BUNDLES / "distillation", ["fine_tune.yaml"],
                 {**settings, **preset["fine_tuning"]},
-                partial(dict, self.places, initial_student=self._folder(distilled)),
-                study.data("training labels", "validation labels"), [distilled], results=STUDENT_RESULTS,
+                partial(dict, self.paths, initial_student=self._folder(distilled)),
+                dataset.inputs("training labels", "validation labels"), [distilled], results=STUDENT_RESULTS,
             ),
         ]  # fmt: skip
 
     def comparison(self, scratch_epochs: int) -> list[Stage]:
-        """Returns the student from scratch, and the student that learns from that one instead of the teacher."""
-        settings = {**self.settings, "student": self.plan.student, **self.plan.preset["scratch"]}
+        """Returns the student from scratch, and the student distilled from it instead of from the teacher."""
+        settings = {**self.settings, "student": self.options.student, **self.options.preset["scratch"]}
         scratch = Stage(
             "scratch", "The same student from scratch, for as many multiply-adds", BUNDLES / "distillation",
             ["fine_tune.yaml", "scratch.yaml"], {**settings, "max_epochs": scratch_epochs},
-            partial(dict, self.places), self.study.data("training labels", "validation labels"),
+            partial(dict, self.paths), self.dataset.inputs("training labels", "validation labels"),
             results=STUDENT_RESULTS,
         )  # fmt: skip
         return [scratch, *self.student("self_distilled", "self_trained", "scratch", "Self-training: ")]
 
     def scoring(self, method: str) -> Stage:
-        """Returns the segmentation and scoring of the test section by one method's model, with the model's own task."""
+        """Returns the stage that segments and scores the test section with one method's model and that model's task."""
         model = SCORED[method]
         own = method == "teacher"
         folder = self._folder(model)
-        places = {key: value for key, value in self.places.items() if key != "task"}
+        paths = {key: value for key, value in self.paths.items() if key != "task"}
         if own:
-            places |= {"task": folder / "task.json", "teacher_dir": folder}
+            paths |= {"task": folder / "task.json", "teacher_dir": folder}
         return Stage(
             f"predictions_{model}", f"Test: {method}", BUNDLES / "teacher_lora" if own else folder,
             ["inference.yaml", "evaluate.yaml"] if own else ["inference.json", "evaluate.json"], {"section": "test"},
-            partial(dict, places), {"data": {"test labels": self.study.digests["test labels"]}}, [model],
-            results=("metrics.csv",), grows=("test labels",),
+            partial(dict, paths), {"data": {"test labels": self.dataset.digests["test labels"]}}, [model],
+            results=("metrics.csv",), incremental=("test labels",),
         )  # fmt: skip
 
     def _folder(self, name: str) -> Path:
         return self.output_dir / name
 
-    def _distillation_places(self, teacher: str) -> dict[str, Any]:
-        """Returns the places of distillation; where the gates accepted no image, the transfer set is left out."""
-        places = {**self.places, "teacher_dir": self._folder(teacher)}
+    def _distillation_paths(self, teacher: str) -> dict[str, Any]:
+        """Returns the paths of distillation, without the transfer set where the gates accepted no image."""
+        paths = {**self.paths, "teacher_dir": self._folder(teacher)}
         if read_json(self._folder("gates") / "gates.json")["counts"]["accepted"]:
-            return {**places, "transfer_set": self._folder("transfer_set")}
+            return {**paths, "transfer_set": self._folder("transfer_set")}
         logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
-        return places
+        return paths

@@ -1,0 +1,297 @@
+"""A folder of stages: each is one run of a bundle, and is not run again once it has finished.
+
+What a stage was made from stands beside it, in `stages/NAME.json`: its settings, the content of the bundle's config
+files, the task, hashes of the data and of the results of the stages that it reads. Nothing else decides whether it is
+still valid: no device, no path, no order of cases. A stage that was made from something else is never removed: the
+store refuses to run and states the differences or, where the user asked for it, keeps the previous folder beside the
+new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tskd_monai.bundle.run import BundleRun, BundleRunError, config_files
+from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.private_files import private_file
+
+logger = logging.getLogger(__name__)
+STATE_FORMAT = 2
+SHOWN_LENGTH = 40
+NEEDS = "needs"
+"""Group of the parts that are the results of other stages."""
+
+Parts = dict[str, dict[str, Any]]
+"""What a stage is made from: group, such as `settings` or `task.json`, to name to value."""
+
+Runner = Callable[[BundleRun], Mapping[str, Any]]
+"""Runs a stage to its end and returns what is noted of it besides its duration; raises when it fails."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a bundle.
+
+    Attributes:
+        name: of the stage, and of its output folder.
+        title: for display.
+        bundle: folder of the bundle.
+        configs: names of its config files, later ones override.
+        settings: overrides of config ids that decide the result.
+        paths: returns the overrides that say where things are, or on which device to run, and decide nothing;
+            `output_dir` is added.
+        inputs: what it reads that no stage has written: group to name to value, such as hashes of cases.
+        needs: names of the stages whose results it reads.
+        results: patterns of the files that later stages read.
+        incremental: names among its inputs whose additions and removals it processes within the same output folder.
+    """
+
+    name: str
+    title: str
+    bundle: Path
+    configs: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    paths: Callable[[], Mapping[str, Any]] = dict
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    needs: Sequence[str] = ()
+    results: Sequence[str] = ()
+    incremental: Sequence[str] = ()
+
+
+def run_in_child(run: BundleRun) -> Mapping[str, Any]:
+    """Runs a stage in a child process that writes to the terminal."""
+    run.run()
+    return {}
+
+
+class StageStore:
+    """Runs stages into a folder. A stage that was finished from the same parts is not run again.
+
+    Args:
+        output_dir: a folder for each stage is made in it.
+        stages: in their order.
+        restart: names of stages that may be run again where they were made from something else, and with them the
+            stages that need them; their previous results are kept beside.
+        keep: names of finished stages that are used as they are, whatever they were made from.
+        runner: runs one stage.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        stages: Sequence[Stage],
+        restart: Iterable[str] = (),
+        keep: Iterable[str] = (),
+        runner: Runner = run_in_child,
+    ) -> None:
+        self.output_dir, self.stages, self.runner = output_dir, list(stages), runner
+        self.keep = set(keep)
+        self.restart = self._with_dependents(set(restart))
+        self.hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
+        self.started = time.monotonic()
+
+    def folder(self, name: str) -> Path:
+        """Returns the output folder of a stage."""
+        return self.output_dir / name
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Returns the results in a training stage's record."""
+        return dict(read_json(self.folder(name) / "record.json")["results"])
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Returns what is noted of a stage: `parts`, `finished`, `seconds` and what the runner added; empty before."""
+        path = self._state_file(name)
+        return dict(read_json(path)) if path.is_file() else {}
+
+    def is_finished(self) -> bool:
+        """Returns whether there is nothing to run."""
+        return all(self._is_done(stage, self._parts(stage)) for stage in self.stages)
+
+    def check(self) -> None:
+        """Checks every stage before the first is run.
+
+        Raises:
+            ValueError: when stages that have finished or begun were made from something else; states the differences
+                and the options.
+        """
+        self._require_same_parts(self.stages)
+        self.hashes.save()
+
+    def run(self) -> None:
+        """Runs every stage that has not finished; an interrupted one resumes.
+
+        Raises:
+            SystemExit: when a stage fails; what it has written stays for the next call.
+            ValueError: as `check`.
+        """
+        self.check()
+        for number, stage in enumerate(self.stages, start=1):
+            elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self.started))
+            logger.info("[%d/%d, %s elapsed] %s", number, len(self.stages), elapsed, stage.title)
+            self.run_stage(stage)
+
+    def run_stage(self, stage: Stage) -> None:
+        """Runs one stage, those that it needs being finished, unless it has finished.
+
+        Raises:
+            SystemExit, ValueError: as `run`.
+        """
+        self._require_same_parts([stage])  # the results of the stages before it are known only now
+        parts = self._parts(stage)
+        state = self.state(stage.name)
+        if self._is_done(stage, parts):
+            logger.info("    finished before")
+            self._note(stage, {**state, "parts": parts, "finished": True})
+        else:
+            if state and self._obstacles(stage, permitted=False):
+                self._set_aside(stage, state)
+            self._note(stage, {"parts": parts, "finished": False})
+            started = time.monotonic()
+            notes = self._call(stage)
+            seconds = round(time.monotonic() - started, 1)
+            self._note(stage, {"parts": parts, "finished": True, "seconds": seconds, **notes})
+        self.hashes.save()
+
+    def _call(self, stage: Stage) -> Mapping[str, Any]:
+        overrides = {**stage.settings, **stage.paths(), "output_dir": self.folder(stage.name)}
+        try:
+            return self.runner(BundleRun(stage.bundle, stage.configs, overrides))
+        except BundleRunError as error:
+            raise SystemExit(f"{stage.title} {error} Run the same command to resume.") from None
+
+    def _require_same_parts(self, stages: Iterable[Stage]) -> None:
+        found = {stage.name: differing for stage in stages if (differing := self._obstacles(stage))}
+        if not found:
+            return
+        listing = "; ".join(f"{name}/ ({', '.join(differing)})" for name, differing in found.items())
+        names = " ".join(found)
+        raise ValueError(
+            f"Expected what the stages in {self.output_dir.name}/ were made from, found a difference in {listing}. "
+            f"Give --restart {names} to run them again (the old folders are kept as NAME.before-…), --keep {names} to "
+            "use their results as they are, the previous settings, or another --output-dir."
+        )
+
+    def _is_done(self, stage: Stage, parts: Parts) -> bool:
+        """Whether a stage has finished, its results are there, and it was made from these parts or is kept."""
+        state = self.state(stage.name)
+        if not state.get("finished") or not self._result_files(stage):
+            return False
+        if stage.name in self.keep or "parts" not in state:
+            if "parts" not in state:
+                logger.warning("    %s/ was finished by an earlier version; it is used as it is.", stage.name)
+            return True
+        return not differences(state["parts"], parts)
+
+    def _obstacles(self, stage: Stage, permitted: bool = True) -> list[str]:
+        """Returns how a stage's parts differ from those it was made from; nothing where it may be run or kept.
+
+        Args:
+            stage: to check.
+            permitted: leave out what the user has permitted.
+        """
+        state = self.state(stage.name)
+        if "parts" not in state or (permitted and stage.name in self.restart):
+            return []
+        if permitted and stage.name in self.keep:
+            return [] if state.get("finished") else [f"--keep {stage.name}, which has never finished"]
+        if not all(path.is_file() for path in config_files(stage.bundle, stage.configs)):
+            return []  # of a bundle that another stage has yet to write
+        parts = self._parts(stage)
+        known = set(state["parts"].get(NEEDS, {})) & set(parts[NEEDS])
+        before, now = (
+            {**all_parts, NEEDS: {name: all_parts[NEEDS][name] for name in known}}
+            for all_parts in ({NEEDS: {}, **state["parts"]}, parts)
+        )
+        return differences(before, now, leave_out=stage.incremental)
+
+    def _parts(self, stage: Stage) -> Parts:
+        """Returns what a stage would be made from now; of the stages it needs those that have finished."""
+        settings: dict[str, Any] = {}
+        for path in config_files(stage.bundle, stage.configs):
+            settings |= yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        needs = {name: digest for name in stage.needs if (digest := self._result_digest(name))}
+        return _as_json({"settings": {**settings, **stage.settings}, **stage.inputs, NEEDS: needs})
+
+    def _result_files(self, stage: Stage) -> list[Path]:
+        folder = self.folder(stage.name)
+        return sorted({path for pattern in stage.results for path in folder.glob(pattern) if path.is_file()})
+
+    def _result_digest(self, name: str) -> str | None:
+        """Returns the hash of a finished stage's results, by file name within its folder."""
+        stage = next(stage for stage in self.stages if stage.name == name)
+        files = self._result_files(stage)
+        if not self.state(name).get("finished") or not files:
+            return None
+        rows = [f"{path.relative_to(self.folder(name)).as_posix()} {self.hashes.of(path)}" for path in files]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+    def _with_dependents(self, names: set[str]) -> set[str]:
+        known = [stage.name for stage in self.stages]
+        unknown = sorted((names | self.keep) - set(known))
+        if unknown:
+            raise ValueError(f"Expected --restart and --keep with stages among {', '.join(known)}, found {unknown}.")
+        for stage in self.stages:
+            if names.intersection(stage.needs):
+                names = names | {stage.name}
+        return names - self.keep
+
+    def _note(self, stage: Stage, state: Mapping[str, Any]) -> None:
+        write_json(self._state_file(stage.name), {"format": STATE_FORMAT, **state})
+
+    def _state_file(self, name: str) -> Path:
+        return self.output_dir / "stages" / f"{name}.json"
+
+    def _set_aside(self, stage: Stage, state: Mapping[str, Any]) -> None:
+        """Keeps what a stage has written from other parts, under a name that states which."""
+        folder = self.folder(stage.name)
+        if not folder.exists():
+            return
+        digest = hashlib.sha256(json.dumps(state["parts"], sort_keys=True).encode()).hexdigest()[:8]
+        names = [f"{stage.name}.before-{digest}", *(f"{stage.name}.before-{digest}-{n}" for n in range(2, 1000))]
+        aside = next(path for path in map(self.folder, names) if not path.exists())
+        folder.rename(aside)
+        logger.warning("    made from something else before, which is kept as %s", aside.name)
+
+
+def differences(before: Parts, now: Parts, leave_out: Iterable[str] = ()) -> list[str]:
+    """Returns each part that differs in words, such as `learning_rate is 0.002, was 0.001`.
+
+    Args:
+        before: what a stage was made from.
+        now: what it would be made from.
+        leave_out: names of parts that may differ.
+    """
+    found = []
+    for group in dict.fromkeys([*before, *now]):
+        old, new = before.get(group, {}), now.get(group, {})
+        for name in dict.fromkeys([*old, *new]):
+            if old.get(name) != new.get(name) and name not in leave_out:
+                found.append(_difference(group, name, old.get(name), new.get(name)))
+    return found
+
+
+def _difference(group: str, name: str, before: Any, now: Any) -> str:
+    if group == NEEDS:
+        return f"the files in {name}/ changed"
+    where = "" if group in ("settings", "data") else f" ({group})"
+    if group == "data" and isinstance(before, list) and isinstance(now, list):
+        gone, come = len(set(before) - set(now)), len(set(now) - set(before))
+        return f"{name}: {come} new, {gone} gone of {len(before)}" if gone or come else f"{name} changed"
+    if all(len(str(value)) <= SHOWN_LENGTH and not isinstance(value, (dict, list)) for value in (before, now)):
+        return f"{name} is {now}, was {before}{where}"
+    return f"{name} changed{where}"
+
+
+def _as_json(parts: Mapping[str, Mapping[str, Any]]) -> Parts:
+    """Returns the parts as they come back from a JSON file, so that both compare."""
+    return dict(json.loads(json.dumps(parts, default=str)))
