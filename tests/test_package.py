@@ -5,8 +5,10 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -70,3 +72,25 @@ def test_importing_the_package_loads_the_standard_library_only() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(json.loads(run.stdout)) - set(sys.stdlib_module_names) == {"tskd_monai"}
+
+
+def test_wheel_holds_every_file_of_the_package_and_its_command(tmp_path: Path) -> None:
+    """Built from a copy: setuptools leaves folders of its own beside the sources."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "tskd_monai", source / "tskd_monai", ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), "."], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        packed = {name for name in content.namelist() if name.startswith("tskd_monai/")}
+        content.extractall(tmp_path / "installed")
+    files = {path for path in (ROOT / "tskd_monai").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in files}
+    command = [sys.executable, "-m", "tskd_monai", "--version"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True
+    )
+    assert done.stdout == f"tskd {tskd_monai.__version__}\n"

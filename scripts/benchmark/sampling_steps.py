@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("diffusion_dir", type=Path, help="output of the training, of an unconditional model")
     parser.add_argument("--task", type=Path, required=True)
-    parser.add_argument("--datalist", type=Path, required=True, help="with absolute paths, as plan_task.py writes it")
+    parser.add_argument("--datalist", type=Path, required=True, help="with absolute paths, as `tskd plan` writes it")
     parser.add_argument("--encoder", default="sam_demo", help="whose features are compared")
     parser.add_argument("--encoder-weights", type=Path)
     parser.add_argument("--number", type=int, default=64, help="of images, seeds 0, 1, 2, ...")

@@ -175,7 +175,8 @@ def test_holm_is_over_the_family_that_is_named() -> None:
 def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     tables, root = script("tables"), BENCHMARK.parents[1]
     suites = [suite for suite in script("cells").suite_names() if tables.is_shown(suite)]
-    documents = {root / "README.md", root / "bundles" / "segmentation" / "docs" / "which_option.md"}
+    documents = {root / "bundles" / "distillation" / "docs" / "pipeline.md"}
+    documents |= {root / "README.md", root / "bundles" / "segmentation" / "docs" / "which_option.md"}
     texts = {path: path.read_text() for path in documents | {tables.document_of(suite) for suite in suites}}
     blocks = [block for text in texts.values() for block in re.findall(r"<!-- benchmark .*?<!-- end", text, re.DOTALL)]
     shown = {interval.replace("+", "") for block in blocks for interval in INTERVAL.findall(block)}
@@ -190,12 +191,13 @@ def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     assert not {interval: name for interval, name in quoted.items() if interval.replace("+", "") not in shown}
 
 
-def test_the_readme_shows_the_committed_demo_runs() -> None:
+def test_the_page_of_the_pipeline_shows_the_committed_demo_runs() -> None:
     demo = script("demo_seeds")
-    content, readme = read_json(demo.RESULT), (BENCHMARK.parents[1] / "README.md").read_text()
+    content = read_json(demo.RESULT)
+    page = (BENCHMARK.parents[1] / "bundles" / "distillation" / "docs" / "pipeline.md").read_text()
     assert len(content["runs"]) == 5 and all(len(run["dice"]["student"]) == 8 for run in content["runs"])
-    assert demo.table(content["runs"]) in readme
-    told = " ".join(readme.split())
+    assert demo.table(content["runs"]) in page
+    told = " ".join(page.split())
     for baseline, words in (("scratch", "(95 % interval over seeds and patients "), ("self_trained", "(")):
         found = demo.difference(content["runs"], baseline)
         assert found == content["student_minus"][baseline]
