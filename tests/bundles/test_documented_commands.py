@@ -40,10 +40,8 @@ def run_command(command: list[str], folder: Path, python: str) -> None:
     configs = command[command.index("--config_file") + 1] if "--config_file" in command else ""
     training = "train" in configs or "fine_tune" in configs
     extra = SHORT["train"] if training else SHORT["inference"] if "diffusion" in configs else []
-    if command[0] == "torchrun":
-        command = [python, "-m", "torch.distributed.run", *command[1:]]
-    else:
-        command = [python, *command[1:]]
+    programs = {"torchrun": ["-m", "torch.distributed.run"], "tskd": ["-m", "tskd_monai"], "python": []}
+    command = [python, *programs[command[0]], *command[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *extra], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
