@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support.paths import ROOT
-from tskd_monai.files.atomic import atomic_path, require_writable
+from tskd_monai.files.atomic import atomic_path, require_writable, write_once
 from tskd_monai.files.json_files import read_json, write_json
 
 
@@ -190,3 +190,11 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
 def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "output")
     assert list((tmp_path / "new" / "output").iterdir()) == []
+
+
+def test_the_first_of_several_writers_stays(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        write_once(tmp_path / "a.txt", text)
+    assert (tmp_path / "a.txt").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError, match=r"permission to write b\.txt, found"):
+        write_once(tmp_path / "a.txt" / "b.txt", "b")

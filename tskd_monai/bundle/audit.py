@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from tskd_monai.files.json_files import read_json
 from tskd_monai.training.checkpoint import load_checkpoint
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
@@ -68,7 +69,7 @@ class AllowList:
     @classmethod
     def read(cls, path: str | Path) -> AllowList:
         """Returns the list of a JSON file with one array for each field."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         return cls(**{name: frozenset(content[name]) for name in ("expressions", "targets", "logging")})
 
     def has(self, finding: Finding) -> bool:

@@ -22,7 +22,6 @@ loader; the repository says "a folder of PNG images".
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from tskd_monai.datasets.layout import natural_key, require_file, require_folder
 from tskd_monai.datasets.masks import draw_polygons, read_values
 from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import grey_image, mask_image
+from tskd_monai.files.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ def read_annotations(path: Path) -> dict[str, list[Polygon]]:
         for row in reader:
             polygons = annotations.setdefault(row["filename"], [])
             try:
-                shape: dict[str, Any] = json.loads(row["region_shape_attributes"])
-                attributes: dict[str, Any] = json.loads(row["region_attributes"])
-            except json.JSONDecodeError as error:
+                shape: dict[str, Any] = parse_json(row["region_shape_attributes"])
+                attributes: dict[str, Any] = parse_json(row["region_attributes"])
+            except ValueError as error:
                 raise ValueError(
                     f"{path}, line {reader.line_num}: expected JSON, found {error}; copy it again."
                 ) from error

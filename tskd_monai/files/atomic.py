@@ -9,7 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ NOT_WRITABLE = (
     errno.ENOTDIR,
     errno.EEXIST,
 )
-"""What the user can mend: permissions, space, the length of a name, a file where a folder should be."""
+"""What the user can fix: permissions, space, the length of a name, a file where a folder should be."""
 PROBE_BYTES = 1 << 20
 TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.tmp\..+")
 ABANDONED_SECONDS = 24 * 3600
@@ -36,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary name in the folder of `path` and moves it there once the block has ended well.
 
     The name keeps the suffixes of `path`, which some writers go by. The file is flushed to disk before it is moved,
-    so a kill or a full disk leaves the former file or none, never half of one. What a killed process has left in the
+    so a kill or a full disk leaves the previous file or none, never half of one. What a killed process has left in the
     folder is removed when this process writes there for the first time.
 
     Args:
@@ -66,7 +66,7 @@ def explained_writing(path: Path, probe: Path) -> Iterator[None]:
             own; it is removed in any case.
 
     Raises:
-        OSError: in the place of what the block raised.
+        OSError: instead of what the block raised.
     """
     try:
         yield
@@ -82,6 +82,21 @@ def explained_writing(path: Path, probe: Path) -> Iterator[None]:
     finally:
         if probe.exists():
             probe.unlink()
+
+
+def write_once(path: str | Path, text: str) -> None:
+    """Writes a file unless there is one: of several processes that do so at one time, the first one's stays.
+
+    Args:
+        path: of the file; its folder exists.
+        text: its content.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    with explained_writing(path, temporary):
+        temporary.write_text(text, encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(temporary, path)
 
 
 def require_writable(folder: str | Path) -> None:

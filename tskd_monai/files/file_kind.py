@@ -1,4 +1,4 @@
-"""What a file is that should hold weights and does not: said for what it is, with what to do."""
+"""Files given as weights that are something else: a pointer, a web page, an archive; named with what to do."""
 
 from __future__ import annotations
 

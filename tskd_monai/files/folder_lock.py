@@ -19,6 +19,7 @@ from types import TracebackType
 from filelock import BaseFileLock, FileLock, Timeout
 
 from tskd_monai.files.atomic import explained_writing, require_writable
+from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
 def _owner(path: Path) -> str:
     """Returns who is written in a lock file; it is empty for a moment, and on some systems not readable for others."""
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = read_json(path)
         return f"process {int(owner['process'])} on host {owner['host']} (since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,4 +1,6 @@
-"""JSON as its standard has it (RFC 8259), from files that somebody else may have written.
+"""JSON files: the one reader and writer, and checks of what a file holds.
+
+Files are read as the standard has it (RFC 8259), for somebody else may have written them.
 
 Python's own parser takes more: NaN and infinity, a key twice of which the last wins, numbers that no computer counts
 with, text that cannot be encoded. Each has a meaning that the writer did not intend, so each is refused.

@@ -1,4 +1,4 @@
-"""What an image's header claims to hold, weighed before memory is taken for it."""
+"""What an image's header may claim, validated before memory is allocated for it, and how damage is reported."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
 def damage_explained(kind: str, name: str) -> Iterator[None]:
     """Turns what a library raises on a damaged file into a ValueError that names it.
 
-    A decoder raises dozens of types there and documents none. Inside the block stands the library's call alone: an
-    error of ours would be taken for damage.
+    A decoder raises dozens of types there and documents none. Put the library's call into the block and
+    nothing else: an error of ours would be taken for damage.
 
     Args:
         kind: of the file, such as `NIfTI file`.

@@ -9,9 +9,10 @@ check the guess: this is pseudonymisation as in article 4(5) of the GDPR, the ke
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from pathlib import Path
+
+from tskd_monai.files.atomic import write_once
 
 FOLDER = "private"
 KEY = "key.txt"
@@ -23,7 +24,7 @@ NOTE = (
 
 
 def private_file(output_dir: str | Path, name: str) -> Path:
-    """Returns the path of a private file of an output folder; the folder, which its owner alone can read, is made.
+    """Returns the path of a private file of an output folder; the folder is made, readable by its owner only.
 
     Args:
         output_dir: that the private folder is part of.
@@ -32,7 +33,7 @@ def private_file(output_dir: str | Path, name: str) -> Path:
     folder = Path(output_dir) / FOLDER
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "README.txt").write_text(NOTE)
+        write_once(folder / "README.txt", NOTE)
     return folder / name
 
 
@@ -50,14 +51,7 @@ def _key(output_dir: str | Path) -> bytes:
     """Returns the key; of several processes that make it at one time the first one's is everybody's."""
     path = private_file(output_dir, KEY)
     if not path.is_file():
-        own = path.with_name(f".{os.getpid()}.{KEY}")
-        own.write_text(secrets.token_hex(KEY_BYTES) + "\n")
-        try:
-            os.link(own, path)
-        except FileExistsError:  # another process was faster
-            own.unlink()
-        else:
-            own.unlink()
+        write_once(path, secrets.token_hex(KEY_BYTES) + "\n")
     key = bytes.fromhex(path.read_text().strip())
     if len(key) != KEY_BYTES:
         raise ValueError(f"Expected {KEY_BYTES} bytes in {FOLDER}/{KEY}, found {len(key)}; remove the file.")
