@@ -1,4 +1,4 @@
-"""Images in the layout of official downloads, and the way from a study to a planned task."""
+"""Images in the layout of official downloads, and the way from a dataset to a planned task."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from PIL import Image
 from tests.data.conftest import write_series
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
-from tskd_monai.datasets.preparation import prepare_study
-from tskd_monai.datasets.study import Study
-from tskd_monai.datasets.verification import verify_study
+from tskd_monai.datasets.dataset import PublicDataset
+from tskd_monai.datasets.preparation import prepare_dataset
+from tskd_monai.datasets.verification import verify_dataset
 
 __all__ = ["write_series"]  # a fixture, found here by the tests of this folder
 
@@ -56,15 +56,15 @@ def square() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Returns the function that prepares a study, verifies and plans it, and returns its datalist, paths absolute."""
+    """Returns the function that prepares a dataset, verifies and plans it, and returns its datalist, paths absolute."""
 
-    def prepare_and_plan(study: Study, **options: Any) -> dict[str, Any]:
-        path = prepare_study(study, tmp_path / "prepared", **{"allow_partial": True, **options})
-        verify_study(path.parent)
+    def prepare_and_plan(dataset: PublicDataset, **options: Any) -> dict[str, Any]:
+        path = prepare_dataset(dataset, tmp_path / "prepared", **{"allow_partial": True, **options})
+        verify_dataset(path.parent)
         datalist = load_datalist(path)
         task = plan_task(datalist)
-        assert {label.value: label.name for label in task.labels} == study.description.labels
-        assert task.channels == study.description.channels
+        assert {label.value: label.name for label in task.labels} == dataset.description.labels
+        assert task.channels == dataset.description.channels
         return datalist
 
     return prepare_and_plan

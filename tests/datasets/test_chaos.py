@@ -12,7 +12,7 @@ import pytest
 
 from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.datasets.chaos import find_ct, find_mr
-from tskd_monai.datasets.preparation import prepare_study
+from tskd_monai.datasets.preparation import prepare_dataset
 
 SHAPE = (10, 12, 4)  # columns, rows, slices
 CODES = np.array([0, 63, 126, 189, 252], np.uint8)
@@ -163,7 +163,7 @@ def test_a_wrong_label_is_named(
     write_mr("1", volume(1))
     _break(tmp_path / "Train_Sets/MR/1/T2SPIR", what, save)
     with pytest.raises(ValueError, match=message):
-        prepare_study(find_mr(tmp_path, "t2spir"), tmp_path / "prepared", split=(1, 0, 0), allow_partial=True)
+        prepare_dataset(find_mr(tmp_path, "t2spir"), tmp_path / "prepared", split=(1, 0, 0), allow_partial=True)
     assert not (tmp_path / "prepared/datalist.json").exists()
 
 
@@ -174,7 +174,7 @@ def test_another_grid_of_the_out_phase_is_refused(tmp_path: Path, write_mr: Any,
         path.unlink()
     write_dicom(folder, ["a.dcm", "b.dcm", "c.dcm"], np.zeros(SHAPE, int), "MR", 1)
     with pytest.raises(ValueError, match=r"OutPhase: expected the slices of InPhase.*prepare chaos_t1_in instead"):
-        prepare_study(find_mr(tmp_path, "t1_out"), tmp_path / "prepared", split=(1, 0, 0), allow_partial=True)
+        prepare_dataset(find_mr(tmp_path, "t1_out"), tmp_path / "prepared", split=(1, 0, 0), allow_partial=True)
 
 
 def test_a_missing_folder_is_named_with_the_layout(tmp_path: Path, write_mr: Any, volume: Any) -> None:
@@ -182,5 +182,5 @@ def test_a_missing_folder_is_named_with_the_layout(tmp_path: Path, write_mr: Any
         find_mr(tmp_path, "t2spir")
     write_mr("1", volume(1))
     with pytest.raises(ValueError, match="expected 20 labelled images of 20 patients.*found 1 of 1.*--allow-partial"):
-        prepare_study(find_mr(tmp_path, "t2spir"), tmp_path / "prepared")
+        prepare_dataset(find_mr(tmp_path, "t2spir"), tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()

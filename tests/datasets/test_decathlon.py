@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tskd_monai.datasets.decathlon import find
-from tskd_monai.datasets.preparation import prepare_study
+from tskd_monai.datasets.preparation import prepare_dataset
 
 SHAPE = (12, 10, 6)
 AFFINE = np.diag([1.5, 1.5, 4.0, 1.0])
@@ -72,9 +72,9 @@ def test_one_channel_of_several_is_cut_out(
 
 
 def test_an_undeclared_value_is_named(write_task: Callable[..., Path], tmp_path: Path) -> None:
-    study = find(write_task({"0": "CT"}, largest=3))
+    dataset = find(write_task({"0": "CT"}, largest=3))
     with pytest.raises(ValueError, match=r"labels/knee_000.* expected label values \[0, 1, 2\], found \[3"):
-        prepare_study(study, tmp_path / "prepared")
+        prepare_dataset(dataset, tmp_path / "prepared")
 
 
 def test_a_label_in_another_place_is_named(write_task: Callable[..., Path], tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_label_in_another_place_is_named(write_task: Callable[..., Path], tmp_
     moved[2, 3] = 4
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj), moved), source / "labelsTr/knee_001.nii.gz")
     with pytest.raises(ValueError, match=r"labels/knee_001.*expected a label at the position of its image.* 4 mm"):
-        prepare_study(find(source), tmp_path / "prepared")
+        prepare_dataset(find(source), tmp_path / "prepared")
 
 
 def test_another_dataset_json_is_refused(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from tskd_monai.datasets import preparation
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.masks import read_binary
-from tskd_monai.datasets.preparation import prepare_study
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
-from tskd_monai.datasets.verification import verify_study
+from tskd_monai.datasets.preparation import prepare_dataset
+from tskd_monai.datasets.verification import verify_dataset
 from tskd_monai.datasets.writing import grey_image, mask_image
 
 SHAPE = (20, 24)
@@ -37,9 +37,9 @@ DESCRIPTION = Description(
 
 
 @pytest.fixture
-def study(
+def dataset(
     tmp_path: Path, save: Callable[..., Any], noise: Callable[..., np.ndarray], square: Callable[..., np.ndarray]
-) -> Study:
+) -> PublicDataset:
     """Six images of six patients with masks."""
     samples = []
     for number in range(6):
@@ -47,7 +47,7 @@ def study(
         save(image, noise(number, *SHAPE))
         save(mask, square(255, *SHAPE))
         samples.append(_sample(image, mask, str(number)))
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _sample(image: Path, mask: Path, case: str) -> Sample:
@@ -59,76 +59,76 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_stopped_preparation_goes_on_and_ends_the_same(study: Study, tmp_path: Path) -> None:
-    prepare_study(study, tmp_path / "whole")
+def test_a_stopped_preparation_goes_on_and_ends_the_same(dataset: PublicDataset, tmp_path: Path) -> None:
+    prepare_dataset(dataset, tmp_path / "whole")
 
     def stop(path: Path) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    broken = replace(study.samples[3], label=replace(study.samples[3].label, write=stop))
-    samples = (*study.samples[:3], broken, *study.samples[4:])
+    broken = replace(dataset.samples[3], label=replace(dataset.samples[3].label, write=stop))
+    samples = (*dataset.samples[:3], broken, *dataset.samples[4:])
     with pytest.raises(KeyboardInterrupt):
-        prepare_study(replace(study, samples=samples), tmp_path / "stopped")
+        prepare_dataset(replace(dataset, samples=samples), tmp_path / "stopped")
     assert not list((tmp_path / "stopped").rglob("*tmp*")) and not (tmp_path / "stopped/datalist.json").exists()
     with pytest.raises(FileNotFoundError, match=r"Expected a JSON file at .*datalist\.json"):
-        verify_study(tmp_path / "stopped")
+        verify_dataset(tmp_path / "stopped")
     first = (tmp_path / "stopped/images/0.png").stat().st_mtime_ns
-    prepare_study(study, tmp_path / "stopped")
+    prepare_dataset(dataset, tmp_path / "stopped")
     assert (tmp_path / "stopped/images/0.png").stat().st_mtime_ns == first
     assert _contents(tmp_path / "stopped") == _contents(tmp_path / "whole")
 
 
-def test_other_options_or_files_need_another_folder(study: Study, tmp_path: Path) -> None:
-    prepare_study(study, tmp_path / "a")
+def test_other_options_or_files_need_another_folder(dataset: PublicDataset, tmp_path: Path) -> None:
+    prepare_dataset(dataset, tmp_path / "a")
     with pytest.raises(ValueError, match=r"preparation\.json: expected a preparation of toy with .*'seed': 1"):
-        prepare_study(study, tmp_path / "a", seed=1)
-    other = replace(study, description=replace(DESCRIPTION, title="Toy images, annotator 2"))
+        prepare_dataset(dataset, tmp_path / "a", seed=1)
+    other = replace(dataset, description=replace(DESCRIPTION, title="Toy images, annotator 2"))
     with pytest.raises(ValueError, match="choose another folder or delete this one"):
-        prepare_study(other, tmp_path / "a")
+        prepare_dataset(other, tmp_path / "a")
     with pytest.raises(ValueError, match="Expected a new folder or a begun preparation"):
-        prepare_study(study, tmp_path / "source")
+        prepare_dataset(dataset, tmp_path / "source")
 
 
 def test_a_repeated_image_is_left_out_with_a_notice(
-    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: PublicDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "source/4.png").write_bytes((tmp_path / "source/1.png").read_bytes())
     with caplog.at_level(logging.WARNING):
-        path = prepare_study(study, tmp_path / "a")
-    datalist = verify_study(path.parent)
+        path = prepare_dataset(dataset, tmp_path / "a")
+    datalist = verify_dataset(path.parent)
     assert datalist["left_out"] == [{"image": "images/4.png", "reason": "the same pixels as images/1.png"}]
     assert sum(number["patients"] for number in datalist["counts"].values()) == 5
     assert "images/4.png is left out: the same pixels as images/1.png" in caplog.text
 
 
-def test_counts_other_than_the_official_ones_are_refused_unless_allowed(study: Study, tmp_path: Path) -> None:
-    fewer = replace(study, samples=study.samples[:5])
+def test_counts_other_than_the_official_ones_are_refused_unless_allowed(dataset: PublicDataset, tmp_path: Path) -> None:
+    fewer = replace(dataset, samples=dataset.samples[:5])
     with pytest.raises(ValueError, match="toy: expected 6 labelled images of 6 patients.*found 5 of 5"):
-        prepare_study(fewer, tmp_path / "a")
-    assert prepare_study(fewer, tmp_path / "a", allow_partial=True).is_file()
+        prepare_dataset(fewer, tmp_path / "a")
+    assert prepare_dataset(fewer, tmp_path / "a", allow_partial=True).is_file()
     with pytest.raises(ValueError, match="toy: expected labelled images, found none"):
-        prepare_study(replace(study, samples=()), tmp_path / "b")
+        prepare_dataset(replace(dataset, samples=()), tmp_path / "b")
 
 
-def test_an_image_of_other_channels_is_refused(study: Study, tmp_path: Path) -> None:
-    colour = replace(study, description=replace(DESCRIPTION, channels=3))
+def test_an_image_of_other_channels_is_refused(dataset: PublicDataset, tmp_path: Path) -> None:
+    colour = replace(dataset, description=replace(DESCRIPTION, channels=3))
     with pytest.raises(ValueError, match=r"images/0\.png \(from .*0\.png\): expected 3 channel\(s\), found 1"):
-        prepare_study(colour, tmp_path / "a")
+        prepare_dataset(colour, tmp_path / "a")
 
 
-def test_two_files_of_one_name_are_refused(study: Study, tmp_path: Path) -> None:
-    twice = replace(study, samples=(*study.samples[:5], study.samples[0]))
+def test_two_files_of_one_name_are_refused(dataset: PublicDataset, tmp_path: Path) -> None:
+    twice = replace(dataset, samples=(*dataset.samples[:5], dataset.samples[0]))
     with pytest.raises(ValueError, match=r"a name of its own for each file, found images/0\.png twice"):
-        prepare_study(twice, tmp_path / "a", allow_partial=True)
+        prepare_dataset(twice, tmp_path / "a", allow_partial=True)
 
 
 def test_an_empty_label_is_noticed(
-    study: Study, tmp_path: Path, save: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    dataset: PublicDataset, tmp_path: Path, save: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path / "source/2_mask.png", np.zeros(SHAPE, np.uint8))
     with caplog.at_level(logging.WARNING):
-        prepare_study(study, tmp_path / "a")
+        prepare_dataset(dataset, tmp_path / "a")
     assert "1 labels are background throughout, the first of images/2.png" in caplog.text
 
 
@@ -160,22 +160,22 @@ def _damage(folder: Path, what: str, save: Callable[..., Any]) -> None:
     ],
 )
 def test_verification_names_what_is_not_as_it_was(
-    study: Study, tmp_path: Path, save: Callable[..., Any], what: str, error: type[Exception], message: str
+    dataset: PublicDataset, tmp_path: Path, save: Callable[..., Any], what: str, error: type[Exception], message: str
 ) -> None:
-    path = prepare_study(study, tmp_path / "a", split=(4, 1, 1))
-    assert verify_study(path.parent)["counts"]["training"] == {"images": 4, "patients": 4}
+    path = prepare_dataset(dataset, tmp_path / "a", split=(4, 1, 1))
+    assert verify_dataset(path.parent)["counts"]["training"] == {"images": 4, "patients": 4}
     _damage(path.parent, what, save)
     with pytest.raises(error, match=message):
-        verify_study(path.parent)
+        verify_dataset(path.parent)
 
 
-def test_an_unfinished_record_is_named(study: Study, tmp_path: Path) -> None:
-    path = prepare_study(study, tmp_path / "a")
+def test_an_unfinished_record_is_named(dataset: PublicDataset, tmp_path: Path) -> None:
+    path = prepare_dataset(dataset, tmp_path / "a")
     record = json.loads((path.parent / preparation.RECORD).read_text())
     record.pop("files")
     (path.parent / preparation.RECORD).write_text(json.dumps(record))
     with pytest.raises(ValueError, match="expected the sha256 of every file, found none; .* run it again"):
-        verify_study(path.parent)
+        verify_dataset(path.parent)
 
 
 def test_a_sample_lists_its_files_by_key() -> None:

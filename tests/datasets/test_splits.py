@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tskd_monai.datasets.dataset import OutputFile, Sample
 from tskd_monai.datasets.splits import assign_sections, draw_folds, draw_sections
-from tskd_monai.datasets.study import OutputFile, Sample
 
 CASES = [f"p{number:02d}" for number in range(20)]
 

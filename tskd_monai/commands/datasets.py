@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.datasets import auto_oral, chaos, chase_db1, decathlon, drive, hc18, kidney_us, ph2
+from tskd_monai.datasets.dataset import PublicDataset
 from tskd_monai.datasets.splits import DEFAULT_SPLIT
-from tskd_monai.datasets.study import Study
 from tskd_monai.files.archives import unpack_archives
 from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
-PREPARERS: dict[str, Callable[[Path], Study]] = {
+PREPARERS: dict[str, Callable[[Path], PublicDataset]] = {
     "chaos_t2spir": partial(chaos.find_mr, sequence="t2spir"),
     "chaos_t1_in": partial(chaos.find_mr, sequence="t1_in"),
     "chaos_t1_out": partial(chaos.find_mr, sequence="t1_out"),
@@ -63,7 +63,7 @@ def unpacked(source: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-def find_dataset(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> Study:
+def find_dataset(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> PublicDataset:
     """Returns what the preparer of a dataset finds in a folder.
 
     Args:
@@ -124,8 +124,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and prepares or verifies the dataset."""
     parser, args = parse_arguments(argv)
-    from tskd_monai.datasets.preparation import prepare_study  # MONAI takes seconds to import
-    from tskd_monai.datasets.verification import verify_study
+    from tskd_monai.datasets.preparation import prepare_dataset  # MONAI takes seconds to import
+    from tskd_monai.datasets.verification import verify_dataset
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
             study = find_dataset(args.name, source, args.annotator, args.channel)
             logger.info("%s. Licence: %s.", study.description.title, study.description.licence)
-            path = prepare_study(
+            path = prepare_dataset(
                 study,
                 args.output,
                 split=args.split,
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 seed=args.seed,
                 allow_partial=args.allow_partial,
             )
-        datalist = verify_study(args.output) if args.verify else read_json(path)
+        datalist = verify_dataset(args.output) if args.verify else read_json(path)
         if not datalist["name"].startswith(args.name):
             raise ValueError(f"Expected {args.name} in {args.output}, found {datalist['name']}.")
     except (ValueError, OSError) as error:

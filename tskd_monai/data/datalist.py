@@ -114,7 +114,7 @@ def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[i
     return {**datalist, "training": training, "unlabeled": list(datalist.get("unlabeled", [])) + bare}
 
 
-def study_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
+def case_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns the name of each entry of a datalist's section: its case, and its file where a case has several."""
     cases = [entry["case"] for entry in entries]
     return [

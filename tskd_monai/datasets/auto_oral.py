@@ -17,9 +17,9 @@ import logging
 import re
 from pathlib import Path
 
+from tskd_monai.datasets.dataset import Description, PublicDataset, Sample
 from tskd_monai.datasets.layout import files_in, first_folder, require_file
 from tskd_monai.datasets.masks import read_binary
-from tskd_monai.datasets.study import Description, Sample, Study
 from tskd_monai.datasets.workbook import read_sheet
 from tskd_monai.datasets.writing import copied, mask_image
 
@@ -42,8 +42,8 @@ DESCRIPTION = Description(
 )
 
 
-def find(source: Path) -> Study:
-    """Returns the study.
+def find(source: Path) -> PublicDataset:
+    """Returns the dataset.
 
     Args:
         source: `Autooral_dataset` or its parent.
@@ -57,7 +57,7 @@ def find(source: Path) -> Study:
     owners = {name: _owners(folder) for name, folder in parts.items()}
     separate = _numbered_separately(owners)
     samples = [sample for name, folder in parts.items() for sample in _part(name, folder, owners[name], separate)]
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _part(name: str, folder: Path, owners: dict[int, str], separate: bool) -> list[Sample]:

@@ -24,9 +24,9 @@ import numpy as np
 from tskd_monai.data.dicom.geometry import SeriesGrid
 from tskd_monai.data.dicom.reader import read_grid, read_series
 from tskd_monai.data.grid import corner_distance, same_grid
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import files_in, first_folder, natural_key, require_folder
 from tskd_monai.datasets.masks import decode, read_binary, read_values
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import write_volume
 
 LAYOUT = "Train_Sets/MR/1/T2SPIR/DICOM_anon/*.dcm with Ground/*.png, and Train_Sets/CT/1/DICOM_anon with Ground"
@@ -45,8 +45,8 @@ LIVER_SHARE = 0.9
 with its labels in reverse order."""
 
 
-def find_mr(source: Path, sequence: str) -> Study:
-    """Returns the study of one MR sequence.
+def find_mr(source: Path, sequence: str) -> PublicDataset:
+    """Returns the dataset of one MR sequence.
 
     Args:
         source: holds `Train_Sets`, and perhaps `Test_Sets`, whose images become unlabelled ones.
@@ -64,11 +64,13 @@ def find_mr(source: Path, sequence: str) -> Study:
         require_folder(owner, "CHAOS", LAYOUT)
         samples.append(_sample(patient, patient / kind / series, _mr_label(patient.name, owner, labels, series)))
     samples += [_sample(p, p / kind / series, None) for p in _patients(source, "Test_Sets", "MR")]
-    return Study(_description(f"chaos_{sequence}", f"MR {kind} ({series.rpartition('/')[2]})", "MR"), tuple(samples))
+    return PublicDataset(
+        _description(f"chaos_{sequence}", f"MR {kind} ({series.rpartition('/')[2]})", "MR"), tuple(samples)
+    )
 
 
-def find_ct(source: Path) -> Study:
-    """Returns the study of CT with the liver.
+def find_ct(source: Path) -> PublicDataset:
+    """Returns the dataset of CT with the liver.
 
     Args:
         source: holds `Train_Sets`, and perhaps `Test_Sets`, whose images become unlabelled ones.
@@ -81,7 +83,7 @@ def find_ct(source: Path) -> Study:
         labels = files_in(patient / "Ground", r".*\.png", "CHAOS", LAYOUT)
         samples.append(_sample(patient, patient / "DICOM_anon", _ct_label(patient, labels)))
     samples += [_sample(p, p / "DICOM_anon", None) for p in _patients(source, "Test_Sets", "CT")]
-    return Study(_description("chaos_ct", "CT in portal phase", "CT"), tuple(samples))
+    return PublicDataset(_description("chaos_ct", "CT in portal phase", "CT"), tuple(samples))
 
 
 def _description(name: str, images: str, modality: str) -> Description:

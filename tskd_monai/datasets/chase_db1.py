@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import files_in, require_file
 from tskd_monai.datasets.masks import read_binary
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import copied, mask_image
 
 LAYOUT = "Image_01L.jpg with Image_01L_1stHO.png and Image_01L_2ndHO.png in one folder"
@@ -33,8 +33,8 @@ DESCRIPTION = Description(
 )
 
 
-def find(source: Path) -> Study:
-    """Returns the study; the second observer's masks are each entry's `second_reader`.
+def find(source: Path) -> PublicDataset:
+    """Returns the dataset; the second observer's masks are each entry's `second_reader`.
 
     Args:
         source: the folder of the images.
@@ -56,7 +56,7 @@ def find(source: Path) -> Study:
                 second_reader=_mask(second, f"second_reader/{path.stem}.png"),
             )
         )
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _mask(path: Path, target: str) -> OutputFile:

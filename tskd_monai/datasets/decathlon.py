@@ -19,16 +19,16 @@ from typing import Any
 
 from tskd_monai.data.nifti import read_nifti
 from tskd_monai.data.output_names import file_stem
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import require_file
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import copied, write_volume
 from tskd_monai.files.json_files import read_json
 
 LAYOUT = "Task04_Hippocampus/dataset.json with imagesTr/*.nii.gz, labelsTr/*.nii.gz and imagesTs/*.nii.gz"
 
 
-def find(source: Path, channel: int | None = None) -> Study:
-    """Returns the study; official test images, which have no labels, become unlabelled ones.
+def find(source: Path, channel: int | None = None) -> PublicDataset:
+    """Returns the dataset; official test images, which have no labels, become unlabelled ones.
 
     Args:
         source: the folder of the task.
@@ -50,7 +50,7 @@ def find(source: Path, channel: int | None = None) -> Study:
         name = entry["image"] if isinstance(entry, Mapping) else entry
         image = require_file(source / name, "Decathlon", LAYOUT)
         samples.append(Sample(file_stem(image), _image(image, chosen)))
-    return Study(_description(task, chosen), tuple(samples))
+    return PublicDataset(_description(task, chosen), tuple(samples))
 
 
 def _read_task(path: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import files_in, first_folder, require_file
 from tskd_monai.datasets.masks import read_binary
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import copied, mask_image
 
 LAYOUT = "training/images/21_training.tif with training/1st_manual/21_manual1.gif, and test/images/01_test.tif"
@@ -36,8 +36,8 @@ DESCRIPTION = Description(
 IMAGES_PER_SET = 20
 
 
-def find(source: Path) -> Study:
-    """Returns the study.
+def find(source: Path) -> PublicDataset:
+    """Returns the dataset.
 
     Args:
         source: holds `training` and `test`, or `DRIVE` that does.
@@ -48,7 +48,7 @@ def find(source: Path) -> Study:
     """
     training = first_folder([source / "training", source / "DRIVE" / "training"], "DRIVE", LAYOUT)
     samples = [*_set(training, "training"), *_set(training.with_name("test"), "test")]
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _set(folder: Path, name: str) -> list[Sample]:

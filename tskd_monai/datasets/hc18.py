@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import files_in, require_file
 from tskd_monai.datasets.masks import fill_outline, read_values
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import grey_image, mask_image
 
 LAYOUT = "training_set/000_HC.png with training_set/000_HC_Annotation.png"
@@ -39,8 +39,8 @@ DESCRIPTION = Description(
 )
 
 
-def find(source: Path) -> Study:
-    """Returns the study.
+def find(source: Path) -> PublicDataset:
+    """Returns the dataset.
 
     Args:
         source: holds `training_set`, and perhaps `test_set`.
@@ -57,7 +57,7 @@ def find(source: Path) -> Study:
             Sample(f"test_{_exam(path)}", grey_image(path, f"images/test_{path.name}"))
             for path in files_in(source / "test_set", IMAGE, "HC18", LAYOUT)
         ]
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _exam(path: Path) -> str:

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from tskd_monai.data.image_file import read_image_file
+from tskd_monai.datasets.dataset import Description, OutputFile, PublicDataset, Sample
 from tskd_monai.datasets.layout import natural_key, require_file, require_folder
 from tskd_monai.datasets.masks import draw_polygons, read_values
-from tskd_monai.datasets.study import Description, OutputFile, Sample, Study
 from tskd_monai.datasets.writing import grey_image, mask_image
 from tskd_monai.files.json_files import parse_json
 
@@ -46,8 +46,8 @@ ANNOTATORS = (1, 2)
 Polygon = tuple[str, list[float], list[float]]
 
 
-def find(source: Path, structures: str = "capsule", annotator: int = 1) -> Study:
-    """Returns the study; the other annotator's masks are each entry's `second_reader`.
+def find(source: Path, structures: str = "capsule", annotator: int = 1) -> PublicDataset:
+    """Returns the dataset; the other annotator's masks are each entry's `second_reader`.
 
     Args:
         source: holds `images` and `labels`.
@@ -72,7 +72,7 @@ def find(source: Path, structures: str = "capsule", annotator: int = 1) -> Study
         )
         second = second if label is not None else None
         samples.append(Sample(_patient(name), grey_image(image, f"images/{name}"), label, second))
-    return Study(_description(structures, annotator), tuple(samples))
+    return PublicDataset(_description(structures, annotator), tuple(samples))
 
 
 def read_annotations(path: Path) -> dict[str, list[Polygon]]:

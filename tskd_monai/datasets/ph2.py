@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tskd_monai.datasets.dataset import Description, PublicDataset, Sample
 from tskd_monai.datasets.layout import first_folder, require_file
 from tskd_monai.datasets.masks import read_binary
-from tskd_monai.datasets.study import Description, Sample, Study
 from tskd_monai.datasets.writing import copied, mask_image
 
 LAYOUT = "PH2 Dataset images/IMD002/{IMD002_Dermoscopic_Image/IMD002.bmp, IMD002_lesion/IMD002_lesion.bmp}"
@@ -35,8 +35,8 @@ DESCRIPTION = Description(
 )
 
 
-def find(source: Path) -> Study:
-    """Returns the study.
+def find(source: Path) -> PublicDataset:
+    """Returns the dataset.
 
     Args:
         source: `PH2Dataset`, its parent, or the folder of the images.
@@ -53,7 +53,7 @@ def find(source: Path) -> Study:
         image = require_file(case / f"{case.name}_Dermoscopic_Image" / f"{case.name}.bmp", "PH2", LAYOUT)
         mask = require_file(case / f"{case.name}_lesion" / f"{case.name}_lesion.bmp", "PH2", LAYOUT)
         samples.append(_sample(case.name, image, mask))
-    return Study(DESCRIPTION, tuple(samples))
+    return PublicDataset(DESCRIPTION, tuple(samples))
 
 
 def _sample(case: str, image: Path, mask: Path) -> Sample:

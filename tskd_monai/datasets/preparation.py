@@ -1,4 +1,4 @@
-"""A study of a public dataset on disk: files, checks, sections, and the datalist that names them."""
+"""A public dataset on disk: files, checks, sections, and the datalist that names them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.datasets.dataset import Description, PublicDataset, Sample
 from tskd_monai.datasets.inspection import Inspection, inspect_entry, repeated_images
 from tskd_monai.datasets.splits import DEFAULT_SPLIT, assign_sections, draw_folds
-from tskd_monai.datasets.study import Description, Sample, Study
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json, write_json
@@ -25,8 +25,8 @@ RECORD = "preparation.json"
 FORMAT_VERSION = 1  # goes up when the same download gives other files
 
 
-def prepare_study(
-    study: Study,
+def prepare_dataset(
+    dataset: PublicDataset,
     output_dir: str | Path,
     *,
     split: Sequence[float] = DEFAULT_SPLIT,
@@ -34,15 +34,15 @@ def prepare_study(
     seed: int = 0,
     allow_partial: bool = False,
 ) -> Path:
-    """Writes the files of a study and its datalist, and returns the datalist's path.
+    """Writes the files of a dataset and its datalist, and returns the datalist's path.
 
-    Finished files are kept, so a call that was stopped goes on; the datalist is written last. Everything is read back
+    Finished files are kept, so a call that was stopped resumes; the datalist is written last. Everything is read back
     before it is listed. An image whose pixels repeat those of another is left out.
 
     Args:
-        study: from a preparer.
-        output_dir: new, or with the same study half done.
-        split: shares, or numbers of patients, of training, validation and test.
+        dataset: from a preparer.
+        output_dir: new, or with the same dataset half done.
+        split: fractions, or numbers of patients, of training, validation and test.
         folds: of cross-validation by patient, besides the sections; 0 for none.
         seed: of the draw of sections and folds.
         allow_partial: take fewer images than the official download has.
@@ -52,22 +52,22 @@ def prepare_study(
             preparation.
     """
     folder = Path(output_dir)
-    _check_complete(study, allow_partial)
-    _sections_and_folds(study.samples, split, folds, seed)  # a wrong split ends here, before anything is written
-    record = _claim(folder, study, {"split": list(split), "folds": folds, "seed": seed})
-    for sample in tqdm(study.samples, desc="Writing", unit="image"):
+    _check_complete(dataset, allow_partial)
+    _sections_and_folds(dataset.samples, split, folds, seed)  # a wrong split ends here, before anything is written
+    record = _claim(folder, dataset, {"split": list(split), "folds": folds, "seed": seed})
+    for sample in tqdm(dataset.samples, desc="Writing", unit="image"):
         for file in sample.files().values():
             _write(folder / file.path, file.write)
     inspections = [
-        _inspect(sample, folder, study.description) for sample in tqdm(study.samples, desc="Checking", unit="image")
+        _inspect(sample, folder, dataset.description) for sample in tqdm(dataset.samples, desc="Checking", unit="image")
     ]
-    kept, left_out = _without_repeats(study.samples, inspections)
-    _log_empty(kept, study.samples, inspections)
+    kept, left_out = _without_repeats(dataset.samples, inspections)
+    _log_empty(kept, dataset.samples, inspections)
     sections, cross_validation = _sections_and_folds(kept, split, folds, seed)
-    datalist = {**_datalist(study.description, kept, sections, seed), "left_out": left_out}
+    datalist = {**_datalist(dataset.description, kept, sections, seed), "left_out": left_out}
     if cross_validation:
         datalist["folds"] = cross_validation
-    files = sorted({file.path for sample in study.samples for file in sample.files().values()})
+    files = sorted({file.path for sample in dataset.samples for file in sample.files().values()})
     write_json(folder / RECORD, {**record, "files": {path: file_sha256(folder / path) for path in files}})
     write_json(folder / "datalist.json", datalist)
     return folder / "datalist.json"
@@ -82,17 +82,17 @@ def count_sections(datalist: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     }
 
 
-def _check_complete(study: Study, allow_partial: bool) -> None:
+def _check_complete(dataset: PublicDataset, allow_partial: bool) -> None:
     """Refuses fewer or more labelled images than the official download has, unless that is allowed."""
-    labelled = [sample for sample in study.samples if sample.label is not None]
+    labelled = [sample for sample in dataset.samples if sample.label is not None]
     if not labelled:
-        raise ValueError(f"{study.description.name}: expected labelled images, found none; check --source.")
+        raise ValueError(f"{dataset.description.name}: expected labelled images, found none; check --source.")
     found = (len(labelled), len({sample.case for sample in labelled}))
-    official = (study.description.official_images, study.description.official_patients)
+    official = (dataset.description.official_images, dataset.description.official_patients)
     if official[0] is None or found == official:
         return
     message = (
-        f"{study.description.name}: expected {official[0]} labelled images of {official[1]} patients, as in the "
+        f"{dataset.description.name}: expected {official[0]} labelled images of {official[1]} patients, as in the "
         f"official download, found {found[0]} of {found[1]}"
     )
     if not allow_partial:
@@ -100,16 +100,16 @@ def _check_complete(study: Study, allow_partial: bool) -> None:
     logger.warning("%s; what is there is taken.", message)
 
 
-def _claim(folder: Path, study: Study, options: Mapping[str, Any]) -> dict[str, Any]:
+def _claim(folder: Path, dataset: PublicDataset, options: Mapping[str, Any]) -> dict[str, Any]:
     """Writes down what the folder will hold, or checks it against what it was begun with."""
-    paths = [file.path for sample in study.samples for file in sample.files().values()]
+    paths = [file.path for sample in dataset.samples for file in sample.files().values()]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise ValueError(f"{study.description.name}: expected a name of its own for each file, found {twice} twice.")
-    entries = [study.description.title, *([sample.entry(), sample.official] for sample in study.samples)]
+        raise ValueError(f"{dataset.description.name}: expected a name of its own for each file, found {twice} twice.")
+    entries = [dataset.description.title, *([sample.entry(), sample.official] for sample in dataset.samples)]
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "dataset": study.description.name,
+        "dataset": dataset.description.name,
         "options": dict(options),
         "entries_sha256": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tskd_monai.datasets.study import Sample
+from tskd_monai.datasets.dataset import Sample
 
 DRAWN = ("training", "validation", "test")
 DEFAULT_SPLIT = (0.7, 0.1, 0.2)
-"""Shares of training, validation and test among the patients."""
+"""Fractions of the patients for training, validation and test."""
 
 
 def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
@@ -18,7 +18,8 @@ def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> di
 
     Args:
         cases: the patients.
-        split: shares of training, validation and test, which add up to 1, or numbers of patients, which add up to all.
+        split: fractions for training, validation and test, which add up to 1, or numbers of patients, which add up to
+            all.
         seed: of the draw.
 
     Raises:
@@ -34,7 +35,7 @@ def assign_sections(samples: Sequence[Sample], split: Sequence[float], seed: int
     """Returns the section of each patient who has a labelled image.
 
     Official validation and test sections stand. What the authors call training, and all where they made no sections,
-    is drawn among the sections that are not official; then shares count among these.
+    is drawn among the sections that are not official; then fractions count among these.
 
     Raises:
         ValueError: when a patient is in two official sections, besides the errors of `draw_sections`.

@@ -16,7 +16,7 @@ from tskd_monai.files.json_files import read_json
 SHOWN_FILES = 5
 
 
-def verify_study(folder: str | Path) -> dict[str, Any]:
+def verify_dataset(folder: str | Path) -> dict[str, Any]:
     """Returns the datalist of a prepared folder after checking all that it names.
 
     Checked are: that every file is there, and byte for byte the one that was written; sections disjoint by patient;

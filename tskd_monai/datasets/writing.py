@@ -12,7 +12,7 @@ from PIL import Image
 
 from tskd_monai.data.image_file import read_image_file
 from tskd_monai.data.nifti import write_nifti
-from tskd_monai.datasets.study import OutputFile
+from tskd_monai.datasets.dataset import OutputFile
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.datalist import LABEL_KEYS, load_section, study_names
+from tskd_monai.data.datalist import LABEL_KEYS, case_names, load_section
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.metrics import evaluate_cases
@@ -31,7 +31,7 @@ def score_segmentations(
     entries = load_section(datalist, section, fold)
     cases = [
         {**_labels(entry), "prediction": segmentation_path(output_dir, name, task)}
-        for entry, name in zip(entries, study_names(entries), strict=True)
+        for entry, name in zip(entries, case_names(entries), strict=True)
     ]
     return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv")
 

@@ -13,7 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.data import DataLoader, Dataset
 
-from tskd_monai.data.datalist import load_section, study_names
+from tskd_monai.data.datalist import case_names, load_section
 from tskd_monai.data.dicom.header import is_dicom_file
 from tskd_monai.data.dicom.series import counted
 from tskd_monai.data.dicom.tree import series_folders
@@ -74,7 +74,7 @@ def find_cases(
     elif datalist is not None:
         entries = load_section(datalist, section, fold)
         cases = [
-            {"image": item["image"], "name": name} for item, name in zip(entries, study_names(entries), strict=True)
+            {"image": item["image"], "name": name} for item, name in zip(entries, case_names(entries), strict=True)
         ]
     else:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 
 from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
-from tskd_monai.data.datalist import load_datalist, study_names
+from tskd_monai.data.datalist import load_datalist, case_names
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
@@ -87,7 +87,7 @@ def write_pipeline_report(
 def _methods(store: StageStore, task: Task, entries: list[dict[str, Any]]) -> list[Method]:
     encoder = read_teacher_record(store.folder("teacher"))["spec"]["encoder"]
     latency = _latency(store, task)
-    names = study_names(entries)
+    names = case_names(entries)
     run = {stage.name for stage in store.stages}
     return [
         Method(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.datalist import study_names
+from tskd_monai.data.datalist import case_names
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.summary import Row, finite_mean
@@ -67,6 +67,6 @@ def evaluated_studies(
             segmentation_path(output_dir, name, task),
             rows[index * count : (index + 1) * count],
         )
-        for index, (entry, name) in enumerate(zip(entries, study_names(entries), strict=True))
+        for index, (entry, name) in enumerate(zip(entries, case_names(entries), strict=True))
     ]
     return sorted(studies, key=lambda study: math.inf if math.isnan(study.dice) else study.dice)

@@ -1,4 +1,4 @@
-"""What a preparer finds in a download: the study it describes and the samples to write."""
+"""A public dataset as it is found in a download: its description, and the samples to write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a study with its labels.
+    """One image of a dataset with its labels.
 
     Attributes:
         case: the patient.
@@ -83,7 +83,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Study:
+class PublicDataset:
     """A dataset as it was found.
 
     Attributes:
