@@ -11,7 +11,7 @@ import torch
 
 from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
-from tskd_monai.data.datalist import load_datalist, case_names
+from tskd_monai.data.datalist import case_names, load_datalist
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
@@ -125,7 +125,7 @@ def _latency(store: StageStore, task: Task) -> dict[str, float | None]:
 
 
 def _student_name(store: StageStore) -> str:
-    config = json.loads((store.folder("student") / "configs" / "inference.json").read_text())
+    config = read_json(store.folder("student") / "configs" / "inference.json")
     return str(config["student"])
 
 
