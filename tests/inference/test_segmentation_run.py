@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task, TrainingImages, save_task
 from tskd_monai.files.json_files import read_json
+from tskd_monai.inference.failures import root_cause
 from tskd_monai.networks.students import build_student
 
 STUDENT = "compact_unet_small"
@@ -218,3 +220,17 @@ def test_a_study_with_a_damaged_record_is_done_again(
     run(image=str(path))
     assert "The case is done again: Expected JSON in" in caplog.text
     assert read_json(record)["status"] == "done"
+
+
+@pytest.mark.parametrize("more", [[], ["multi_gpu_inference.json"]])
+def test_bundle_root_that_the_command_line_took_for_a_number_is_refused_in_one_line(
+    bundle: Path, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    configs = [str(bundle / "configs" / name) for name in ("inference.json", *more)]
+    workflow = ConfigWorkflow(configs, workflow_type="infer", logging_file=False, bundle_root=20240115,
+                              output_dir=str(tmp_path / "out"))  # fmt: skip
+    with pytest.raises(RuntimeError) as raised:
+        workflow.initialize()
+    assert str(root_cause(raised.value)).startswith("Expected a path for --bundle_root, found 20240115, as which")
+    assert not (tmp_path / "out").exists()
