@@ -23,6 +23,7 @@ FORMER = {
     "tskd_monai.inference.study_dataset": "tskd_monai.inference.cases",
     "tskd_monai.inference.study_report": "tskd_monai.inference.segmentation_run",
     "tskd_monai.training.bundle": "tskd_monai.bundle.options",
+    "tskd_monai.training.trial_step": "tskd_monai.training.case_survey",
 }
 """Former module: the module that holds its components now."""
 
@@ -31,6 +32,7 @@ FORMER_COMPONENTS = {
     "tskd_monai.inference.study_dataset.StudyDataset": "tskd_monai.inference.cases.CaseDataset",
     "tskd_monai.inference.study_report.StudyReport": "tskd_monai.former_names.study_report",
     "tskd_monai.training.checkpoint.Attach": "tskd_monai.former_names.Attach",
+    "tskd_monai.training.dry_run.dry_run": "tskd_monai.training.dry_run.report_findings",
     "tskd_monai.training.optimisation.warmup_cosine": "tskd_monai.former_names.warmup_cosine",
     "tskd_monai.training.tracking.is_off": "tskd_monai.former_names.tensorboard_is_off",
 }

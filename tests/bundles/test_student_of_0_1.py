@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.support.paths import BUNDLES
 from tskd_monai.data.task import load_task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
-from tskd_monai.former_names import FORMER, former_module
+from tskd_monai.former_names import FORMER, former_components, former_module
 from tskd_monai.inference.export import load_student
 
 CONFIGS = Path(__file__).parent / "student_0_1" / "configs"
@@ -59,6 +60,22 @@ def test_it_segments_and_scores(student: Path, tmp_path: Path) -> None:
     assert read_json(tmp_path / "out" / "metrics.json")
 
 
+def test_it_trains_and_a_dry_run_of_it_is_ok(student: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="tskd_monai")
+    write_study(tmp_path, seed=3, sections={"training": 1, "validation": 1}, shape=(48, 48, 8),
+                spacing=(7.2, 7.2, 20.0))  # fmt: skip
+    output = tmp_path / "out"
+    options = {"bundle_root": str(student), "datalist": str(tmp_path / "datalist.json"), "output_dir": str(output),
+               "epoch_length": 1, "max_epochs": 1, "batch_size": 2, "tensorboard": True,
+               "logging_file": False}  # fmt: skip
+    train, dry_run = (str(student / "configs" / f"{name}.json") for name in ("train", "dry_run"))
+    run(config_file=[train, dry_run], **options)
+    assert "OK: training can start." in caplog.messages[-1] and not output.exists()
+    run(config_file=train, **options)
+    assert (output / "model.pt").is_file()
+    assert len((output / "history.jsonl").read_text().splitlines()) == 1
+
+
 def test_its_network_and_task_are_found_for_the_export(student: Path) -> None:
     network, task = load_student(student)
     assert not network.training and task == load_task(student / "configs" / "task.json")
@@ -70,3 +87,5 @@ def test_the_table_holds_no_name_that_is_in_use() -> None:
         assert not (BUNDLES.parent / package.replace(".", "/") / f"{name}.py").exists()
     with pytest.raises(AttributeError, match="no attribute 'studio'"):
         former_module("tskd_monai.inference", "studio")
+    with pytest.raises(AttributeError, match="no attribute 'Resumes'"):
+        former_components("tskd_monai.training.checkpoint")("Resumes")

@@ -18,9 +18,9 @@ from tskd_monai.training.dry_run import (
     Verdict,
     class_findings,
     disk_finding,
-    dry_run,
     findings_table,
     memory_finding,
+    report_findings,
     time_finding,
 )
 
@@ -47,7 +47,7 @@ def run(folder: Path, labels: dict[str, str] = LABELS, **changes: Any) -> None:
     """Look at a study in which all is well but what is changed."""
     write_json(folder / "datalist.json", {"labels": labels, "training": []})
     surveys = changes.pop("surveys", {"training": survey(), "validation": survey()})
-    dry_run(
+    report_findings(
         **{
             "task": TASK,
             "datalist": folder / "datalist.json",

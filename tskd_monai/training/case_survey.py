@@ -1,4 +1,4 @@
-"""What the cases of a section hold, read one after the other as training reads them and kept nowhere."""
+"""What a dry run measures: the cases of each section, and the time and memory of a training step."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from tqdm import tqdm
 from tskd_monai.data.task import Task
 from tskd_monai.files.redaction import redact_paths
 
+STEPS = 3  # the first one warms up
 Preprocessing = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class CaseSurvey:
-    """The sum of a section's cases.
+    """Totals over the cases of a section.
 
     Attributes:
-        cases: entries of the section, readable or not.
-        slices: of the readable ones that training uses.
-        held_bytes: of their images and labels in memory.
-        class_voxels: labelled voxels of each network class, (K,); None where no labels are read.
+        cases: number of entries, readable or not.
+        slices: number of slices that training uses, of the readable cases.
+        held_bytes: size of their images and labels in memory.
+        class_voxels: labelled voxels of each network class, (K,); None when no labels are read.
         class_slices: slices that show each class, (K,).
         class_cases: cases that show each class, (K,).
-        unreadable: one line for each entry that cannot be read, with its case and the reason.
+        unreadable: one line for each entry that cannot be read: its case and the reason.
     """
 
     cases: int
@@ -48,12 +49,12 @@ class CaseSurvey:
 
 
 def survey_cases(entries: Sequence[Mapping[str, Any]], preprocessing: Preprocessing, task: Task) -> CaseSurvey:
-    """Returns what a section holds; an entry that cannot be read is noted and the others are looked at.
+    """Reads the cases of a section one by one, as training does, and keeps none; reports those that cannot be read.
 
     Args:
-        entries: of a datalist's section; one with `slices` counts with these slices alone.
-        preprocessing: from an entry to arrays (C, H, W, D), `image` and perhaps `label` as network classes.
-        task: of the study.
+        entries: of a section of the datalist; of an entry with `slices`, only these count.
+        preprocessing: from an entry to arrays (C, H, W, D), `image` and optionally `label` as network classes.
+        task: for the number of classes.
     """
     slices = held_bytes = 0
     shown = {name: np.zeros(task.num_classes, dtype=np.int64) for name in ("voxels", "slices", "cases")}
@@ -101,18 +102,15 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-STEPS = 3  # the first one warms up
-
-
 @dataclass(frozen=True)
 class Trial:
-    """What the steps took.
+    """Time and memory of a training step.
 
     Attributes:
-        seconds: of the fastest step but the first.
-        process_bytes: most memory that the process held: imports, networks and a step, without the images.
-        gpu_bytes: most memory that tensors took on the GPU; None on a CPU.
-        trained_bytes: of the weights that are trained.
+        seconds: duration of the fastest step after the first.
+        process_bytes: peak memory of the process: imports, networks and a step, without the images.
+        gpu_bytes: peak memory of tensors on the GPU; None on a CPU.
+        trained_bytes: size of the trainable weights.
     """
 
     seconds: float
@@ -122,11 +120,11 @@ class Trial:
 
 
 def noise_slices(task: Task, number: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Returns items as `SliceDataset` gives them: `image` (C, H, W) in [0, 1], `label` (1, H, W), `slice`, `position`.
+    """Returns items in the form of `SliceDataset`: `image` (C, H, W) in [0, 1], `label` (1, H, W), `slice`, `position`.
 
     Args:
-        task: of the study.
-        number: of the items.
+        task: for channels, image size and classes.
+        number: how many.
         seed: of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -139,18 +137,18 @@ def noise_slices(task: Task, number: int, seed: int = 0) -> list[dict[str, Any]]
 
 
 def noise_batch(task: Task, batch_size: int, augmentation: Callable[[Any], Any] | None = None) -> dict[str, Any]:
-    """Returns a batch of slices of noise, augmented as the training augments its slices.
+    """Returns a batch of noise slices, augmented as in training.
 
     Args:
-        task: of the study.
-        batch_size: of the training.
+        task: for channels, image size and classes.
+        batch_size: number of slices.
         augmentation: of a slice; None: none.
     """
     return collate(noise_slices(task, batch_size), augmentation)
 
 
 def collate(items: Sequence[Mapping[str, Any]], augmentation: Callable[[Any], Any] | None) -> dict[str, Any]:
-    """Returns the items, augmented, as a batch."""
+    """Augments items and returns them as a batch."""
     return dict(list_data_collate([dict(item) if augmentation is None else augmentation(dict(item)) for item in items]))
 
 
@@ -163,16 +161,16 @@ def trial_step(
     device: torch.device | str,
     prepare_batch: PrepareBatch | None = None,
 ) -> Trial:
-    """Trains for a few steps with the parts of a training, and returns what a step took. The network is changed.
+    """Trains for a few steps on one batch and measures them; the network's weights are changed.
 
     Args:
-        batch: as the training's loader gives it.
+        batch: in the form that the data loader yields.
         network: on the device.
-        optimizer: of the training.
-        loss_function: of the training.
-        inferer: of the training.
-        device: of the training.
-        prepare_batch: of the training; None: MONAI's own.
+        optimizer: of the network's parameters.
+        loss_function: of prediction and target.
+        inferer: runs the network.
+        device: to train on.
+        prepare_batch: from the batch to inputs and target; None: MONAI's default.
     """
     device = torch.device(device)
     watch = _Watch()
@@ -196,7 +194,7 @@ def trial_step(
 
 
 class _Watch:
-    """Looks at clock and memory through the events of MONAI's trainer."""
+    """Measures time and memory at the events of MONAI's trainer."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -204,17 +202,17 @@ class _Watch:
         self._process, self._started = psutil.Process(), 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Watches this trainer."""
+        """Measures this trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
-        # Most is held once the loss is there, or when gradients and the optimiser's state have come to it.
+        # Memory peaks when the loss has been computed, or later when gradients and optimiser state are allocated.
         for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED, Events.ITERATION_COMPLETED):
-            engine.add_event_handler(event, self._weigh)
+            engine.add_event_handler(event, self._measure_memory)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
 
     def _start(self, engine: Engine) -> None:
         self._started = time.monotonic()
 
-    def _weigh(self, engine: Engine) -> None:
+    def _measure_memory(self, engine: Engine) -> None:
         self.process_bytes = max(self.process_bytes, self._process.memory_info().rss)
 
     def _stop(self, engine: Engine) -> None:

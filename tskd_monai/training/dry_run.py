@@ -1,4 +1,4 @@
-"""What can be known before a training of hours: whether its cases, its memory and its disk will do."""
+"""Whether a training run of hours can start: are its cases, its memory and its disk enough?"""
 
 from __future__ import annotations
 
@@ -6,19 +6,34 @@ import logging
 import os
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+from monai.engines import PrepareBatch
+from monai.inferers.inferer import Inferer
+from torch import nn
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
-from tskd_monai.training.case_survey import CaseSurvey, Trial
+from tskd_monai.former_names import former_components
+from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, Trial, survey_cases, trial_step
 
-WIDTH = 100  # characters of the findings; longer ones go on in the next line
+logger = logging.getLogger(__name__)
+
+WIDTH = 100  # characters of a finding; longer ones are wrapped
+GB = 1e9
+# Of the trained weights: the last checkpoint (weights, two moments of AdamW, a moving average), a second one while it
+# is replaced, the best weights and the result.
+WRITTEN_COPIES = 10
+TIGHT = 0.8  # of what is free: more than this is worth a look
+SHOWN = 3  # unreadable cases in one line of the table
+ENOUGH_CASES = 2  # that show a class
+Section = tuple[Sequence[Mapping[str, Any]], Preprocessing]
 
 
 class Verdict(Enum):
@@ -59,7 +74,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
-    """Returns the last line: OK, or how many findings stand in the way."""
+    """Returns the last line: OK, or how many findings prevent the run."""
     stops = sum(finding.verdict is Verdict.STOP for finding in findings)
     looks = sum(finding.verdict is Verdict.LOOK for finding in findings)
     if stops:
@@ -67,18 +82,49 @@ def conclusion(findings: Sequence[Finding]) -> str:
     return "OK: training can start." + (f" Worth a look: {looks} of {len(findings)} findings." if looks else "")
 
 
-logger = logging.getLogger(__name__)
+def training_dry_run(
+    task: Task,
+    datalist: str | Path,
+    sections: Mapping[str, Section],
+    batch: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_function: Callable[..., torch.Tensor],
+    inferer: Inferer,
+    steps: int,
+    output_dir: str | Path,
+    device: torch.device | str,
+    prepare_batch: PrepareBatch | None = None,
+    surveys: Mapping[str, CaseSurvey] | None = None,
+    kept_bytes: int = 0,
+) -> None:
+    """Reads every case, trains for a few steps on noise, and logs a table that ends with OK or with what to do.
 
-GB = 1e9
-# Of the trained weights: the last checkpoint (weights, two moments of AdamW, a moving average), a second one while it
-# is replaced, the best weights and the result.
-WRITTEN_COPIES = 10
-TIGHT = 0.8  # of what is free: more than this is worth a look
-SHOWN = 3  # unreadable cases in one line of the table
-ENOUGH_CASES = 2  # that show a class
+    Args:
+        task: of the run.
+        datalist: whose declared labels are compared with the task's.
+        sections: by name (`training`, `validation`) the entries that are read, and their preprocessing.
+        batch: noise in the form of a training batch.
+        network: of the run, on the device; its weights are changed.
+        optimizer: of the run.
+        loss_function: of the run.
+        inferer: of the run.
+        steps: batches of the whole run.
+        output_dir: of the run; nothing is written there.
+        device: of the run.
+        prepare_batch: of the run; None: MONAI's default.
+        surveys: of sections that have been read already, by name.
+        kept_bytes: of what is computed for the images and kept, in memory and on disk: teacher targets.
+
+    Raises:
+        SystemExit: when something prevents the run, so that a script stops too.
+    """
+    read = {name: survey_cases(entries, preprocessing, task) for name, (entries, preprocessing) in sections.items()}
+    trial = trial_step(batch, network, optimizer, loss_function, inferer, device, prepare_batch)
+    report_findings(task, datalist, {**(surveys or {}), **read}, trial, steps, output_dir, device, kept_bytes)
 
 
-def dry_run(
+def report_findings(
     task: Task,
     datalist: str | Path,
     surveys: Mapping[str, CaseSurvey],
@@ -88,20 +134,20 @@ def dry_run(
     device: torch.device | str,
     kept_bytes: int = 0,
 ) -> None:
-    """Logs a table of what was found and whether training can start.
+    """Logs the table of a dry run.
 
     Args:
-        task: of the study.
-        datalist: of the study.
-        surveys: section's name to its cases, `training` among them.
-        trial: of a training step.
-        steps: of the whole training.
-        output_dir: of the training.
-        device: of the training.
-        kept_bytes: of what is made for the images and kept, in memory and on disk: a teacher's answers.
+        task: see `training_dry_run`, as are the others.
+        datalist: whose declared labels are compared with the task's.
+        surveys: by the section's name, `training` among them.
+        trial: measurements of a training step.
+        steps: batches of the whole run.
+        output_dir: of the run.
+        device: of the run.
+        kept_bytes: of what is computed for the images and kept.
 
     Raises:
-        SystemExit: when something stands in the way, so that a script stops too.
+        SystemExit: when something prevents the run.
     """
     findings = [
         *(section_finding(name, survey) for name, survey in surveys.items()),
@@ -140,7 +186,7 @@ def task_finding(task: Task, datalist: str | Path) -> Finding:
 
 
 def class_findings(task: Task, surveys: Mapping[str, CaseSurvey]) -> list[Finding]:
-    """Returns one finding for each foreground class: its share, and where it can be seen."""
+    """Returns one finding for each foreground class: its fraction of the voxels, and where it appears."""
     labelled = {name: survey for name, survey in surveys.items() if survey.class_voxels is not None}
     return [_class_finding(task, index, labelled) for index in range(1, task.num_classes)] if labelled else []
 
@@ -149,8 +195,8 @@ def _class_finding(task: Task, index: int, surveys: Mapping[str, CaseSurvey]) ->
     parts, verdict, advice = [], Verdict.OK, ""
     for name, survey in surveys.items():
         cases, voxels = int(survey.class_cases[index]), survey.class_voxels
-        share = 100 * voxels[index] / max(int(voxels.sum()), 1) if voxels is not None else 0.0
-        parts.append(f"{name} {share:.3g} %, {survey.class_slices[index]} slices, {cases} of {survey.cases} cases")
+        percent = 100 * voxels[index] / max(int(voxels.sum()), 1) if voxels is not None else 0.0
+        parts.append(f"{name} {percent:.3g} %, {survey.class_slices[index]} slices, {cases} of {survey.cases} cases")
         if name == "training" and not cases:
             planned_absent = bool(task.class_frequencies) and not task.class_frequencies[index]
             verdict = Verdict.LOOK if planned_absent else Verdict.STOP
@@ -162,7 +208,7 @@ def _class_finding(task: Task, index: int, surveys: Mapping[str, CaseSurvey]) ->
 
 
 def memory_finding(trial: Trial, held_bytes: int, device: torch.device | str) -> Finding:
-    """Returns whether the memory that is free will do: of the machine, and of the GPU where there is one."""
+    """Returns whether the free memory is enough: of the machine, and of the GPU if there is one."""
     needed = trial.process_bytes + held_bytes
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     found = f"{needed / GB:.2f} GB needed ({held_bytes / GB:.2f} GB of it for images), {free / GB:.1f} GB free"
@@ -180,7 +226,7 @@ def disk_finding(output_dir: str | Path, needed: int) -> Finding:
     folder = Path(output_dir).resolve()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        advice = "Choose another --output_dir, or mend its permissions"
+        advice = "Choose another --output_dir, or change its permissions"
         return Finding("disk", f"{existing.name}/ cannot be written", Verdict.STOP, advice)
     free = shutil.disk_usage(existing).free
     verdict = _judge(needed, free)
@@ -189,7 +235,7 @@ def disk_finding(output_dir: str | Path, needed: int) -> Finding:
 
 
 def time_finding(trial: Trial, steps: int) -> Finding:
-    """Returns how long the steps will take, without reading and validation."""
+    """Returns the duration of the steps, without reading and validation."""
     seconds = trial.seconds * steps
     length = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
     return Finding("time", f"{trial.seconds:.2f} s a step, {steps} steps in {length}, without reading and validation")
@@ -197,3 +243,6 @@ def time_finding(trial: Trial, steps: int) -> Finding:
 
 def _judge(needed: float, free: float) -> Verdict:
     return Verdict.STOP if needed > free else Verdict.LOOK if needed > TIGHT * free else Verdict.OK
+
+
+__getattr__ = former_components(__name__)
