@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tskd_monai.evaluation.summary import Row, class_means, read_metrics
-from tskd_monai.files.json_files import is_a, parse_json
+from tskd_monai.files.json_files import is_a
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = parse_json(line)
-        except ValueError as error:
+            row = json.loads(line)  # a loss may be NaN, which is no JSON to `parse_json`
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"Expected one JSON object per line in {path}, found {error} in line {number}.") from error
