@@ -18,9 +18,8 @@ from tskd_monai.bundle.stage_store import Stage, StageStore
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, PlannedDataset, read_dataset
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.files.atomic import atomic_path
-from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.checksum import ContentHashes, file_sha256
 from tskd_monai.files.json_files import write_json
 from tskd_monai.files.private_files import private_file
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from tskd_monai.bundle.run import BundleRun, BundleRunError, config_files
-from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
 from tskd_monai.data.fitness import unlike_most
-from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.fingerprint import Fingerprint
 from tskd_monai.data.planning.record import (
@@ -26,6 +25,7 @@ from tskd_monai.data.planning.record import (
 )
 from tskd_monai.data.planning.rules import fingerprints, image_extents, plan_task, slice_counts
 from tskd_monai.data.task import AXIS_OF_LETTER, Task, load_task
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.transforms.slice_spacing import check_resampling
 
 logger = logging.getLogger(__name__)

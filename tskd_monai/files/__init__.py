@@ -2,7 +2,7 @@
 
 - `atomic`: files that are either whole or absent.
 - `json_files`: JSON read strictly, written atomically, its fields checked.
-- `checksum`: the sha256 of a file.
+- `checksum`: the sha256 of files and folders, remembered from one call to the next.
 - `limits`: what a header may claim before memory is allocated for it, and how a damaged file is reported.
 - `file_kind`: what a file is that was given as weights and is not.
 - `archives`: public datasets unpacked safely.

@@ -19,7 +19,7 @@ from tskd_monai.commands.train.checks import check_device, check_room, check_sec
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.folder_lock import hold_folder
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file

@@ -13,10 +13,10 @@ from typing import Any
 from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.stage_store import Stage
 from tskd_monai.data.datalist import load_datalist
-from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.record import load_record
 from tskd_monai.data.task import Task
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.planning.content_hashes import ContentHashes
 from tskd_monai.data.planning.fingerprint import Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Task
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import check_fields, read_json, shown
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tskd_monai.data.planning import content_hashes
-from tskd_monai.data.planning.content_hashes import ContentHashes
+from tskd_monai.files import checksum
+from tskd_monai.files.checksum import ContentHashes
 
 
 def test_name_place_and_order_do_not_count_and_bytes_do(tmp_path: Path) -> None:
@@ -30,8 +30,8 @@ def test_name_place_and_order_do_not_count_and_bytes_do(tmp_path: Path) -> None:
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = content_hashes.file_sha256
-    monkeypatch.setattr(content_hashes, "file_sha256", lambda path: read.append(path.name) or original(path))
+    original = checksum.file_sha256
+    monkeypatch.setattr(checksum, "file_sha256", lambda path: read.append(path.name) or original(path))
     scan, memory = tmp_path / "scan", tmp_path / "private" / "memory.json"
     scan.write_bytes(b"one")
 
