@@ -1,4 +1,4 @@
-"""Runs one cell: its stages, the segmentation of the scored section, and its result file."""
+"""Runs one cell: its stages, the segmentation of the scored section, and its result."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from cells import Cell, data_folder
+from results import save_result
 from stages import BUNDLES, Workplace, checkout_commit, gpu_model, run_bundle
 
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.json_files import read_json
 from tskd_monai.training.record import package_versions
 
 RESULT_VERSION = 2
@@ -50,7 +51,7 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "versions": {**package_versions(), "commit": checkout_commit()},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "gpu": gpu_model()},
     }
-    write_json(cell.result_file, content)
+    save_result(content)
     return finite_mean(class_means(rows).values())
 
 

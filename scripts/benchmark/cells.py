@@ -14,6 +14,7 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
+COSTS = RESULTS / "training_cost"
 RANDOM = "random"
 
 
@@ -115,13 +116,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How the cell is called on the command line, and its result file."""
+        """Name of the cell on the command line and in the results."""
         return f"{self.study.dataset}-{self.study.split}-{self.method}"
-
-    @property
-    def result_file(self) -> Path:
-        """Where its numbers are kept."""
-        return RESULTS / self.suite / f"{self.name}.json"
 
     @property
     def config_hash(self) -> str:

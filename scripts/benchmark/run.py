@@ -1,7 +1,7 @@
 """Runs the cells of a benchmark suite that have no result yet, several at a time, one thread each.
 
 A cell plans its study, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage that
-several cells need is run once. Numbers go to results/SUITE/CELL.json; a cell whose settings have changed is run again.
+several cells need is run once. Numbers go to results/SUITE.jsonl; a cell whose settings have changed is run again.
 Stopped, the same command goes on with what is left; with --work-dir it also finds the stages that were finished.
 TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
 """
@@ -15,20 +15,21 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path
 
 from cells import RANDOM, Cell, data_folder, load_cells, suite_names, weights_file
+from results import read_results
 
 logger = logging.getLogger("benchmark")
 
 
-def is_finished(cell: Cell) -> bool:
-    """Whether there is a result of these very settings."""
-    from tskd_monai.files.json_files import read_json
-
-    return cell.result_file.is_file() and read_json(cell.result_file)["config_hash"] == cell.config_hash
+def unfinished(suite: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells of a suite that have no result with the settings of now."""
+    hashes = {name: result["config_hash"] for name, result in read_results(suite).items()}
+    return [cell for cell in cells if hashes.get(cell.name) != cell.config_hash]
 
 
 def run_cells(cells: list[Cell], jobs: int, work_dir: Path) -> list[str]:
@@ -85,7 +86,7 @@ def main() -> None:
     cells = [cell for cell in load_cells(args.suite) if fnmatch(cell.name, args.cell)]
     if not cells:
         parser.error(f"no cell of {args.suite} matches {args.cell}; see --list")
-    left = [cell for cell in cells if args.again or not is_finished(cell)]
+    left = cells if args.again else unfinished(args.suite, cells)
     if args.list:
         sys.stdout.writelines(f"{cell.name}{'' if cell in left else '  (finished)'}\n" for cell in cells)
         return

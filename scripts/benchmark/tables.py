@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import FOLDER, RESULTS, load_cells, read_suite, suite_names
+from cells import COSTS, FOLDER, load_cells, read_suite, suite_names
 from comparisons import Patients, Result, gap_closed, holm, paired, patient_means, sign_flip_p
 from figures import patients_figure, picture, write_figure
+from results import read_results
 
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
 from tskd_monai.evaluation.metrics import NSD_TOLERANCE_MM
@@ -23,22 +24,17 @@ SMALLEST_GAP = 0.02  # below, or where its interval reaches 0, there is nothing 
 
 
 def load_results(suite: str) -> list[Result]:
-    """Returns the results of a suite's cells that there are.
+    """Returns the results of the suite's cells, as far as there are any.
 
     Raises:
-        ValueError: when one was made with other settings than the suite has now.
+        ValueError: when one was run with other settings than the suite has now.
     """
-    results = []
-    for cell in load_cells(suite):
-        if not cell.result_file.is_file():
-            continue
-        result = read_json(cell.result_file)
-        if result["config_hash"] != cell.config_hash:
-            raise ValueError(
-                f"{cell.result_file.name} was made with other settings than {suite}.yaml has: run it again."
-            )
-        results.append(result)
-    return results
+    found = read_results(suite)
+    made = [cell for cell in load_cells(suite) if cell.name in found]
+    for cell in made:
+        if found[cell.name]["config_hash"] != cell.config_hash:
+            raise ValueError(f"{cell.name} was run with other settings than {suite}.yaml has: run it again.")
+    return [found[cell.name] for cell in made]
 
 
 def shown_results(suite: str) -> dict[str, list[Result]]:
@@ -220,7 +216,7 @@ def suite_text(suite: str, shown: Mapping[str, Sequence[Result]]) -> str:
         shown: what `shown_results` returns for it.
     """
     content = read_suite(suite)
-    cost_file = RESULTS / suite / "cost.json"
+    cost_file = COSTS / f"{suite}.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
     lines: list[str] = []
     for dataset, of_dataset in shown.items():
@@ -291,7 +287,7 @@ def main() -> None:
     parser.add_argument("suite", choices=suite_names())
     suite = parser.parse_args().suite
     if not is_shown(suite):
-        parser.error(f"no document shows {suite}; its numbers are in results/{suite}")
+        parser.error(f"no document shows {suite}; its numbers are in results/{suite}.jsonl")
     path, shown = document_of(suite), shown_results(suite)
     with atomic_path(path) as temporary:
         temporary.write_text(replace_block(path.read_text(), suite, suite_text(suite, shown)))

@@ -16,7 +16,7 @@ import time
 from statistics import median
 from typing import Any
 
-from cells import RESULTS, load_cells, suite_names, weights_file
+from cells import COSTS, load_cells, suite_names, weights_file
 
 ROUNDS = 3
 WARM_UP_STEPS = 3
@@ -80,7 +80,7 @@ def main() -> None:
         method: {key: round(median(one[key] for one in of_method), 4) for key in of_method[0]}
         for method, of_method in measured.items()
     }
-    write_json(RESULTS / args.suite / "cost.json", {"rounds": ROUNDS, "steps": STEPS, "methods": methods})
+    write_json(COSTS / f"{args.suite}.json", {"rounds": ROUNDS, "steps": STEPS, "methods": methods})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import json
 import math
 import re
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 from tests.support.paths import ROOT
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.json_files import read_json
 
 SECTIONS = {"training": 2, "validation": 1, "test": 1}
 INTERVAL = re.compile(r"[+-]?0\.\d{3} \([+-]?0\.\d{3} to [+-]?0\.\d{3}\)")  # 0.012 (-0.003 to +0.020)
@@ -67,6 +68,28 @@ def test_cells_have_names_of_their_own() -> None:
     for suite in cells.suite_names():
         of_suite = cells.load_cells(suite)
         assert len({cell.name for cell in of_suite}) == len(of_suite)
+
+
+def test_results_are_a_line_a_cell_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script("cells"), "RESULTS", tmp_path / "results")
+    results = script("results")
+    assert results.read_results("suite") == {}
+    for cell, score in (("b", 1), ("c", 2), ("a", 3), ("b", 4)):
+        results.save_result({"suite": "suite", "cell": cell, "score": score})
+    lines = results.results_file("suite").read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [3, 4, 2]
+    assert lines[0] == '{"suite": "suite", "cell": "a", "score": 3}'
+    assert list(results.read_results("suite")) == ["a", "b", "c"]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["suite.jsonl"]
+
+
+def test_committed_results_are_as_the_benchmark_writes_them() -> None:
+    results = script("results")
+    for suite in script("cells").suite_names():
+        found = results.read_results(suite)
+        lines = [json.dumps(found[name]) for name in sorted(found)]
+        assert lines and results.results_file(suite).read_text() == "\n".join(lines) + "\n"
+        assert {result["suite"] for result in found.values()} == {suite}
 
 
 def test_a_cell_of_other_settings_is_another_cell() -> None:
@@ -343,14 +366,15 @@ def test_a_cell_runs_its_stages_once_and_is_scored_by_the_bundle(
     made = next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns
     assert 0 <= run_cell(of_student, tmp_path / "work") <= 1
     assert next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns == made
-    content = read_json(tmp_path / "results" / "tiny" / "phantom-seed0-distilled.json")
+    results = script("results")
+    content = results.read_results("tiny")["phantom-seed0-distilled"]
     assert len(content["rows"]) == 4
     assert content["labelled"] == {"patients": 2, "slices": 8}
     assert [stage["name"] for stage in content["stages"]] == ["lora", "distilled"]
     assert content["stages"][0]["results"]["trainable_parameters"] > 0
     assert content["stages"][1]["results"]["parameters"] > 0
-    assert str(tmp_path) not in of_student.result_file.read_text()
-    assert script("run").is_finished(of_student)
-    write_json(of_student.result_file, {**content, "config_hash": "another"})
-    assert not script("run").is_finished(of_student)
+    assert str(tmp_path) not in results.results_file("tiny").read_text()
+    assert script("run").unfinished("tiny", [of_teacher, of_student]) == []
+    results.save_result({**content, "config_hash": "another"})
+    assert script("run").unfinished("tiny", [of_teacher, of_student]) == [of_student]
     assert math.isfinite(content["evaluation_seconds"])
