@@ -20,7 +20,7 @@ from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task, load_task
 from tskd_monai.files.json_files import write_json
 from tskd_monai.synthesis.gate_networks import GateEncoder, gate_encoder
-from tskd_monai.synthesis.gates import KID_SUBSET_SIZE, KID_SUBSETS, showing_images
+from tskd_monai.synthesis.gates import KID_SUBSET_SIZE, KID_SUBSETS, nonblank_images
 from tskd_monai.synthesis.pipeline_folder import DiffusionModel, load_diffusion_pipeline
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, spread
 from tskd_monai.synthesis.sampling import ImageSampler
@@ -39,7 +39,7 @@ def measure(model: DiffusionModel, task: Task, datalist: Path, encoder: GateEnco
         for name, steps in METHODS.items()
     }
     training, validation = (
-        encoder.features(showing_images(SliceDataset(entries, training_preprocessing(task, KEYS), keys=KEYS)).pixels)
+        encoder.features(nonblank_images(SliceDataset(entries, training_preprocessing(task, KEYS), keys=KEYS)).pixels)
         for entries in (transfer_images(datalist), load_section(datalist, "validation"))
     )
     images, seconds = sample_in_turn(samplers, number)

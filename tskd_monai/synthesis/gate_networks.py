@@ -1,4 +1,4 @@
-"""The networks that the gates of a transfer set ask: an encoder for features, a teacher for its confidence."""
+"""Networks of the gates of a transfer set: an encoder for features, and the teacher and its confidence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GateEncoder:
     """An encoder whose features are compared.
 
     Attributes:
-        name: that the report shows.
+        name: as shown in the report.
         network: on `device`, in evaluation mode.
         device: that the network is on.
     """
@@ -36,7 +36,7 @@ class GateEncoder:
 
         Args:
             pixels: images (N, C, H, W) in [0, 1].
-            batch_size: of the encoder's calls.
+            batch_size: images in one forward pass.
         """
         batches = pixels.split(batch_size)
         pooled = [self.network(batch.to(self.device)).image_embeddings.float().mean((2, 3)) for batch in batches]
@@ -50,13 +50,13 @@ def gate_encoder(
     encoder_weights: str | Path | None,
     device: str | torch.device = "cpu",
 ) -> GateEncoder:
-    """Returns the encoder whose features are compared: a teacher's as it was before its tuning, or a named one.
+    """Returns the encoder whose features are compared: that of a teacher before its tuning, or a named one.
 
     Args:
-        task: of the study.
-        teacher_dir: folder of the teacher; None for a named encoder.
-        encoder: name, without a teacher.
-        encoder_weights: of the encoder, or where the teacher's are now; None for those the teacher names.
+        task: for the image size.
+        teacher_dir: folder of the teacher; None: the named encoder.
+        encoder: its name, without a teacher.
+        encoder_weights: of the encoder, or where the teacher's are now; None: those in the teacher's record.
         device: for the encoder.
     """
     if teacher_dir is not None:
@@ -73,7 +73,7 @@ def gate_teacher(
     encoder_weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module | None:
-    """Returns the teacher whose confidence is asked for, or None without a teacher."""
+    """Returns the teacher whose confidence is measured, or None without a teacher."""
     if teacher_dir is None:
         return None
     return load_teacher(teacher_dir, encoder_weights, task_hash=task.hash).to(device)
@@ -108,7 +108,7 @@ def teacher_confidence(
     Args:
         teacher: maps images (B, C, H, W) in [0, 1] to logits; on `device`, in evaluation mode.
         images: (N, C, H, W).
-        batch_size: of the teacher's calls.
+        batch_size: images in one forward pass.
         device: that the teacher is on.
     """
     batches = images.split(batch_size)

@@ -1,7 +1,7 @@
-"""The gates of a transfer set: which sampled images a student may learn from, and how good they are as a whole.
+"""Gates of a transfer set: which sampled images a student learns from, the quality of the set, and a contact sheet.
 
-Two gates drop images: the teacher must be as sure of an image as of real ones, and the image must not be a near copy
-of a training image. Quality is measured and reported, and drops nothing.
+Two gates drop images: the teacher must be as confident in an image as in real ones, and the image must not be a near
+copy of a training image. Quality is measured and reported, and drops nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,299 @@ from tskd_monai.synthesis.gate_networks import GateEncoder, teacher_confidence
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, pair_similarities, spread
 
-COLUMNS = 8
+logger = logging.getLogger(__name__)
+
+BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it is blank
+KID_SUBSETS = 200
+KID_SUBSET_SIZE = 50
+NEAR_COPY, LOW_CONFIDENCE = "near_copy", "low_confidence"
+COLUMNS = 8  # of the contact sheet
 TITLE_HEIGHT = 16  # pixels
 ROW_NAMES = {"pixels": "nearest training image in pixels", "features": "nearest training image in features"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images, their features and their origins.
+
+    Attributes:
+        pixels: (N, C, H, W) in [0, 1].
+        features: image embeddings of the encoder, (N, d).
+        cases: patient of each image.
+        slices: index of each image in its volume.
+    """
+
+    pixels: torch.Tensor
+    features: np.ndarray
+    cases: Sequence[str]
+    slices: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """Nearest training images in one space.
+
+    Attributes:
+        synthetic: nearest training image of each sampled image.
+        real: distance of each training image to the nearest one of another patient.
+        threshold: a sampled image at a smaller distance is a near copy.
+    """
+
+    synthetic: Nearest
+    real: np.ndarray
+    threshold: float
+
+    @property
+    def flags(self) -> np.ndarray:
+        """Which sampled images are near copies, (N,)."""
+        return self.synthetic.distances < self.threshold
+
+    @property
+    def scores(self) -> Scores:
+        """For `gates.json`."""
+        return Scores(self.threshold, tuple(self.real.tolist()), tuple(self.synthetic.distances.tolist()))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The teacher's confidence.
+
+    Attributes:
+        synthetic: in the sampled images.
+        validation: in the validation images.
+        threshold: a sampled image of lower confidence is dropped.
+    """
+
+    synthetic: np.ndarray
+    validation: np.ndarray
+    threshold: float
+
+    @property
+    def flags(self) -> np.ndarray:
+        """Which sampled images the teacher is not confident enough in, (N,)."""
+        return self.synthetic < self.threshold
+
+    @property
+    def scores(self) -> Scores:
+        """For `gates.json`."""
+        return Scores(self.threshold, tuple(self.validation.tolist()), tuple(self.synthetic.tolist()))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Results of both gates for every sampled image.
+
+    Attributes:
+        copies: near copies by space.
+        confidence: None without a teacher.
+    """
+
+    copies: Mapping[str, NearCopies]
+    confidence: Confidence | None
+
+    @property
+    def nearest(self) -> dict[str, Nearest]:
+        """Training images nearest to the sampled ones, by space."""
+        return {space: found.synthetic for space, found in self.copies.items()}
+
+    @property
+    def near(self) -> np.ndarray:
+        """Which images are near copies in any space, (N,)."""
+        return np.any([found.flags for found in self.copies.values()], axis=0)
+
+    @property
+    def unconfident(self) -> np.ndarray:
+        """Which images the teacher is not confident enough in, (N,)."""
+        return np.zeros_like(self.near) if self.confidence is None else self.confidence.flags
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of images, for `gates.json` and the manifest."""
+        near, unconfident = self.near, self.unconfident
+        return {
+            "sampled": len(near),
+            "accepted": int((~(near | unconfident)).sum()),
+            "near_copies": int(near.sum()),
+            "low_confidence": int(unconfident.sum()),
+        }
+
+    def verdicts(self, real: Images) -> list[dict[str, Any]]:
+        """Returns what the gates add to each image's entry in the manifest.
+
+        Args:
+            real: the training images.
+        """
+        near, unconfident, nearest = self.near, self.unconfident, self.nearest
+        confidence = [None] * len(near) if self.confidence is None else _list(self.confidence.synthetic)
+        return [
+            {
+                "teacher_confidence": confidence[index],
+                "nearest_training": {space: _nearest(found, index, real) for space, found in nearest.items()},
+                "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unconfident[index]),
+            }
+            for index in range(len(near))
+        ]
+
+
+def _nearest(found: Nearest, index: int, real: Images) -> dict[str, Any]:
+    at = int(found.indices[index])
+    distance = round(float(found.distances[index]), 6)
+    return {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
+
+
+def _list(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def check_transfer_set(
+    transfer_set: str | Path,
+    output_dir: str | Path,
+    task: Task,
+    training: SliceDataset,
+    validation: SliceDataset,
+    encoder: GateEncoder,
+    teacher: nn.Module | None = None,
+    *,
+    confidence_quantile: float = 0.05,
+    near_copy_quantile: float = 0.01,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Gates:
+    """Measures the images of a transfer set and moves those that a gate drops to `rejected` in its manifest.
+
+    Writes `gates.json` and `contact_sheet.png`, then the manifest. Repeated, it starts from all sampled images again.
+    Blank real images, such as the ends of a volume, are left out of every comparison.
+
+    Args:
+        transfer_set: folder of the transfer set.
+        output_dir: for the two files.
+        task: of the transfer set.
+        training: slices that the diffusion model was trained on, `image` (C, H, W); all are held in memory.
+        validation: slices of patients that it was not trained on.
+        encoder: whose features are compared.
+        teacher: whose confidence is measured, on `device`; None: that gate drops nothing.
+        confidence_quantile: quantile of the confidence in validation images below which an image is dropped.
+        near_copy_quantile: quantile of the distances between training images of different patients, likewise.
+        batch_size: of the networks.
+        seed: of the draws of subsets and pairs.
+        device: that the teacher is on.
+
+    Returns:
+        The measurements, as written to `gates.json`.
+
+    Raises:
+        FileNotFoundError: when the transfer set is missing.
+        ValueError: when it is of another task, or when there are too few real images to compare with.
+    """
+    folder, output_dir = Path(transfer_set), Path(output_dir)
+    entries = load_transfer_set(folder, task.hash, rejected=True)
+    synthetic, real, held_out = (
+        replace(images, features=encoder.features(images.pixels, batch_size))
+        for images in (_all(PreparedImageDataset(entries)), nonblank_images(training), nonblank_images(validation))
+    )
+    confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
+    judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
+    gates = Gates(
+        task_hash=task.hash,
+        checkpoint_sha256=read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
+        confidence=None if confidence is None else confidence.scores,
+        pixels=judgement.copies["pixels"].scores,
+        features=judgement.copies["features"].scores,
+        **_quality(synthetic, real, held_out, seed),
+        counts=judgement.counts,
+        encoder=encoder.name,
+        confidence_quantile=confidence_quantile,
+        near_copy_quantile=near_copy_quantile,
+        kid_subset_size=min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
+        kid_subsets=KID_SUBSETS,
+        seed=seed,
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
+    write_gates(gates, output_dir)
+    _update_manifest(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts)
+    logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
+    return gates
+
+
+def _all(dataset: SliceDataset) -> Images:
+    if not len(dataset):
+        raise ValueError("Expected images to compare with in the datalist, found none; see its sections.")
+    pixels = torch.stack([image.float() for image in dataset.arrays("image")])
+    cases, slices = zip(*dataset.origins, strict=True)
+    return Images(pixels, np.empty((0, 0)), cases, slices)
+
+
+def nonblank_images(dataset: SliceDataset) -> Images:
+    """Returns the images that are not blank, without features.
+
+    Args:
+        dataset: slices with `image` (C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: when there are fewer than two.
+    """
+    images = _all(dataset)
+    shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
+    if len(shown) < 2:
+        raise ValueError(f"Expected at least two real images that are not blank, found {len(shown)}.")
+    cases = [images.cases[index] for index in shown]
+    slices = [images.slices[index] for index in shown]
+    return Images(images.pixels[shown], images.features, cases, slices)
+
+
+def _near_copies(synthetic: Images, real: Images, quantile: float) -> dict[str, NearCopies]:
+    pixels = nearest_in_pixels(real.pixels, real.pixels, image_groups=real.cases, reference_groups=real.cases)
+    features = nearest_in_features(real.features, real.features, real.cases, real.cases)
+    found = {
+        "pixels": (nearest_in_pixels(synthetic.pixels, real.pixels), pixels.distances),
+        "features": (nearest_in_features(synthetic.features, real.features), features.distances),
+    }
+    return {
+        space: NearCopies(nearest, distances, float(np.quantile(distances, quantile)))
+        for space, (nearest, distances) in found.items()
+    }
+
+
+def _confidence(
+    teacher: nn.Module | None,
+    synthetic: Images,
+    held_out: Images,
+    quantile: float,
+    batch_size: int,
+    device: str | torch.device,
+) -> Confidence | None:
+    if teacher is None:
+        return None
+    validation = teacher_confidence(teacher, held_out.pixels, batch_size, device)
+    sampled = teacher_confidence(teacher, synthetic.pixels, batch_size, device)
+    return Confidence(sampled, validation, float(np.quantile(validation, quantile)))
+
+
+def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Interval]:
+    """Returns the realism and diversity of the images, and those of real images of other patients."""
+    scale = feature_scale(real.features)
+
+    def distance(images: Images) -> Interval:
+        draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)
+        return spread(draws)
+
+    return {
+        "kid_synthetic": distance(synthetic),
+        "kid_training": distance(real),
+        "ms_ssim_synthetic": spread(pair_similarities(synthetic.pixels, seed=seed)),
+        "ms_ssim_training": spread(pair_similarities(real.pixels, real.cases, seed=seed)),
+    }
+
+
+def _update_manifest(path: Path, verdicts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+    content = read_json(path)
+    entries = sorted([*content["unlabeled"], *content.get("rejected", [])], key=lambda entry: entry["seed"])
+    judged = [{**entry, **verdict} for entry, verdict in zip(entries, verdicts, strict=True)]
+    content["unlabeled"] = [entry for entry in judged if not entry["reasons"]]
+    content["rejected"] = [entry for entry in judged if entry["reasons"]]
+    write_json(path, {**content, "gates": dict(counts)})
 
 
 def write_contact_sheet(
@@ -71,295 +361,3 @@ def _evenly_spaced(number: int) -> np.ndarray:
 def _picture(image: torch.Tensor) -> Image.Image:
     pixels = (image * 255).round().to(torch.uint8).numpy()
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).convert("RGB")
-
-
-logger = logging.getLogger(__name__)
-
-BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it shows nobody
-KID_SUBSETS = 200
-KID_SUBSET_SIZE = 50
-NEAR_COPY, LOW_CONFIDENCE = "near_copy", "low_confidence"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images with what is known of them.
-
-    Attributes:
-        pixels: (N, C, H, W) in [0, 1].
-        features: of the encoder, (N, d).
-        cases: patient of each.
-        slices: index of each in its volume.
-    """
-
-    pixels: torch.Tensor
-    features: np.ndarray
-    cases: Sequence[str]
-    slices: Sequence[int]
-
-
-@dataclass(frozen=True)
-class NearCopies:
-    """Nearest training images in one space.
-
-    Attributes:
-        synthetic: of the sampled images.
-        real: distances of the training images to the nearest of another patient.
-        threshold: below it a sampled image is a near copy.
-    """
-
-    synthetic: Nearest
-    real: np.ndarray
-    threshold: float
-
-    @property
-    def flags(self) -> np.ndarray:
-        """Which sampled images are near copies, (N,)."""
-        return self.synthetic.distances < self.threshold
-
-    @property
-    def scores(self) -> Scores:
-        """For `gates.json`."""
-        return Scores(self.threshold, tuple(self.real.tolist()), tuple(self.synthetic.distances.tolist()))
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """The teacher's confidence.
-
-    Attributes:
-        synthetic: in the sampled images.
-        validation: in the validation images.
-        threshold: below it the teacher is not sure enough.
-    """
-
-    synthetic: np.ndarray
-    validation: np.ndarray
-    threshold: float
-
-    @property
-    def flags(self) -> np.ndarray:
-        """Which sampled images the teacher is not sure enough of, (N,)."""
-        return self.synthetic < self.threshold
-
-    @property
-    def scores(self) -> Scores:
-        """For `gates.json`."""
-        return Scores(self.threshold, tuple(self.validation.tolist()), tuple(self.synthetic.tolist()))
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the gates found of every sampled image.
-
-    Attributes:
-        copies: by space.
-        confidence: None where no teacher was asked.
-    """
-
-    copies: Mapping[str, NearCopies]
-    confidence: Confidence | None
-
-    @property
-    def nearest(self) -> dict[str, Nearest]:
-        """Training images nearest to the sampled ones, by space."""
-        return {space: found.synthetic for space, found in self.copies.items()}
-
-    @property
-    def near(self) -> np.ndarray:
-        """Which images are near copies in any space, (N,)."""
-        return np.any([found.flags for found in self.copies.values()], axis=0)
-
-    @property
-    def unsure(self) -> np.ndarray:
-        """Which images the teacher is not sure enough of, (N,)."""
-        return np.zeros_like(self.near) if self.confidence is None else self.confidence.flags
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Numbers of images, for `gates.json` and the list."""
-        near, unsure = self.near, self.unsure
-        return {
-            "sampled": len(near),
-            "accepted": int((~(near | unsure)).sum()),
-            "near_copies": int(near.sum()),
-            "low_confidence": int(unsure.sum()),
-        }
-
-    def verdicts(self, real: Images) -> list[dict[str, Any]]:
-        """Returns what the list says of each image besides what sampling said.
-
-        Args:
-            real: the training images.
-        """
-        near, unsure, nearest = self.near, self.unsure, self.nearest
-        sure = [None] * len(near) if self.confidence is None else _list(self.confidence.synthetic)
-        return [
-            {
-                "teacher_confidence": sure[index],
-                "nearest_training": {space: _nearest(found, index, real) for space, found in nearest.items()},
-                "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unsure[index]),
-            }
-            for index in range(len(near))
-        ]
-
-
-def _nearest(found: Nearest, index: int, real: Images) -> dict[str, Any]:
-    at = int(found.indices[index])
-    distance = round(float(found.distances[index]), 6)
-    return {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
-
-
-def _list(values: np.ndarray) -> list[float]:
-    return [round(float(value), 6) for value in values]
-
-
-def check_transfer_set(
-    transfer_set: str | Path,
-    output_dir: str | Path,
-    task: Task,
-    training: SliceDataset,
-    validation: SliceDataset,
-    encoder: GateEncoder,
-    teacher: nn.Module | None = None,
-    *,
-    confidence_quantile: float = 0.05,
-    near_copy_quantile: float = 0.01,
-    batch_size: int = 8,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> Gates:
-    """Measures the images of a transfer set, moves those that a gate drops to `rejected` of its list, and says why.
-
-    Writes `gates.json` and `contact_sheet.png`, and then the list anew. Run again it starts from all sampled images.
-    Real images that show nothing, as the ends of a volume may, are left out of every comparison.
-
-    Args:
-        transfer_set: folder of the transfer set.
-        output_dir: for the two files.
-        task: of the study.
-        training: slices that the diffusion model was trained on, `image` (C, H, W); all are held in memory.
-        validation: slices of patients that it was not trained on.
-        encoder: whose features are compared.
-        teacher: whose confidence is asked for, on `device`; None leaves that gate open.
-        confidence_quantile: share of the validation images that the teacher may be less sure of.
-        near_copy_quantile: share of the training images that have a nearer one of another patient.
-        batch_size: of the networks' calls.
-        seed: of the draws of subsets and pairs.
-        device: that the teacher is on.
-
-    Returns:
-        What was measured, as written to `gates.json`.
-
-    Raises:
-        FileNotFoundError: when the transfer set is missing.
-        ValueError: when it is of another task, or when there are too few real images to compare with.
-    """
-    folder, output_dir = Path(transfer_set), Path(output_dir)
-    entries = load_transfer_set(folder, task.hash, rejected=True)
-    synthetic, real, held_out = (
-        replace(images, features=encoder.features(images.pixels, batch_size))
-        for images in (_all(PreparedImageDataset(entries)), showing_images(training), showing_images(validation))
-    )
-    confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
-    judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
-    gates = Gates(
-        task_hash=task.hash,
-        checkpoint_sha256=read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
-        confidence=None if confidence is None else confidence.scores,
-        pixels=judgement.copies["pixels"].scores,
-        features=judgement.copies["features"].scores,
-        **_quality(synthetic, real, held_out, seed),
-        counts=judgement.counts,
-        encoder=encoder.name,
-        confidence_quantile=confidence_quantile,
-        near_copy_quantile=near_copy_quantile,
-        kid_subset_size=min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
-        kid_subsets=KID_SUBSETS,
-        seed=seed,
-    )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
-    write_gates(gates, output_dir)
-    _rewrite_list(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts)
-    logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
-    return gates
-
-
-def _all(dataset: SliceDataset) -> Images:
-    if not len(dataset):
-        raise ValueError("Expected images to compare with in the datalist, found none; see its sections.")
-    pixels = torch.stack([image.float() for image in dataset.arrays("image")])
-    cases, slices = zip(*dataset.origins, strict=True)
-    return Images(pixels, np.empty((0, 0)), cases, slices)
-
-
-def showing_images(dataset: SliceDataset) -> Images:
-    """Returns the images that show something, without features.
-
-    Args:
-        dataset: slices with `image` (C, H, W) in [0, 1].
-
-    Raises:
-        ValueError: when there are fewer than two.
-    """
-    images = _all(dataset)
-    shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
-    if len(shown) < 2:
-        raise ValueError(f"Expected at least two real images that show something, found {len(shown)}.")
-    cases = [images.cases[index] for index in shown]
-    slices = [images.slices[index] for index in shown]
-    return Images(images.pixels[shown], images.features, cases, slices)
-
-
-def _near_copies(synthetic: Images, real: Images, quantile: float) -> dict[str, NearCopies]:
-    pixels = nearest_in_pixels(real.pixels, real.pixels, image_groups=real.cases, reference_groups=real.cases)
-    features = nearest_in_features(real.features, real.features, real.cases, real.cases)
-    found = {
-        "pixels": (nearest_in_pixels(synthetic.pixels, real.pixels), pixels.distances),
-        "features": (nearest_in_features(synthetic.features, real.features), features.distances),
-    }
-    return {
-        space: NearCopies(nearest, distances, float(np.quantile(distances, quantile)))
-        for space, (nearest, distances) in found.items()
-    }
-
-
-def _confidence(
-    teacher: nn.Module | None,
-    synthetic: Images,
-    held_out: Images,
-    quantile: float,
-    batch_size: int,
-    device: str | torch.device,
-) -> Confidence | None:
-    if teacher is None:
-        return None
-    validation = teacher_confidence(teacher, held_out.pixels, batch_size, device)
-    sampled = teacher_confidence(teacher, synthetic.pixels, batch_size, device)
-    return Confidence(sampled, validation, float(np.quantile(validation, quantile)))
-
-
-def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Interval]:
-    """Returns how near and how varied the images are, beside the same of real images of other patients."""
-    scale = feature_scale(real.features)
-
-    def distance(images: Images) -> Interval:
-        draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)
-        return spread(draws)
-
-    return {
-        "kid_synthetic": distance(synthetic),
-        "kid_training": distance(real),
-        "ms_ssim_synthetic": spread(pair_similarities(synthetic.pixels, seed=seed)),
-        "ms_ssim_training": spread(pair_similarities(real.pixels, real.cases, seed=seed)),
-    }
-
-
-def _rewrite_list(path: Path, verdicts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-    content = read_json(path)
-    entries = sorted([*content["unlabeled"], *content.get("rejected", [])], key=lambda entry: entry["seed"])
-    judged = [{**entry, **verdict} for entry, verdict in zip(entries, verdicts, strict=True)]
-    content["unlabeled"] = [entry for entry in judged if not entry["reasons"]]
-    content["rejected"] = [entry for entry in judged if entry["reasons"]]
-    write_json(path, {**content, "gates": dict(counts)})

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ignite.distributed as idist
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_snr
 from monai.data.meta_tensor import MetaTensor
 from monai.engines.utils import PrepareBatch
 from monai.inferers.inferer import Inferer
@@ -42,7 +43,7 @@ def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | No
     In terms of the clean image the error at signal-to-noise ratio SNR weighs SNR, clamped to a range. Written for what
     the network predicts, that is the clamped ratio for "sample", divided by SNR for "epsilon" and by SNR + 1 for
     "v_prediction". The range (0, 5) is min-SNR-5 (Hang et al. 2023). A lower end above 0 keeps the noisiest levels,
-    where the outline of an image is decided, from being learnt last.
+    which decide the outline of an image, from being learned last.
 
     Args:
         noise_scheduler: from `build_noise_scheduler`.
@@ -58,11 +59,10 @@ def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | No
         raise ValueError(f"Expected no snr_range with prediction_type flow, found {snr_range}; leave it at None.")
     if len(snr_range) != 2 or not 0 <= snr_range[0] < snr_range[1]:
         raise ValueError(f"Expected snr_range as [low, high] with 0 <= low < high, found {snr_range}.")
-    signal = noise_scheduler.alphas_cumprod.double()
-    ratio = signal / (1 - signal)
+    ratio = compute_snr(noise_scheduler, torch.arange(steps))
     clamped = ratio.clamp(*snr_range)
     divisor = {"sample": torch.ones_like(ratio), "epsilon": ratio, "v_prediction": ratio + 1}
-    return (clamped / divisor[noise_scheduler.config.prediction_type]).float()
+    return clamped / divisor[noise_scheduler.config.prediction_type]
 
 
 class DiffusionTarget(NamedTuple):
