@@ -130,9 +130,9 @@ IMAGE = torch.zeros(1, 32, 32)
 
 
 def _ask_cache(folder: Path) -> None:
-    """A damaged answer is passed over: the teacher is asked again."""
+    """A damaged target is ignored: the teacher is run again."""
     if _cache_of_zeros(folder).read(IMAGE) is None:
-        raise ValueError("refused: the teacher is asked again")
+        raise ValueError("refused: the teacher is run again")
 
 
 def _cache_of_zeros(folder: Path) -> TargetCache:

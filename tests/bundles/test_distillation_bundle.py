@@ -90,7 +90,7 @@ def test_a_second_training_asks_for_nothing_and_ends_alike(
     kept = {path.name: path.stat().st_mtime_ns for path in answers.iterdir()}
     assert 0 < len(kept) <= SLICES
     distil(study, tmp_path / "second", cache_dir=str(answers))
-    assert asked(caplog) == [f"Teacher targets: {SLICES} images, {number} of them asked for now" for number in (6, 0)]
+    assert asked(caplog) == [f"Teacher targets: {SLICES} images, {number} of them computed now" for number in (6, 0)]
     assert {path.name: path.stat().st_mtime_ns for path in answers.iterdir()} == kept
     assert not (tmp_path / "second" / "teacher_targets").exists()
     first, second = weights(study, tmp_path / "first"), weights(study, tmp_path / "second")
@@ -130,14 +130,14 @@ def test_the_cache_is_filled_before_and_elsewhere(
     next((tmp_path / "answers").iterdir()).unlink()  # as if it had been stopped
     fill(study, tmp_path / "answers")
     distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "answers"))
-    assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them asked for now" for number in (6, 1, 0)]
+    assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them computed now" for number in (6, 1, 0)]
     assert not (tmp_path / "distilled" / "teacher_targets").exists()
 
 
 def test_a_student_is_a_teacher_too(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     distil(study, tmp_path / "control")
     distil(study, tmp_path / "distilled", teacher_dir=str(tmp_path / "control"))
-    assert asked(caplog) == ["Teacher targets: 6 images, 6 of them asked for now"] * 2
+    assert asked(caplog) == ["Teacher targets: 6 images, 6 of them computed now"] * 2
     task = load_task(study / "task.json")
     folder = tmp_path / "distilled" / "teacher_targets"
     cache = TargetCache(folder, load_any_teacher(tmp_path / "control", task), task)
@@ -169,7 +169,7 @@ def test_stopped_and_resumed_is_uninterrupted(study: Path, tmp_path: Path, caplo
     stopped = train(study, tmp_path / "parts", stop_after=1)
     assert (stopped["progress"]["epoch"], whole["progress"]["epoch"]) == (1, 3)
     resumed = train(study, tmp_path / "parts")
-    assert asked(caplog)[-1] == "Teacher targets: 6 images, 0 of them asked for now"
+    assert asked(caplog)[-1] == "Teacher targets: 6 images, 0 of them computed now"
     assert not torch.equal(*(content["network"]["projection.weight"] for content in (stopped, resumed)))
     for name, value in whole["network"].items():
         assert torch.equal(resumed["network"][name], value), name

@@ -152,7 +152,7 @@ FAULTS = (
     Fault("vanished image to segment", "predictions",
           r"expected images/phantom_\d+\.nii\.gz of `test` case \w+, found no file",
           _hide("images/phantom_0*"), _show),
-    Fault("damaged cache entries", "teacher_targets", r"npz is damaged \(\w+\); the teacher is asked again",
+    Fault("damaged cache entries", "teacher_targets", r"npz is damaged \(\w+\); the teacher is run again",
           _damage_answers, ends_well=True),
     Fault("NaN loss", "student", r"The training loss became nan at iteration \d+\. The last good epoch is in the check",
           in_child=_lose_the_loss),
