@@ -13,6 +13,7 @@ import torch
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
+from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.networks.pretrained import load_encoder_weights
@@ -161,7 +162,7 @@ def finish_student(
         "best_epoch": best.best_epoch,
         "seconds": history.rows[-1]["seconds"],
         "seconds_per_epoch": history.rows[-1]["seconds"] / history.rows[-1]["epoch"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count_parameters(network),
         "largest_component_of": [task.foreground[value] for value in task.filtered],
     }
     write_record(Path(output_dir) / "record.json", stage, settings, inputs, results)

@@ -21,6 +21,7 @@ from monai.inferers.inferer import Inferer
 from torch.nn.functional import pixel_unshuffle
 
 from tskd_monai.data.task import Task
+from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.synthesis.diffusion import (
     NoiseScheduler,
     check_condition,
@@ -237,6 +238,6 @@ def finish_diffusion(
     results = {
         "seconds": history.rows[-1]["seconds"],
         "train_loss": history.rows[-1]["train_loss"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count_parameters(network),
     }
     write_record(Path(output_dir) / "record.json", "diffusion_synthesis", settings, inputs, results)

@@ -14,6 +14,7 @@ import ignite.distributed as idist
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.task import Task, save_task
+from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.files.atomic import explained_writing
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import write_json
@@ -104,8 +105,8 @@ def finish_teacher(
         "val_mean_dice": best.best_metric,
         "best_epoch": best.best_epoch,
         "seconds": history.rows[-1]["seconds"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "parameters": count_parameters(network),
+        "trainable_parameters": count_parameters(network, trainable_only=True),
     }
     output_dir = Path(output_dir)
     with explained_writing(output_dir / "teacher.json", output_dir / ".probe"):
