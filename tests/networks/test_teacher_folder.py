@@ -204,7 +204,7 @@ def test_files_of_two_savings_are_refused(tmp_path):
     save_teacher(build(seed=1), tmp_path / "one", task_hash=TASK)
     save_teacher(build(seed=2), tmp_path / "two", task_hash=TASK)
     (tmp_path / "one" / "decoder.safetensors").replace(tmp_path / "two" / "decoder.safetensors")
-    with pytest.raises(ValueError, match="the files are not of one saving"):
+    with pytest.raises(ValueError, match="the files were not saved together"):
         load_teacher(tmp_path / "two")
 
 

@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16: elsewhere it is emulated, and many times slower than float32."""
+"""Whether a device has bfloat16 arithmetic; without it bfloat16 is emulated and many times slower than float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 512  # of the matrices of the timing, which takes some 20 ms
 
 
 def lack_of_bfloat16(device: torch.device | str) -> str | None:
-    """Returns what a device is that does not compute in bfloat16, for a message; None where it does."""
+    """Returns the name of a device without bfloat16 arithmetic, for a message; None if it has it."""
     kind = torch.device(device).type
     if kind == "cpu":
         return None if cpu_computes_bfloat16() else cpu_name()
@@ -26,7 +26,7 @@ def lack_of_bfloat16(device: torch.device | str) -> str | None:
 
 
 def cpu_computes_bfloat16() -> bool:
-    """Returns whether the processor has instructions for it; where that does not settle it, whether it is faster.
+    """Returns whether the processor has bfloat16 instructions; if that is unknown, whether it is faster in a timing.
 
     On Arm it depends on how torch was built as well.
     """
@@ -38,13 +38,13 @@ def cpu_computes_bfloat16() -> bool:
 
 
 def cpu_capabilities() -> Mapping[str, Any]:
-    """Returns the processor's capabilities by name; none where torch is too old to tell."""
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    return {} if tell is None else tell()
+    """Returns the processor's capabilities by name; empty if torch is too old to report them."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    return {} if capabilities is None else capabilities()
 
 
 def cpu_name() -> str:
-    """Returns what the processor is called, for a message."""
+    """Returns the name of the processor, for a message."""
     return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 

@@ -1,4 +1,4 @@
-"""What is known about each set of pre-trained weights: architecture, image size, normalisation, origin, licence."""
+"""The record of each set of pre-trained weights: architecture, image size, normalisation, origin, licence."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class EncoderRecord:
     """One set of pre-trained weights.
 
     Attributes:
-        name: how a config calls it.
+        name: in configs.
         architecture: numbers of the network.
         image_size: side in pixels the weights were trained at.
         mean: per colour channel, for input in [0, 1].
         std: per colour channel.
         licence: of the weights.
-        source: hub id of the weights, or what made them.
-        url: address of the original file, where it is not the hub's.
-        files: names that only this set's published files bear, each with its sha256, or ``None`` where it is not
-            known. A file of such a name is taken for nothing else.
+        source: hub id of the weights, or the script that made them.
+        url: address of the original file, if it is not on the hub.
+        files: names of this set's published files, each with its sha256, or ``None`` if that is unknown. A file with
+            such a name is refused as the weights of another encoder.
         shipped: path of the weights inside a checkout of this project, if they are part of it.
     """
 
@@ -113,7 +113,7 @@ _RECORDS = (
     _plain_vit("vit_tiny_patch16", plain_vit.TINY, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     _plain_vit("vit_small_patch16", plain_vit.SMALL, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
     _plain_vit("vit_base_patch16", plain_vit.BASE, "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
-    # SAM's architecture in small, pre-trained on procedural images: shows the method without a download.
+    # A small SAM, pre-trained on procedural images: demonstrates the method without a download.
     EncoderRecord(
         name="sam_demo",
         architecture=SamArchitecture(128, 6, 4, (2, 5), window_size=4, embed_dim=64),

@@ -1,6 +1,6 @@
 """Light multi-level decoder: features of several encoder depths, progressive upsampling, a full-resolution stem.
 
-A ViT with patches of 16 pixels keeps no detail below a patch. The stem looks at the image itself and hands edges and
+A ViT with patches of 16 pixels keeps no detail below a patch. The stem looks at the image itself and passes edges and
 thin structures to the last upsampling steps, as the skip connections of a U-Net do (Ronneberger et al., 2015).
 """
 
@@ -58,9 +58,9 @@ class ImageStem(nn.Module):
 class FeatureFusion(nn.Module):
     """Sum of 1x1 projections of the encoder's maps, each token normalised first, then one convolution.
 
-    Depths of a ViT differ in scale by a factor of ten; without the normalisation the last one drowns the others.
+    Depths of a ViT differ in scale by a factor of ten; without the normalisation the last one dominates.
     (LayerNorm on the tokens also avoids GroupNorm, whose CPU backward crashes in torch 2.13 on channels-last input
-    that needs no gradient: just what a frozen encoder hands over.)
+    that needs no gradient, which is what a frozen encoder returns.)
 
     Args:
         channels: of each map.

@@ -1,8 +1,8 @@
 """LoRA through ``peft``, in an encoder's backbone and in the attention of SAM's mask decoder.
 
 Low-rank adaptation (Hu et al., arXiv 2106.09685): ``W' = W + (alpha / r) B A`` with ``A`` random and ``B = 0`` at the
-start, so that a fresh adapter changes nothing. ``W`` stays frozen. Of a fused ``qkv`` layer some parts alone can be
-adapted, as SAMed does with query and value (Zhang and Liu, arXiv 2304.13785): the other rows of ``B`` stay zero.
+start, so that a fresh adapter changes nothing. ``W`` stays frozen. In a fused ``qkv`` layer a subset of the parts
+can be adapted, as SAMed adapts query and value (Zhang and Liu, arXiv 2304.13785): the other rows of ``B`` stay zero.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def add_lora(
         The same network; only its LoRA factors require a gradient.
 
     Raises:
-        ValueError: if the rank is not positive, there is LoRA already, a target matches no linear layer or something
-            else as well, or an option is not among those above or does not go with another.
+        ValueError: if the rank is not positive, there is LoRA already, a target matches no linear layer or other layers
+            as well, or an option is unknown or does not go with another.
     """
     if rank < 1:
         raise ValueError(f"Expected a LoRA rank of at least 1, found {rank}.")
@@ -94,10 +94,10 @@ def has_lora(network: nn.Module | ImageEncoder) -> bool:
 
 
 def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
-    """Checks that every target names linear layers and nothing else; peft itself only notices if none matches.
+    """Checks that every target names linear layers and nothing else; peft itself only checks that one matches.
 
     Raises:
-        ValueError: naming the target and the layers there are.
+        ValueError: naming the target and the available layers.
     """
     named = [(name, layer) for name, layer in module.named_modules() if name]
     available = sorted({_ending(name) for name, layer in named if isinstance(layer, nn.Linear)})
@@ -128,10 +128,10 @@ def _ending(name: str) -> str:
 
 
 def checked_peft_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns peft's switches as they are passed on.
+    """Returns peft's switches, checked.
 
-    PiSSA, OLoRA and their like move a part of the base weights into the adapter, and ``False`` starts from a random
-    ``B``: the base would not stay what it was, or a fresh adapter would change the output.
+    PiSSA, OLoRA and similar initialisations move a part of the base weights into the adapter, and ``False`` starts
+    from a random ``B``: the base would change, or a fresh adapter would change the output.
 
     Raises:
         ValueError: on a switch or value that is not in :data:`PEFT_OPTIONS`.
@@ -152,7 +152,7 @@ def check_qkv_parts(qkv_parts: str, targets: Sequence[str], options: Mapping[str
     """Checks that the parts exist and that there is a fused layer to choose them from.
 
     Raises:
-        ValueError: if not, or with DoRA, whose magnitudes would rescale the parts left out.
+        ValueError: if not, or with DoRA, whose magnitudes would rescale the other parts.
     """
     if not qkv_parts or sorted(qkv_parts) != [part for part in "kqv" if part in qkv_parts]:
         raise ValueError(f"Expected qkv_parts as letters of 'qkv', such as 'qv', found {qkv_parts!r}.")
@@ -170,11 +170,10 @@ def check_qkv_parts(qkv_parts: str, targets: Sequence[str], options: Mapping[str
 
 
 def put_adapted(network: Adaptable, adapted: PeftModel, qkv_parts: str) -> None:
-    """Puts the module with LoRA into the network and cuts off the parts of fused layers that are not adapted.
+    """Puts the module with LoRA into the network and disables the parts of fused layers that are not adapted.
 
-    The output of ``B`` is zeroed there, so that its rows get no gradient and keep their zeros (weight decay keeps
-    them as well) wherever the network is copied or moved. What peft adds is in training mode until told otherwise;
-    here it is in the network's.
+    The output of ``B`` is zeroed there, so that its rows get no gradient and stay zero (also under weight decay)
+    wherever the network is copied or moved. peft adds modules in training mode; here they get the network's mode.
     """
     adapted.train(network.training)
     network.set_submodule(lora_slot(network), adapted)
@@ -187,8 +186,8 @@ def put_adapted(network: Adaptable, adapted: PeftModel, qkv_parts: str) -> None:
 
 
 def _zero_other_parts(qkv_parts: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    pieces = zip(QKV, output.chunk(3, dim=-1), strict=True)
-    return torch.cat([piece if part in qkv_parts else torch.zeros_like(piece) for part, piece in pieces], dim=-1)
+    chunks = zip(QKV, output.chunk(3, dim=-1), strict=True)
+    return torch.cat([chunk if part in qkv_parts else torch.zeros_like(chunk) for part, chunk in chunks], dim=-1)
 
 
 def adapted_module(network: Adaptable) -> PeftModel:
@@ -207,7 +206,7 @@ def merge_lora(network: AdaptableT) -> AdaptableT:
     """Adds ``(alpha / r) B A`` to the base weights and removes the adapter, in place.
 
     Returns:
-        The same network, plain again: as fast as without LoRA.
+        The same network without LoRA, as fast as before it was added.
 
     Raises:
         ValueError: if the network has no LoRA.
@@ -226,7 +225,7 @@ def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def base_encoder_sha256(encoder: ImageEncoder) -> str:
-    """Returns the sha256 of the base weights, the same with and without LoRA: proof that they never change."""
+    """Returns the sha256 of the base weights, the same with and without LoRA: evidence that they never change."""
     digest = hashlib.sha256()
     for name, value in sorted(base_state_dict(encoder.backbone).items()):
         digest.update(name.encode())

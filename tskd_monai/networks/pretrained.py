@@ -29,15 +29,15 @@ def shipped_weights(name: str) -> Path:
     """Returns the path of the weights that come with this project.
 
     Raises:
-        ValueError: if the encoder's weights are not part of the project; says what to pass.
-        FileNotFoundError: if the file is not beside the package, as in an installation without the bundles.
+        ValueError: if the encoder's weights are not part of the project; names what to pass.
+        FileNotFoundError: if the file is missing, as in an installation without the bundles.
     """
     record = encoder_record(name)
     if record.shipped is None:
-        places = " or ".join(place for place in (record.source, record.url) if place)
+        published = " or ".join(source for source in (record.source, record.url) if source)
         raise ValueError(
             f"Weights of {name} are not shipped: pass encoder weights (a file, a Hugging Face folder or a hub id; "
-            f"published at {places}), or 'random' for an untrained control."
+            f"published at {published}), or 'random' for an untrained control."
         )
     path = Path(__file__).resolve().parents[2] / record.shipped
     if not path.is_file():
@@ -64,19 +64,19 @@ def build_encoder(
             ``"random"`` for an untrained encoder as a control.
         image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024; positions are interpolated to it.
         seed: of the random weights; without effect on loaded ones.
-        weights_sha256: what the weights file must have; unless given, what the record knows of a file of that name.
+        weights_sha256: required of the weights file; by default what the record states for a file of that name.
 
     Raises:
         ValueError: on an unknown name, weights that do not fit strictly, cannot be read or have another sha256, a bad
             image size, or ``None`` where no weights are shipped.
-        FileNotFoundError: if the weights are not there.
+        FileNotFoundError: if the weights are missing.
     """
     record = encoder_record(name)
     size = image_size_hw(image_size)
     path = weights_path(name, weights)
     if path is not None:
         _check_file(record, path, weights_sha256)
-    # Building draws random numbers in either case; the caller's generator is left as it was.
+    # Building draws random numbers in either case; the caller's generator is not affected.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = _build(record)
@@ -126,15 +126,15 @@ def _build(record: EncoderRecord) -> ImageEncoder:
 
 
 def _check_file(record: EncoderRecord, path: Path, weights_sha256: str | None) -> None:
-    """Checks that a file is not, by its name, another encoder's, and that it has the sha256 it should have.
+    """Checks that a file does not have the name of another encoder's weights, and that it has the expected sha256.
 
-    Two encoders may share an architecture and differ in what their weights expect of an image, so that strict loading
-    alone would not tell them apart.
+    Two encoders may share an architecture and differ in the normalisation of images, which strict loading does not
+    detect.
     """
     for other in ENCODERS.values():
         if path.name in other.files and path.name not in record.files:
             raise ValueError(
-                f"Expected weights of {record.name}, found {path}, which bears the name of the published file of "
+                f"Expected weights of {record.name}, found {path}, which has the name of the published file of "
                 f"{other.name}; choose encoder {other.name}, or rename the file if it holds something else."
             )
     refuse_other_kinds(path)
@@ -142,8 +142,8 @@ def _check_file(record: EncoderRecord, path: Path, weights_sha256: str | None) -
     if expected is not None and (found := file_sha256(path)) != expected:
         raise ValueError(
             f"Expected {path} to have sha256 {expected}, found {found}: the file is damaged or another one; download "
-            f"it again from {record.url or record.source}, or, where it is meant to differ, give it another name or "
-            "expect its own sha256."
+            f"it again from {record.url or record.source}, or, if it is meant to differ, give it another name or "
+            "pass its own sha256."
         )
 
 

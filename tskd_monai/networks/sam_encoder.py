@@ -141,7 +141,7 @@ class SamEncoder(nn.Module):
         self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
-        """Interpolates the positions to another image size, in place; the same size leaves them untouched.
+        """Interpolates the positions to another image size, in place; the same size changes nothing.
 
         The absolute positions are interpolated bicubically. Relative positions are interpolated linearly in the
         layers with global attention only: a window keeps its size.

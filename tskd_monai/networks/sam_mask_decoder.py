@@ -2,8 +2,8 @@
 
 The two-way transformer is ``transformers``' ``SamMaskDecoder`` (Kirillov et al., "Segment Anything", 2023). No point,
 box or mask is given: the dense prompt is SAM's "no mask" embedding everywhere, and K learned tokens, one per class,
-ask for the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785). SAM's masks have a quarter of the image's
-resolution; a small refinement, which SAM does not have, adds the image's own detail while they are upsampled.
+query the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785). SAM's masks have a quarter of the image's
+resolution; a small refinement, which SAM does not have, adds the image's detail while they are upsampled.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SamMaskDecoder(nn.Module):
         self.decoder.iou_prediction_head.requires_grad_(False)
 
     def train_heads(self) -> None:
-        """Makes what turns tokens and embeddings into masks trainable, not the two-way transformer before it."""
+        """Makes the layers after the two-way transformer trainable, which turn tokens and embeddings into masks."""
         decoder = self.decoder
         heads = [decoder.mask_tokens, decoder.output_hypernetworks_mlps, decoder.upscale_conv1, decoder.upscale_conv2]
         for head in (*heads, decoder.upscale_layer_norm, self.no_mask_embed, self.refinement):
@@ -163,8 +163,8 @@ def has_decoder_entries(state: Mapping[str, Tensor]) -> bool:
 def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Loads SAM's mask decoder into ``decoder``, in place.
 
-    The transformer and the upscaling are loaded as they are. SAM's three multi-mask tokens and their heads are dealt
-    to the classes in turn. The IoU head, which no logit depends on, and the refinement keep their values.
+    The transformer and the upscaling are loaded as they are. SAM's three multi-mask tokens and their heads are assigned
+    to the classes in turn. The IoU head, on which no logit depends, and the refinement keep their values.
 
     Args:
         decoder: of SAM's own ``embed_dim`` and number of heads.

@@ -1,4 +1,4 @@
-"""Building a teacher from the numbers in a config."""
+"""Building a teacher from the values in a config."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TeacherSpec:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuses what would otherwise be left out in silence."""
+        """Refuses options that would otherwise be ignored silently."""
         _check_switch("decoder_lora", self.decoder_lora)
         _check_switch("refine", self.refine)
         if self.tuning not in TUNINGS:
@@ -79,7 +79,7 @@ class TeacherSpec:
         if self.decoder == "light" and self.decoder_lora:
             raise ValueError("decoder_lora needs decoder 'sam': the light decoder has no attention for LoRA.")
         if self.decoder == "light" and not self.refine:
-            raise ValueError("refine: false needs decoder 'sam': the light decoder always looks at the image.")
+            raise ValueError("refine: false needs decoder 'sam': the light decoder always uses the image.")
         if self.tuning != "lora" and (self.target_modules is not None or self.qkv_parts != QKV):
             raise ValueError(f"target_modules and qkv_parts need tuning 'lora', found tuning {self.tuning!r}.")
         if self.tuning != "lora" and self.peft_options and not self.decoder_lora:
@@ -87,7 +87,7 @@ class TeacherSpec:
 
 
 def _check_switch(name: str, value: Any) -> None:
-    """Refuses a word: the runner's command line reads `true` and `false` as text, and any text counts as true."""
+    """Refuses text: the runner's command line reads `true` and `false` as text, and any text is true in Python."""
     if not isinstance(value, bool):
         raise ValueError(
             f"Expected {name} to be True or False, found {value!r}; on a command line write True or False."

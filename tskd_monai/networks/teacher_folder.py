@@ -115,7 +115,7 @@ def load_teacher(
         folder: written by :func:`save_teacher`.
         encoder_weights: where the encoder's weights are now, if they have moved.
         task_hash: of the task at hand; a teacher of another task is refused.
-        trainable: whether LoRA and decoder require a gradient; LoRA then stays apart.
+        trainable: whether LoRA and decoder require a gradient; LoRA is then not merged.
 
     Raises:
         FileNotFoundError: if a file of the folder or the encoder's weights are missing.
@@ -130,8 +130,9 @@ def load_teacher(
         )
     spec = spec_from_json(content["spec"], folder / RECORD_FILE)
     _check_files(folder, content["files"], _files(spec))
-    place = noted_weights(folder, spec.encoder, spec.encoder_weights) if encoder_weights is None else encoder_weights
-    spec = replace(spec, encoder_weights=str(place))
+    if encoder_weights is None:
+        encoder_weights = noted_weights(folder, spec.encoder, spec.encoder_weights)
+    spec = replace(spec, encoder_weights=str(encoder_weights))
     path = _recorded_weights(spec, folder)
     with torch.random.fork_rng(devices=[]):
         segmenter = build_frozen(spec, path)
@@ -185,8 +186,8 @@ def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]
             refuse_other_kinds(path)
         if (found := file_sha256(path)) != expected:
             raise ValueError(
-                f"{path} has sha256 {found[:12]}, {RECORD_FILE} says {expected[:12]}: the files are not of one "
-                "saving; copy the folder again or repeat the last step of training."
+                f"{path} has sha256 {found[:12]}, {RECORD_FILE} states {expected[:12]}: the files were not saved "
+                "together; copy the folder again or repeat the end of the training run."
             )
 
 

@@ -1,4 +1,4 @@
-"""A small vision transformer with the light decoder as a student."""
+"""A student that is a small vision transformer with the light decoder."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def locate_weights(weights: str | Path) -> Path:
             with ``huggingface_hub``.
 
     Raises:
-        FileNotFoundError: if there is no such file, or the folder or hub repository holds no weights file.
+        FileNotFoundError: if there is no such file, or no weights file in the folder or hub repository.
     """
     path = Path(weights)
     if path.is_file():
@@ -69,13 +69,13 @@ def _download(hub_id: str) -> Path:
 
 
 def check_not_packed(path: str | Path) -> None:
-    """Refuses a torch file that unpacks to more than it is.
+    """Refuses a torch file that is compressed, which could unpack to any size.
 
     ``torch.save`` stores tensors as they are, and ``torch.load`` unpacks what is compressed: a file of kilobytes could
     take all memory.
 
     Args:
-        path: of a file that ``torch.load`` is about to read; of another kind than zip, nothing is done.
+        path: of a file that ``torch.load`` is about to read; other formats than zip are not checked.
 
     Raises:
         ValueError: if a part of it is compressed, or its parts are larger than the file.
@@ -86,7 +86,7 @@ def check_not_packed(path: str | Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch says what is wrong with it
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch reports what is wrong with it
         return
     packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if packed or sum(part.file_size for part in parts) > path.stat().st_size:
@@ -100,7 +100,7 @@ def check_weights_file(path: Path) -> None:
     """Refuses a file that `torch.load` or safetensors should not be given.
 
     Raises:
-        ValueError: when it is of another kind, cut, damaged, or unpacks to more than it is; says which and what to do.
+        ValueError: when it is of another kind, truncated, damaged, or compressed; names the fault and what to do.
     """
     refuse_other_kinds(path)
     check_not_packed(path)
@@ -111,10 +111,10 @@ def check_weights_file(path: Path) -> None:
 def load_torch_file(path: Path) -> Any:
     """Returns the content of a file that `torch.save` wrote, on the CPU: tensors and plain containers.
 
-    What torch says of a file it refuses is how to load it unsafely, and does not reach the user.
+    torch's own message on a file it refuses explains how to load it unsafely, so it does not reach the user.
 
     Raises:
-        ValueError: when it cannot be read, or holds more than that.
+        ValueError: when it cannot be read, or contains other objects.
     """
     check_weights_file(path)
     try:
