@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 FORMER = {
-    "tskd_monai.evaluation.evaluation_report": "tskd_monai.evaluation.report.evaluation_report",
+    "tskd_monai.evaluation.evaluation_report": "tskd_monai.evaluation.report.evaluation_page",
     "tskd_monai.inference.background_writing": "tskd_monai.inference.outputs",
     "tskd_monai.inference.dicom_output": "tskd_monai.inference.outputs",
     "tskd_monai.inference.postprocessing": "tskd_monai.inference.outputs",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tskd_monai.evaluation.report.report_content import read_history
+from tskd_monai.evaluation.report.pipeline_content import read_history
 from tskd_monai.evaluation.summary import COLUMNS, pixel_names, read_metrics
 
 HEAD = ",".join(COLUMNS)

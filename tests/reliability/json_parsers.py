@@ -12,7 +12,7 @@ from tskd_monai.data.datalist import SECTIONS, load_datalist
 from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.task import Intensity, Label, Task, TrainingImages, load_task, save_task
 from tskd_monai.data.transfer_set import load_transfer_set
-from tskd_monai.evaluation.report.report_content import read_history
+from tskd_monai.evaluation.report.pipeline_content import read_history
 from tskd_monai.evaluation.summary import COLUMNS, read_metrics
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json, write_json

@@ -17,7 +17,7 @@ from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.comparison import compare_metrics
 from tskd_monai.evaluation.latency import count_parameters, measure_latency
-from tskd_monai.evaluation.report.report import Method, Report, write_report
+from tskd_monai.evaluation.report.pipeline_page import Method, Report, write_report
 from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 from tskd_monai.files.json_files import read_json

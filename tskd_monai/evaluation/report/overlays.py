@@ -15,7 +15,7 @@ from tskd_monai.data.labels import check_label_grid
 from tskd_monai.evaluation.label_maps import LabelMap, load_prediction, load_reference
 from tskd_monai.evaluation.report.display import DisplayVolume, arranged, fullest_slice, load_for_display
 from tskd_monai.evaluation.report.panels import data_uri, foreground_box, label_colours, render_panel
-from tskd_monai.evaluation.report.report_content import Report, Result
+from tskd_monai.evaluation.report.pipeline_content import Report, Result
 
 
 def overlay_section(report: Report, results: Mapping[str, Result]) -> str:

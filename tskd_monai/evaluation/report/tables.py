@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean, stdev
 
-from tskd_monai.evaluation.report.report_content import Result
+from tskd_monai.evaluation.report.pipeline_content import Result
 from tskd_monai.evaluation.summary import class_means, finite_mean, values_of_class
 
 UNKNOWN = "–"

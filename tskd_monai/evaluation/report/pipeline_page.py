@@ -17,7 +17,7 @@ from tskd_monai.evaluation.report.figures import chart_figure, strip_plot, train
 from tskd_monai.evaluation.report.gates_section import gates_section
 from tskd_monai.evaluation.report.overlays import overlay_section
 from tskd_monai.evaluation.report.panels import contact_sheet, data_uri
-from tskd_monai.evaluation.report.report_content import Method, Report, Result, read_results
+from tskd_monai.evaluation.report.pipeline_content import Method, Report, Result, read_results
 from tskd_monai.evaluation.report.tables import accuracy_table, cost_table, format_count, pairs_table, patient_table
 from tskd_monai.evaluation.summary import finite_mean
 from tskd_monai.files.atomic import atomic_path
@@ -64,7 +64,7 @@ def write_report(output: Path, report: Report) -> None:
 
 def fill_template(**parts: str) -> str:
     """Returns the page with its parts, HTML or escaped text by name, filled in; a part that is not given is empty."""
-    template = (resources.files(__package__) / "report_template.html").read_text(encoding="utf-8")
+    template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
 

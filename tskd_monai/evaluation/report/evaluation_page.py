@@ -13,10 +13,10 @@ from tskd_monai.data.task import Task
 from tskd_monai.evaluation.comparison import FEW_PATIENTS
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
 from tskd_monai.evaluation.metrics import second_reader_csv
-from tskd_monai.evaluation.report.evaluated_studies import EvaluatedStudy, evaluated_studies
+from tskd_monai.evaluation.report.case_panels import case_legend, case_panels
+from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase, evaluated_cases
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot
-from tskd_monai.evaluation.report.report import fill_template, report_versions
-from tskd_monai.evaluation.report.study_panels import study_legend, study_panels
+from tskd_monai.evaluation.report.pipeline_page import fill_template, report_versions
 from tskd_monai.evaluation.report.tables import UNKNOWN, html_table, pairs_table
 from tskd_monai.evaluation.report.unlike_images import unlike_images, unlike_note
 from tskd_monai.evaluation.summary import Row, class_means, finite_mean, read_metrics, values_of_class
@@ -45,7 +45,7 @@ def write_evaluation_report(
     rows = read_metrics(output_dir / "metrics.csv")
     second_csv = second_reader_csv(output_dir / "metrics.csv")
     second_rows = read_metrics(second_csv) if second_csv.is_file() else []
-    studies = evaluated_studies(task, load_section(datalist, section, fold), rows, output_dir)
+    studies = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir)
     page = fill_template(
         title=escape(f"{task.name}: evaluation"),
         summary=escape(f"{_count(len(studies), 'image')} of the section {section}, scored on the labels' own grid."),
@@ -61,7 +61,7 @@ def write_evaluation_report(
     return output_dir / "report.html"
 
 
-def _unlike(studies: Sequence[EvaluatedStudy], output_dir: Path) -> dict[str, str]:
+def _unlike(studies: Sequence[EvaluatedCase], output_dir: Path) -> dict[str, str]:
     """Returns how images of the section differ from the training images; the folder may hold others too."""
     recorded = unlike_images(output_dir)
     return {study.name: recorded[study.name] for study in studies if study.name in recorded}
@@ -84,7 +84,7 @@ def class_table(task: Task, rows: Sequence[Row], caption: str = "By class, over 
     return html_table(caption, header, lines)
 
 
-def volume_table(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
+def volume_table(task: Task, studies: Sequence[EvaluatedCase]) -> str:
     """Returns the HTML of the volumes of each study, predicted and of the reference; "" for 2D images."""
     if task.axcodes is None:
         return ""
@@ -101,7 +101,7 @@ def volume_table(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
     return html_table("Volume in mL, predicted / reference, the worst Dice first", header, lines, len(lines) - 1)
 
 
-def _headline(rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
+def _headline(rows: Sequence[Row], studies: Sequence[EvaluatedCase]) -> str:
     dice = [value for value in class_means(rows).values() if not math.isnan(value)]
     if not dice:
         return "Neither the labels nor the segmentations show any structure."
@@ -114,7 +114,7 @@ def _headline(rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
     )
 
 
-def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -> str:
+def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedCase]) -> str:
     unit = "pixels" if task.axcodes is None else "mm"
     missed = sum(row["missed"] for row in rows)
     tiles = [
@@ -129,7 +129,7 @@ def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]) -
     )
 
 
-def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy], second_rows: Sequence[Row]) -> str:
+def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedCase], second_rows: Sequence[Row]) -> str:
     by_class = {name: values_of_class(rows, label, "dice") for label, name in task.foreground.items()}
     spoken = "; ".join(f"{name} {_number(finite_mean(values.values()))}" for name, values in by_class.items())
     chart = strip_plot(by_class, "Dice per patient", one_colour=True)
@@ -144,13 +144,13 @@ def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedStudy]
     return class_table(task, rows) + second + remark + figure + volume_table(task, studies)
 
 
-def _pictures(task: Task, studies: Sequence[EvaluatedStudy]) -> str:
+def _pictures(task: Task, studies: Sequence[EvaluatedCase]) -> str:
     shown = studies[:SHOWN]
     which = "All cases" if len(shown) == len(studies) else f"The {len(shown)} worst of {len(studies)} cases"
     place = ", each on the slice where most pixels differ" if task.axcodes else ""
     text = f"<p>{which}, the lowest Dice first{place}.</p>"
-    text += study_legend(task.foreground)
-    return text + "".join(study_panels(study, task.foreground) for study in shown)
+    text += case_legend(task.foreground)
+    return text + "".join(case_panels(study, task.foreground) for study in shown)
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.evaluation.html_page import Page
 from tskd_monai.evaluation.metrics import evaluate_cases
 from tskd_monai.evaluation.report.overlays import choose_patients
-from tskd_monai.evaluation.report.report import Method, Report, write_report
+from tskd_monai.evaluation.report.pipeline_page import Method, Report, write_report
 from tskd_monai.evaluation.report.tables import format_count, format_seconds
 
 LABELS = {1: "liver", 2: "spleen <&>"}

@@ -15,7 +15,7 @@ from tskd_monai.evaluation.summary import Row, finite_mean
 
 
 @dataclass(frozen=True)
-class EvaluatedStudy:
+class EvaluatedCase:
     """One image with its label, its segmentation and their metrics.
 
     Attributes:
@@ -38,9 +38,9 @@ class EvaluatedStudy:
         return finite_mean(row["dice"] for row in self.rows)
 
 
-def evaluated_studies(
+def evaluated_cases(
     task: Task, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row], output_dir: str | Path
-) -> list[EvaluatedStudy]:
+) -> list[EvaluatedCase]:
     """Returns the studies of a section, the worst Dice first and those without a Dice last.
 
     Args:
@@ -60,7 +60,7 @@ def evaluated_studies(
             f"{len(rows)} rows of other cases or classes; evaluate the section again."
         )
     studies = [
-        EvaluatedStudy(
+        EvaluatedCase(
             name,
             Path(entry["image"]),
             Path(entry["label"]),

@@ -15,10 +15,10 @@ from tskd_monai.data.datalist import load_section
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import VolumeReader
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
-from tskd_monai.evaluation.report import evaluation_report
-from tskd_monai.evaluation.report.evaluated_studies import evaluated_studies
-from tskd_monai.evaluation.report.evaluation_report import write_evaluation_report
-from tskd_monai.evaluation.report.study_panels import difference_map, worst_slice
+from tskd_monai.evaluation.report import evaluation_page
+from tskd_monai.evaluation.report.case_panels import difference_map, worst_slice
+from tskd_monai.evaluation.report.evaluated_cases import evaluated_cases
+from tskd_monai.evaluation.report.evaluation_page import write_evaluation_report
 from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.scoring import score_segmentations
 from tskd_monai.evaluation.summary import read_metrics
@@ -120,7 +120,7 @@ def test_a_second_reader_has_a_table(tmp_path: Path, task: Task) -> None:
 def test_an_interval_wants_enough_patients(
     folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_report, "FEW_PATIENTS", 3)
+    monkeypatch.setattr(evaluation_page, "FEW_PATIENTS", 3)
     path = write_evaluation_report(task, folder / "datalist.json", "test", folder / "out")
     text = path.read_text(encoding="utf-8")
     path.write_text(html, encoding="utf-8")
@@ -129,7 +129,7 @@ def test_an_interval_wants_enough_patients(
 
 
 def test_only_so_many_cases_have_pictures(folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_report, "SHOWN", 1)
+    monkeypatch.setattr(evaluation_page, "SHOWN", 1)
     path = write_evaluation_report(task, folder / "datalist.json", "test", folder / "out")
     text = path.read_text(encoding="utf-8")
     path.write_text(html, encoding="utf-8")
@@ -197,9 +197,9 @@ def test_metrics_of_another_section_are_refused(folder: Path, task: Task, html: 
     entries = load_section(folder / "datalist.json", "test")
     rows = read_metrics(folder / "out" / "metrics.csv")
     with pytest.raises(ValueError, match=r"metrics of the section's 3 images with 2 classes each.*found 8 rows"):
-        evaluated_studies(task, entries[1:], rows, folder / "out")
+        evaluated_cases(task, entries[1:], rows, folder / "out")
     with pytest.raises(ValueError, match="evaluate the section again"):
-        evaluated_studies(task, entries[::-1], rows, folder / "out")
+        evaluated_cases(task, entries[::-1], rows, folder / "out")
 
 
 def test_differences_are_missed_added_or_taken_for_another_class() -> None:

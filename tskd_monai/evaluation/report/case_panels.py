@@ -11,7 +11,7 @@ import numpy as np
 
 from tskd_monai.evaluation.label_maps import load_prediction
 from tskd_monai.evaluation.report.display import load_for_display
-from tskd_monai.evaluation.report.evaluated_studies import EvaluatedStudy
+from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase
 from tskd_monai.evaluation.report.overlays import labels_for_display, legend, panel, reference_on_image
 from tskd_monai.evaluation.report.panels import foreground_box, label_colours, render_panel
 
@@ -22,12 +22,12 @@ DIFFERENCES = {MISSED: "missed", ADDED: "added", CONFUSED: "another class"}
 DIFFERENCE_COLOURS = {MISSED: "#ff3b30", ADDED: "#00e5ff", CONFUSED: "#ffe600"}  # none is a label's
 
 
-def study_legend(labels: Mapping[int, str]) -> str:
+def case_legend(labels: Mapping[int, str]) -> str:
     """Returns the HTML of the colours of the labels, and of those of the differences."""
     return legend(labels) + "<p>Differences:</p>" + legend(DIFFERENCES, DIFFERENCE_COLOURS)
 
 
-def study_panels(study: EvaluatedStudy, labels: Mapping[int, str]) -> str:
+def case_panels(study: EvaluatedCase, labels: Mapping[int, str]) -> str:
     """Returns the HTML of a study: its Dice by class, and the slice on which most pixels differ.
 
     Args:
