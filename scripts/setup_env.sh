@@ -39,7 +39,7 @@ if ! (cd -- "$root" && "$venv/bin/python" -m pip install --disable-pip-version-c
   -c scripts/constraints.txt -e '.[training,dicom,onnx,dev]' 2>&1) | tee "$log" |
   awk '/^Collecting/ { print "  " $2; fflush() } /^Installing collected/ { print "  unpacking"; fflush() }'; then
   tail -n 20 "$log" >&2
-  die "pip failed; its last lines are above, all of them in $log. Needed: access to a Python package index and about 4 GB of disk. Running this again goes on from here."
+  die "pip failed; its last lines are above, all of them in $log. Needed: access to a Python package index and about 4 GB of disk. Run this again to continue."
 fi
 printf '%s\n' "$wanted" >"$stamp"
 echo "Environment ready: $venv"

@@ -31,7 +31,7 @@ def test_commands_that_texts_name_exist() -> None:
 def test_files_that_texts_name_exist() -> None:
     named = {(path.name, word) for path in texts() for word in FILE.findall(path.read_text(encoding="utf-8"))}
     assert {word for _, word in named} >= {"scripts/demo.sh", "tests/interop/check_monai_label.sh"}
-    assert sorted((name, word) for name, word in named if not (ROOT / word).exists()) == []
+    assert sorted((name, word) for name, word in named if not (ROOT / word).exists() and "NAME" not in word) == []
 
 
 def anchors(document: Path) -> set[str]:

@@ -1,6 +1,6 @@
 """Exports a student's network for ONNX Runtime and OpenVINO, and prints how far each is from torch.
 
-tskd export study/student --calibration study/datalist.json
+tskd export my_run/student --calibration my_dataset/datalist.json
 """
 
 from __future__ import annotations

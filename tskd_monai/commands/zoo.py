@@ -1,8 +1,8 @@
 """Exports one of the bundles as a folder and a zip for the MONAI model zoo, with the code it needs inside.
 
 tskd zoo segmentation --output zoo
-tskd zoo segmentation --weights study/student --card card.yaml --output zoo
-tskd zoo teacher_lora --weights study/teacher --task study/task.json --output zoo
+tskd zoo segmentation --weights my_run/student --card card.yaml --output zoo
+tskd zoo teacher_lora --weights my_run/teacher --task my_run/task.json --output zoo
 
 The shipped student is the default of segmentation; everything else needs the weights of a training run. The exported
 bundle runs where this project is not installed and from any working directory, given --bundle_root.

@@ -10,8 +10,13 @@ from PIL import Image
 
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.evaluation.label_maps import load_label_map, load_reference
-from tskd_monai.evaluation.report.display import fullest_slice, load_for_display, to_grey_levels
-from tskd_monai.evaluation.report.overlays import labels_for_display, reference_on_image
+from tskd_monai.evaluation.report.display import (
+    fullest_slice,
+    labels_for_display,
+    load_for_display,
+    reference_on_image,
+    to_grey_levels,
+)
 from tskd_monai.evaluation.report.panels import (
     contact_sheet,
     evenly_spaced,

@@ -16,13 +16,14 @@ from PIL import Image
 from tests.evaluation.html_page import Page
 from tskd_monai.evaluation.metrics import evaluate_cases
 from tskd_monai.evaluation.report.overlays import choose_patients
-from tskd_monai.evaluation.report.pipeline_page import Method, Report, write_report
+from tskd_monai.evaluation.report.pipeline_content import Method, PipelineContent
+from tskd_monai.evaluation.report.pipeline_page import write_pipeline_page
 from tskd_monai.evaluation.report.tables import format_count, format_seconds
 
 LABELS = {1: "liver", 2: "spleen <&>"}
 
 
-def study(folder: Path, suffix: str = ".nii.gz", losses: tuple[int, int] = (1, 4)) -> Report:
+def study(folder: Path, suffix: str = ".nii.gz", losses: tuple[int, int] = (1, 4)) -> PipelineContent:
     """Writes four cases with two organs and two methods that lose the first rows of each organ."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
@@ -67,20 +68,20 @@ def study(folder: Path, suffix: str = ".nii.gz", losses: tuple[int, int] = (1, 4
         )
     images = [case["image"] for case in cases]
     settings, notes = {"Seed": "0", "Loss": "a < b"}, ["Made in a test & nowhere else."]
-    return Report(
+    return PipelineContent(
         "A <title>", "A summary.", methods, ("student", "scratch"), LABELS, cases, images, images, settings, notes
     )
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(tmp_path_factory: pytest.TempPathFactory) -> PipelineContent:
     return study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def html(report: Report, tmp_path_factory: pytest.TempPathFactory) -> str:
+def html(report: PipelineContent, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("page") / "new" / "report.html"
-    write_report(output, report)
+    write_pipeline_page(output, report)
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     return output.read_text(encoding="utf-8")
 
@@ -109,7 +110,7 @@ def test_what_users_write_is_shown_and_not_obeyed(html: str) -> None:
         assert words in text
 
 
-def test_the_numbers_are_those_of_the_metrics(html: str, report: Report) -> None:
+def test_the_numbers_are_those_of_the_metrics(html: str, report: PipelineContent) -> None:
     summary = json.loads(report.methods[0].metrics_csv.with_suffix(".json").read_text())
     text = " ".join(Page(html).text.split())
     assert f"{summary['dice']['mean']:.3f} ± {summary['dice']['sd']:.3f}" in text
@@ -130,21 +131,21 @@ def test_the_headline_says_which_way_it_went(losses: tuple[int, int], word: str,
     whole = study(tmp_path, losses=losses)
     methods = [replace(method, history=None) for method in whole.methods]
     bare = replace(whole, methods=methods, cases=[], synthetic_images=[], real_images=[])
-    write_report(tmp_path / "report.html", bare)
+    write_pipeline_page(tmp_path / "report.html", bare)
     headline = re.search(r'<p class="headline">(.*?)</p>', (tmp_path / "report.html").read_text(), re.S)
     assert headline and word in headline[1]
 
 
-def test_there_may_be_no_baseline_or_several(report: Report, tmp_path: Path) -> None:
+def test_there_may_be_no_baseline_or_several(report: PipelineContent, tmp_path: Path) -> None:
     student, scratch = report.methods
     third = replace(scratch, key="self-training", title="Self-training")
     several = replace(report, methods=[student, scratch, third], comparison=("student", "scratch", "self-training"))
-    write_report(tmp_path / "several.html", several)
+    write_pipeline_page(tmp_path / "several.html", several)
     page = Page((tmp_path / "several.html").read_text())
     assert page.text.count("paired by patient") == 2
     assert "Difference to From scratch" in page.text and "Difference to Self-training" in page.text
 
-    write_report(tmp_path / "none.html", replace(report, methods=[student], comparison=("student",)))
+    write_pipeline_page(tmp_path / "none.html", replace(report, methods=[student], comparison=("student",)))
     page = Page((tmp_path / "none.html").read_text())
     assert "paired by patient" not in page.text and "Difference to" not in page.text
     assert re.search(r"reaches a mean Dice of 0\.\d{3} on 4 patients\.", page.text)
@@ -153,22 +154,24 @@ def test_there_may_be_no_baseline_or_several(report: Report, tmp_path: Path) -> 
 def test_2d_images_are_measured_in_pixels(tmp_path: Path) -> None:
     flat = study(tmp_path / "study", suffix=".png")
     methods = [replace(method, history=None) for method in flat.methods]
-    write_report(tmp_path / "report.html", replace(flat, methods=methods, synthetic_images=[]))
+    write_pipeline_page(tmp_path / "report.html", replace(flat, methods=methods, synthetic_images=[]))
     text = (tmp_path / "report.html").read_text()
     assert "HD95 (pixels)" in text and "drawn over" in text and "Axial" not in text
 
 
-def test_what_is_not_known_is_left_out(report: Report, tmp_path: Path) -> None:
+def test_what_is_not_known_is_left_out(report: PipelineContent, tmp_path: Path) -> None:
     methods = [Method(method.key, method.title, method.metrics_csv) for method in report.methods]
-    write_report(tmp_path / "r.html", replace(report, methods=methods, synthetic_images=[], settings={}, notes=[]))
+    write_pipeline_page(
+        tmp_path / "r.html", replace(report, methods=methods, synthetic_images=[], settings={}, notes=[])
+    )
     page = Page((tmp_path / "r.html").read_text())
     assert "Training curves" not in page.text and "Synthetic" not in page.text and "CPU latency" not in page.text
 
 
-def test_several_images_of_a_patient_are_not_mixed_up(report: Report, tmp_path: Path) -> None:
+def test_several_images_of_a_patient_are_not_mixed_up(report: PipelineContent, tmp_path: Path) -> None:
     methods = [replace(method, history=None) for method in report.methods]
     twice = replace(report, methods=methods, cases=[*report.cases, report.cases[0]], synthetic_images=[])
-    write_report(tmp_path / "r.html", twice)
+    write_pipeline_page(tmp_path / "r.html", twice)
     assert "a patient has several images" in (tmp_path / "r.html").read_text()
 
 
@@ -193,16 +196,16 @@ def test_numbers_are_written_for_people() -> None:
     assert [format_seconds(s) for s in (None, 42, 200, 7500)] == ["–", "42 s", "3 min 20 s", "2 h 5 min"]
 
 
-def test_methods_on_other_cases_are_refused(report: Report, tmp_path: Path) -> None:
+def test_methods_on_other_cases_are_refused(report: PipelineContent, tmp_path: Path) -> None:
     lines = report.methods[1].metrics_csv.read_text().splitlines(keepends=True)
     (tmp_path / "metrics.csv").write_text("".join(lines[:3]))
     other = replace(report.methods[1], metrics_csv=tmp_path / "metrics.csv")
     with pytest.raises(ValueError, match=r"cases \['a', 'b', 'c', 'd'\].*found \['a'\]"):
-        write_report(tmp_path / "r.html", replace(report, methods=[report.methods[0], other]))
+        write_pipeline_page(tmp_path / "r.html", replace(report, methods=[report.methods[0], other]))
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_comparison_of_unknown_methods_is_refused(report: Report) -> None:
+def test_a_comparison_of_unknown_methods_is_refused(report: PipelineContent) -> None:
     for wrong in (("teacher", "scratch"), (), ("student", "student")):
         with pytest.raises(ValueError, match=r"different ones of the methods \['student', 'scratch'\], found"):
             replace(report, comparison=wrong)
@@ -210,8 +213,8 @@ def test_a_comparison_of_unknown_methods_is_refused(report: Report) -> None:
         replace(report, methods=[report.methods[0]] * 2)
 
 
-def test_a_history_with_a_broken_line_is_refused(report: Report, tmp_path: Path) -> None:
+def test_a_history_with_a_broken_line_is_refused(report: PipelineContent, tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text('{"train_loss": 1}\n{"tra\n{"train_loss": 1}\n')
     broken = replace(report.methods[0], history=tmp_path / "history.jsonl")
     with pytest.raises(ValueError, match=r"one JSON object per line in .*history.jsonl.*line 2"):
-        write_report(tmp_path / "r.html", replace(report, methods=[broken, report.methods[1]]))
+        write_pipeline_page(tmp_path / "r.html", replace(report, methods=[broken, report.methods[1]]))

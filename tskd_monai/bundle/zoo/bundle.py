@@ -59,7 +59,7 @@ class Export:
 
 
 def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
-    """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test; a former export is replaced.
+    """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test; a previous export is replaced.
 
     Returns:
         The folder, the zip, and the files that are too large for the zoo's repository.

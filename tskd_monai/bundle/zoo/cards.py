@@ -1,4 +1,4 @@
-"""What people are told about a model: the zoo's README, and the header of a page on the Hugging Face hub."""
+"""What an exported bundle states about its model: the README in the zoo's template."""
 
 from __future__ import annotations
 

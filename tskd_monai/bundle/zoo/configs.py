@@ -98,4 +98,4 @@ def _yaml_config(text: str, settings: Mapping[str, Any], source: Path) -> str:
 
 def _require(present: bool, id_: str, source: Path) -> None:
     if not present:
-        raise ValueError(f"Expected the id {id_} at the top of {source}, found none; mend the export's settings.")
+        raise ValueError(f"Expected the id {id_} at the top of {source}, found none; correct the export's settings.")

@@ -1,4 +1,4 @@
-"""What an exported bundle holds of a training: weights, task, and the settings that point to them."""
+"""What a training run leaves in an exported bundle: weights, task, and the settings that point to them."""
 
 from __future__ import annotations
 

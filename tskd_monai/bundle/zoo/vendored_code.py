@@ -71,7 +71,7 @@ def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[st
         root: folder of the package.
         modules: files below it.
         bundle: the exported bundle.
-        extras: of each extra of the package, what pip is told to install in its place.
+        extras: of each extra of the package, what pip installs instead of it.
     """
     packages = {parent / INIT for path in modules for parent in path.parents if parent.is_relative_to(root)}
     for path in sorted({*modules, *packages, root / INIT}):

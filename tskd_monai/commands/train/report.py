@@ -17,7 +17,8 @@ from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.comparison import compare_metrics
 from tskd_monai.evaluation.latency import count_parameters, measure_latency
-from tskd_monai.evaluation.report.pipeline_page import Method, Report, write_report
+from tskd_monai.evaluation.report.pipeline_content import Method, PipelineContent
+from tskd_monai.evaluation.report.pipeline_page import write_pipeline_page
 from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 from tskd_monai.files.json_files import read_json
@@ -67,7 +68,7 @@ def write_pipeline_report(
     accepted = int(read_json(store.folder("gates") / "gates.json")["counts"]["accepted"])
     synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True)
     baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
-    report = Report(
+    report = PipelineContent(
         title=f"{task.name}: task-specific knowledge distillation",
         summary=_summary(sections, accepted, options, store),
         methods=methods,
@@ -80,7 +81,7 @@ def write_pipeline_report(
         settings=settings,
         notes=[*notes, *_unlike(store)],
     )
-    write_report(store.output_dir / "report.html", report)
+    write_pipeline_page(store.output_dir / "report.html", report)
     return _table(methods, has_millimetres=task.axcodes is not None)
 
 

@@ -1,4 +1,4 @@
-"""A study as a row of pictures: image, reference, prediction, and where the two differ most."""
+"""A case as a row of pictures: image, reference, prediction, and where the two differ most."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from html import escape
 import numpy as np
 
 from tskd_monai.evaluation.label_maps import load_prediction
-from tskd_monai.evaluation.report.display import load_for_display
+from tskd_monai.evaluation.report.display import labels_for_display, load_for_display, reference_on_image
 from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase
-from tskd_monai.evaluation.report.overlays import labels_for_display, legend, panel, reference_on_image
-from tskd_monai.evaluation.report.panels import foreground_box, label_colours, render_panel
+from tskd_monai.evaluation.report.panels import Overlay, label_colours, legend, panel_row
 
 logger = logging.getLogger(__name__)
 
@@ -27,45 +26,39 @@ def case_legend(labels: Mapping[int, str]) -> str:
     return legend(labels) + "<p>Differences:</p>" + legend(DIFFERENCES, DIFFERENCE_COLOURS)
 
 
-def case_panels(study: EvaluatedCase, labels: Mapping[int, str]) -> str:
-    """Returns the HTML of a study: its Dice by class, and the slice on which most pixels differ.
+def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
+    """Returns the HTML of a case: its Dice by class, and the slice on which most pixels differ.
 
     Args:
-        study: with its files.
+        case: with its files.
         labels: value -> name of the foreground labels.
 
     Raises:
         ValueError: when image, label and prediction do not lie on one grid.
     """
-    scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in study.rows)
-    heading = f"<h3>{escape(study.name)} <small>Dice {_dice(study.dice)}</small></h3>"
+    scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in case.rows)
+    heading = f"<h3>{escape(case.name)} <small>Dice {_dice(case.dice)}</small></h3>"
     text = f'<p class="quiet">{escape(scores)}.'
     try:
-        volume = load_for_display(study.image)
+        volume = load_for_display(case.image)
     except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
-        logger.warning("No picture of %s: expected an image that can be read by itself.", study.name)  # names no path
+        logger.warning("No picture of %s: expected an image that can be read by itself.", case.name)  # names no path
         return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
-    label_map = reference_on_image(study.label, volume, labels, f"label and image of {study.name}")
+    label_map = reference_on_image(case.label, volume, labels, f"label and image of {case.name}")
     reference = labels_for_display(label_map)
-    prediction = labels_for_display(load_prediction(study.prediction, label_map, labels))
+    prediction = labels_for_display(load_prediction(case.prediction, label_map, labels))
     differences = difference_map(reference, prediction)
     index = worst_slice(differences, reference)
     if volume.view:
         text += f" {volume.view} slice {index + 1} of {reference.shape[2]}; {volume.orientation}."
-    box = foreground_box([reference[:, :, index], prediction[:, :, index]])
     colours = label_colours(labels)
-    maps = {
-        "Image": (None, colours),
-        "Reference": (reference, colours),
-        "Prediction": (prediction, colours),
-        "Differences": (differences, DIFFERENCE_COLOURS),
-    }
-    panels = ""
-    for title, (shown, shades) in maps.items():
-        plane = None if shown is None else shown[:, :, index]
-        png = render_panel(volume.array[:, :, index], plane, shades, volume.pixel_mm, box)
-        panels += panel(png, title, "", study.name)
-    return f'<div class="patient">{heading}{text}</p><div class="panels" style="--columns:4">{panels}</div></div>'
+    overlays = [
+        Overlay("Image", None, colours),
+        Overlay("Reference", reference, colours),
+        Overlay("Prediction", prediction, colours),
+        Overlay("Differences", differences, DIFFERENCE_COLOURS),
+    ]
+    return f'<div class="patient">{heading}{text}</p>{panel_row(volume, index, overlays, case.name)}</div>'
 
 
 def difference_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Images and label maps arranged for the eye: radiological orientation, slices last."""
+"""Images and label maps arranged for display: radiological orientation, slices last."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from tskd_monai.data.grid import body_spacing, reoriented
 from tskd_monai.data.image_file import is_image_file, read_pixels
-from tskd_monai.data.labels import Grid
+from tskd_monai.data.labels import Grid, check_label_grid
 from tskd_monai.data.volume_reader import VolumeReader
+from tskd_monai.evaluation.label_maps import LabelMap, load_reference
 
 THICK = 1.2  # an axis is the slice axis if its spacing exceeds the others' by this factor
 VIEWS = {  # slice axis in RAS -> (row, column, slice axis), all seen with rows and columns reversed
@@ -22,14 +24,14 @@ VIEWS = {  # slice axis in RAS -> (row, column, slice axis), all seen with rows 
 
 @dataclass(frozen=True)
 class DisplayVolume:
-    """A volume to look at.
+    """A volume for display.
 
     Attributes:
         array: (H, W, D) or, in colour, (H, W, D, 3); row 0 is the top, column 0 the viewer's left.
         pixel_mm: (mm per row, mm per column); 1 for 2D image files.
         view: "Axial", "Coronal", "Sagittal", or "" for a 2D image file.
         orientation: which way is up and left, in words; "" for a 2D image file.
-        grid: of the file, before it was arranged.
+        grid: of the file, as stored.
     """
 
     array: np.ndarray
@@ -56,7 +58,7 @@ def load_for_display(path: Path) -> DisplayVolume:
 
 
 def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
-    """Returns an array in radiological orientation, as `load_for_display` its file.
+    """Returns an array in radiological orientation, as `load_for_display` does with a file.
 
     Args:
         array: (X, Y, Z).
@@ -69,6 +71,28 @@ def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
     order, view, orientation = VIEWS[_slice_axis(turned.shape, spacing)]
     shown = np.flip(turned.transpose(order), axis=(0, 1))
     return DisplayVolume(shown, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation, grid)
+
+
+def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, str], names: str) -> LabelMap:
+    """Reads a reference as the scorer does, on the grid of the image that it is drawn over, as training does.
+
+    Args:
+        path: of the reference.
+        volume: the image.
+        labels: value -> name of the foreground labels.
+        names: of both in messages.
+
+    Raises:
+        ValueError: when training or the scorer would refuse the reference.
+    """
+    reference = load_reference(path, labels)
+    check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)
+    return reference
+
+
+def labels_for_display(label_map: LabelMap) -> np.ndarray:
+    """Returns the labels (H, W, D) in the orientation of `load_for_display`."""
+    return arranged(label_map.array, label_map.affine).array
 
 
 def to_grey_levels(pixels: np.ndarray) -> np.ndarray:

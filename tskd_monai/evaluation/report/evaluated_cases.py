@@ -1,4 +1,4 @@
-"""The studies of an evaluation: their files and their rows of metrics, the worst first."""
+"""The cases of an evaluation: their files and their rows of metrics, the worst first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EvaluatedCase:
     """One image with its label, its segmentation and their metrics.
 
     Attributes:
-        name: of the study, unique in its section.
+        name: of the case, unique in its section.
         image: file or folder.
         label: file.
         prediction: file.
@@ -41,10 +41,10 @@ class EvaluatedCase:
 def evaluated_cases(
     task: Task, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row], output_dir: str | Path
 ) -> list[EvaluatedCase]:
-    """Returns the studies of a section, the worst Dice first and those without a Dice last.
+    """Returns the cases of a section, the worst Dice first and those without a Dice last.
 
     Args:
-        task: of the study.
+        task: of the datalist.
         entries: of the section that was evaluated.
         rows: of its metrics.csv, which has the entries' order.
         output_dir: where the segmentations are.
@@ -59,7 +59,7 @@ def evaluated_cases(
             f"Expected metrics of the section's {len(entries)} images with {count} classes each, in its order, found "
             f"{len(rows)} rows of other cases or classes; evaluate the section again."
         )
-    studies = [
+    cases = [
         EvaluatedCase(
             name,
             Path(entry["image"]),
@@ -69,4 +69,4 @@ def evaluated_cases(
         )
         for index, (entry, name) in enumerate(zip(entries, case_names(entries), strict=True))
     ]
-    return sorted(studies, key=lambda study: math.inf if math.isnan(study.dice) else study.dice)
+    return sorted(cases, key=lambda case: math.inf if math.isnan(case.dice) else case.dice)

@@ -16,13 +16,12 @@ from tskd_monai.evaluation.metrics import second_reader_csv
 from tskd_monai.evaluation.report.case_panels import case_legend, case_panels
 from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase, evaluated_cases
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot
-from tskd_monai.evaluation.report.pipeline_page import fill_template, report_versions
-from tskd_monai.evaluation.report.tables import UNKNOWN, html_table, pairs_table
+from tskd_monai.evaluation.report.page import UNKNOWN, filled_page, html_table, pairs_table, tiles, versions
 from tskd_monai.evaluation.report.unlike_images import unlike_images, unlike_note
 from tskd_monai.evaluation.summary import Row, class_means, finite_mean, read_metrics, values_of_class
 from tskd_monai.files.atomic import atomic_path
 
-SHOWN = 12  # studies with pictures
+SHOWN = 12  # cases with pictures
 
 
 def write_evaluation_report(
@@ -31,8 +30,8 @@ def write_evaluation_report(
     """Writes `report.html` beside the segmentations and their `metrics.csv`, whole or not at all; returns its path.
 
     Args:
-        task: of the study.
-        datalist: of the study.
+        task: of the datalist.
+        datalist: the file.
         section: that was segmented and scored.
         output_dir: where `metrics.csv` and the segmentations are.
         fold: of the datalist.
@@ -45,26 +44,26 @@ def write_evaluation_report(
     rows = read_metrics(output_dir / "metrics.csv")
     second_csv = second_reader_csv(output_dir / "metrics.csv")
     second_rows = read_metrics(second_csv) if second_csv.is_file() else []
-    studies = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir)
-    page = fill_template(
+    cases = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir)
+    page = filled_page(
         title=escape(f"{task.name}: evaluation"),
-        summary=escape(f"{_count(len(studies), 'image')} of the section {section}, scored on the labels' own grid."),
-        headline=escape(_headline(rows, studies)),
-        tiles=_tiles(task, rows, studies),
-        accuracy=unlike_note(_unlike(studies, output_dir), len(studies)) + _accuracy(task, rows, studies, second_rows),
+        summary=escape(f"{_count(len(cases), 'image')} of the section {section}, scored on the labels' own grid."),
+        headline=escape(_headline(rows, cases)),
+        tiles=_tiles(task, rows, cases),
+        accuracy=unlike_note(_unlike(cases, output_dir), len(cases)) + _accuracy(task, rows, cases, second_rows),
         patients="Worst first",
-        overlays=_pictures(task, studies),
-        versions=pairs_table("Versions", report_versions()),
+        overlays=_pictures(task, cases),
+        versions=pairs_table("Versions", versions()),
     )
     with atomic_path(output_dir / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output_dir / "report.html"
 
 
-def _unlike(studies: Sequence[EvaluatedCase], output_dir: Path) -> dict[str, str]:
+def _unlike(cases: Sequence[EvaluatedCase], output_dir: Path) -> dict[str, str]:
     """Returns how images of the section differ from the training images; the folder may hold others too."""
     recorded = unlike_images(output_dir)
-    return {study.name: recorded[study.name] for study in studies if study.name in recorded}
+    return {case.name: recorded[case.name] for case in cases if case.name in recorded}
 
 
 def class_table(task: Task, rows: Sequence[Row], caption: str = "By class, over patients") -> str:
@@ -84,52 +83,49 @@ def class_table(task: Task, rows: Sequence[Row], caption: str = "By class, over 
     return html_table(caption, header, lines)
 
 
-def volume_table(task: Task, studies: Sequence[EvaluatedCase]) -> str:
-    """Returns the HTML of the volumes of each study, predicted and of the reference; "" for 2D images."""
+def volume_table(task: Task, cases: Sequence[EvaluatedCase]) -> str:
+    """Returns the HTML of the volumes of each case, predicted and of the reference; "" for 2D images."""
     if task.axcodes is None:
         return ""
     lines = []
-    for study in studies:
-        cells = [f'{r["volume_ml"]:.1f} <span class="sd">/ {r["reference_volume_ml"]:.1f}</span>' for r in study.rows]
-        lines.append([escape(study.name), _number(study.dice), *cells])
+    for case in cases:
+        cells = [f'{r["volume_ml"]:.1f} <span class="sd">/ {r["reference_volume_ml"]:.1f}</span>' for r in case.rows]
+        lines.append([escape(case.name), _number(case.dice), *cells])
     bias = []
     for index in range(len(task.foreground)):
-        pairs = [(s.rows[index]["volume_ml"], s.rows[index]["reference_volume_ml"]) for s in studies]
+        pairs = [(s.rows[index]["volume_ml"], s.rows[index]["reference_volume_ml"]) for s in cases]
         bias.append(f"{fmean(predicted - reference for predicted, reference in pairs):+.1f}")
     lines.append(["Mean difference", "", *bias])
     header = ["Case", "Dice", *task.foreground.values()]
     return html_table("Volume in mL, predicted / reference, the worst Dice first", header, lines, len(lines) - 1)
 
 
-def _headline(rows: Sequence[Row], studies: Sequence[EvaluatedCase]) -> str:
+def _headline(rows: Sequence[Row], cases: Sequence[EvaluatedCase]) -> str:
     dice = [value for value in class_means(rows).values() if not math.isnan(value)]
     if not dice:
         return "Neither the labels nor the segmentations show any structure."
     low, high = bootstrap_mean_interval(dice)
     interval = "" if len(dice) < FEW_PATIENTS else f" (95 % interval {low:.3f} to {high:.3f})"
-    worst = min(studies[0].rows, key=lambda row: math.inf if math.isnan(row["dice"]) else row["dice"])
+    worst = min(cases[0].rows, key=lambda row: math.inf if math.isnan(row["dice"]) else row["dice"])
     return (
-        f"Mean Dice {fmean(dice):.3f}{interval} on {_count(len(dice), 'patient')}. The worst case is {studies[0].name} "
-        f"with {studies[0].dice:.3f}; its {worst['name']} has {worst['dice']:.3f}."
+        f"Mean Dice {fmean(dice):.3f}{interval} on {_count(len(dice), 'patient')}. The worst case is {cases[0].name} "
+        f"with {cases[0].dice:.3f}; its {worst['name']} has {worst['dice']:.3f}."
     )
 
 
-def _tiles(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedCase]) -> str:
+def _tiles(task: Task, rows: Sequence[Row], cases: Sequence[EvaluatedCase]) -> str:
     unit = "pixels" if task.axcodes is None else "mm"
     missed = sum(row["missed"] for row in rows)
-    tiles = [
+    numbers = [
         ("Mean Dice", _number(finite_mean(class_means(rows).values())), "over patients and classes"),
-        ("Worst case", _number(studies[0].dice), studies[0].name),
+        ("Worst case", _number(cases[0].dice), cases[0].name),
         (f"HD95 ({unit})", _number(finite_mean(class_means(rows, "hd95_mm").values()), 1), "structures found by both"),
-        ("Missed", str(missed), f"of {len(rows)} structures: in one of the two alone"),
+        ("Missed", str(missed), f"of {len(rows)} structures: in only one of the two"),
     ]
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
-        for name, value, remark in tiles
-    )
+    return tiles(numbers)
 
 
-def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedCase], second_rows: Sequence[Row]) -> str:
+def _accuracy(task: Task, rows: Sequence[Row], cases: Sequence[EvaluatedCase], second_rows: Sequence[Row]) -> str:
     by_class = {name: values_of_class(rows, label, "dice") for label, name in task.foreground.items()}
     spoken = "; ".join(f"{name} {_number(finite_mean(values.values()))}" for name, values in by_class.items())
     chart = strip_plot(by_class, "Dice per patient", one_colour=True)
@@ -141,16 +137,16 @@ def _accuracy(task: Task, rows: Sequence[Row], studies: Sequence[EvaluatedCase],
     )
     figure = chart_figure(chart, f"Dice per patient of each class. Means: {spoken}.", caption)
     second = class_table(task, second_rows, "A second reader against the reference") if second_rows else ""
-    return class_table(task, rows) + second + remark + figure + volume_table(task, studies)
+    return class_table(task, rows) + second + remark + figure + volume_table(task, cases)
 
 
-def _pictures(task: Task, studies: Sequence[EvaluatedCase]) -> str:
-    shown = studies[:SHOWN]
-    which = "All cases" if len(shown) == len(studies) else f"The {len(shown)} worst of {len(studies)} cases"
+def _pictures(task: Task, cases: Sequence[EvaluatedCase]) -> str:
+    shown = cases[:SHOWN]
+    which = "All cases" if len(shown) == len(cases) else f"The {len(shown)} worst of {len(cases)} cases"
     place = ", each on the slice where most pixels differ" if task.axcodes else ""
     text = f"<p>{which}, the lowest Dice first{place}.</p>"
     text += case_legend(task.foreground)
-    return text + "".join(case_panels(study, task.foreground) for study in shown)
+    return text + "".join(case_panels(case, task.foreground) for case in shown)
 
 
 def _count(number: int, noun: str) -> str:

@@ -61,7 +61,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cha
 
 
 def histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str) -> Chart:
-    """Returns the distributions of groups of any size in common bins, as shares, so that their heights compare.
+    """Returns the distributions of groups of any size in common bins, in percent, so that their heights compare.
 
     Args:
         groups: name -> at least one finite value.
@@ -83,7 +83,7 @@ def bin_edges(groups: Iterable[Sequence[float]], threshold: float) -> np.ndarray
     return np.histogram_bin_edges(everything, bins=min(most, max(least, number)))
 
 
-def shares(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
+def percentages(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
     """Returns the percentage of the values in each bin."""
     return 100 * np.histogram(values, bins=edges)[0] / len(values)
 
@@ -157,7 +157,7 @@ def _draw_histogram(groups: Mapping[str, Sequence[float]], threshold: float, qua
     axes = _plain_axes(figure.add_subplot(), theme)
     edges = bin_edges(groups.values(), threshold)
     for index, (name, values) in enumerate(groups.items()):
-        height, colour = shares(values, edges), _colour(len(groups) - 1 - index, theme)
+        height, colour = percentages(values, edges), _colour(len(groups) - 1 - index, theme)
         axes.stairs(height, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
         axes.stairs(height, edges, color=colour, linewidth=1.6, linestyle=LINES[len(groups) - 1 - index], label=name)
     top = axes.get_ylim()[1]

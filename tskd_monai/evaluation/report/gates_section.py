@@ -51,12 +51,12 @@ def _quality(gates: Gates) -> str:
     ]
     table = html_table("Quality of the synthetic images", ["Measure", "Mean", "95 % of draws"], rows)
     reading = (
-        f"KID, the kernel inception distance in the features of {gates.encoder}, says how far two sets of images are "
-        "apart: 0 for one distribution, and by chance slightly below. What two sets of real images are apart is in "
-        "the second row, so the first is good when it is as low. MS-SSIM is the similarity of pairs within a set: "
+        f"KID, the kernel inception distance in the features of {gates.encoder}, measures how far apart two sets of "
+        "images are: 0 for one distribution, and by chance slightly below. The second row is the distance of two sets "
+        "of real images, so the first is good when it is as low. MS-SSIM is the similarity of pairs within a set: "
         "lower is more diverse, and synthetic images well above the training images repeat themselves. The intervals "
         f"hold 95 % of the random draws ({gates.kid_subsets} subsets of {gates.kid_subset_size} images for KID); "
-        "they say nothing of another training."
+        "they say nothing about another training run."
     )
     return f'<div class="narrow">{table}</div><p class="quiet">{escape(reading)}</p>'
 

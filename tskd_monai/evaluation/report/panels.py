@@ -1,17 +1,19 @@
-"""Pictures for the report: a slice with coloured labels, and contact sheets. PNG bytes, no text inside."""
+"""Pictures of the report, as PNG without text inside and as HTML: a slice with coloured labels, contact sheets."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from tskd_monai.evaluation.report.display import load_for_display, to_grey_levels
+from tskd_monai.evaluation.report.display import DisplayVolume, load_for_display, to_grey_levels
 
 # Okabe and Ito's colours, distinct under the common colour vision deficiencies, then Paul Tol's muted set.
 LABEL_COLOURS = (
@@ -76,6 +78,43 @@ def render_panel(
     return _png(Image.fromarray(painted.round().astype(np.uint8)))
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """One picture of a row: a slice of the image, with or without labels.
+
+    Attributes:
+        title: below the picture, plain text.
+        labels: (H, W, D); None for the bare image.
+        colours: value -> "#rrggbb".
+        remark: beside the title, such as a score.
+    """
+
+    title: str
+    labels: np.ndarray | None
+    colours: Mapping[int, str]
+    remark: str = ""
+
+
+def panel_row(volume: DisplayVolume, index: int, overlays: Sequence[Overlay], case: str) -> str:
+    """Returns the HTML of one slice under several label maps, all cropped to the foreground of any of them.
+
+    Args:
+        volume: the image.
+        index: of the slice.
+        overlays: in the order of the pictures.
+        case: what the picture is of, for readers who do not see it.
+    """
+    planes = [None if overlay.labels is None else overlay.labels[:, :, index] for overlay in overlays]
+    box = foreground_box([plane for plane in planes if plane is not None])
+    panels = ""
+    for overlay, plane in zip(overlays, planes, strict=True):
+        png = render_panel(volume.array[:, :, index], plane, overlay.colours, volume.pixel_mm, box)
+        panels += _panel(png, overlay, case)
+    # One row up to four pictures, two rows beyond.
+    columns = len(overlays) if len(overlays) <= 4 else -(-len(overlays) // 2)
+    return f'<div class="panels" style="--columns:{columns}">{panels}</div>'
+
+
 def contact_sheet(paths: Sequence[Path], columns: int = 4, limit: int = 12) -> bytes:
     """Returns a PNG with up to `limit` images, evenly spaced in the list, on a transparent ground.
 
@@ -107,6 +146,22 @@ def evenly_spaced(paths: Sequence[Path], limit: int) -> list[Path]:
 def data_uri(png: bytes) -> str:
     """Returns the PNG as a data: address for use in HTML."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def legend(labels: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
+    """Returns the HTML of a list of colours: those of the labels unless others are given."""
+    items = "".join(
+        f'<li><span style="background:{colour}"></span>{escape(labels[value])}</li>'
+        for value, colour in (colours or label_colours(labels)).items()
+    )
+    return f'<ul class="legend" aria-label="Colours">{items}</ul>'
+
+
+def _panel(png: bytes, overlay: Overlay, case: str) -> str:
+    over = "the image" if overlay.labels is None else f"{overlay.title} drawn over the image"
+    remark = f" <span>{overlay.remark}</span>" if overlay.remark else ""
+    caption = f"<figcaption>{escape(overlay.title)}{remark}</figcaption>"
+    return f'<figure><img src="{data_uri(png)}" alt="{escape(f"Patient {case}: {over}")}">{caption}</figure>'
 
 
 def _paint(painted: np.ndarray, labels: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:

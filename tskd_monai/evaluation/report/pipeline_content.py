@@ -1,4 +1,4 @@
-"""What a report is made of: methods, cases and images, all given as files on disk."""
+"""What the report of a pipeline shows: methods, cases and images, all given as files on disk."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything `write_report` needs.
+class PipelineContent:
+    """Everything that the report of a pipeline shows.
 
     Attributes:
         title: heading of the report.
@@ -91,19 +91,19 @@ class Result:
     history: list[dict[str, Any]]
 
 
-def read_results(report: Report) -> dict[str, Result]:
-    """Returns key -> result for every method of the report, in its order.
+def read_results(content: PipelineContent) -> dict[str, Result]:
+    """Returns key -> result for every method, in their order.
 
     Raises:
         FileNotFoundError: if metrics or a named history are missing.
         ValueError: if a file cannot be read, lacks a label, or two methods were evaluated on different cases.
     """
     results = {}
-    for method in report.methods:
+    for method in content.methods:
         rows = read_metrics(method.metrics_csv)
-        absent = sorted(set(report.labels) - {row["label"] for row in rows})
+        absent = sorted(set(content.labels) - {row["label"] for row in rows})
         if absent:
-            raise ValueError(f"Expected the labels {sorted(report.labels)} in {method.metrics_csv}, missing {absent}.")
+            raise ValueError(f"Expected the labels {sorted(content.labels)} in {method.metrics_csv}, missing {absent}.")
         history = [] if method.history is None else read_history(method.history)
         results[method.key] = Result(method, rows, class_means(rows), history)
     first = next(iter(results.values()))

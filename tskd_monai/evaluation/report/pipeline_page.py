@@ -1,72 +1,57 @@
-"""The report of a study as one HTML file: no scripts, no other files, readable on a phone and on paper."""
+"""The report of a pipeline as one HTML file: no scripts, no other files, readable on a phone and on paper."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from html import escape
-from importlib import metadata, resources
 from pathlib import Path
-from string import Template
 
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.evaluation.comparison import FEW_PATIENTS, PairedComparison, compare, count_of_patients
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot, training_curves
 from tskd_monai.evaluation.report.gates_section import gates_section
 from tskd_monai.evaluation.report.overlays import overlay_section
+from tskd_monai.evaluation.report.page import filled_page, pairs_table, tiles, versions
 from tskd_monai.evaluation.report.panels import contact_sheet, data_uri
-from tskd_monai.evaluation.report.pipeline_content import Method, Report, Result, read_results
-from tskd_monai.evaluation.report.tables import accuracy_table, cost_table, format_count, pairs_table, patient_table
+from tskd_monai.evaluation.report.pipeline_content import PipelineContent, Result, read_results
+from tskd_monai.evaluation.report.tables import accuracy_table, cost_table, format_count, patient_table
 from tskd_monai.evaluation.summary import finite_mean
 from tskd_monai.files.atomic import atomic_path
 
-__all__ = ["Method", "Report", "write_report"]
-
-PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "transformers", "peft", "diffusers", "numpy")
 SHEET_LIMIT = 12
-OPTIONAL_PARTS = ("cost", "transfer_set", "curves", "settings", "notes")
 
 
-def write_report(output: Path, report: Report) -> None:
-    """Writes `report` as one self-contained HTML file to `output`, all of it or nothing.
+def write_pipeline_page(output: Path, content: PipelineContent) -> None:
+    """Writes the report of a pipeline as one self-contained HTML file, whole or not at all.
 
     Args:
         output: the file, for instance `report.html`.
-        report: what to show.
+        content: what to show.
 
     Raises:
-        FileNotFoundError: if a file the report names is missing.
+        FileNotFoundError: if a file that the content names is missing.
         ValueError: if files do not fit together (other cases, labels or grids).
     """
-    results = read_results(report)
-    first, *baselines = (results[key] for key in report.comparison)
+    results = read_results(content)
+    first, *baselines = (results[key] for key in content.comparison)
     differences = {baseline.method.title: compare(first.dice, baseline.dice) for baseline in baselines}
-    page = fill_template(
-        title=escape(report.title),
-        summary=escape(report.summary),
+    page = filled_page(
+        title=escape(content.title),
+        summary=escape(content.summary),
         headline=escape(headline(first, baselines)),
         tiles=_tiles(first, differences),
-        accuracy=_accuracy(report, results, differences),
-        cost=_cost(results, report.comparison[0]),
+        accuracy=_accuracy(content, results, differences),
+        cost=_cost(results, content.comparison[0]),
         patients="Test patients",
-        overlays=overlay_section(report, results),
-        transfer_set=_transfer_set(report),
+        overlays=overlay_section(content, results),
+        transfer_set=_transfer_set(content),
         curves=_curves(results),
-        settings=pairs_table("Settings", report.settings) if report.settings else "",
-        versions=pairs_table("Versions", report_versions()),
-        notes=_notes(report),
+        settings=pairs_table("Settings", content.settings) if content.settings else "",
+        versions=pairs_table("Versions", versions()),
+        notes=_notes(content),
     )
     with atomic_path(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def fill_template(**parts: str) -> str:
-    """Returns the page with its parts, HTML or escaped text by name, filled in; a part that is not given is empty."""
-    template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
 
 
 def headline(first: Result, baselines: Sequence[Result]) -> str:
@@ -93,27 +78,26 @@ def _relation(ours: float, baseline: Result) -> str:
 
 def _tiles(first: Result, differences: Mapping[str, PairedComparison]) -> str:
     """Returns the numbers a reader looks for first, each with its name."""
-    tiles = [("Mean Dice", f"{finite_mean(first.dice.values()):.3f}", first.method.title)]
+    numbers = [("Mean Dice", f"{finite_mean(first.dice.values()):.3f}", first.method.title)]
     for title, difference in differences.items():
         low, high = difference.interval_95
         few = difference.patients < FEW_PATIENTS
         interval = (
             f"{count_of_patients(difference.patients)}: too few to infer" if few else f"95 % {low:+.3f} to {high:+.3f}"
         )
-        tiles.append((f"Difference to {title}", f"{difference.mean:+.3f}", interval))
+        numbers.append((f"Difference to {title}", f"{difference.mean:+.3f}", interval))
     if first.method.parameters is not None:
-        tiles.append(("Parameters", format_count(first.method.parameters), "at inference"))
+        numbers.append(("Parameters", format_count(first.method.parameters), "at inference"))
     if first.method.latency_ms is not None:
-        tiles.append(("CPU latency", f"{first.method.latency_ms:.1f} ms", "per image"))
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
-        for name, value, remark in tiles
-    )
+        numbers.append(("CPU latency", f"{first.method.latency_ms:.1f} ms", "per image"))
+    return tiles(numbers)
 
 
-def _accuracy(report: Report, results: Mapping[str, Result], differences: Mapping[str, PairedComparison]) -> str:
-    first = escape(results[report.comparison[0]].method.title)
-    text = accuracy_table(results, report.labels, report.comparison[0], _distance_unit(report))
+def _accuracy(
+    content: PipelineContent, results: Mapping[str, Result], differences: Mapping[str, PairedComparison]
+) -> str:
+    first = escape(results[content.comparison[0]].method.title)
+    text = accuracy_table(results, content.labels, content.comparison[0], _distance_unit(content))
     text += (
         '<p class="quiet">Mean ± standard deviation over patients; bold: highest mean. HD95 is a mean over the '
         "structures found by both; a structure that only one of prediction and reference has is counted as missed and "
@@ -136,25 +120,25 @@ def _cost(results: Mapping[str, Result], marked: str) -> str:
     return f"<section><h2>Cost</h2>{cost_table(results, marked)}</section>" if known else ""
 
 
-def _distance_unit(report: Report) -> str:
-    has_geometry = not any(is_image_file(entry["label"]) for entry in report.cases)
+def _distance_unit(content: PipelineContent) -> str:
+    has_geometry = not any(is_image_file(entry["label"]) for entry in content.cases)
     return "mm" if has_geometry else "pixels"
 
 
-def _transfer_set(report: Report) -> str:
+def _transfer_set(content: PipelineContent) -> str:
     """Returns the section on synthetic images; "" without such images and without gates."""
-    sheets = _sheets(report) if report.synthetic_images else ""
-    gates = gates_section(report.gates) if report.gates else ""
+    sheets = _sheets(content) if content.synthetic_images else ""
+    gates = gates_section(content.gates) if content.gates else ""
     if not sheets and not gates:
         return ""
     title = "Synthetic images beside real ones" if sheets else "Synthetic images"
     return f"<section><h2>{title}</h2>{sheets}{gates}</section>"
 
 
-def _sheets(report: Report) -> str:
+def _sheets(content: PipelineContent) -> str:
     """Returns contact sheets of synthetic and real images side by side."""
     sheets = ""
-    for name, paths in (("Synthetic", report.synthetic_images), ("Real", report.real_images)):
+    for name, paths in (("Synthetic", content.synthetic_images), ("Real", content.real_images)):
         if paths:
             shown = min(SHEET_LIMIT, len(paths))
             alt = f"Contact sheet of {shown} {name.lower()} images"
@@ -174,18 +158,7 @@ def _curves(results: Mapping[str, Result]) -> str:
     return f"<section><h2>Training</h2>{chart}</section>"
 
 
-def _notes(report: Report) -> str:
-    if not report.notes:
+def _notes(content: PipelineContent) -> str:
+    if not content.notes:
         return ""
-    return "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in report.notes) + "</ul>"
-
-
-def report_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages, and the machine."""
-    versions = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions | {"Machine": f"{platform.machine()}, {os.cpu_count()} CPU cores"}
+    return "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in content.notes) + "</ul>"

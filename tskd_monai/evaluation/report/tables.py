@@ -1,4 +1,4 @@
-"""Tables of the report as HTML: accuracy, cost, Dice per patient, and pairs of names and values."""
+"""Tables that compare methods, as HTML: accuracy, cost, Dice per patient."""
 
 from __future__ import annotations
 
@@ -7,32 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean, stdev
 
+from tskd_monai.evaluation.report.page import UNKNOWN, html_table
 from tskd_monai.evaluation.report.pipeline_content import Result
 from tskd_monai.evaluation.summary import class_means, finite_mean, values_of_class
-
-UNKNOWN = "–"
-
-
-def html_table(
-    caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], marked_row: int | None = None
-) -> str:
-    """Returns an HTML table that scrolls sideways on a narrow screen; the first cell of a row is its heading.
-
-    Args:
-        caption: plain text.
-        header: plain text, one per column.
-        rows: cells as HTML (already escaped).
-        marked_row: index of the row to set off.
-    """
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
-    body = ""
-    for index, (first, *cells) in enumerate(rows):
-        mark = ' class="marked"' if index == marked_row else ""
-        body += f'<tr{mark}><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
-    )
 
 
 def accuracy_table(results: Mapping[str, Result], labels: Mapping[int, str], marked: str, unit: str) -> str:
@@ -77,12 +54,6 @@ def patient_table(results: Mapping[str, Result]) -> str:
     return html_table(
         "Dice per patient, mean over classes", ["Patient", *(r.method.title for r in results.values())], rows
     )
-
-
-def pairs_table(caption: str, pairs: Mapping[str, str]) -> str:
-    """Returns names and values in two columns."""
-    rows = [[escape(str(name)), escape(str(value))] for name, value in pairs.items()]
-    return html_table(caption, ["Name", "Value"], rows).replace("<table>", '<table class="pairs">')
 
 
 def format_count(number: int | None) -> str:
