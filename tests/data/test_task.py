@@ -116,7 +116,7 @@ def test_a_file_of_before_the_training_images_were_known_loads(task: Task, tmp_p
         ("axcodes", "PL", "in `axcodes`, found PL"),
         ("intensity", Intensity("zscore", 0, 1), "found zscore"),
         ("intensity", Intensity("hu_window", 100, 100), "lower below upper"),
-        ("foreground_oversampling", 1.2, "a share from 0 to 1"),
+        ("foreground_oversampling", 1.2, "a fraction from 0 to 1"),
         ("unfiltered", (300,), r"expected values among \[63\] of `keep_largest_component` in `unfiltered`, found"),
         ("unlike_training", "ignore", "expected warn or refuse in `unlike_training`, found ignore"),
         ("training_images", replace(RANGES, values=(5.0, 1.0)), "two numbers, the lower first, in `training_images.v"),

@@ -29,7 +29,7 @@ def test_a_split_has_its_counts_and_does_not_depend_on_order(split: tuple, count
 
 @pytest.mark.parametrize("split", [(0.7, 0.1, 0.1), (10, 5, 4), (0, 10, 10), (21, -1, 0), (9.5, 5.5, 5)])
 def test_a_split_that_does_not_add_up_is_refused(split: tuple) -> None:
-    with pytest.raises(ValueError, match="shares that add up to 1, or as numbers of patients that add up to 20"):
+    with pytest.raises(ValueError, match="fractions that add up to 1, or as numbers of patients that add up to 20"):
         draw_sections(CASES, split, seed=0)
 
 

@@ -1,7 +1,7 @@
-"""Datalists, tasks, readers and writers, and the embedded study.
+"""Datalists, tasks, readers and writers, and planning.
 
 What comes from outside may be wrong in any way: cut short, altered, made by another program or by nobody who means
-well. Readers of files, here and in the other packages, answer in one of these ways alone:
+well. Readers of files, here and in the other packages, end in one of these ways only:
 
 - They return what their docstring says, checked.
 - `ValueError` where the content is wrong and `FileNotFoundError` where something is not there; these very types, not a
@@ -10,6 +10,6 @@ well. Readers of files, here and in the other packages, answer in one of these w
 - `ImportError` where a package that decodes the pixels is not installed; it names the extra.
 
 An `OSError` of another type says that the operating system refused: permission, a full disk, a broken medium. Memory
-is taken for what a file holds, never for what its header claims. `tests/reliability/mutate_parsers.py` puts readers
+is allocated for what a file holds, never for what its header claims. `tests/reliability/mutate_parsers.py` puts readers
 to this test.
 """

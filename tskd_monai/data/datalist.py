@@ -22,7 +22,7 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
         path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list
             of `{"image", "label", "case"}`, perhaps with `second_reader`, another label of the image; paths are
             relative to the file's folder. Labels in `unlabeled` are left out.
-        fold: number of the cross-validation fold under `folds`, which says the cases of each section anew.
+        fold: number of the cross-validation fold under `folds`, which lists the cases of each section.
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.

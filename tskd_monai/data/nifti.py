@@ -34,7 +34,7 @@ IMAGE_CLASSES: dict[int, Any] = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 def read_nifti(path: str | Path, volume: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the voxels and the affine of a NIfTI file.
 
-    The file is read to its end, so a truncated or altered `.nii.gz` never passes (nibabel alone stops before the
+    The file is read to its end, so a truncated or altered `.nii.gz` never passes (nibabel stops before the
     checksum), and nothing is memory-mapped. NaN and infinite voxels are kept and counted in a warning.
 
     Args:
@@ -126,7 +126,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _checked_class(stream: BinaryIO, path: Path) -> Any:
-    """Returns nibabel's class for the file, whose header was weighed before memory is taken, and rewinds the stream."""
+    """Returns nibabel's class for the file, its header validated before memory is allocated, and rewinds the stream."""
     with damage_explained("NIfTI file", path.name):
         image_class = IMAGE_CLASSES.get(_header_size(stream))
     if image_class is None:
@@ -221,7 +221,7 @@ def _volume_shape(shape: tuple[int, ...], name: str, volume: int | None) -> tupl
 
 
 def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
-    """Returns the affine to RAS mm: the sform, else the qform, else pixdim alone; says so when there was a choice."""
+    """Returns the affine to RAS mm: the sform, else the qform, else pixdim only; says so when there was a choice."""
     try:
         unit = header.get_xyzt_units()[0]
     except KeyError:

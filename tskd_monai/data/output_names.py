@@ -49,7 +49,7 @@ def output_suffix(task: Task) -> str:
 
 
 def segmentation_path(output_dir: str | Path, name: str, task: Task) -> Path:
-    """Returns where the segmentation of a study of that name is written."""
+    """Returns where the segmentation of a case of that name is written."""
     return Path(output_dir) / f"{shortened(name)}_{SEGMENTATION_POSTFIX}{output_suffix(task)}"
 
 

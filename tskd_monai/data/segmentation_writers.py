@@ -86,7 +86,7 @@ class LabelMapWriter(ImageWriter):
             meta_dict: with `affine`, `original_affine` and `spatial_shape`, as `VolumeReader` and `Invertd` leave it.
             resample: part of `SaveImaged`'s interface. There is nothing to resample on the image's own grid, and a
                 label map on another is refused.
-            options: part of `SaveImaged`'s interface, of use to resampling alone.
+            options: part of `SaveImaged`'s interface, used for resampling only.
 
         Raises:
             ValueError: when metadata are missing or the label map is not on the image's grid.

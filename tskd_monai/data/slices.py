@@ -18,7 +18,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
     """The slices of volumes that are preprocessed once and held in memory.
 
     Args:
-        data: items such as `{"image", "label", "case"}`; an item with `slices` gives these slices alone.
+        data: items such as `{"image", "label", "case"}`; an item with `slices` gives only these slices.
         transform: of a whole item, to arrays `(C, H, W, D)`; slices are taken along D. A slice also has its index
             `slice` and its `position` along the volume, from 0 to 1.
         slice_transform: of one slice, arrays `(C, H, W)`; its random state is the dataset's.

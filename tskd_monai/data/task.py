@@ -17,7 +17,7 @@ from tskd_monai.files.option_path import text_path
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 NAME = re.compile(r"\w[^\x00-\x1f\x7f]*")
-"""Of a study or class: it ends up in configs and tables, whose readers may evaluate what begins with `$` or `=`."""
+"""Of a task or class: it ends up in configs and tables, whose readers may evaluate what begins with `$` or `=`."""
 
 LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
@@ -76,18 +76,18 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of one study has in common.
+    """What every stage of one task has in common.
 
     Attributes:
-        name: of the study.
+        name: of the task.
         labels: index is the network's class, the first is background.
         channels: of the images, 1 (grey) or 3 (colour).
         image_size: rows and columns that the networks see, multiples of 16.
         pixdim: row and column spacing at which they see them, mm (pixels for images without a spacing).
         axcodes: orientation in which volumes are handled, slices along the last axis; None for 2D images.
         intensity: how values become [0, 1].
-        class_frequencies: share of each class among the labelled training voxels.
-        foreground_oversampling: share of the training slices that is drawn from those with foreground.
+        class_frequencies: fraction of each class among the labelled training voxels.
+        foreground_oversampling: fraction of the training slices that is drawn from those with foreground.
         keep_largest_component: label values of which only the largest connected component is kept.
         training_images: what the training images were like; None: not known.
         unlike_training: `warn` of an image that is far from that, or `refuse` it.
@@ -128,11 +128,11 @@ class Task:
         bounded = _is_finite(self.intensity.lower) and _is_finite(self.intensity.upper)
         ordered = bounded and self.intensity.lower < self.intensity.upper
         _require(ordered, "intensity", "lower below upper", self.intensity)
-        share = self.foreground_oversampling
-        _require(_is_share(share), "foreground_oversampling", "a share from 0 to 1", share)
-        shares = self.class_frequencies
-        counted = len(shares) in (0, self.num_classes) and all(_is_share(share) for share in shares)
-        _require(counted, "class_frequencies", f"{self.num_classes} shares from 0 to 1, or none", shares)
+        fraction = self.foreground_oversampling
+        _require(_is_fraction(fraction), "foreground_oversampling", "a fraction from 0 to 1", fraction)
+        frequencies = self.class_frequencies
+        counted = len(frequencies) in (0, self.num_classes) and all(map(_is_fraction, frequencies))
+        _require(counted, "class_frequencies", f"{self.num_classes} fractions from 0 to 1, or none", frequencies)
         known = self.label_values[1:]
         kept = self.keep_largest_component
         fits = all(is_a(value, int) and value in known for value in kept)
@@ -255,7 +255,7 @@ def _check_ranges(ranges: TrainingImages) -> None:
         _require(ordered, f"training_images.{name}", f"{expected}, the lower first,", found)
 
 
-def _is_share(value: object) -> bool:
+def _is_fraction(value: object) -> bool:
     return _is_finite(value) and 0 <= value <= 1  # type: ignore[operator]
 
 

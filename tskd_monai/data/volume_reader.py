@@ -33,9 +33,9 @@ def load_image_transform(
     irregular: str = REFUSE,
     allow_missing_keys: bool = False,
 ) -> LoadImaged:
-    """Returns the transform that reads images and labels of a datalist with `VolumeReader` alone.
+    """Returns the transform that reads images and labels of a datalist with `VolumeReader` only.
 
-    Given as `LoadImaged(reader=...)` a reader's exceptions end up as text inside another one, and MONAI goes on to
+    Given as `LoadImaged(reader=...)` a reader's exceptions end up as text inside another one, and MONAI continues with
     its own readers. Registered last, it is asked first, takes every file, and its exceptions come through. A path is
     taken as it stands: `~` begins a name like any other.
 
@@ -77,8 +77,7 @@ class VolumeReader(ImageReader):
     Args:
         series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
         irregular: what to do with a gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to
-            a regular orthogonal grid with a notice.
-
+            a regular orthogonal grid with a warning.
         labels: whether the files are label maps: of a 2D image with a palette the index is read, not the colour.
 
     Raises:

@@ -94,14 +94,14 @@ def _owners(folder: Path) -> dict[int, str]:
         number, patient = row.get("Image Number", ""), row.get("Patient ID", "")
         if not number.isdigit() or not patient:
             raise ValueError(
-                f"{beside[0]}: expected `Image Number` and `Patient ID` in every row, found {row}; mend the workbook."
+                f"{beside[0]}: expected `Image Number` and `Patient ID` in every row, found {row}; correct it."
             )
         owners[int(number)] = patient
     return owners
 
 
 def _numbered_separately(owners: dict[str, dict[int, str]]) -> bool:
-    """Whether parts share patient ids; then each part is taken to number its own patients, with a notice."""
+    """Whether parts share patient ids; then each part is taken to number its own patients, with a warning."""
     patients = [set(numbers.values()) for numbers in owners.values()]
     shared = sum(map(len, patients)) - len(set().union(*patients))
     if shared:

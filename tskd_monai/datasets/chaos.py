@@ -40,8 +40,8 @@ MR_SERIES = {
 """Folder of the sequence, and of the series below it."""
 
 LIVER_HU = (0.0, 250.0)
-LIVER_SHARE = 0.9
-"""In portal phase at least this share of liver voxels has such values; 0.99 in the case that was looked at, and 0.81
+LIVER_FRACTION = 0.9
+"""In portal phase at least this fraction of liver voxels has such values; 0.99 in the case that was looked at, and 0.81
 with its labels in reverse order."""
 
 
@@ -188,10 +188,10 @@ def _require_same_grid(folder: Path, grid: SeriesGrid) -> None:
 
 def _require_liver_values(values: np.ndarray, patient: Path) -> None:
     """Refuses labels that lie on something other than liver: those of another order."""
-    share = float(((values > LIVER_HU[0]) & (values < LIVER_HU[1])).mean()) if values.size else 0.0
-    if share < LIVER_SHARE:
+    fraction = float(((values > LIVER_HU[0]) & (values < LIVER_HU[1])).mean()) if values.size else 0.0
+    if fraction < LIVER_FRACTION:
         raise ValueError(
-            f"{patient}: expected at least {LIVER_SHARE:.0%} of the liver between {LIVER_HU[0]:g} and {LIVER_HU[1]:g} "
-            f"HU, found {share:.0%} of {values.size} voxels; the labels are in another order than the images, or of "
-            "another patient. Unpack the download again."
+            f"{patient}: expected at least {LIVER_FRACTION:.0%} of the liver between {LIVER_HU[0]:g} and "
+            f"{LIVER_HU[1]:g} HU, found {fraction:.0%} of {values.size} voxels; the labels are in another "
+            "order than the images, or of another patient. Unpack the download again."
         )

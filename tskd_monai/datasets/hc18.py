@@ -4,10 +4,10 @@ Layout of `training_set.zip` and `test_set.zip` (Zenodo 1327317, hc18.grand-chal
 
     training_set/000_HC.png, 000_HC_Annotation.png, 010_HC.png, 010_2HC.png, …
     training_set_pixel_size_and_HC.csv
-    test_set/000_HC.png, … (numbered anew, without annotation)
+    test_set/000_HC.png, … (numbered again, without annotation)
 
 The number in front is the exam; `2HC` is a second image of the same one. Which exams are of one woman is not said. The
-test set is numbered anew and its exams are taken for others.
+test set is numbered again and its exams are taken for others.
 
 Source: public descriptions of the download (training images from `000_HC.png` to `805_HC.png`, 999 of 806 exams; 335
 test images) and public loaders of it.

@@ -46,7 +46,7 @@ def inspect_entry(
 
     Raises:
         ValueError: when the image has other channels or values that are not finite, or a label has another size or
-            place than its image, or holds a value that is not declared.
+            position than its image, or holds a value that is not declared.
     """
     reader = VolumeReader()
     image, metadata = reader.read(folder / entry["image"])

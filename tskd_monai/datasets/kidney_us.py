@@ -7,7 +7,7 @@ Layout: the images, which are sent after registration, beside the repository's l
     labels/reviewed_masks_1/{capsule,regions}/1_IM-0001-0059_anon.png, labels/reviewed_masks_2/… (drawn from the CSV)
 
 Masks are taken where their folder is there; else the polygons of the CSV are drawn. Over all files and both annotators
-they differ along edges alone (Dice above 0.99 for each structure) but in one image, whose two capsule polygons overlap.
+they differ along edges only (Dice above 0.99 for each structure) but in one image, whose two capsule polygons overlap.
 `capsule` is 1; `regions` are 1 central echo complex, 2 medulla, 3 cortex, later ones drawn over earlier ones as the
 authors' `create_masks.py` does. The one rectangle in the CSVs, a pixel wide, counts as no annotation.
 

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 SHOWN_VALUES = 8
 SOFT_CUT = 127
-THIN_SHARE = 0.5
-"""An outline covers at most this share of the region inside it."""
+THIN_FRACTION = 0.5
+"""An outline covers at most this fraction of the region inside it."""
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_binary(path: Path, *, soft: bool = False) -> np.ndarray:
 
     Args:
         path: of the mask.
-        soft: cut a mask of more values at half of 255, with a notice, instead of refusing it.
+        soft: cut a mask of more values at half of 255, with a warning, instead of refusing it.
 
     Raises:
         ValueError: when the mask has more than two values and is not taken as soft, or two of which none is 0.
@@ -101,7 +101,7 @@ def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
     if not drawn.any():
         raise ValueError(f"Expected an outline in {path.name}, found an empty image; see {path}.")
     hull = convex_hull_image(drawn, offset_coordinates=False)
-    if drawn.sum() > THIN_SHARE * hull.sum():
+    if drawn.sum() > THIN_FRACTION * hull.sum():
         raise ValueError(
             f"Expected a thin outline in {path.name}, found {int(drawn.sum())} of the {int(hull.sum())} pixels inside "
             f"it drawn: the mask is filled already, or another image; see {path}."

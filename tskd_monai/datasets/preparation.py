@@ -129,7 +129,7 @@ def _claim(folder: Path, dataset: PublicDataset, options: Mapping[str, Any]) -> 
 
 
 def _inspect(sample: Sample, folder: Path, description: Description) -> Inspection:
-    """Returns what a sample's files hold; those that are refused are removed, so that the next run makes them anew."""
+    """Returns what a sample's files hold; those that are refused are removed, so that the next run makes them again."""
     sources = {key: file.source for key, file in sample.files().items()}
     try:
         return inspect_entry(sample.entry(), folder, description.labels, description.channels, sources)

@@ -83,14 +83,14 @@ def draw_folds(sections: Mapping[str, str], number: int, seed: int) -> list[dict
 
 
 def _without(split: Sequence[float], taken: set[str]) -> tuple[float, ...]:
-    """The split with 0 for official sections; shares are scaled to add up to 1 again."""
+    """The split with 0 for official sections; fractions are scaled to add up to 1 again."""
     rest = [0.0 if name in taken else value for name, value in zip(DRAWN, split, strict=True)]
-    shares = abs(sum(split) - 1) < 1e-6 and sum(rest) > 0
-    return tuple(value / sum(rest) if shares else value for value in rest)
+    fractions = abs(sum(split) - 1) < 1e-6 and sum(rest) > 0
+    return tuple(value / sum(rest) if fractions else value for value in rest)
 
 
 def _counts(total: int, split: Sequence[float]) -> list[int]:
-    """Patients of each section; what shares leave over goes to those with the largest remainder."""
+    """Patients of each section; what fractions leave over goes to those with the largest remainder."""
     if abs(sum(split) - 1) < 1e-6:
         exact = np.array(split) * total
         counts = np.floor(exact + 1e-9).astype(int)
@@ -100,7 +100,7 @@ def _counts(total: int, split: Sequence[float]) -> list[int]:
         counts = np.array(split)
     if min(counts) < 0 or counts[0] < 1 or sum(counts) != total or any(count != int(count) for count in counts):
         raise ValueError(
-            f"Expected --split as shares that add up to 1, or as numbers of patients that add up to {total}, with at "
-            f"least one in training, found {list(split)}."
+            f"Expected --split as fractions that add up to 1, or as numbers of patients that add up to {total}, with "
+            f"at least one in training, found {list(split)}."
         )
     return [int(count) for count in counts]

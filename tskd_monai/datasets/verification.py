@@ -1,4 +1,4 @@
-"""A prepared dataset checked again, from its own files alone."""
+"""A prepared dataset checked again, from its own files only."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def copied(path: Path, target: str) -> OutputFile:
 
 
 def grey_image(path: Path, target: str) -> OutputFile:
-    """Returns the grey PNG of an 8-bit image; colour becomes its luma (ITU-R BT.601), with a notice."""
+    """Returns the grey PNG of an 8-bit image; colour becomes its luma (ITU-R BT.601), with a warning."""
 
     def write(output: Path) -> None:
         pixels = read_image_file(path)[:, :, 0]

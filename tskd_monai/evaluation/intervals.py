@@ -20,7 +20,7 @@ def bootstrap_mean_interval(
         values: one finite number per patient.
         seed: of the generator; the same seed gives the same interval.
         resamples: number of draws with replacement.
-        confidence: share of the resampled means inside the interval, in (0, 1).
+        confidence: fraction of the resampled means inside the interval, in (0, 1).
 
     Returns:
         (low, high); (nan, nan) below two patients, where nothing can be resampled.

@@ -111,7 +111,7 @@ def load_second_reader(path: Path, reference: LabelMap, labels: Mapping[int, str
 
 
 def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
-    """Raises ValueError unless both maps have the same shape and place each voxel alike (`same_grid`)."""
+    """Raises ValueError unless both maps have the same shape and put each voxel at the same position (`same_grid`)."""
     found, expected = prediction.path, reference.path
     if prediction.array.shape != reference.array.shape:
         raise ValueError(

@@ -22,8 +22,8 @@ def score_segmentations(
     be read against.
 
     Args:
-        task: of the study.
-        datalist: of the study.
+        task: that the segmentations are for.
+        datalist: of the images.
         section: that was segmented.
         output_dir: where the segmentations are.
         fold: of the datalist.

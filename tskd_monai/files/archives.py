@@ -38,7 +38,7 @@ class Member:
 def unpack_archives(archives: Sequence[str | Path], folder: str | Path, max_bytes: int) -> Path:
     """Unpacks the files of zip or tar archives into one new folder, which is there whole or not at all.
 
-    Names alone are kept: no owner, mode or time. Links, devices and whatever is neither file nor folder are refused,
+    Only names are kept: no owner, mode or time. Links, devices and whatever is neither file nor folder are refused,
     not followed.
 
     Args:

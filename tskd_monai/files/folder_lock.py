@@ -67,7 +67,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
     """Takes a folder for this process, which may take it more than once; makes it when missing.
 
     Keep the lock that is returned: the folder is released when nothing refers to it any more. On a file system without
-    locks a warning takes their place.
+    locks a warning is logged instead.
 
     Args:
         folder: that is going to be written to. Folders in it are others.

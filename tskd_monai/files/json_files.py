@@ -28,7 +28,7 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is not JSON as `parse_json` takes it; names the file and the place or the reason.
+        ValueError: when the file is not JSON as `parse_json` takes it; names the file and the position or the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,7 +61,7 @@ def parse_json(text: str) -> Any:
             parse_int=_whole,
         )
         if SURROGATE.search(text):
-            json.dumps(content, ensure_ascii=False).encode()  # half of a pair alone cannot be encoded
+            json.dumps(content, ensure_ascii=False).encode()  # half of a pair cannot be encoded
     except UnicodeEncodeError as error:
         raise ValueError(f"half a character in a text: {error.reason}") from error
     except RecursionError as error:
@@ -111,7 +111,7 @@ def check_fields(found: Any, fields: Fields, where: str, advice: str) -> None:
     Args:
         found: content of a file, or a part of it.
         fields: that it must have; it may have others.
-        where: the file and the place in it; named in the message.
+        where: the file and the position in it; named in the message.
         advice: what to do about it, the end of the message.
     """
     if not isinstance(found, dict):

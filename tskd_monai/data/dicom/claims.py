@@ -1,4 +1,4 @@
-"""What a DICOM file claims to hold, weighed before pydicom or a decoder takes memory for it."""
+"""Header values of a DICOM file, validated before pydicom or a decoder allocates memory for them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str)
 
 
 def check_frame_sizes(dataset: Dataset) -> None:
-    """Refuses compressed frames that state another size than the header: a decoder takes memory for theirs.
+    """Refuses compressed frames that state another size than the header: a decoder allocates memory for theirs.
 
     Args:
         dataset: of a file, with pixels; nothing is done where they are not compressed, or as RLE, which has no size.
@@ -117,14 +117,14 @@ def _stated_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
 
 def _jpeg_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
     """Yields what the segments of a JPEG or JPEG-LS stream state up to its first scan."""
-    place = len(JPEG_START)
-    while place + 9 <= len(frame) and frame[place] == 0xFF and frame[place + 1] != JPEG_SCAN:
-        marker = frame[place + 1]
+    position = len(JPEG_START)
+    while position + 9 <= len(frame) and frame[position] == 0xFF and frame[position + 1] != JPEG_SCAN:
+        marker = frame[position + 1]
         if marker == 0xFF:  # padding in front of a marker
-            place += 1
+            position += 1
             continue
         if marker in JPEG_FRAMES:
-            yield struct.unpack_from(">HH", frame, place + 5)
-        elif marker == JPEG_LS_PARAMETERS and frame[place + 4] == JPEG_LS_OWN_SIZE:
+            yield struct.unpack_from(">HH", frame, position + 5)
+        elif marker == JPEG_LS_PARAMETERS and frame[position + 4] == JPEG_LS_OWN_SIZE:
             yield -1, -1  # of more than 65535 rows or columns, which no header of DICOM states
-        place += 2 + int(struct.unpack_from(">H", frame, place + 2)[0])
+        position += 2 + int(struct.unpack_from(">H", frame, position + 2)[0])

@@ -81,7 +81,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_no_image(path: Path) -> bool:
-    """Returns whether the name alone says so: a directory of the medium, or a hidden file."""
+    """Returns whether a name rules an image out: a directory of the medium, or a hidden file."""
     return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
 
 

@@ -48,7 +48,7 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
         folder: holds the series, perhaps in subfolders.
         series_uid: SeriesInstanceUID to read where there are several.
         irregular: what to do with a gantry tilt and single missing slices: `refuse`, or `resample` to a regular
-            orthogonal grid by linear interpolation, with a notice. Voxels that no slice covers get the lowest value.
+            orthogonal grid by linear interpolation, with a warning. Voxels that no slice covers get the lowest value.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
@@ -95,7 +95,7 @@ def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
 
 
 def _require_held(headers: Sequence[FileDataset], name: str) -> None:
-    """Refuses a series whose headers claim more pixels than the files hold, before memory is taken for them."""
+    """Refuses a series whose headers claim more pixels than the files hold, before memory is allocated for them."""
     for path, slices in _by_file(headers).items():
         check_pixel_claims(headers[slices[0]], len(slices), path.stat().st_size, path.name)
     check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
@@ -104,7 +104,7 @@ def _require_held(headers: Sequence[FileDataset], name: str) -> None:
 def _read_stack(headers: Sequence[FileDataset]) -> np.ndarray:
     """Returns the physical values of all slices, float32 (slices, rows, columns).
 
-    Memory for them is taken when the first file has been decoded and has proved to hold what its header claims.
+    Memory for them is allocated when the first file has been decoded and has proved to hold what its header claims.
     """
     stack: np.ndarray | None = None
     for path, slices in _by_file(headers).items():
@@ -143,7 +143,7 @@ def _frames(path: Path, header: FileDataset) -> np.ndarray:
 
 
 def _syntax_as_found(dataset: FileDataset, name: str) -> UID:
-    """Returns the transfer syntax of a data set without file meta information, which alone would state it.
+    """Returns the transfer syntax of a data set without file meta information, the only place that states it.
 
     pydicom tells implicit from explicit value representations, and the byte order, by the first element.
     """

@@ -63,7 +63,7 @@ class DicomSegWriter(LabelMapWriter):
     goes back to the slices as they were scanned, by nearest neighbour.
 
     Only frames with foreground are stored (highdicom's `omit_empty_frames`): a slice that no frame refers to is
-    background, so a viewer that shows the segmentation alone shows fewer slices than the image has. A label that is
+    background, so a viewer that shows only the segmentation shows fewer slices than the image has. A label that is
     absent from the map keeps its description.
 
     For `SaveImaged(writer=...)` bind the labels: `functools.partial(DicomSegWriter, labels=...)`, in a bundle's

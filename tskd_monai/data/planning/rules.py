@@ -45,7 +45,7 @@ def plan_task(
 
     Args:
         datalist: from `load_datalist`, with `labels` `{"0": "background", …}`; an entry with `slices` is labelled on
-            these slices alone.
+            these slices only.
         image_size: rows and columns the networks see, a multiple of 16; None: the median matrix, 256 at most.
         intensity: `percentile`, `hu_window` or `rgb`; None: by modality and channels.
         name: of the task; None: the datalist's.

@@ -1,1 +1,1 @@
-"""The embedded study: images computed from ellipsoids, with exact answers."""
+"""The embedded dataset: images computed from ellipsoids, with exact answers."""

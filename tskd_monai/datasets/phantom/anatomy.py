@@ -1,4 +1,4 @@
-"""The patients of the embedded study: an upper abdomen of analytic solids, another one for each seed.
+"""The patients of the embedded dataset: an upper abdomen of analytic solids, another one for each seed.
 
 World coordinates are RAS in mm: +x is the patient's right, where the liver lies, +y anterior, +z superior; the origin
 lies near the first lumbar vertebra.

@@ -1,4 +1,4 @@
-"""Scans of the embedded study: an anatomy rendered into any grid as a T2-weighted abdominal MR with its label map.
+"""Scans of the embedded dataset: an anatomy rendered into any grid as a T2-weighted abdominal MR with its label map.
 
 What makes MR hard is simulated: a smooth multiplicative bias field, Rician noise, partial volume of thick slices,
 texture, and a contrast that differs between cases, in which bowel looks like kidney or spleen.

@@ -1,4 +1,4 @@
-"""Analytic solids in mm: what the embedded study is drawn from, so that the right label of every point is known."""
+"""Analytic solids in mm: what the embedded dataset is drawn from, so that the right label of every point is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded study on disk: NIfTI images and labels of imaginary patients with their datalist."""
+"""The embedded dataset on disk: NIfTI images and labels of imaginary patients with their datalist."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def write_study(
     spacing: tuple[float, float, float] = (3.6, 3.6, 7.2),
     axcodes: str = "LAS",
 ) -> Path:
-    """Writes a study and returns the path of its `datalist.json`.
+    """Writes a dataset and returns the path of its `datalist.json`.
 
     Each case is another patient. Finished files are kept, so a call that was stopped resumes, and the same call again
     changes nothing; a datalist that was edited stays as it is.
 
     Args:
-        output_dir: folder of the study.
-        seed: of the study; no two share a patient.
+        output_dir: folder of the dataset.
+        seed: of the dataset; no two share a patient.
         sections: number of cases in each section, `training`, `validation`, `test` or `unlabeled`.
         shape: voxels along the array axes.
         spacing: mm along the array axes.
         axcodes: where the array axes point to.
 
     Raises:
-        ValueError: when a section is unknown, a number is out of range, or the folder holds another study.
+        ValueError: when a section is unknown, a number is out of range, or the folder holds another dataset.
     """
     cases = _assign_cases(sections)
     if not 0 <= seed < 2**31:
@@ -74,8 +74,8 @@ def write_study(
     if not path.is_file():
         write_json(path, datalist)
     elif read_json(path) != datalist:
-        logger.warning("%s differs from the one written with the study; it was edited and stays.", path.name)
-    logger.info("Phantom study with %d cases is ready.", sum(sections.values()))
+        logger.warning("%s differs from the one written with the dataset; it was edited and stays.", path.name)
+    logger.info("Phantom dataset with %d cases is ready.", sum(sections.values()))
     return path
 
 
@@ -95,13 +95,15 @@ def _claim(path: Path, record: dict[str, Any]) -> None:
     """Writes down what the folder holds, or checks it against what it was made with."""
     if not path.is_file():
         if (path.parent / "datalist.json").exists():
-            raise ValueError(f"Expected a new folder or a phantom study in {path.parent}, found another datalist.json.")
+            raise ValueError(
+                f"Expected a new folder or a phantom dataset in {path.parent}, found another datalist.json."
+            )
         write_json(path, record)
         return
     found = read_json(path)
     if found != record:
         raise ValueError(
-            f"{path}: expected a study made with {record}, found {found}; choose another folder or delete this one."
+            f"{path}: expected a dataset made with {record}, found {found}; choose another folder or delete this one."
         )
 
 
