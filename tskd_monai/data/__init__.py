@@ -1,4 +1,11 @@
-"""Datalists, tasks, readers and writers, and planning.
+"""Tasks, datalists, planning, and the readers and writers of images and label maps.
+
+- `task`, `datalist`, `planning`: what is learned, from which images, and how that is planned.
+- `volume_reader`: the way in for every image; behind it `nifti`, `image_file` and `dicom`.
+- `grid`, `labels`: the one comparison of grids, and the one judgement of label maps.
+- `segmentation_writers`, `output_names`: label maps out, on the grid of their image.
+- `slices`: datasets of slices. `fitness`: ranges of images, and which images lie outside.
+- `transfer_set`, `gates_file`: the formats of synthetic images, and of what their gates measured.
 
 What comes from outside may be wrong in any way: cut short, altered, made by another program or by nobody who means
 well. Readers of files, here and in the other packages, end in one of these ways only:

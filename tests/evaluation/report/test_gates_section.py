@@ -1,61 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from tskd_monai.data.gates_file import GATES_NAME, SHEET_NAME, read_gates
+from tests.data.test_gates_file import changed, gates_json, write
+from tskd_monai.data.gates_file import SHEET_NAME, read_gates
 from tskd_monai.evaluation.report.gates_section import counts_sentence, gates_section
-
-
-def gates_json() -> dict[str, Any]:
-    interval = {"mean": 0.25, "low": -0.01, "high": 0.5}
-    return {
-        "format_version": 1,
-        "task_hash": "a" * 64,
-        "checkpoint_sha256": "c" * 64,
-        "settings": {
-            "confidence_quantile": 0.05,
-            "near_copy_quantile": 0.01,
-            "encoder": "vit <tiny>",
-            "kid_subset_size": 50,
-            "kid_subsets": 200,
-            "seed": 0,
-        },
-        "confidence": {"threshold": 0.7, "validation": [0.8, 0.9, 0.95], "synthetic": [0.6, 0.9, 0.91, 0.92]},
-        "memorisation": {
-            "pixels": {"threshold": 0.06, "real": [0.07, 0.1, 0.2], "synthetic": [0.01, 0.02, 0.1, 0.12]},
-            "features": {"threshold": 0.05, "real": [0.06, 0.1, 0.2], "synthetic": [0.02, 0.2, 0.2, 0.3]},
-        },
-        "quality": {
-            "kid": {"synthetic_validation": interval, "training_validation": interval},
-            "ms_ssim": {"synthetic": interval, "training": interval},
-        },
-        "counts": {"sampled": 4, "accepted": 1, "near_copies": 2, "low_confidence": 1},
-    }
-
-
-def write(folder: Path, content: object, sheet: bool = True) -> Path:
-    (folder / GATES_NAME).write_text(json.dumps(content))
-    if sheet:
-        Image.new("L", (320, 40)).save(folder / SHEET_NAME)
-    return folder
-
-
-def changed(field: str, value: object) -> dict[str, Any]:
-    content = gates_json()
-    *outer, last = field.split(".")
-    inner = content
-    for name in outer:
-        inner = inner[name]
-    if value is None and field != "confidence":
-        del inner[last]
-    else:
-        inner[last] = value
-    return content
 
 
 def test_section_shows_counts_quality_histograms_and_sheet(tmp_path: Path) -> None:
@@ -82,26 +33,6 @@ def test_counts_of_nothing_dropped(tmp_path: Path) -> None:
     content = changed("counts", {"sampled": 1, "accepted": 1, "near_copies": 0, "low_confidence": 0})
     sentence = counts_sentence(read_gates(write(tmp_path, content)))
     assert sentence.startswith("Of 1 image sampled, 1 was accepted: 0 of the sampled (0.0 %) were near copies")
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("format_version", 2, "Expected 1 at format_version in .*gates.json, found 2"),
-        ("counts.accepted", None, "Expected a value at counts.accepted in .*gates.json, found none"),
-        ("counts.sampled", 0, "a whole number of at least 1 at counts.sampled"),
-        ("counts.near_copies", 5, "at most the 4 sampled images at counts.near_copies"),
-        ("memorisation.pixels.threshold", "low", "a finite number at memorisation.pixels.threshold"),
-        ("memorisation.features.real", [], "a list of at least one number at memorisation.features.real"),
-        ("memorisation.pixels.synthetic", [0.1, "0.2"], r"memorisation.pixels.synthetic\[1\]"),
-        ("quality.kid.training_validation", {"mean": 1, "low": 2, "high": 1}, "low <= high at quality.kid.training"),
-        ("settings.near_copy_quantile", 1.0, "a quantile between 0 and 1 at settings.near_copy_quantile"),
-        ("settings.encoder", "", "a text at settings.encoder"),
-    ],
-)
-def test_a_damaged_file_is_refused_by_field(tmp_path: Path, field: str, value: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_gates(write(tmp_path, changed(field, value)))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
 from tskd_monai.data.datalist import case_names, load_datalist
+from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
@@ -65,7 +66,7 @@ def write_pipeline_report(
     task, sections = dataset.task, load_datalist(dataset.datalist)
     entries = sections["test"]
     methods = _methods(store, task, entries)
-    accepted = int(read_json(store.folder("gates") / "gates.json")["counts"]["accepted"])
+    accepted = read_gates(store.folder("gates")).counts["accepted"]
     synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True)
     baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
     report = PipelineContent(

@@ -13,11 +13,11 @@ from typing import Any
 from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.stage_store import Stage
 from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.record import load_record
 from tskd_monai.data.task import Task
 from tskd_monai.files.checksum import ContentHashes
-from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class _Builder:
     def _distillation_paths(self, teacher: str) -> dict[str, Any]:
         """Returns the paths of distillation, without the transfer set where the gates accepted no image."""
         paths = {**self.paths, "teacher_dir": self._folder(teacher)}
-        if read_json(self._folder("gates") / "gates.json")["counts"]["accepted"]:
+        if read_gates(self._folder("gates")).counts["accepted"]:
             return {**paths, "transfer_set": self._folder("transfer_set")}
         logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
         return paths
