@@ -59,7 +59,7 @@ def build_encoder(
     """Builds an encoder with its pre-trained weights at the image size of a task.
 
     Args:
-        name: key of :data:`ENCODERS`.
+        name: key of ``encoder_records.ENCODERS``.
         weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
             ``"random"`` for an untrained encoder as a control.
         image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024; positions are interpolated to it.

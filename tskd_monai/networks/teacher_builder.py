@@ -30,7 +30,7 @@ class TeacherSpec:
     """Everything a teacher is built from, as plain JSON values.
 
     Attributes:
-        encoder: name in ``pretrained.ENCODERS``.
+        encoder: name in ``encoder_records.ENCODERS``.
         encoder_weights: path or hub id, ``"shipped"`` or ``"random"``.
         weights_sha256: of the weights file; ``None`` for random weights.
         image_size: ``(H, W)`` in pixels.
@@ -116,7 +116,7 @@ def build_teacher(
     """Builds a teacher that is ready to be trained: a frozen encoder, fresh LoRA, a new decoder.
 
     Args:
-        encoder: name in ``pretrained.ENCODERS``.
+        encoder: name in ``encoder_records.ENCODERS``.
         encoder_weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
             ``"random"`` for the untrained control.
         image_size: the task's side or ``(H, W)`` in pixels, multiples of 16.
