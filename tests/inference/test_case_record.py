@@ -27,7 +27,7 @@ def test_a_record_comes_back(tmp_path: Path, make_task: Callable[..., Task], con
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], r"Expected an object in .*0a\.json, found list; remove it, and the case is done again"),
+        ([], r"Expected an object in .*0a\.json, found list; delete it to segment the case again"),
         ({**DONE, "status": "begun"}, r"Expected status in .*0a\.json to be done or failed, found 'begun'"),
         ({**DONE, "status": None}, r"Expected status in .*0a\.json to be str"),
         ({**DONE, "name": 3}, r"Expected name in .*0a\.json to be str"),

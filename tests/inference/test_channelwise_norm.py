@@ -1,4 +1,4 @@
-"""GroupNorm written out for the exported graphs."""
+"""GroupNorm decomposed for the exported graphs."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.inference import engines
-from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, TorchEngine, choose_engine
+from tskd_monai.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, choose_engine
 from tskd_monai.inference.export import Case, export_student, load_student, parity_rows, parity_table
 from tskd_monai.inference.exported_files import RECORD
+from tskd_monai.inference.label_map_inferer import TorchEngine
 from tskd_monai.networks.students import build_student
 
 TEMPLATE = ROOT / "bundles" / "segmentation"

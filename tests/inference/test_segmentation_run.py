@@ -155,7 +155,7 @@ def test_what_was_done_is_not_done_again(run: Run, studies: Path, caplog: pytest
     after = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
     assert before.keys() == after.keys()
     assert sum(before[path] != after[path] for path in before) == 1
-    assert "2 cases were done before" in caplog.text
+    assert "2 cases are done already" in caplog.text
     assert read_json(out / "summary.json")["done"] == 3
     run(tree=str(studies))
     run(tree=str(studies), resume=False)
@@ -182,7 +182,7 @@ def test_series_that_is_there_twice_does_not_overwrite_itself(run: Run, tmp_path
     dicom(tmp_path / "tree", name="again")
     with pytest.raises(RuntimeError) as raised:
         run(tree=str(tmp_path / "tree"))
-    assert "the series is there twice" in str(raised.value.__cause__)
+    assert "the inputs hold the series twice" in str(raised.value.__cause__)
     assert read_json(tmp_path / "out" / "summary.json")["done"] == 1
 
 
@@ -218,7 +218,7 @@ def test_a_study_with_a_damaged_record_is_done_again(
     whole = record.read_text()
     record.write_text(whole[:40])
     run(image=str(path))
-    assert "The case is done again: Expected JSON in" in caplog.text
+    assert "The case is segmented again: Expected JSON in" in caplog.text
     assert read_json(record)["status"] == "done"
 
 

@@ -91,7 +91,7 @@ def test_second_run_does_what_is_left_and_another_teacher_does_all(
     before = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
     next(iter(before)).unlink()
     run(tree=str(tree))
-    assert "2 cases were done before" in caplog.text
+    assert "2 cases are done already" in caplog.text
     assert sum(path.stat().st_mtime_ns != time for path, time in before.items()) == 1
     record = tmp_path / "teacher" / "teacher.json"
     write_json(record, {**read_json(record), "record": {"trained": "again"}})

@@ -1,4 +1,4 @@
-"""What the files of a folder are to an inference run: images, DICOM, segmentations of earlier runs, and the rest."""
+"""The files of a folder, sorted: images, DICOM, segmentations of earlier runs, and others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tskd_monai.files.json_files import read_json
 RECORDS = "records"
 EARLIER = "earlier segmentation"
 HASHED = re.compile(r"(^|_)[0-9a-f]{8}$")
-"""How the names of our outputs end where a DICOM series or a folder of a tree stands behind them."""
+"""Ending of output names that stand for a DICOM series or for a file in a subfolder of a tree."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FolderFiles:
     Attributes:
         images: NIfTI and 2D image files.
         dicom: DICOM files.
-        left_out: how many files of each other kind there are.
+        left_out: number of files of each other kind.
     """
 
     images: list[Path]
@@ -42,13 +42,13 @@ class FolderFiles:
 
 
 def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
-    """Returns the files of a folder by what they are.
+    """Returns the files of a folder by kind.
 
-    Hidden files are none: macOS leaves one such as `._scan.nii.gz` beside each on foreign disks.
+    Hidden files are ignored: macOS leaves a `._scan.nii.gz` beside each file on foreign disks.
 
     Args:
-        folder: that the files lie in.
-        files: of the folder, each once.
+        folder: folder of the files.
+        files: its files, each once.
     """
     visible = sorted(path for path in files if not path.name.startswith("."))
     named = [path for path in visible if path.name.lower().endswith(IMAGE_ENDINGS)]
@@ -64,13 +64,13 @@ def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
 
 
 def _is_output_name(stem: str, stems: set[str]) -> bool:
-    """Returns whether an image is called as the segmentation of another in the same folder, or of a DICOM series."""
+    """Returns whether an image is named like a segmentation of another in the folder, or of a DICOM series."""
     source = stem.removesuffix(f"_{SEGMENTATION_POSTFIX}")
     return source != stem and (source in stems or HASHED.search(source) is not None)
 
 
 def _recorded_outputs(folder: Path) -> set[str]:
-    """Returns the names of the files that runs with this output folder have written down as theirs."""
+    """Returns the names of the outputs that the records of earlier runs into this folder list."""
     outputs = [_outputs(path) for path in sorted((folder / RECORDS).glob("*.json"))]
     return {name for names in outputs for name in names if isinstance(name, str)}
 
@@ -78,7 +78,7 @@ def _recorded_outputs(folder: Path) -> set[str]:
 def _outputs(record: Path) -> list[Any]:
     try:
         content = read_json(record)
-    except ValueError:  # of something else, or damaged, which `SegmentationRun` says
+    except ValueError:  # another program's, or damaged, which `SegmentationRun` reports
         return []
     outputs = content.get("outputs") if isinstance(content, dict) else None
     return outputs if isinstance(outputs, list) else []

@@ -1,4 +1,4 @@
-"""Which images an inference run is about."""
+"""The cases of an inference run: finding their files, reading them, and reading one ahead."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tskd_monai.inference.failures import describe
 logger = logging.getLogger(__name__)
 
 Case = dict[str, str]
-"""`image`, a path, and `name` unless it is the folder of a DICOM series, whose outputs a hash names."""
+"""`image`, a path, and `name`, except for the folder of a DICOM series, whose outputs are named by a hash."""
 
 FORMULA_MARKS = ("=", "+", "-", "@")
-"""`volumes.csv` and `metrics.csv` are opened with spreadsheets."""
+"""Spreadsheets evaluate cells of `volumes.csv` and `metrics.csv` that begin so."""
 
 
 def find_cases(
@@ -42,26 +42,26 @@ def find_cases(
     tree: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> list[Case]:
-    """Returns `{"image", "name"}` of every image to segment; outputs carry the name.
+    """Returns every image to segment, with the name of its outputs.
 
-    In a datalist the name is the case, followed by the file's name where a case has several images. In a tree it is
-    the file's name, followed by eight digits that stand for where in the tree the file lies unless it lies on top.
+    With a datalist, the name is the case, followed by the file name where a case has several images. With a tree, it
+    is the file name, followed by eight digits that stand for the file's folder unless that is the tree itself.
 
     Args:
         image: a NIfTI or 2D image file, a folder of such files, a folder with one DICOM series, or a list of these.
-            In a folder, segmentations of earlier runs and other files are left out with a warning, and so are pictures
-            beside a series; any file is taken that is named itself.
-        datalist: taken when there is neither `image` nor `tree`.
-        section: of the datalist.
-        fold: of the datalist.
-        tree: a folder of which every image file, and every folder that holds a DICOM series, is a case; what is left
-            out is as for `image`. A series that is spread over several folders is one case.
-        output_dir: of the run, whose private key makes the names of a tree's files; needed with `tree`.
+            In a folder, segmentations of earlier runs, 2D images beside a series and other files are skipped with a
+            warning. A file that is named itself is never skipped.
+        datalist: used when neither `image` nor `tree` is given.
+        section: section of the datalist.
+        fold: fold of the datalist.
+        tree: a folder in which every image file and every DICOM series is a case, also a series that is spread over
+            several folders. Files are skipped as with `image`.
+        output_dir: of the run; needed with `tree`, whose output names are made with the folder's private key.
 
     Raises:
         FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
-        ValueError: when none or two of them are given, a folder holds images of two kinds, a name is no file name, or
-            two images would be written under one.
+        ValueError: when none or both of them are given, a folder holds images of two kinds, a name is not valid as a
+            file name, or two cases have the same name.
     """
     if image is not None and tree is not None:
         raise ValueError("Expected --image or --tree, found both; give one.")
@@ -86,18 +86,18 @@ def find_cases(
 
 
 def own_shard(cases: Sequence[Case]) -> list[Case]:
-    """Returns the cases of this process: every n-th under torchrun with n processes, else all."""
+    """Returns the cases of this process: every n-th of n processes under torchrun, else all."""
     return list(cases[idist.get_rank() :: idist.get_world_size()])
 
 
 def _listed(image: Any) -> list[Path]:
-    """Returns the paths of `--image`, one or a list."""
+    """Returns the paths of `--image`: one, or a list."""
     paths = image if isinstance(image, (list, tuple)) else [typed_path(image, "image")]
     return [text_path(path, "image") for path in paths]
 
 
 def _image_files(path: Path) -> list[Path]:
-    """Returns a file, the image files of a folder, or a folder whose images are a DICOM series."""
+    """Returns the file, the image files of the folder, or the folder itself when it holds a DICOM series."""
     if not path.exists():
         raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
     if path.is_file():
@@ -132,12 +132,12 @@ def _log_left_out(option: str, kinds: Counter[str]) -> None:
 
 
 def _case(path: Path) -> Case:
-    """One image; the folder of a DICOM series gives no name, for it may be the patient's: a hash names its outputs."""
+    """Returns a case; a DICOM series is not named after its folder, which may carry the patient's name."""
     return {"image": str(path)} if path.is_dir() else {"image": str(path), "name": file_stem(path)}
 
 
 def _cases_below(tree: Path, output_dir: Path) -> list[Case]:
-    """Returns the image files of a tree, in order, and then the folders of its DICOM series."""
+    """Returns the image files of a tree in order, followed by the folders of its DICOM series."""
     if not tree.is_dir():
         raise FileNotFoundError(f"Expected a folder of cases at {tree}, found none; check the path of --tree.")
     images: list[Path] = []
@@ -159,13 +159,13 @@ def _cases_below(tree: Path, output_dir: Path) -> list[Case]:
         raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
     _log_left_out("--tree", left_out)
     named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
-    # A folder that may not be read fails as a case of its own, and keeps no other from being segmented.
+    # A folder without read permission becomes a case that fails, so the others are segmented.
     unread = [str(error.filename) for error in closed]
     return [*named, *({"image": str(folder)} for folder in (*folders_of_series, *unread))]
 
 
 def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:
-    """Returns a name of the file's own in the tree; folders may be called after patients, so theirs is not in it."""
+    """Returns a name that is unique in the tree and discloses no folder, which may be named after a patient."""
     folder = file.parent.relative_to(tree).as_posix()
     if folder == ".":
         return file_stem(file)
@@ -193,10 +193,10 @@ CASE, OUTPUT, FAILURE, WARNING = "case", "output", "failure", "warning"
 
 
 class CaseDataset(Dataset):
-    """Reads cases; one that cannot be read is handed on with the reason instead of ending the run.
+    """Reads cases; an item of a case that cannot be read holds the reason, so the run continues.
 
-    An item is what the transform makes of the case, `output`, what its outputs are named after, and `warning`, how it
-    differs from the training images (or an empty text); or `failure`, the message; and `case`, the case's index.
+    An item has the output of the transform, `output` (the name of its outputs) and `warning` (how it differs from the
+    training images, or an empty string), or else `failure` (the message); and `case`, the index of the case.
 
     Args:
         data: cases with `image`.
@@ -207,27 +207,27 @@ class CaseDataset(Dataset):
         super().__init__(list(data), transform)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
-        """Returns one case, read or failed."""
+        """Returns the item of one case."""
         try:
             item = self._transform(index)
-        except Exception as error:  # whatever the reason, the other cases do not suffer from it
+        except Exception as error:  # any failure is this case's alone
             return {CASE: index, FAILURE: describe(error)}
         name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
         return {**item, CASE: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}
 
 
 class PrefetchingLoader(DataLoader):
-    """A `DataLoader` that a thread keeps one batch ahead of; with a case per batch, two cases are in memory.
+    """A `DataLoader` that reads one batch ahead in a thread: with one case per batch, two cases are in memory.
 
-    MONAI's `ThreadDataLoader` ends the loop without a word when reading fails; here the error is raised where the
-    batch was to come. A worker process would copy each volume between processes.
+    MONAI's `ThreadDataLoader` silently ends the loop when reading fails; here the error is raised in place of the
+    batch. A worker process would copy each volume between processes.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yields the batches in order.
 
         Raises:
-            Exception: whatever reading a batch raised, in its place.
+            Exception: any error of reading a batch, in its place.
         """
         batches, end = iter(super().__iter__()), object()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:

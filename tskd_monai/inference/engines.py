@@ -1,4 +1,4 @@
-"""What runs the network: torch, ONNX Runtime or OpenVINO, behind one call."""
+"""Inference engines: torch, ONNX Runtime or OpenVINO behind one call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
     """Runs `model.onnx` with ONNX Runtime on as many threads as torch has.
 
     Args:
-        path: of the exported network.
+        path: exported network.
 
     Raises:
         ImportError: when onnxruntime is not installed.
@@ -49,7 +49,7 @@ class OnnxRuntimeEngine:
         self._session: onnxruntime.InferenceSession | None = None
 
     def __call__(self, network: Predictor) -> Predictor:
-        """Returns the session's predictor; the file is read at the first call."""
+        """Returns the session's predictor; the first call loads the file."""
         import onnxruntime
 
         if self._session is None:
@@ -65,13 +65,13 @@ class OnnxRuntimeEngine:
 
 
 class OpenVinoEngine:
-    """Runs an OpenVINO graph on the CPU, as many windows at a time as there are streams (one to two threads each).
+    """Runs an OpenVINO graph on the CPU, one window per stream (one to two threads each).
 
-    The graph is read and compiled in a thread, while the first image is read: that takes 0.2 to 0.5 s.
+    A thread compiles the graph while the first image is read, which takes 0.2 to 0.5 s.
 
     Args:
-        path: of the exported network, `.xml`.
-        precision: `fp32`, `bf16` (of a CPU that has it) or `int8` (of a quantised graph).
+        path: `.xml` of the exported network.
+        precision: `fp32`, `bf16` (where the CPU supports it) or `int8` (for a quantised graph).
 
     Raises:
         ImportError: when openvino is not installed.
@@ -79,7 +79,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: str | Path, precision: str = "fp32") -> None:
         _require("openvino", "openvino")
-        import_module("openvino")  # here: an import in the thread would hold up the reading
+        import_module("openvino")  # an import in the thread would block reading
         self.path = Path(path)
         self.precision = precision
         compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiler")
@@ -87,7 +87,7 @@ class OpenVinoEngine:
         compiler.shutdown(wait=False)
 
     def __call__(self, network: Predictor) -> Predictor:
-        """Returns the predictor, which waits for the compiled graph at its first windows."""
+        """Returns the predictor, which waits for the compiled graph on its first call."""
         return self._predict
 
     def _predict(self, windows: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class OpenVinoEngine:
         return torch.from_numpy(np.concatenate(found)).to(windows.device)  # type: ignore[arg-type]
 
     def _compile(self, threads: int) -> openvino.AsyncInferQueue:
-        """Returns the requests of a graph compiled for one window each."""
+        """Returns a queue of inference requests of one window each."""
         import openvino
 
         core = openvino.Core()
@@ -125,23 +125,23 @@ def choose_engine(
     models: str | Path = "models",
     device: torch.device | str = "cpu",
 ) -> Engine:
-    """Returns the engine of a name, or the one that `auto` picks, and logs which and why.
+    """Returns the named engine, or the one that `auto` selects; the log says which and why.
 
-    `auto` takes the network's own torch on a GPU, and where nothing was exported from the weights as they are; else
-    OpenVINO, else ONNX Runtime, whichever is installed. OpenVINO's `auto` precision is bf16 where the CPU computes in
-    it, else int8 where that was exported and accepted, else fp32.
+    `auto` selects torch on a GPU and where nothing was exported from the current weights, else OpenVINO or ONNX
+    Runtime, in this order, if installed. OpenVINO's `auto` precision is bf16 where the CPU supports it, else int8 if
+    exported and accepted, else fp32.
 
     Args:
         name: `auto`, `torch`, `onnxruntime` or `openvino`.
-        precision: `auto`, `fp32`, or for OpenVINO `bf16` or `int8`.
-        models: folder with the weights and what was exported from them.
-        device: that torch runs on.
+        precision: `auto` or `fp32`; with OpenVINO also `bf16` or `int8`.
+        models: folder of the weights and the exported files.
+        device: device of the network.
 
     Raises:
-        FileNotFoundError: when a named engine's file is missing.
-        ImportError: when a named engine is not installed; names the extra.
-        ValueError: when a name is unknown, the engine or the CPU has no such precision, or the file belongs to other
-            weights.
+        FileNotFoundError: when the engine's file is missing.
+        ImportError: when the engine is not installed; names the extra.
+        ValueError: when a name is unknown, engine or CPU do not support the precision, or the file was exported from
+            other weights.
     """
     if name not in ENGINES or precision not in PRECISIONS:
         raise ValueError(
@@ -158,7 +158,7 @@ def choose_engine(
 
 
 def _pick_engine(models: Path, device: torch.device) -> tuple[str, str]:
-    """Returns the name of the best engine for what is there, and the reason."""
+    """Returns the fastest engine that is available, and the reason."""
     if device.type != "cpu":
         return "torch", f"the network runs on {device.type}"
     reasons = []
@@ -192,14 +192,14 @@ def _openvino_engine(models: Path, precision: str) -> OpenVinoEngine:
 
 
 def openvino_has_bfloat16() -> bool:
-    """Returns whether OpenVINO computes in bf16 on this CPU, and the CPU has it: some releases emulate it."""
+    """Returns whether OpenVINO runs bf16 on this CPU in hardware; some releases emulate it."""
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and cpu_computes_bfloat16()
 
 
 def _pick_precision(models: Path) -> tuple[str, str]:
-    """Returns the fastest precision that the CPU has and the export's check accepted, and the reason."""
+    """Returns the fastest precision that the CPU supports and the export accepted, and the reason."""
     _require("openvino", "openvino")
     import openvino
 

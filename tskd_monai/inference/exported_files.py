@@ -1,4 +1,4 @@
-"""Exported networks beside a bundle's weights, and the record that says which weights they were made from."""
+"""Exported networks beside a bundle's weights, and `export.json`, which states the weights they were made from."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ ADVICE = "write it with `tskd export STUDENT_BUNDLE` of tskd-monai"
 
 
 def weights_record(models: Path) -> dict[str, str]:
-    """Returns what names the weights of a bundle in the record."""
+    """Returns the field of the record that identifies the weights."""
     return {"weights_sha256": file_sha256(models / WEIGHTS)}
 
 
 def file_record(path: Path) -> dict[str, str]:
-    """Returns the sha256 of an exported file, and of the weights beside an OpenVINO graph, by name."""
+    """Returns the sha256 of an exported file by name; for an OpenVINO graph also that of its `.bin`."""
     parts = [path] if path.suffix != ".xml" else [path, path.with_suffix(".bin")]
     return {part.name: file_sha256(part) for part in parts}
 
 
 def exported_file(models: str | Path, name: str) -> Path:
-    """Returns the path of an exported file that was made from the weights beside it.
+    """Returns the path of an exported file once it is known to match the weights beside it.
 
-    Training again replaces `model.pt` alone; an older export would go on segmenting with the former weights.
+    Training replaces only `model.pt`; without this check, an older export would segment with the previous weights.
 
     Args:
-        models: folder with `model.pt`, `export.json` and the exported files.
-        name: of the file.
+        models: folder of `model.pt`, `export.json` and the exported files.
+        name: file name.
 
     Raises:
-        FileNotFoundError: when there is no such file or no record.
-        ValueError: when it was made from other weights, or changed since, or the record is not what an export writes.
+        FileNotFoundError: when the file or the record is missing.
+        ValueError: when the file was made from other weights or has changed since, or the record is malformed.
     """
     models = Path(models)
     path = models / name
@@ -63,18 +63,18 @@ def exported_file(models: str | Path, name: str) -> Path:
 
 
 def is_accepted(models: str | Path, engine: str, precision: str) -> bool:
-    """Returns whether the export's check of an engine against torch went well.
+    """Returns whether the export accepted an engine at a precision.
 
     Raises:
         FileNotFoundError: when there is no record.
-        ValueError: when the record is not what an export writes.
+        ValueError: when the record is malformed.
     """
     rows = _read_record(Path(models))["parity"]
     return any(row["accepted"] for row in rows if (row["engine"], row["precision"]) == (engine, precision))
 
 
 def _read_record(models: Path) -> dict[str, Any]:
-    """Returns the content of `export.json`, its fields checked."""
+    """Returns `export.json` with its fields checked."""
     path = models / RECORD
     record = read_json(path)
     check_fields(record, {"weights_sha256": (str,), "files": (dict,), "parity": (list,)}, str(path), ADVICE)

@@ -1,4 +1,4 @@
-"""What a user is told of an error that passed through MONAI."""
+"""The message for users in an error that MONAI has wrapped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Returns the first error behind `error` that tells a user what was wrong, else `error` itself.
+    """Returns the first error in the chain of `error` that is meant for users, else `error` itself.
 
     MONAI wraps an error of a transform into `RuntimeError: applying transform …`.
     """
@@ -23,12 +23,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """Returns the message of what went wrong, with its type unless it is meant for users as it stands."""
+    """Returns the message of the root cause, after its type unless the message is written for users."""
     cause = root_cause(error)
     while not isinstance(cause, TOLD) and cause.__cause__ is not None:
         cause = cause.__cause__
     text = str(cause)
-    if TRACEBACK in text:  # `SaveImaged` has put a writer's error into its message, whose end is what happened
+    if TRACEBACK in text:  # `SaveImaged` puts a writer's traceback into its message; the last line counts
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = ERROR_NUMBER.sub("", text)
     return text if text.startswith("Expected") else f"{type(cause).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Handlers of inference engines."""
+"""What the handlers of an inference run need."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from tskd_monai.networks.weights_file import load_torch_file
 
 
 class RaiseRootCause:
-    """Ends a failed run with the error that started it instead of the transform that passed it on.
-
-    MONAI wraps an error of a transform into `RuntimeError: applying transform …`; users need the message below.
-    """
+    """Ends a failed run with its root cause instead of MONAI's `RuntimeError: applying transform …`."""
 
     def attach(self, engine: Engine) -> None:
-        """Watches this engine's errors."""
+        """Handles the errors of an engine."""
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: Engine, error: BaseException) -> None:
-        """Raises the first error behind `error` that is meant for users, else `error` itself."""
+        """Raises the root cause of an error."""
         cause = root_cause(error)
         if cause is error:
             raise error
@@ -30,11 +27,11 @@ class RaiseRootCause:
 
 
 def existing_checkpoint(path: str | Path) -> str:
-    """Returns the path of a checkpoint that exists and can be read, for MONAI to load.
+    """Returns the path of a checkpoint once it is known to exist and to be readable.
 
     Raises:
-        FileNotFoundError: when it does not; says what to do.
-        ValueError: when it cannot be read; says what it is, which MONAI would not.
+        FileNotFoundError: when there is no file; says what to do.
+        ValueError: when it cannot be read; says what kind of file it is, which MONAI would not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -49,10 +46,10 @@ def progress_bar(desc: str) -> Any:
     """Returns ignite's progress bar.
 
     Args:
-        desc: in front of the bar.
+        desc: label in front of the bar.
     """
     try:
         from ignite.handlers import ProgressBar
-    except ImportError:  # ignite below 0.5, which MONAI 1.5 and with it MONAI Label want
+    except ImportError:  # ignite below 0.5, which MONAI 1.5 and therefore MONAI Label require
         from ignite.contrib.handlers import ProgressBar
     return ProgressBar(desc=desc)

@@ -1,4 +1,4 @@
-"""What is done to a label map before it is written, and how it is written."""
+"""Postprocessing of label maps, and writing them in the background."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class WriterThread:
-    """Runs writes in order, one at a time.
+    """Runs writes in a thread, in order and one at a time.
 
-    At most one write waits behind the running one, so a slow disk holds the run up instead of filling the memory. A
-    write that fails is logged and its error kept until somebody asks: a later write with `take_failure`, or `finish`.
-    Attached to an engine as a handler, it lets no run end well before everything is on disk; after a run that fails
-    elsewhere the process still ends the writes it has.
+    At most one write is queued behind the running one, so a slow disk delays the run instead of filling memory. The
+    error of a failed write is logged and kept until `take_failure` or `finish` asks for it. Attached to an engine as a
+    handler, it completes a run only once everything is on disk; when the run fails elsewhere, queued writes still
+    finish.
     """
 
     def __init__(self) -> None:
@@ -37,18 +37,18 @@ class WriterThread:
         self._failures: list[Exception] = []
 
     def attach(self, engine: Engine) -> None:
-        """Finishes the writes at the end of a run."""
-        # Not when it fails: ignite takes an error that has a handler for a handled one.
+        """Waits for all writes at the end of a run."""
+        # Not after a failure: ignite considers an error with a handler as handled.
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def submit(self, write: Callable[[], Any]) -> None:
-        """Takes a write."""
+        """Queues a write."""
         self._pending.append(self._executor.submit(self._run, write))
         wait(self._pending[:-2])
         self._pending = self._pending[-2:]
 
     def take_failure(self) -> Exception | None:
-        """Returns the first error of the writes so far, or None, and forgets them all."""
+        """Returns the first error of the writes so far, or None, and clears all of them."""
         failures, self._failures = self._failures, []
         return failures[0] if failures else None
 
@@ -56,7 +56,7 @@ class WriterThread:
         """Waits for all writes.
 
         Raises:
-            Exception: what the first failed one raised, unless it was taken.
+            Exception: the first error, unless it was taken.
         """
         wait(self._pending)
         self._pending = []
@@ -74,15 +74,15 @@ class WriterThread:
 
 
 class SaveImageInBackgroundd(SaveImaged):
-    """`SaveImaged` of label maps that hands the write to a thread; the dictionary goes on at once.
+    """`SaveImaged` that queues the write in a thread and returns immediately.
 
-    It is a `SaveImaged` by class and has `SaveImage` in its name: MONAI Label, which goes by the one, and MONAI Deploy,
-    which goes by the other, leave it out where they write themselves.
+    MONAI Label, which checks the class, and MONAI Deploy, which checks the name, recognise it as `SaveImaged` and skip
+    it, since they write outputs themselves.
 
     Args:
-        thread: that writes.
-        key: of the label map.
-        options: of `SaveImaged`.
+        thread: writer.
+        key: key of the label map.
+        options: further arguments of `SaveImaged`.
     """
 
     def __init__(self, thread: WriterThread, key: str, options: Mapping[str, Any]) -> None:
@@ -90,17 +90,17 @@ class SaveImageInBackgroundd(SaveImaged):
         self.thread = thread
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Returns the dictionary as it is."""
+        """Returns the dictionary unchanged."""
         item = {key: data[key] for key in self.keys}
         self.thread.submit(lambda: SaveImaged.__call__(self, item))
         return dict(data)
 
 
 def postprocessing(task: Task) -> Compose:
-    """Returns the transform of `pred`, a label map (1, X, Y, Z) on the image's grid as `LabelMapInferer` leaves it.
+    """Returns the transform of `pred`, a label map (1, X, Y, Z) on the image's grid from `LabelMapInferer`.
 
     Args:
-        task: of the case; names the labels of which only the largest connected component is kept.
+        task: states of which labels only the largest connected component is kept.
     """
     steps: list[Transform] = []
     if task.filtered:
@@ -111,13 +111,13 @@ def postprocessing(task: Task) -> Compose:
 def save_segmentation(
     task: Task, output_dir: str | Path, thread: WriterThread | None = None, compression_level: int = 1
 ) -> SaveImaged:
-    """Returns the transform that writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images, whole or not at all.
+    """Returns the transform that atomically writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images.
 
     Args:
-        task: of the case.
-        output_dir: where to.
-        thread: that writes in the background; None to write before going on.
-        compression_level: of gzip, 1 (fast) to 9.
+        task: of the network.
+        output_dir: output folder.
+        thread: writer in the background; None to write synchronously.
+        compression_level: of gzip, 1 (fastest) to 9.
     """
     suffix = output_suffix(task)
     nifti = partial(AtomicNiftiWriter, compress_level=compression_level)
@@ -125,13 +125,13 @@ def save_segmentation(
 
 
 def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: WriterThread | None = None) -> SaveImaged:
-    """Returns the transform that writes `pred` with one of our writers, named after the case.
+    """Returns the transform that writes `pred` under the name of the case.
 
     Args:
-        writer: class of the writer, or what makes one.
-        suffix: of the file.
-        output_dir: where to.
-        thread: that writes in the background; None to write before going on.
+        writer: class of an `ImageWriter`, or a factory.
+        suffix: file name extension.
+        output_dir: output folder.
+        thread: writer in the background; None to write synchronously.
     """
     options = {
         "output_dir": str(text_path(output_dir, "output_dir")),
@@ -150,13 +150,13 @@ def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: Wri
 def save_dicom_seg(
     task: Task, output_dir: str | Path, segmentation_type: str = "BINARY", thread: WriterThread | None = None
 ) -> SaveImaged:
-    """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that refers to it.
+    """Returns the transform that writes `pred` of a DICOM series as a DICOM SEG that references the source images.
 
     Args:
-        task: of the case; its labels' codes describe the segments.
-        output_dir: where the file goes, named by a hash of the series' UID.
+        task: its labels' codes describe the segments.
+        output_dir: output folder; the file is named by a hash of the Series Instance UID.
         segmentation_type: `BINARY` or `LABELMAP`.
-        thread: that writes in the background; None to write before going on.
+        thread: writer in the background; None to write synchronously.
     """
     writer = partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name, segmentation_type=segmentation_type)
     return save_label_map(writer, ".dcm", output_dir, thread)

@@ -1,4 +1,4 @@
-"""A run over many cases: one that fails is reported and the others go on, and what was done is not done again."""
+"""A run over many cases, with a record of each: one that fails does not stop the others, and a second run resumes."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from tskd_monai.inference.failures import describe
 from tskd_monai.inference.outputs import WriterThread
 
 DONE, FAILED = "done", "failed"
-ADVICE = "remove it, and the case is done again"
+ADVICE = "delete it to segment the case again"
 FIELDS: Fields = {"study": (str,), "status": (str,), "name": (str,)}
 FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,)}, FAILED: {"message": (str,)}}
 
 
 def sizes_field(task: Task) -> tuple[str, str]:
-    """Returns the field of a record that holds the size of each class, and its unit in tables.
+    """Returns the field of a record with the size of each class, and the unit in tables.
 
-    Volumes have mL; a 2D image file has no spacing, so its classes have pixels.
+    Sizes are in mL, and in pixels for 2D image files, which have no spacing.
     """
     return ("pixels", "pixels") if task.axcodes is None else ("volumes_ml", "mL")
 
 
 def read_case_record(path: Path, task: Task) -> dict[str, Any]:
-    """Returns the record of a case: its key, status and name, and what was written, or why it failed.
+    """Returns the record of a case: key, status, name, and the outputs or the reason of the failure.
 
-    A case that was done has its outputs, the size of each class and perhaps how it differs from the training images.
+    A case that is done also has the size of each class, and how it differs from the training images if it does.
 
     Args:
-        path: of the record.
-        task: of the run, whose classes have sizes.
+        path: file of the record.
+        task: of the run; its classes have sizes.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not what a run writes; names file and field.
+        ValueError: when the record is malformed; names file and field.
     """
     record = read_json(path)
     check_fields(record, FIELDS, str(path), ADVICE)
@@ -83,21 +83,21 @@ MM3_PER_ML = 1000.0
 
 
 class SegmentationRun:
-    """What became of each case, on disk as soon as it is known.
+    """Segments cases, isolates failures and records the result of each case as soon as it is known.
 
-    `output_dir/records/` holds a file for each case, named by a hash of the input, the weights, the task and the
-    settings: a case with the same hash that was done is not done again. At the end `summary.json` tells what became
-    of each case and `volumes.csv` the volume of each class in mL, or the pixels of each class in 2D image files. None
-    of them names a path; `private/studies.csv` says which input a case is, with the whole message of one that failed.
+    `output_dir/records/` has a file for each case, named by a hash of the input, the weights, the task and the
+    settings; a case whose record says it is done is skipped. At the end, `summary.json` lists the records and
+    `volumes.csv` the size of each class. None of these contains a path: `private/studies.csv` maps cases to inputs and
+    has the complete message of those that failed.
 
     Args:
-        cases: of the run, all processes' together.
-        output_dir: of the run.
-        task: of the model.
-        checkpoint: file of the weights.
-        settings: options that the outputs depend on.
-        writer: that the evaluator's outputs are written by; a case is done when it has written them.
-        resume: do not do again what was done.
+        cases: of all processes.
+        output_dir: output folder.
+        task: of the network.
+        checkpoint: file that identifies the weights by its content.
+        settings: other options that outputs depend on.
+        writer: writes the evaluator's outputs; a case is done once it has written them.
+        resume: skip cases that are done.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class SegmentationRun:
         self.task, self.writer = task, writer
         self._private_records, self._private_table = (private_file(self.output_dir, name) for name in (RECORDS, INPUTS))
         common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
-        if task.unlike_training == REFUSE:  # what was segmented with a warning is not done for a task that refuses it
+        if task.unlike_training == REFUSE:  # a case that was segmented with a warning is done again
             common |= {"refuse": asdict(task)["training_images"]}
         self._paths = {case["image"]: self._record_path(case, common) for case in cases}
         self.cases = list(cases)
         done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
         self.pending = [case for case in own_shard(cases) if case["image"] not in done]
-        """The cases that this process has yet to do."""
+        """Cases that are left for this process."""
         self._owners = {read_case_record(path, task)["name"]: image for image, path in done.items()}
         self._results: dict[Path, dict[str, Any]] = {}
         self._inputs: dict[str, dict[str, str]] = {}
@@ -130,18 +130,18 @@ class SegmentationRun:
         """Segments the pending cases and writes `summary.json` and `volumes.csv`.
 
         Raises:
-            RuntimeError: at the end, when a case failed; names each with the reason.
+            RuntimeError: at the end, when a case has failed; lists these with the reason.
         """
         before = len(own_shard(self.cases)) - len(self.pending)
         if before:
-            logger.info("%d cases were done before; --resume False does them again.", before)
+            logger.info("%d cases are done already; --resume False segments them again.", before)
         self._started = time.monotonic()
         if self.pending:
             evaluator.run()
         self._summarise()
 
     def segment(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> Any:
-        """Returns the evaluator's output for one case, or None for one that failed: its `iteration_update`."""
+        """Returns the output for one case, or None if it failed: the evaluator's `iteration_update`."""
         case = self.pending[int(batch[CASE][0])]
         started = time.monotonic()
         if FAILURE in batch:
@@ -151,7 +151,7 @@ class SegmentationRun:
         try:
             self._require_own_name(case, name)
             output = engine._iteration(engine, batch)
-        except Exception as error:  # whatever the reason, the other cases do not suffer from it
+        except Exception as error:  # any failure is this case's alone
             logger.debug("The case failed here:", exc_info=True)
             self.writer.submit(partial(self._end_failed, case, error, name))
             return None
@@ -159,12 +159,12 @@ class SegmentationRun:
         return output
 
     def _end(self, case: Case, name: str, pred: MetaTensor, started: float, warning: str) -> None:
-        """Records a case behind its writes, in the writer's thread."""
+        """Records a case after its writes, in the writer's thread."""
         try:
             if failure := self.writer.take_failure():
                 raise failure
             sizes = class_sizes(pred, self.task)
-        except Exception as error:  # here it is known whose it is
+        except Exception as error:  # of a write, which is known here to be this case's
             self._fail(case, describe(error), name)
             return
         seconds = round(time.monotonic() - started, 2)
@@ -173,7 +173,7 @@ class SegmentationRun:
         self._record(case, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
 
     def _end_failed(self, case: Case, error: Exception, name: str) -> None:
-        self.writer.take_failure()  # of what this case had written before it failed
+        self.writer.take_failure()  # of this case's earlier writes
         self._fail(case, describe(error), name)
 
     def _record_path(self, case: Case, common: Mapping[str, Any]) -> Path:
@@ -186,15 +186,16 @@ class SegmentationRun:
         try:
             record = read_case_record(path, self.task)
         except ValueError as error:
-            logger.warning("The case is done again: %s", error)
+            logger.warning("The case is segmented again: %s", error)
             return False
         return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
 
     def _require_own_name(self, case: Case, name: str) -> None:
-        """Raises ValueError when another case of the run has written under this name: a series that is there twice."""
+        """Raises ValueError when another case has the name already: copies of a series."""
         if self._owners.setdefault(name, case["image"]) != case["image"]:
             raise ValueError(
-                f"Expected a name for each case, found {name} a second time; the series is there twice, leave one out."
+                f"Expected a different name for each case, found {name} twice; the inputs hold the series twice, "
+                "remove one."
             )
 
     def _outputs(self, name: str) -> list[str]:
@@ -208,14 +209,14 @@ class SegmentationRun:
         logger.error("Case %s failed: %s", self._paths[case["image"]].stem, told)
 
     def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
-        """Writes down what became of a case and, privately, which it was, and says how far the run is."""
+        """Writes the record of a case and, privately, its input; logs the progress."""
         path = self._paths[case["image"]]
         self._results[path] = {"study": path.stem, "status": status, **content}
         self._inputs[path.stem] = {"input": str(Path(case["image"]).absolute()), "message": private_message}
         try:
             write_json(self._private_path(path.stem), self._inputs[path.stem])
             write_json(path, self._results[path])
-        except OSError as error:  # the disk is full: the other cases and the summary say so too
+        except OSError as error:  # disk full, which the summary will report
             logger.error("A case's record was not written: %s", error)
         finished, total = len(self._results), len(self.pending)
         left = (time.monotonic() - self._started) / finished * (total - finished)
@@ -225,7 +226,7 @@ class SegmentationRun:
         return self._private_records / f"{key}.json"
 
     def _summarise(self) -> None:
-        """Writes the summary of all processes' cases, once all have come this far, and raises for failed ones."""
+        """Writes the summary of all processes' cases once all are finished; raises if any failed."""
         idist.barrier()
         known = [path for path in self._paths.values() if path in self._results or path.is_file()]
         found = [self._results.get(path) or read_case_record(path, self.task) for path in known]
@@ -254,7 +255,7 @@ class SegmentationRun:
         except OSError as error:
             if not failed:
                 raise
-            logger.error("The summary was not written: %s", error)  # the failures that are raised tell why
+            logger.error("The summary was not written: %s", error)  # for the reason of the failures raised below
 
     def _write_volumes(self, done: Sequence[Mapping[str, Any]]) -> None:
         classes = list(self.task.foreground.values())
@@ -267,7 +268,7 @@ class SegmentationRun:
                 writer.writerow([record["name"], *(f"{record[field][name]:.{digits}f}" for name in classes)])
 
     def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Writes which input each case is: the key to the other files, which stays private."""
+        """Writes the input of each case, the key to the other files, which stays private."""
         fields = ("study", "name", "status", "input", "message")
         with atomic_path(self._private_table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
@@ -276,7 +277,7 @@ class SegmentationRun:
                 writer.writerow({**{name: record[name] for name in fields[:3]}, **self._input(record["study"])})
 
     def _input(self, key: str) -> dict[str, str]:
-        """Returns the input of a case and its whole message, from disk where another process or run had the case."""
+        """Returns input and complete message of a case, from disk if another process or run recorded it."""
         if key in self._inputs:
             return self._inputs[key]
         path = self._private_path(key)
@@ -284,9 +285,9 @@ class SegmentationRun:
 
 
 def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
-    """Returns the size of each class of a label map (1, X, Y, Z), counted plane by plane to save memory.
+    """Returns the size of each class of a label map (1, X, Y, Z): mL, or pixels in a task of 2D image files.
 
-    Volumes in mL; pixels where the task is about 2D image files.
+    Counts plane by plane, which saves memory.
     """
     affine = np.asarray(pred.meta["original_affine"], dtype=np.float64)
     voxel = 1.0 if task.axcodes is None else abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
@@ -297,7 +298,7 @@ def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
 
 
 def _fingerprint(path: Path) -> list[Any]:
-    """Returns what changes when a file or a file of a folder does."""
+    """Returns a value that changes with the file, or with any file of the folder."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return [len(states), hashlib.sha256(repr(states).encode()).hexdigest()]
