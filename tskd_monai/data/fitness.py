@@ -167,15 +167,15 @@ def _span(numbers: tuple[float, float], unit: str = "") -> str:
 
 
 SAMPLED_VALUES = 1_000_000
-"""Voxels that the percentiles of an image are taken of: all of a CT would take a second."""
+"""Voxels sampled for the percentiles of an image; those of a whole CT take a second."""
 
 
 class CompareWithTrainingd(MapTransform):
-    """Warns of an image that is far from the task's training images, or refuses it, as the task says.
+    """Warns of an image that is unlike the training images, or refuses it, as the task states.
 
     Args:
-        keys: of images (C, H, W, D) in the task's orientation, MetaTensor.
-        task: with `training_images` and what to do about an image that is unlike them.
+        keys: keys of images (C, H, W, D) in the task's orientation, MetaTensor.
+        task: states `training_images`, and in `unlike_training` whether to warn or to refuse.
     """
 
     def __init__(self, keys: KeysCollection, task: Task) -> None:
@@ -183,10 +183,10 @@ class CompareWithTrainingd(MapTransform):
         self.task = task
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Returns the dictionary; the image's metadata state how it differs, or an empty text.
+        """Returns the dictionary; the image's metadata state how it differs, or an empty string.
 
         Raises:
-            ValueError: when an image is unlike the training images and the task refuses these.
+            ValueError: when an image is unlike the training images and the task refuses such images.
         """
         for key in self.key_iterator(dict(data)):
             image = data[key]
@@ -222,16 +222,16 @@ def value_range(image: MetaTensor) -> tuple[float, float] | None:
 
 
 class CheckImageFitsTaskd(MapTransform):
-    """Refuses an image of another kind (volume or 2D image file), number of channels or modality than the task's.
+    """Refuses an image whose kind (volume or 2D image file), number of channels or modality is not the task's.
 
-    A 2D image file has no size in mm and no orientation. Only DICOM states a modality: a task whose intensities are a
-    window of HU is for CT, and any other is not.
+    A 2D image file has no size in mm and no orientation. Only DICOM states a modality: a task with a window of HU is
+    for CT, and no other task is.
 
     Args:
-        keys: of images `(C, …)`.
-        channels: that the task's network takes.
+        keys: keys of images `(C, …)`.
+        channels: input channels of the network.
         intensity_mode: of the task: `percentile`, `hu_window` or `rgb`.
-        flat: whether the task is about 2D image files.
+        flat: whether the task is for 2D image files.
     """
 
     def __init__(self, keys: KeysCollection, channels: int, intensity_mode: str, flat: bool = False) -> None:

@@ -64,10 +64,10 @@ def file_stem(path: Path) -> str:
 
 
 class NameOutputd(MapTransform):
-    """Puts the item's `name` into its image's metadata, from which outputs are named.
+    """Copies the item's `name` into the metadata of its image, after which outputs are named.
 
     Args:
-        keys: of images.
+        keys: keys of images.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:

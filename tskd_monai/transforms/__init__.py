@@ -1,1 +1,1 @@
-"""Dictionary transforms in MONAI style."""
+"""Dictionary transforms of images and labels, and the pipelines they form."""

@@ -1,4 +1,4 @@
-"""Where each pixel of an augmented image was in the image itself."""
+"""Source coordinates of the pixels of an augmented image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OUTSIDE_POSITION = 2.0  # beyond the image, whose edges are at -1 and 1
 def homogeneous_coordinates(height: int, width: int) -> Tensor:
     """Returns `(x, y, 1)` of each pixel, (3, H, W); x and y go from -1 to 1 between the image's edges.
 
-    Any spatial transform of an image can move these maps along. Where it pads with zeros, or mixes zeros in at the
-    edge, the third map says by how much, and dividing by it undoes it.
+    Any spatial transform of an image can be applied to these maps as well. The third map then has the weight of the
+    image where the transform pads with zeros or interpolates with them; dividing by it removes their influence.
     """
     rows = (2 * torch.arange(height) + 1) / height - 1
     columns = (2 * torch.arange(width) + 1) / width - 1
@@ -27,11 +27,11 @@ def homogeneous_coordinates(height: int, width: int) -> Tensor:
 
 
 class AddCoordinatesd(Transform):
-    """Adds the `homogeneous_coordinates` of an image to its item, for the random transforms after it to move.
+    """Adds the `homogeneous_coordinates` of an image to its item, for the random transforms that follow.
 
     Args:
-        key: of the image (C, H, W).
-        output_key: of the coordinates (3, H, W).
+        key: key of the image (C, H, W).
+        output_key: key of the coordinates (3, H, W).
     """
 
     def __init__(self, key: str = "image", output_key: str = "coordinates") -> None:
@@ -43,12 +43,12 @@ class AddCoordinatesd(Transform):
 
 
 def follow(coordinates: Tensor, maps: Tensor, padding_mode: str = "zeros") -> Tensor:
-    """Returns maps of an image as its augmented copy shows them, by bilinear interpolation.
+    """Returns maps of an image resampled to its augmented copy, bilinearly.
 
     Args:
-        coordinates: (B, 3, H, W), moved along with the image.
-        maps: (B, C, h, w) of the image before, of any resolution.
-        padding_mode: `zeros` or `border`: what is where the augmented copy shows nothing of the image.
+        coordinates: (B, 3, H, W), transformed together with the image.
+        maps: (B, C, h, w) of the original image, at any resolution.
+        padding_mode: `zeros` or `border`: values outside the original image.
 
     Returns:
         Maps (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Image values to [0, 1]."""
+"""Scaling of image values to [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 
 
 class ScaleToUnitRanged(MapTransform):
-    """Scales an image linearly so that a lower value becomes 0 and an upper one 1, clipped.
+    """Maps [lower, upper] linearly to [0, 1] and clips.
 
-    NaN and infinite voxels are left out of the percentiles and become 0, with a notice. A constant image becomes 0,
-    with a notice too.
+    NaN and infinite voxels are excluded from the percentiles and become 0, and so does a constant image, both with a
+    warning.
 
     Args:
-        keys: of images `(C, …)` of any real type; the result is float32.
+        keys: keys of images `(C, …)` of any real type; the result is float32.
         mode: `percentile`: `lower` and `upper` are percentiles of the image's own finite values;
             `hu_window` or `rgb`: they are values.
         lower: percentile or value that becomes 0.
         upper: percentile or value that becomes 1.
-        allow_missing_keys: pass over absent keys.
+        allow_missing_keys: skip absent keys.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class ScaleToUnitRanged(MapTransform):
 
     def _scale(self, image: torch.Tensor) -> torch.Tensor:
         image = image.to(torch.float32)
-        # A NaN or infinite voxel makes the sum so; large values may too, and then all are finite after all.
+        # Any NaN or infinite voxel makes the sum non-finite; so can large finite values, which `count` tells apart.
         finite = None if torch.isfinite(image.sum()) else torch.isfinite(image)
         if finite is not None and (count := int((~finite).sum())):
-            logger.warning("%d NaN or infinite voxels are left out of the intensity scaling.", count)
+            logger.warning("%d NaN or infinite voxels are excluded from intensity scaling.", count)
         lower, upper = self.lower, self.upper
         if self.mode == "percentile":
             values = np.asarray(image) if finite is None else np.asarray(image)[np.asarray(finite)]

@@ -13,14 +13,14 @@ from monai.transforms.utils import get_largest_connected_component_mask
 
 
 class KeepLargestComponentsd(MapTransform):
-    """Keeps of each named label the largest connected component, its neighbours counted across corners too.
+    """Keeps the largest connected component of some labels, with connectivity across corners.
 
-    MONAI's `KeepLargestConnectedComponent`, called for the box around a label and not for the whole volume: on a CT
-    that is the difference between megabytes and gigabytes.
+    As MONAI's `KeepLargestConnectedComponent`, but applied to the bounding box of each label instead of the whole
+    volume: megabytes instead of gigabytes on a CT.
 
     Args:
-        keys: of label maps (1, X, Y, Z).
-        label_values: whose smaller components become background.
+        keys: keys of label maps (1, X, Y, Z).
+        label_values: labels whose smaller components become background.
     """
 
     def __init__(self, keys: KeysCollection, label_values: Sequence[int]) -> None:
@@ -28,7 +28,7 @@ class KeepLargestComponentsd(MapTransform):
         self.label_values = tuple(label_values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with the label maps changed; the ones that came in stay as they are."""
+        """Returns the dictionary with filtered copies of the label maps."""
         kept = dict(data)
         for key in self.key_iterator(kept):
             label_map = kept[key].clone()
@@ -43,7 +43,7 @@ class KeepLargestComponentsd(MapTransform):
 
     @staticmethod
     def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
-        """Returns the smallest box around a mask, None when it is empty."""
+        """Returns the bounding box of a mask, None when it is empty."""
         ends = []
         for axis in range(mask.ndim):
             found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

@@ -1,4 +1,8 @@
-"""What happens to an image before the network sees it: one piece of code for training and for inference."""
+"""The transforms between files and the network, in their order: one function for each pipeline.
+
+`preprocessing` is the same for training and inference, so the network sees the same values in both; training adds a
+fixed size and `augmentation`.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,8 @@ from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
 
+AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+
 
 def preprocessing(
     task: Task, keys: Sequence[str] = ("image",), series_uid: str | None = None, irregular: str = "refuse"
@@ -39,48 +45,48 @@ def preprocessing(
     """Returns the transform from files to arrays `(C, H, W, D)` at the task's orientation, spacing and intensity.
 
     Args:
-        task: of the study.
-        keys: `image`, or `image` and `label`; labels become network classes.
-        series_uid: which DICOM series to take from a folder that holds several.
-        irregular: what to do with a gantry tilt and single missing slices of a DICOM series, `refuse` or `resample`.
+        task: of the network.
+        keys: `image`, or `image` and `label`; labels become class indices.
+        series_uid: which DICOM series to read from a folder that holds several.
+        irregular: how to treat a gantry tilt and single missing slices of a DICOM series, `refuse` or `resample`.
     """
-    modes = [INTERPOLATION[key] for key in keys]
-    steps: list[Transform] = [
-        load_image_transform([key for key in keys if key != "label"], series_uid=series_uid, irregular=irregular),
-        *([load_label_transform(["label"])] if "label" in keys else []),
+    has_label, is_volume = "label" in keys, task.axcodes is not None
+    image_keys = [key for key in keys if key != "label"]
+    intensity = task.intensity
+    steps = [
+        load_image_transform(image_keys, series_uid=series_uid, irregular=irregular),
+        load_label_transform(["label"]) if has_label else None,
         EnsureChannelFirstd(keys),
-        CheckImageFitsTaskd("image", task.channels, task.intensity.mode, flat=task.axcodes is None),
+        CheckImageFitsTaskd("image", task.channels, intensity.mode, flat=not is_volume),
         NameOutputd("image"),
+        CheckLabelMatchesImaged() if has_label else None,
+        EncodeLabelsd("label", task.label_values) if has_label else None,
+        Orientationd(keys, axcodes=task.axcodes, labels=AXIS_LABELS) if is_volume else None,
+        CompareWithTrainingd("image", task),
+        SliceSpacingd(keys, task.pixdim, [INTERPOLATION[key] for key in keys]),
+        ScaleToUnitRanged("image", intensity.mode, intensity.lower, intensity.upper),
     ]
-    if "label" in keys:
-        steps += [CheckLabelMatchesImaged(), EncodeLabelsd("label", task.label_values)]
-    if task.axcodes is not None:
-        steps.append(Orientationd(keys, axcodes=task.axcodes, labels=(("L", "R"), ("P", "A"), ("I", "S"))))
-    steps.append(CompareWithTrainingd("image", task))
-    steps.append(SliceSpacingd(keys, task.pixdim, modes))
-    steps.append(ScaleToUnitRanged("image", task.intensity.mode, task.intensity.lower, task.intensity.upper))
-    return Compose(steps)
+    return Compose([step for step in steps if step is not None])
 
 
 def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label")) -> Compose:
-    """Returns `preprocessing` followed by padding and cropping around the centre to the task's image size."""
+    """Returns `preprocessing`, followed by centre padding and cropping to the task's image size."""
     fit = ResizeWithPadOrCropd(keys, spatial_size=(*task.image_size, -1))
     return Compose([*preprocessing(task, keys).transforms, fit])
 
 
 def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0) -> Compose:
-    """Returns the random transforms of one training slice, arrays `(C, H, W)` with images in [0, 1].
+    """Returns the random transforms of a training slice `(C, H, W)` with values in [0, 1].
 
-    There are no mirror images: left and right differ in a patient.
+    Slices are never mirrored: left and right differ in a patient.
 
     Args:
-        keys: `image`, and what moves with it: `label`, or `coordinates`, which are added first.
-        strength: scales rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
+        keys: `image`, and what is moved with it: `label`, or `coordinates`, which are added first.
+        strength: factor of rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
     """
-    first = [AddCoordinatesd()] if "coordinates" in keys else []
     return Compose(
         [
-            *first,
+            *([AddCoordinatesd()] if "coordinates" in keys else []),
             RandomAffined(keys, prob=0.8, strength=strength),
             RandAdjustContrastd("image", prob=0.5, gamma=(1 / (1 + strength), 1 + strength)),
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
@@ -93,12 +99,12 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
 def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
     """Returns the random transforms of one view of a slice's `image`, (C, H, W) in [0, 1], for contrastive learning.
 
-    What two views have in common is what is learnt, so they differ more than `augmentation` lets images differ: a
-    crop anywhere in the image comes first.
+    The encoder learns what two views share, so they differ more than after `augmentation` alone: a random crop comes
+    first.
 
     Args:
-        task: whose image size the crop is resized to.
-        smallest_crop: sides of the smallest crop, as a share of the image's.
+        task: states the image size that crops are resized to.
+        smallest_crop: side of the smallest crop, as a fraction of the image's.
     """
     crop = RandScaleCropd("image", roi_scale=smallest_crop, max_roi_scale=1.0, random_size=True)
     fit = Resized("image", spatial_size=task.image_size, mode="bilinear")
@@ -106,10 +112,10 @@ def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
 
 
 class TwoViews(Randomizable, Transform):
-    """Gives two draws of a random transform of the same image, one behind the other.
+    """Stacks two random views of the same image.
 
     Args:
-        transform: of an item with `image` (C, H, W); its random state is that of this transform.
+        transform: random transform of an item with `image` (C, H, W); shares the random state of this one.
     """
 
     def __init__(self, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
@@ -123,7 +129,7 @@ class TwoViews(Randomizable, Transform):
         return self
 
     def randomize(self, data: Any = None) -> None:
-        """Draws nothing: the transform does."""
+        """Draws nothing; `transform` does."""
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the item with `image` (2, C, H, W)."""

@@ -10,20 +10,20 @@ from monai.transforms import MapTransform, RandAffined, Randomizable
 # At strength 1.
 ROTATION_RADIANS = 0.26  # 15 degrees
 SCALING = 0.15
-SHIFT = 0.06  # of the side along which it moves
+SHIFT = 0.06  # fraction of the side
 INTERPOLATION = {"image": "bilinear", "label": "nearest", "coordinates": "bilinear"}
 
 
 class RandomAffined(Randomizable, MapTransform):
-    """Rotates, scales and shifts a slice at random, and whatever belongs to it alike; zeros come in at the edges.
+    """Rotates, scales and shifts a slice and its label at random; zeros are padded at the edges.
 
-    MONAI's ``RandAffined`` shifts by pixels, which is another augmentation at every image size. Here the shift is a
-    fraction of the slice at hand.
+    MONAI's ``RandAffined`` shifts by pixels, so its strength depends on the image size. Here the shift is a fraction of
+    the slice's sides.
 
     Args:
         keys: of arrays (C, H, W) of one size: ``image``, ``label``, ``coordinates``.
-        prob: probability that a slice is moved.
-        strength: scales rotation (15 degrees), scaling (15 %) and shift (6 % of each side).
+        prob: probability that a slice is transformed.
+        strength: factor of rotation (15 degrees), scaling (15 %) and shift (6 % of each side).
     """
 
     def __init__(self, keys: Sequence[str], prob: float = 1.0, strength: float = 1.0) -> None:
@@ -31,10 +31,10 @@ class RandomAffined(Randomizable, MapTransform):
         self.prob, self.strength = prob, strength
 
     def randomize(self, data: Any = None) -> None:
-        """Draws nothing: MONAI's transform does, from this transform's random state."""
+        """Draws nothing; MONAI's transform does, from the random state of this one."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns a copy of the item with the moved arrays."""
+        """Returns a copy of the item with transformed arrays."""
         height, width = data[self.keys[0]].shape[-2:]
         affine = RandAffined(
             self.keys,

@@ -1,4 +1,4 @@
-"""The pixels of slices at another spacing, the slices themselves as they are."""
+"""In-plane resampling of volumes to a spacing; slices keep their positions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from tskd_monai.data.output_names import image_title
 SLICES_AT_ONCE = 16
 MODES = ("bilinear", "nearest")
 COARSEST_PIXEL = 10
-"""Pixels of the new grid across one of the volume's: more is no resolution to work at but a wrong header."""
+"""Pixels of the new grid across one of the volume's; more indicates a wrong header."""
 SMALLEST_SIDE = 2
-"""Pixels of the new grid along a slice's side: one shows nothing, and none is the mark of a wrong header."""
+"""Pixels of the new grid along the side of a slice; fewer indicate a wrong header."""
 MOST_VOXELS = 2**30
 """Of the new grid, times channels: 4 GiB in float32."""
 
 
 class SliceSpacingd(MapTransform):
-    """Brings the slices of volumes to a spacing: MONAI's `Spacingd` with -1 for the last axis, slices a few at a time.
+    """Resamples the slices of volumes to a spacing, as MONAI's `Spacingd` with -1 for the last axis.
 
-    The new grid is `Spacing`'s own and so are the values, but for rounding. `Spacingd` interpolates across slices that
-    stay where they are, in double precision and all at once: 1.4 GB on a 512 x 512 x 280 CT, and many times as long.
-    It also straightens sheared volumes, whose slices are not at right angles to their stack; here they stay sheared.
+    Grid and values are those of `Spacingd` up to rounding. `Spacingd` also interpolates between slices, although these
+    stay where they are, in double precision and all at once: 1.4 GB on a 512 x 512 x 280 CT, and many times slower. And
+    it resamples sheared volumes to an orthogonal grid, while here they stay sheared.
+
+    A volume whose pixels are far larger than those of the new grid, or that covers hardly a pixel of it, is refused
+    before allocation: its spacing is in another unit.
 
     Args:
-        keys: of volumes (C, H, W, D), MetaTensor; the result is float32.
+        keys: keys of volumes (C, H, W, D), MetaTensor; the result is float32.
         pixdim: spacing of rows and columns, mm.
         mode: `bilinear` or `nearest`, for all keys or for each.
-
-    A volume whose pixels are far larger than the new grid's, or which covers hardly a pixel of it, is refused before
-    memory is taken: such a spacing is written in another unit.
 
     Raises:
         ValueError: when a mode is neither.
@@ -87,7 +87,7 @@ class SliceSpacingd(MapTransform):
         return MetaTensor(result.movedim(1, -1), affine=volume.affine.to(torch.float64) @ to_volume, meta=meta)
 
     def _plan(self, volume: MetaTensor) -> tuple[tuple[int, ...], Tensor]:
-        """Returns the shape of the new grid, and the mapping (4, 4) from its indices to the volume's: no rotation."""
+        """Returns the shape of the new grid, and the matrix (4, 4) from its indices to the volume's."""
         steps = np.diag([*affine_to_spacing(np.asarray(volume.affine)), 1.0])
         planned = cast(
             MetaTensor, self.spacing(MetaTensor(volume.as_tensor(), affine=torch.from_numpy(steps)))
@@ -131,21 +131,21 @@ def _product(numbers: Sequence[float]) -> str:
 
 
 def resample_plane(images: Tensor, rows: Tensor, columns: Tensor, mode: str = "bilinear") -> Tensor:
-    """Returns images at other positions, (…, H, W).
+    """Returns images resampled at positions, (…, H, W).
 
     Args:
         images: (…, h, w).
-        rows: positions among h, (H,); those beyond the border count as on it.
-        columns: positions among w, (W,).
+        rows: positions along h, (H,), clamped to the border.
+        columns: positions along w, (W,).
         mode: `bilinear` or `nearest`.
     """
     for axis, positions in ((-2, rows), (-1, columns)):
-        below, above, share = neighbours(positions, images.shape[axis])
+        below, above, weight = neighbours(positions, images.shape[axis])
         if mode == "nearest":
-            # Halfway between two pixels the even one, as in `grid_sample`.
+            # Halfway between two pixels, the even one, as in `grid_sample`.
             images = images.index_select(axis, positions.clamp(0, images.shape[axis] - 1).round().long())
-        elif share.any():
-            weight = share.to(images.dtype).reshape(-1, *[1] * (-1 - axis))
+        elif weight.any():
+            weight = weight.to(images.dtype).reshape(-1, *[1] * (-1 - axis))
             images = torch.lerp(images.index_select(axis, below), images.index_select(axis, above), weight)
         else:
             images = images.index_select(axis, below)
@@ -153,11 +153,11 @@ def resample_plane(images: Tensor, rows: Tensor, columns: Tensor, mode: str = "b
 
 
 def neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the pixels before and after each position along an axis, and the share of the one after in [0, 1].
+    """Returns the pixels before and after each position along an axis, and the weight of the latter in [0, 1].
 
     Args:
-        positions: in pixels, (N,); those beyond the border count as on it.
-        size: of the axis, pixels.
+        positions: in pixels, (N,), clamped to the border.
+        size: length of the axis, pixels.
     """
     inside = positions.clamp(0, size - 1)
     before = inside.floor().long().clamp(max=max(size - 2, 0))
