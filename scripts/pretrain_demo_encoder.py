@@ -16,10 +16,10 @@ About 20 minutes on one core. The same seed, steps and torch build on one thread
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -27,6 +27,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.encoder_records import encoder_record
 from tskd_monai.networks.plain_vit import PlainVitEncoder
 from tskd_monai.networks.pretrained import RANDOM, build_encoder
@@ -235,7 +237,7 @@ def pretrain(steps: int, seed: int) -> tuple[SamEncoder | PlainVitEncoder, list[
     return encoder, losses
 
 
-def summary(losses: list[float], seed: int) -> dict[str, object]:
+def summary(losses: list[float], seed: int) -> dict[str, Any]:
     """Returns seed, steps and the mean loss of up to 20 stretches of equal length."""
     stretch = max(1, math.ceil(len(losses) / SUMMARY_POINTS))
     means = [losses[start : start + stretch] for start in range(0, len(losses), stretch)]
@@ -249,9 +251,8 @@ def summary(losses: list[float], seed: int) -> dict[str, object]:
     }
 
 
-def save(encoder: SamEncoder | PlainVitEncoder, report: dict[str, object], output: Path) -> None:
+def save(encoder: SamEncoder | PlainVitEncoder, report: dict[str, Any], output: Path) -> None:
     """Writes the weights in half precision under SAM's names, and the loss curve beside them as JSON."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     state = {ENCODER_PREFIX + name: value.half().contiguous() for name, value in encoder.backbone.state_dict().items()}
     metadata = {
         "format": "pt",
@@ -260,10 +261,9 @@ def save(encoder: SamEncoder | PlainVitEncoder, report: dict[str, object], outpu
         "steps": str(report["steps"]),
         "licence": "Apache-2.0",
     }
-    temporary = output.with_name(f".{output.name}.writing")
-    temporary.write_bytes(to_safetensors(state, metadata))
-    temporary.replace(output)
-    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(to_safetensors(state, metadata))
+    write_json(output.with_suffix(".json"), report)
 
 
 def main() -> None:
@@ -280,12 +280,8 @@ def main() -> None:
     encoder, losses = pretrain(arguments.steps, arguments.seed)
     report = summary(losses, arguments.seed)
     save(encoder, report, arguments.output)
-    logger.info("Wrote %s; mean loss %s at the start, %s at the end.", arguments.output.name, *_ends(report["loss"]))
-
-
-def _ends(values: object) -> tuple[float, float]:
-    assert isinstance(values, list)
-    return values[0], values[-1]
+    first, *_, last = report["loss"]
+    logger.info("Wrote %s; mean loss %s at the start, %s at the end.", arguments.output.name, first, last)
 
 
 if __name__ == "__main__":

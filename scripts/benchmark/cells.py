@@ -1,4 +1,4 @@
-"""The cells of a benchmark suite: one dataset, fold, seed and method each, made of stages that cells share."""
+"""The cells of a benchmark suite: one split of a dataset and one method each, made of stages that cells share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is learned from.
+class Split:
+    """A dataset with a fold, a budget of labels and a seed.
 
     Attributes:
         dataset: short name.
         folder: of the dataset in `TSKD_REAL_DATA`.
-        labels: that replace the datalist's, or None.
+        labels: names that replace the datalist's, or None.
         image_size: rows and columns the network sees.
-        labelled_slices: budget; None for all.
-        planned_from: budget whose labels the task is planned from, so that larger ones have the same task; None for
-            the study's own.
+        labelled_slices: budget; None: all.
+        planned_from: budget whose labels the task is planned from, so that larger ones have the same task; None: its
+            own.
         fold: of the datalist's cross-validation, or None.
         seed: of the draw of labelled slices and of training.
     """
@@ -44,7 +44,7 @@ class Study:
     seed: int
 
     @property
-    def split(self) -> str:
+    def name(self) -> str:
         """Fold, or seed where there are no folds."""
         return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}"
 
@@ -56,15 +56,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Stage:
-    """A call of a bundle.
+    """A run of a bundle, as a suite describes it.
 
     Attributes:
         name: of the stage.
-        bundle: that is run.
+        bundle: name of the bundle.
         configs: names of its config files, later ones override.
         settings: overrides of their options.
         inputs: stages whose output folder is the value of an option.
-        label_free: whether it looks at no training label, so that all budgets share it.
+        label_free: whether it reads no training label, so that all budgets share it.
     """
 
     name: str
@@ -74,17 +74,17 @@ class Stage:
     inputs: dict[str, Stage]
     label_free: bool
 
-    def study(self, study: Study) -> Study:
-        """Returns the study as far as this stage depends on it."""
+    def split(self, split: Split) -> Split:
+        """Returns the split as far as this stage depends on it."""
         if not self.label_free:
-            return study
-        budget = study.planned_from or study.labelled_slices
-        return replace(study, dataset=study.folder, labelled_slices=budget, planned_from=None)
+            return split
+        budget = split.planned_from or split.labelled_slices
+        return replace(split, dataset=split.folder, labelled_slices=budget, planned_from=None)
 
-    def key(self, study: Study) -> str:
-        """Hex sha256 of everything that decides what the stage writes; stages that differ in name alone share it."""
-        inputs = {option: stage.key(study) for option, stage in self.inputs.items()}
-        own = {**asdict(replace(self, name="", inputs={})), "inputs": inputs, "study": asdict(self.study(study))}
+    def key(self, split: Split) -> str:
+        """Hex sha256 of everything that decides what the stage writes; stages that differ only in name share it."""
+        inputs = {option: stage.key(split) for option, stage in self.inputs.items()}
+        own = {**asdict(replace(self, name="", inputs={})), "inputs": inputs, "study": asdict(self.split(split))}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def chain(self) -> list[Stage]:
@@ -95,18 +95,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on a study, and its evaluation.
+    """A method on a split of a dataset, and its evaluation.
 
     Attributes:
         suite: name of the suite's file.
         score: section that is scored: `validation` or `test`.
-        study: that it learns from.
-        stage: the method's last; what it writes is scored.
+        split: that it learns from.
+        stage: last stage of the method; its model is scored.
     """
 
     suite: str
     score: str
-    study: Study
+    split: Split
     stage: Stage
 
     @property
@@ -117,12 +117,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell on the command line and in the results."""
-        return f"{self.study.dataset}-{self.study.split}-{self.method}"
+        return f"{self.split.dataset}-{self.split.name}-{self.method}"
 
     @property
     def config_hash(self) -> str:
         """sha256 of everything that decides the result."""
-        return hashlib.sha256(f"{self.stage.key(self.study)} {self.score}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.stage.key(self.split)} {self.score}".encode()).hexdigest()
 
 
 def suite_names() -> list[str]:
@@ -136,15 +136,15 @@ def read_suite(suite: str) -> dict[str, Any]:
 
 
 def load_cells(suite: str) -> list[Cell]:
-    """Returns the cells of a suite: all studies of the first method, then of the next."""
+    """Returns the cells of a suite: all splits for the first method, then for the next."""
     content = read_suite(suite)
     stages = _stages(content)
     methods = content.get("methods", list(stages))
     return [
-        Cell(suite, content["score"], study, stages[method])
+        Cell(suite, content["score"], split, stages[method])
         for method in methods
-        for study in _studies(content)
-        if study.dataset not in content.get("left_out", {}).get(method, [])
+        for split in _splits(content)
+        if split.dataset not in content.get("left_out", {}).get(method, [])
     ]
 
 
@@ -164,12 +164,12 @@ def _stages(content: Mapping[str, Any]) -> dict[str, Stage]:
     return stages
 
 
-def _studies(content: Mapping[str, Any]) -> Iterator[Study]:
+def _splits(content: Mapping[str, Any]) -> Iterator[Split]:
     for name, dataset in content["datasets"].items():
         labels = {str(value): label for value, label in dataset["labels"].items()} if "labels" in dataset else None
         for fold in dataset.get("folds", [None]):
             for seed in dataset["seeds"]:
-                yield Study(
+                yield Split(
                     dataset=name,
                     folder=dataset["folder"],
                     labels=labels,
@@ -181,16 +181,16 @@ def _studies(content: Mapping[str, Any]) -> Iterator[Study]:
                 )
 
 
-def data_folder(study: Study) -> Path:
-    """Returns the folder of the study's dataset.
+def data_folder(split: Split) -> Path:
+    """Returns the folder of the dataset.
 
     Raises:
         FileNotFoundError: when `TSKD_REAL_DATA` is unset or has no such dataset.
     """
-    path = Path(os.environ.get("TSKD_REAL_DATA", "")) / study.folder
+    path = Path(os.environ.get("TSKD_REAL_DATA", "")) / split.folder
     if "TSKD_REAL_DATA" not in os.environ or not (path / "datalist.json").is_file():
         raise FileNotFoundError(
-            f"Expected {study.folder}/datalist.json in the folder that TSKD_REAL_DATA names "
+            f"Expected {split.folder}/datalist.json in the folder that TSKD_REAL_DATA names "
             f"({os.environ.get('TSKD_REAL_DATA', 'unset')}), found none. Set it to the folder of the datasets."
         )
     return path

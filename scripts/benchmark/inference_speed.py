@@ -55,7 +55,6 @@ class Stopwatch:
 def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, Any]:
     """Returns the seconds of each part of one segmentation in this process, and its peak memory in MB."""
     started, started_cpu = time.perf_counter(), time.process_time()
-    import monai.bundle
     import torch
     from monai.data import ImageReader, ImageWriter
     from monai.inferers import Inferer
@@ -64,6 +63,7 @@ def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, 
     import tskd_monai.data.segmentation_writers
     import tskd_monai.data.volume_reader
     import tskd_monai.inference.label_map_inferer  # noqa: F401
+    from tskd_monai.bundle.run import BundleRun
 
     watch = Stopwatch()
     watch.wall["imports"], watch.cpu["imports"] = time.perf_counter() - started, time.process_time() - started_cpu
@@ -76,13 +76,12 @@ def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, 
         _time_method(inferer, "__call__", "inferer", watch)
     _time_network(watch)
     _time_method(Compose, "__call__", "transforms", watch)
-    files = [f"{bundle}/configs/inference.json", *([str(ZOO_STYLE)] if engine == "zoo" else [])]
+    configs = ["inference.json", *([str(ZOO_STYLE)] if engine == "zoo" else [])]
     name, _, precision = ("torch" if engine == "zoo" else engine).partition("-")
     # What an earlier measurement has done is done again.
     options = {"engine": name, "precision": precision or "fp32", "device": torch.device("cpu"), "resume": False}
-    monai.bundle.run(
-        config_file=files, bundle_root=bundle, image=scan, output_dir=output_dir, logging_file=False, **options
-    )
+    overrides = {"image": scan, "output_dir": output_dir, "logging_file": False, **options}
+    BundleRun(Path(bundle), configs, overrides).run_here()
     whole = {"wall": time.perf_counter() - started, "cpu": time.process_time() - started_cpu}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     # The bundle writes beside its transforms, in a thread; the stock pipeline within them.

@@ -1,8 +1,8 @@
 """Runs the cells of a benchmark suite that have no result yet, several at a time, one thread each.
 
-A cell plans its study, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage that
+A cell plans its task, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage that
 several cells need is run once. Numbers go to results/SUITE.jsonl; a cell whose settings have changed is run again.
-Stopped, the same command goes on with what is left; with --work-dir it also finds the stages that were finished.
+Interrupted, the same command continues with what is left; with --work-dir it also finds the stages that have finished.
 TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
 """
 
@@ -33,7 +33,7 @@ def unfinished(suite: str, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def run_cells(cells: list[Cell], jobs: int, work_dir: Path) -> list[str]:
-    """Runs cells in `jobs` processes and returns the names of those that failed."""
+    """Runs cells in `jobs` processes, saves their results and returns the names of those that failed."""
     failed: list[str] = []
     started = time.monotonic()
     # A fresh interpreter per process, which then runs many cells: the imports cost more than ten seconds.
@@ -92,7 +92,7 @@ def main() -> None:
         return
     try:
         for cell in left:
-            data_folder(cell.study)
+            data_folder(cell.split)
             for stage in cell.stage.chain():
                 weights_file(stage.settings.get("encoder_weights", RANDOM))
     except FileNotFoundError as error:

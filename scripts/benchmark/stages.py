@@ -1,29 +1,31 @@
-"""Runs stages: once each, in a folder that the cells of all processes share."""
+"""Runs the stages of cells: once each, in a store that the cells of all processes share."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import torch
-from cells import Stage, Study, data_folder, weights_file
+from cells import Cell, Split, Stage, data_folder, weights_file
+from results import locked
 
+from tskd_monai.bundle import stage_store
+from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.options import default_device
+from tskd_monai.bundle.run import BundleRun
+from tskd_monai.commands.task_files import plan_dataset
+from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, PlannedDataset, read_dataset
+from tskd_monai.data.task import load_task
+from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.private_files import private_file
 
-SCRIPTS = Path(__file__).resolve().parents[1]
-BUNDLES = SCRIPTS.parent / "bundles"
-sys.path.insert(0, str(SCRIPTS))
-
+STAGE_RESULTS = (*TEACHER_RESULTS, *STUDENT_RESULTS, "pipeline/**/*", "images/*", "gates.json")
 LARGE_FILES = ("last.pt", "best.pt")
 
 
@@ -36,82 +38,99 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.hashes = ContentHashes(private_file(folder, "content_hashes.json"))
 
-    def output(self, stage: Stage, study: Study) -> Path:
-        """Returns the folder that a stage writes into."""
-        own = stage.study(study)
-        what = f"{stage.bundle}-{Path(stage.configs[-1]).stem}"
-        return self.folder / "stages" / f"{own.dataset}-{own.split}-{what}-{stage.key(study)[:12]}"
-
-    def run(self, stage: Stage, study: Study) -> dict[str, Any]:
-        """Runs a stage, and before it those that it needs, unless that was done before.
+    def run(self, cell: Cell) -> tuple[list[dict[str, Any]], dict[str, Any], Path]:
+        """Runs the stages of a cell and the scoring of its model, unless that was done before.
 
         Returns:
-            The stage's name and settings, its seconds, those of the processor, which other work on the machine hardly
-            changes, the GPU, and the results of its record.
+            What is noted of each stage (name and settings, seconds, those of the processor, which other work on the
+            machine hardly changes, the GPU, the commit and the results of its record), what is noted of the scoring,
+            and the path of `metrics.csv`.
         """
-        for needed in stage.inputs.values():
-            self.run(needed, study)
-        output = self.output(stage, study)
-        finished = output.with_suffix(".json")
-        with locked(output.with_suffix(".lock")):
-            if not finished.is_file():
-                shutil.rmtree(output, ignore_errors=True)
-                started, cpu_started = time.monotonic(), time.process_time()
-                self._call(stage, study, output)
-                seconds = {
-                    "seconds": round(time.monotonic() - started, 1),
-                    "cpu_seconds": round(time.process_time() - cpu_started, 1),
-                }
-                where = {"gpu": gpu_model(), "commit": checkout_commit()}
-                write_json(finished, {**_described(stage), **seconds, **where, "results": _results(output)})
-                for name in LARGE_FILES:
-                    (output / name).unlink(missing_ok=True)
-        return {"name": stage.name, **read_json(finished)}
+        chain = cell.stage.chain()
+        stages = [*(self._stage(stage, cell.split) for stage in chain), self._scoring(cell)]
+        self.hashes.save()
+        names = [stage.name for stage in stages]
+        store = stage_store.StageStore(self.folder, stages, restart=names, runner=run_here)
+        for stage in stages:
+            with locked(self.folder / "stages" / f"{stage.name}.lock"):
+                store.run_stage(stage)
+        described = [_described(stage, store, name) for stage, name in zip(chain, names, strict=False)]
+        return described, store.state(names[-1]), store.folder(names[-1]) / "metrics.csv"
 
-    def _call(self, stage: Stage, study: Study, output: Path) -> None:
-        settings = {**stage.settings, "seed": study.seed, "output_dir": str(output)}
-        if "encoder_weights" in settings:
-            settings["encoder_weights"] = weights_file(settings["encoder_weights"])
-        for option, needed in stage.inputs.items():
-            settings[option] = str(self.output(needed, study))
-        # A place, not a setting: answers are found by teacher, task and image.
-        settings.setdefault("cache_dir", str(self.folder / "teacher_targets"))
-        run_bundle(BUNDLES / stage.bundle, stage.configs, {**settings, **self.study_files(stage.study(study))})
+    def name(self, stage: Stage, split: Split) -> str:
+        """Returns the name of a stage in the store, which holds its key."""
+        own = stage.split(split)
+        what = f"{stage.bundle}-{Path(stage.configs[-1]).stem}"
+        return f"{own.dataset}-{own.name}-{what}-{stage.key(split)[:12]}"
 
-    def study_files(self, study: Study) -> dict[str, str]:
-        """Returns the options `datalist` and `task` of a study, which is planned when it was not yet."""
-        folder = self.folder / "studies" / f"{study.dataset}-{study.split}-{study.key[:12]}"
+    def dataset(self, split: Split) -> PlannedDataset:
+        """Returns the dataset of a split with its task, which is planned when it was not yet."""
+        folder = self.folder / "datasets" / f"{split.dataset}-{split.name}-{split.key[:12]}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / "task.json").is_file():
-                plan(study, folder)
-        return {"datalist": str(folder / "datalist.json"), "task": str(folder / "task.json")}
+                plan(split, folder)
+        task_file = folder / "task.json"
+        return read_dataset(folder / "datalist.json", task_file, load_task(task_file), self.hashes)
+
+    def _stage(self, stage: Stage, split: Split) -> stage_store.Stage:
+        dataset = self.dataset(stage.split(split))
+        needs = {option: self.name(needed, split) for option, needed in stage.inputs.items()}
+        paths: dict[str, Any] = {option: self.folder / name for option, name in needs.items()}
+        if "encoder_weights" in stage.settings:
+            paths["encoder_weights"] = weights_file(stage.settings["encoder_weights"])
+        paths |= {"datalist": dataset.datalist, "task": dataset.task_file}
+        if "cache_dir" not in stage.settings:  # targets are found by teacher, task and image, whoever has cached them
+            paths["cache_dir"] = self.folder / "teacher_targets"
+        return stage_store.Stage(
+            self.name(stage, split), stage.name, BUNDLES / stage.bundle, stage.configs,
+            {**stage.settings, "seed": split.seed}, partial(dict, paths),
+            {"data": dataset.digests, **dataset.task_inputs}, tuple(needs.values()), STAGE_RESULTS,
+        )  # fmt: skip
+
+    def _scoring(self, cell: Cell) -> stage_store.Stage:
+        """Returns the stage that segments and scores the suite's section with the model of the last stage."""
+        last = self.name(cell.stage, cell.split)
+        model, dataset = self.folder / last, self.dataset(cell.split)
+        bundle, configs, paths = model, ("inference.json", "evaluate.json"), {"resume": False}
+        if cell.stage.bundle == "teacher_lora":
+            bundle, configs = BUNDLES / "teacher_lora", ("inference.yaml", "evaluate.yaml")
+            paths = {"task": model / "task.json", "teacher_dir": model}
+        return stage_store.Stage(
+            f"predictions-{cell.name}-{cell.config_hash[:12]}", f"{cell.score} section", bundle, configs,
+            {"section": cell.score}, partial(dict, paths, datalist=dataset.datalist), {"data": dataset.digests},
+            (last,), ("metrics.csv",),
+        )  # fmt: skip
 
 
-def plan(study: Study, folder: Path) -> None:
-    """Writes a study's datalist and task; with `planned_from`, the task of that budget."""
-    from tskd_monai.commands.task_files import plan_dataset
+def run_here(run: BundleRun) -> Mapping[str, Any]:
+    """Runs a stage in this process, whole, so that its seconds are all of it, and drops its checkpoints."""
+    shutil.rmtree(run.output_dir, ignore_errors=True)
+    started = time.process_time()
+    run.run_here()
+    for name in LARGE_FILES:
+        (run.output_dir / name).unlink(missing_ok=True)
+    cpu_seconds = round(time.process_time() - started, 1)
+    return {"cpu_seconds": cpu_seconds, "gpu": gpu_model(), "commit": checkout_commit()}
 
-    source = data_folder(study) / "datalist.json"
-    if study.labels is not None:
+
+def plan(split: Split, folder: Path) -> None:
+    """Writes the datalist and task of a split; with `planned_from`, the task of that budget."""
+    source = data_folder(split) / "datalist.json"
+    if split.labels is not None:
         content = read_json(source)
         for section in ("training", "validation", "test"):
             for entry in content[section]:
                 entry.update({key: str(source.parent / entry[key]) for key in ("image", "label")})
         source = folder / "source.json"
-        write_json(source, {**content, "labels": study.labels})
-    budgets = [study.labelled_slices] if study.planned_from is None else [study.labelled_slices, study.planned_from]
+        write_json(source, {**content, "labels": split.labels})
+    budgets = [split.labelled_slices] if split.planned_from is None else [split.labelled_slices, split.planned_from]
     folders = [folder, folder / "planned_from"]
     for budget, of_budget in zip(budgets, folders, strict=False):
-        plan_dataset(source, of_budget, study.image_size, labelled_slices=budget, seed=study.seed, fold=study.fold)
-    if study.planned_from is not None:
+        plan_dataset(source, of_budget, split.image_size, labelled_slices=budget, seed=split.seed, fold=split.fold)
+    if split.planned_from is not None:
         (folders[1] / "task.json").replace(folder / "task.json")
-
-
-def run_bundle(bundle: Path, configs: tuple[str, ...], overrides: dict[str, Any]) -> None:
-    """Runs a bundle's configs in this process."""
-    files = [str(bundle / "configs" / name) for name in configs]
-    monai.bundle.run(bundle_root=str(bundle), config_file=files, **overrides)
 
 
 def gpu_model() -> str | None:
@@ -132,27 +151,9 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that no other process can hold; it is free again when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _described(stage: Stage) -> dict[str, Any]:
-    return {
-        "bundle": stage.bundle,
-        "configs": list(stage.configs),
-        "settings": stage.settings,
-        "inputs": {option: needed.name for option, needed in stage.inputs.items()},
-    }
-
-
-def _results(output: Path) -> dict[str, Any]:
-    record = output / "record.json"
-    return dict(read_json(record)["results"]) if record.is_file() else {}
+def _described(stage: Stage, store: stage_store.StageStore, name: str) -> dict[str, Any]:
+    own = {"name": stage.name, "bundle": stage.bundle, "configs": list(stage.configs), "settings": stage.settings}
+    own["inputs"] = {option: needed.name for option, needed in stage.inputs.items()}
+    noted = {key: store.state(name)[key] for key in ("seconds", "cpu_seconds", "gpu", "commit")}
+    has_record = (store.folder(name) / "record.json").is_file()
+    return {**own, **noted, "results": store.record(name) if has_record else {}}

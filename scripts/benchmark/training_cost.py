@@ -64,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     cells = {cell.method: cell for cell in load_cells(args.suite)}
     if args.method:
-        json.dump(measure(cells[args.method].stage.settings, cells[args.method].study.image_size), sys.stdout)
+        json.dump(measure(cells[args.method].stage.settings, cells[args.method].split.image_size), sys.stdout)
         return
 
     from tskd_monai.files.json_files import write_json

@@ -107,6 +107,12 @@ def test_plain_option_is_read_back_by_the_runner_as_it_was(value: object, writte
     assert DefaultParseValue(written) == value
 
 
+def test_none_is_written_as_the_expression_that_monai_does_not_ignore() -> None:
+    assert plain_option("cache_dir", "$None") == "$None"
+    with pytest.raises(ValueError, match="which MONAI would evaluate"):
+        plain_option("cache_dir", ["$None"])
+
+
 @pytest.mark.parametrize("name", ["$x.nii", "@id", "%a.json#b", "20240115", "2024_01", "None", "1e5", "[1]", "(a)"])
 def test_path_is_a_name_whatever_it_looks_like(name: str) -> None:
     written = plain_option("image", Path(name))

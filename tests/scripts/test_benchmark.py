@@ -50,11 +50,11 @@ def result(method: str, seed: int, dice: dict[str, float | None]) -> dict[str, o
     return {"method": method, "seed": seed, "rows": rows, "stages": stages}
 
 
-def a_study(**changes: object) -> Any:
-    """A small study, with any field changed."""
+def a_split(**changes: object) -> Any:
+    """A small split, with any field changed."""
     fields: dict[str, Any] = {"dataset": "phantom", "folder": "phantom", "labels": None, "image_size": 48}
     fields |= {"labelled_slices": 8, "planned_from": None, "fold": None, "seed": 0}
-    return script("cells").Study(**{**fields, **changes})
+    return script("cells").Split(**{**fields, **changes})
 
 
 def a_stage(name: str, **changes: object) -> Any:
@@ -104,16 +104,16 @@ def test_what_an_earlier_stage_did_decides_the_later_ones() -> None:
     first, other = a_stage("teacher"), a_stage("teacher", settings={"lora_rank": 2})
     last, of_other = (a_stage("student", inputs={"teacher_dir": stage}) for stage in (first, other))
     assert [stage.name for stage in last.chain()] == ["teacher", "student"]
-    assert last.key(a_study()) == dataclasses.replace(last, name="renamed").key(a_study())
-    assert last.key(a_study()) != of_other.key(a_study())
-    assert last.key(a_study()) != last.key(a_study(labelled_slices=16))
+    assert last.key(a_split()) == dataclasses.replace(last, name="renamed").key(a_split())
+    assert last.key(a_split()) != of_other.key(a_split())
+    assert last.key(a_split()) != last.key(a_split(labelled_slices=16))
 
 
 def test_budgets_share_the_stages_that_look_at_no_label() -> None:
     free = a_stage("mae", label_free=True)
-    small, large = a_study(planned_from=8), a_study(dataset="more labels", labelled_slices=16, planned_from=8)
+    small, large = a_split(planned_from=8), a_split(dataset="more labels", labelled_slices=16, planned_from=8)
     assert free.key(small) == free.key(large)
-    assert free.key(small) != free.key(a_study(planned_from=8, seed=1))
+    assert free.key(small) != free.key(a_split(planned_from=8, seed=1))
     tuned = a_stage("mae_tuned", inputs={"initial_student": free})
     assert tuned.key(small) != tuned.key(large)
 
@@ -124,10 +124,10 @@ def test_a_larger_budget_has_the_task_of_the_one_it_is_planned_from(
     write_study(tmp_path / "phantom", seed=3, sections=SECTIONS, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
     monkeypatch.setenv("TSKD_REAL_DATA", str(tmp_path))
     workplace = script("stages").Workplace(tmp_path / "work")
-    files = [workplace.study_files(a_study(labelled_slices=budget, planned_from=4)) for budget in (4, 12)]
-    small, large = (Path(of_study["task"]).read_text() for of_study in files)
+    planned = [workplace.dataset(a_split(labelled_slices=budget, planned_from=4)) for budget in (4, 12)]
+    small, large = (of_split.task_file.read_text() for of_split in planned)
     assert small == large
-    labelled = [read_json(of_study["datalist"])["training"] for of_study in files]
+    labelled = [read_json(of_split.datalist)["training"] for of_split in planned]
     assert [sum(len(entry["slices"]) for entry in entries) for entries in labelled] == [4, 12]
 
 
@@ -135,7 +135,7 @@ def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     cells = script("cells")
     monkeypatch.setenv("TSKD_REAL_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="chaos_t2spir/datalist.json.*TSKD_REAL_DATA"):
-        cells.data_folder(a_study(folder="chaos_t2spir"))
+        cells.data_folder(a_split(folder="chaos_t2spir"))
     monkeypatch.delenv("TSKD_WEIGHTS", raising=False)
     with pytest.raises(FileNotFoundError, match="TSKD_WEIGHTS names .unset."):
         cells.weights_file("vit.safetensors")
@@ -361,11 +361,11 @@ def test_a_cell_runs_its_stages_once_and_is_scored_by_the_bundle(
     teacher = a_stage("lora", settings={"encoder_weights": "shipped", **short})
     distilled = a_stage("distilled", bundle="distillation", settings=short, inputs={"teacher_dir": teacher})
     run_cell = script("cell_run").run_cell
-    of_teacher, of_student = (cells.Cell("tiny", "test", a_study(), stage) for stage in (teacher, distilled))
+    of_teacher, of_student = (cells.Cell("tiny", "test", a_split(), stage) for stage in (teacher, distilled))
     assert 0 <= run_cell(of_teacher, tmp_path / "work") <= 1
-    made = next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns
+    made = next((tmp_path / "work").glob("*teacher_lora*/teacher.json")).stat().st_mtime_ns
     assert 0 <= run_cell(of_student, tmp_path / "work") <= 1
-    assert next((tmp_path / "work" / "stages").glob("*teacher_lora*.json")).stat().st_mtime_ns == made
+    assert next((tmp_path / "work").glob("*teacher_lora*/teacher.json")).stat().st_mtime_ns == made
     results = script("results")
     content = results.read_results("tiny")["phantom-seed0-distilled"]
     assert len(content["rows"]) == 4

@@ -17,6 +17,8 @@ from tskd_monai.files.folder_lock import FolderInUseError, FolderLock, hold_fold
 from tskd_monai.files.option_path import text_path
 
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+NONE = "$None"
+"""How None is written as an option: MONAI ignores a plain None."""
 CODE_MARKS = ("$", "@", "%")
 """MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
 
@@ -104,7 +106,8 @@ def plain_option(name: str, value: Any) -> str:
     Args:
         name: of the option.
         value: a path, a string, taken as it is, or a number, truth value, None, list or dictionary. A path is a name
-            whatever it looks like: `./` goes in front of one that the command line would read otherwise.
+            whatever it looks like: `./` goes in front of one that the command line would read otherwise. `$None`,
+            which sets an option to None, is the one expression that is not refused.
 
     Raises:
         ValueError: when MONAI would evaluate the value or a part of it.
@@ -112,7 +115,7 @@ def plain_option(name: str, value: Any) -> str:
     if isinstance(value, Path):
         text = str(value)
         return f"./{text}" if _first_code(text) or DefaultParseValue(text) != text else text
-    if code := _first_code(value):
+    if value != NONE and (code := _first_code(value)):
         raise ValueError(
             f"Expected a plain value for --{name}, found {code!r}, which MONAI would evaluate; "
             "write ./ in front of a file's name that begins so."
