@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support.paths import ROOT
-from tskd_monai.commands.datasets import PREPARERS
+from tskd_monai.commands.datasets import PREPARERS, preparer
 from tskd_monai.commands.main import main
 
 PAGE = ROOT / "bundles/segmentation/docs/datasets.md"
@@ -107,3 +107,9 @@ def test_another_dataset_in_the_folder_is_named(
 def test_the_page_has_every_dataset() -> None:
     listed = re.findall(r"tskd datasets (\w+)`", PAGE.read_text())
     assert sorted(listed) == sorted(PREPARERS)
+
+
+@pytest.mark.parametrize("name", PREPARERS)
+def test_every_preparer_names_the_layout_it_expects(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected .* the official layout is"):
+        preparer(name)(tmp_path)

@@ -10,10 +10,10 @@ import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.datasets import auto_oral, chaos, chase_db1, decathlon, drive, hc18, kidney_us, ph2
 from tskd_monai.datasets.dataset import PublicDataset
 from tskd_monai.datasets.splits import DEFAULT_SPLIT
 from tskd_monai.files.archives import unpack_archives
@@ -21,20 +21,21 @@ from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
-PREPARERS: dict[str, Callable[[Path], PublicDataset]] = {
-    "chaos_t2spir": partial(chaos.find_mr, sequence="t2spir"),
-    "chaos_t1_in": partial(chaos.find_mr, sequence="t1_in"),
-    "chaos_t1_out": partial(chaos.find_mr, sequence="t1_out"),
-    "chaos_ct": chaos.find_ct,
-    "kidney_us": partial(kidney_us.find, structures="capsule"),
-    "kidney_us_regions": partial(kidney_us.find, structures="regions"),
-    "auto_oral": auto_oral.find,
-    "ph2": ph2.find,
-    "drive": drive.find,
-    "chase_db1": chase_db1.find,
-    "hc18": hc18.find,
-    "decathlon": decathlon.find,
+PREPARERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "chaos_t2spir": ("chaos", "find_mr", {"sequence": "t2spir"}),
+    "chaos_t1_in": ("chaos", "find_mr", {"sequence": "t1_in"}),
+    "chaos_t1_out": ("chaos", "find_mr", {"sequence": "t1_out"}),
+    "chaos_ct": ("chaos", "find_ct", {}),
+    "kidney_us": ("kidney_us", "find", {"structures": "capsule"}),
+    "kidney_us_regions": ("kidney_us", "find", {"structures": "regions"}),
+    "auto_oral": ("auto_oral", "find", {}),
+    "ph2": ("ph2", "find", {}),
+    "drive": ("drive", "find", {}),
+    "chase_db1": ("chase_db1", "find", {}),
+    "hc18": ("hc18", "find", {}),
+    "decathlon": ("decathlon", "find", {}),
 }
+"""Module of `tskd_monai.datasets`, function and options of each dataset; imported when the dataset is prepared."""
 OWN_OPTIONS = {"annotator": ("kidney_us", "kidney_us_regions"), "channel": ("decathlon",)}
 """Options that only some datasets have."""
 LARGEST_ARCHIVE = 64 * 2**30
@@ -80,7 +81,14 @@ def find_dataset(name: str, source: Path, annotator: int | None = None, channel:
     for option in given:
         if name not in OWN_OPTIONS[option]:
             raise ValueError(f"Expected --{option} for {', '.join(OWN_OPTIONS[option])} only, found {name}.")
-    return PREPARERS[name](source, **given)
+    return preparer(name)(source, **given)
+
+
+def preparer(name: str) -> Callable[..., PublicDataset]:
+    """Returns the function that finds a dataset in its unpacked download."""
+    module, function, options = PREPARERS[name]
+    found: Callable[..., PublicDataset] = getattr(import_module(f"tskd_monai.datasets.{module}"), function)
+    return partial(found, **options)
 
 
 def summary(datalist: Mapping[str, Any]) -> str:
@@ -114,9 +122,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
     parser.add_argument("--folds", type=int, default=0, help="add so many folds for cross-validation by patient")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of sections and folds")
     parser.add_argument("--allow-partial", action="store_true", help="take fewer images than the official download has")
-    parser.add_argument(
-        "--annotator", type=int, choices=kidney_us.ANNOTATORS, help="KidneyUS: whose labels (default 1)"
-    )
+    parser.add_argument("--annotator", type=int, help="KidneyUS: whose labels, 1 (default) or 2")
     parser.add_argument("--channel", type=int, help="Decathlon: which image of several, counted from 0")
     return parser, parser.parse_args(argv)
 
@@ -134,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.source is None:
                 parser.error("expected --source with the download, or --verify")
             source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
-            study = find_dataset(args.name, source, args.annotator, args.channel)
-            logger.info("%s. Licence: %s.", study.description.title, study.description.licence)
+            dataset = find_dataset(args.name, source, args.annotator, args.channel)
+            logger.info("%s. Licence: %s.", dataset.description.title, dataset.description.licence)
             path = prepare_dataset(
-                study,
+                dataset,
                 args.output,
                 split=args.split,
                 folds=args.folds,

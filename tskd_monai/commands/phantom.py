@@ -6,8 +6,6 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from tskd_monai.datasets.phantom.study import write_study
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
@@ -22,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--spacing", type=float, nargs=3, default=(3.6, 3.6, 7.2), help="mm along the array axes")
     parser.add_argument("--axcodes", default="LAS", help="where the array axes point to")
     args = parser.parse_args(argv)
+    from tskd_monai.datasets.phantom.study import write_study  # MONAI takes seconds to import
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     counts = {name: getattr(args, name) for name in ("training", "validation", "test", "unlabeled")}
     try:

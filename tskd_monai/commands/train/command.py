@@ -11,27 +11,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from tskd_monai.bundle.stage_store import StageStore
-from tskd_monai.commands.task_files import plan_dataset
-from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
-from tskd_monai.commands.train.options import load_preset, parse_teacher
-from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
-from tskd_monai.data.datalist import load_datalist
-from tskd_monai.files.checksum import ContentHashes
-from tskd_monai.files.folder_lock import hold_folder
-from tskd_monai.files.json_files import read_json, write_json
-from tskd_monai.files.private_files import private_file
-from tskd_monai.networks.encoder_records import ENCODERS
-from tskd_monai.networks.pretrained import weights_path
 
 logger = logging.getLogger(__name__)
-SUMMARY = "summary.txt"
-STAND_IN_NOTE = (
-    "The teacher's encoder ({encoder}) stands in for a real foundation model, which cannot be shipped with this "
-    "project. --teacher facebook/sam-vit-base uses SAM instead."
-)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--teacher",
         default="sam_demo",
-        help=f"encoder: one of {', '.join(ENCODERS)}, NAME=WEIGHTS (a file), or a hub id such as facebook/sam-vit-base",
+        help="encoder: its name, NAME=WEIGHTS (a file), or a hub id such as facebook/sam-vit-base",
     )
     parser.add_argument(
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
@@ -82,102 +63,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and runs the pipeline."""
     args = parse_arguments(argv)
+    from tskd_monai.commands.train.pipeline import run_pipeline  # torch and MONAI take seconds to import
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        preset = load_preset(args.preset)
-        encoder, weights = parse_teacher(args.teacher)
-        check_device(args.device)
-        # Missing weights and a wrong datalist end the run here, with one line and nothing written.
-        file = weights_path(encoder, weights)
-        check_sections(load_datalist(args.datalist, args.fold), args.datalist)
-        with hold_folder(args.output_dir):
-            run(args, preset, encoder, weights, file)
+        run_pipeline(args)
     except (ValueError, OSError) as error:
         logger.debug("The run ended here:", exc_info=True)
         sys.exit(f"tskd train: error: {error}")
-
-
-def run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights: str, file: Path | None) -> None:
-    """Plans the task, runs every stage that has not finished, and writes the report.
-
-    Args:
-        args: the parsed command line.
-        preset: checked overrides of each stage.
-        encoder: name of the teacher's encoder.
-        weights: the encoder's weights as the user gave them.
-        file: path of these weights; None for random weights.
-    """
-    datalist, task_file, task = plan_dataset(
-        args.datalist,
-        args.output_dir,
-        args.image_size or preset["image_size"],
-        labelled_slices=args.labelled_slices or preset["labelled_slices"],
-        seed=args.seed,
-        fold=args.fold,
-        datalist_dir=private_file(args.output_dir, "datalist.json").parent,
-        task_file=args.task,
-        replan=args.replan,
-    )
-    output_dir = args.output_dir.resolve()
-    hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
-    dataset = read_dataset(datalist, task_file, task, hashes)
-    compare = preset["compare"] if args.compare is None else args.compare
-    options = PipelineOptions(
-        preset=preset,
-        encoder=encoder,
-        weights=str(Path(weights).resolve()) if Path(weights).exists() else weights,
-        weights_sha256=None if file is None else hashes.of(file),
-        student=args.student,
-        seed=args.seed,
-        device=args.device,
-        scratch_epochs=_scratch_epochs(output_dir, dataset, preset, encoder, args.student) if compare else None,
-    )
-    hashes.save()
-    store = StageStore(output_dir, pipeline_stages(output_dir, dataset, options), args.restart, args.keep)
-    store.check()
-    summary = output_dir / SUMMARY
-    if not store.is_finished():
-        check_student(args.student, task)
-        check_room(output_dir, dataset, preset)
-        summary.unlink(missing_ok=True)
-    store.run()
-    if not summary.is_file():
-        _write_report(args, store, dataset, options, summary)
-    logger.info("\n%s", summary.read_text(encoding="utf-8"))
-    logger.info("Student bundle: %s\nReport: %s", args.output_dir / "student", args.output_dir / "report.html")
-
-
-def _scratch_epochs(
-    output_dir: Path, dataset: PlannedDataset, preset: dict[str, Any], encoder: str, student: str
-) -> int:
-    """Returns the epochs of training from scratch, computed once for these settings."""
-    known = output_dir / "stages" / "effort.json"
-    images = dataset.slices + preset["sampling"].get("number", 0)
-    settings = [preset, dataset.task.hash, encoder, student, images]
-    if known.is_file() and (content := read_json(known))["settings"] == settings:
-        return int(content["scratch_epochs"])
-    from tskd_monai.commands.train.effort import scratch_epochs
-
-    epochs = scratch_epochs(preset, dataset.task, encoder, student, images)
-    write_json(known, {"settings": settings, "scratch_epochs": epochs})
-    return epochs
-
-
-def _write_report(
-    args: argparse.Namespace, store: StageStore, dataset: PlannedDataset, options: PipelineOptions, summary: Path
-) -> None:
-    from tskd_monai.commands.train.report import write_pipeline_report
-    from tskd_monai.files.atomic import atomic_path
-
-    settings = {
-        "preset": Path(args.preset).name,
-        "teacher": args.teacher if "=" not in args.teacher else f"{options.encoder}, weights from a file",
-        "student": options.student,
-        "seed": str(options.seed),
-        "image size": f"{dataset.task.image_size[0]} x {dataset.task.image_size[1]}",
-    }
-    stand_in = not options.encoder.startswith(("sam_vit", "medsam"))
-    notes = [STAND_IN_NOTE.format(encoder=options.encoder)] if stand_in else []
-    table = write_pipeline_report(store, dataset, options, settings, notes)
-    with atomic_path(summary) as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
