@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import run
 
 from tests.support.paths import ROOT
+from tskd_monai.bundle.run import BundleRun
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
@@ -82,20 +82,12 @@ def _write_networks(study: Path, task: Task) -> None:
 def start(training: Training, study: Path, output_dir: Path, *overrides: str, **changes: Any) -> None:
     """Run a training by the runner that the command line calls."""
     root = study / "student" if training.bundle == "segmentation" else BUNDLES / training.bundle
-    options = {**SHORT, **dict(training.options)}
+    options = {**SHORT, **dict(training.options), "logging_file": False, "datalist": study / "datalist.json"}
     if "teacher_dir" in options:
-        options["teacher_dir"] = str(study / "teacher")
+        options["teacher_dir"] = study / "teacher"
     if training.bundle != "segmentation":
-        options["task"] = str(study / "task.json")
-    configs = [str(root / "configs" / name) for name in (training.config, *overrides)]
-    run(
-        config_file=configs if len(configs) > 1 else configs[0],
-        bundle_root=str(root),
-        logging_file=False,
-        datalist=str(study / "datalist.json"),
-        output_dir=str(output_dir),
-        **{**options, **changes},
-    )
+        options["task"] = study / "task.json"
+    BundleRun(root, [training.config, *overrides], {**options, "output_dir": output_dir, **changes}).run_here()
 
 
 def study_task(study: Path) -> Task:

@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import highdicom as hd
@@ -17,6 +16,7 @@ from pydicom import dcmread
 
 from tests.interop.orthanc import ask, orthanc, request
 from tests.support.paths import ROOT
+from tskd_monai.bundle.run import BundleRun, BundleRunError
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.data.nifti import read_nifti
@@ -42,12 +42,11 @@ def write_bundle(folder: Path) -> Path:
 
 def segment(bundle: Path, image: Path, output_dir: Path) -> tuple[Path, Path]:
     """Runs the stock runner on a series; returns the NIfTI label map and the DICOM SEG."""
-    configs = [str(bundle / "configs" / name) for name in ("inference.json", "dicom_seg.json")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file", str(configs)]
-    command += ["--image", str(image), "--output_dir", str(output_dir), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"FAILED: segmenting {image.name}\n{done.stderr[-3000:]}")
+    options = {"image": image, "output_dir": output_dir, "device": "cpu"}
+    try:
+        BundleRun(bundle, ["inference.json", "dicom_seg.json"], options).run(output_dir.with_suffix(".log"))
+    except BundleRunError as error:
+        raise SystemExit(f"FAILED: segmenting {image.name} {error}") from None
     return next(output_dir.glob("*_seg.nii.gz")), next(output_dir.glob("*_seg.dcm"))
 
 

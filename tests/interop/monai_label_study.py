@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ import numpy as np
 import torch
 
 from tests.support.paths import ROOT
+from tskd_monai.bundle.run import BundleRun
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
@@ -94,37 +92,22 @@ def train_student(folder: Path) -> Path:
     network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
     bundle = folder / "student"
     write_student_bundle(ROOT / "bundles" / "segmentation", bundle, task, STUDENT, network.state_dict())
-    options = {"datalist": datalist, "device": "cpu", **TRAINING}
-    run_bundle(bundle, "train.json", {name: str(value) for name, value in options.items()})
+    run = BundleRun(bundle, ["train.json"], {"datalist": datalist, "device": "cpu", **TRAINING})
+    run.run(folder / "training.log", environment={"PYTHONPATH": str(ROOT)})
     return bundle
 
 
 def segment(bundle: Path, scans: Sequence[Scan], output_dir: Path) -> list[Path]:
     """Returns the label map that the stock bundle runner makes of each scan, in this environment."""
     images = [str(scan.image) for scan in scans]
-    options = {"image": str(images), "output_dir": str(output_dir), "engine": "torch", "device": "cpu"}
-    run_bundle(bundle, "inference.json", options)
+    options = {"image": images, "output_dir": output_dir, "engine": "torch", "device": "cpu"}
+    run = BundleRun(bundle, ["inference.json"], options)
+    run.run(output_dir.with_suffix(".log"), environment={"PYTHONPATH": str(ROOT)})
     studies = read_json(output_dir / "summary.json")["studies"]
     outputs = {study["study"]: output_dir / study["outputs"][0] for study in studies}
     with private_file(output_dir, INPUTS).open(newline="") as file:
         named = {row["input"]: row["study"] for row in csv.DictReader(file)}
     return [outputs[named[image]] for image in images]
-
-
-def run_bundle(bundle: Path, config: str, options: dict[str, str]) -> None:
-    """Runs a config of a bundle with `python -m monai.bundle run`.
-
-    Raises:
-        RuntimeError: when it fails; with the end of what it printed.
-    """
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
-    command += ["--config_file", str(bundle / "configs" / config)]
-    for name, value in options.items():
-        command += [f"--{name}", value]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{config} of {bundle.name} failed:\n{done.stderr[-3000:]}")
 
 
 def mean_dice(found: Path, truth: Path, labels: Mapping[int, str]) -> float:

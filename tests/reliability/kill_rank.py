@@ -1,9 +1,9 @@
-"""Kills one process of a training by several and checks that the others end and a restart goes on.
+"""Kills one process of a distributed training run and checks that the others end and a restart resumes.
 
-A bundle is trained by two processes under torchrun on CPUs. As soon as its second epoch is saved, one of the two is
-killed (SIGKILL): the whole job must end with an error that names the signal, within a minute, and leave no process. The
-same command must then go on after the last epoch saved and end with the weights, bit for bit, of the two that nothing
-happened to; and so must one process alone go on from a copy, to its own end.
+Two processes train a bundle under torchrun on CPUs. As soon as its second epoch is saved, one of the two is killed
+(SIGKILL): the whole job must end within a minute with an error that names the signal, and leave no process. The same
+command must then resume after the last saved epoch and end with the weights, bit for bit, of an undisturbed run; and a
+single process must resume from a copy, to its own end.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.reliability.output_files import digests, saved_epoch, unreadable_files
 from tests.reliability.stage_runs import STAGES, Workplace
-from tests.reliability.warm_start import BundleRun
+from tskd_monai.bundle.run import BundleRun
 from tskd_monai.files.json_files import write_json
 from tskd_monai.training.record import package_versions
 
@@ -75,25 +74,22 @@ class Finding:
 
 
 def command(run: BundleRun, processes: int) -> list[str]:
-    """Returns the documented command that runs a bundle by several processes, or by one."""
-    configs = [*run.configs, "multi_gpu_train.yaml"] if processes > 1 else list(run.configs)
-    files = repr([str(run.bundle / "configs" / name) for name in configs])
+    """Returns the documented command that runs a bundle in several processes, or in one."""
+    if processes == 1:
+        return run.command()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
-    options = {**run.overrides, "output_dir": run.output_dir}
-    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "monai.bundle", "run"]
-    start += ["--bundle_root", str(run.bundle), "--config_file", files]
-    return [*start, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    return replace(run, configs=[*run.configs, "multi_gpu_train.yaml"]).command(launcher)
 
 
 def finish(run: BundleRun, processes: int, log: Path) -> tuple[int, str]:
-    """Runs a bundle to its end; returns the exit code and what was said."""
+    """Runs a bundle to its end; returns the exit code and the log."""
     with log.open("wb") as file:
         done = subprocess.run(command(run, processes), stdout=file, stderr=file, timeout=LONGEST_RUN, check=False)
     return done.returncode, log.read_text(errors="replace")
 
 
 def processes_of(launcher: int) -> dict[int, int]:
-    """Returns the processes that a launcher started, by rank."""
+    """Returns the processes of a launcher by rank."""
     found = {}
     for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         entries = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")

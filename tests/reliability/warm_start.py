@@ -1,6 +1,6 @@
 """Runs of a bundle as children of a process that has imported everything: a start costs a second instead of ten.
 
-The child is a process of its own, at the head of a group of its own; it can be killed at a second or at a file event.
+The child leads a process group of its own; it can be killed after some seconds or before a file event.
 """
 
 from __future__ import annotations
@@ -12,45 +12,24 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
+import monai.bundle  # noqa: F401  # imported by the parent, so that its children have it
 from tqdm import tqdm
 
+from tskd_monai.bundle.run import BundleRun
+
 FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"})
-
-
-@dataclass(frozen=True)
-class BundleRun:
-    """One call of MONAI's bundle runner.
-
-    Attributes:
-        bundle: folder of the bundle.
-        configs: names of its config files, later ones override.
-        overrides: of config ids.
-        output_dir: of the run.
-    """
-
-    bundle: Path
-    configs: Sequence[str]
-    overrides: Mapping[str, Any]
-    output_dir: Path
-
-    def __call__(self) -> None:
-        """Runs in this process, as `python -m monai.bundle run` does."""
-        files = [str(self.bundle / "configs" / name) for name in self.configs]
-        options = {**self.overrides, "output_dir": str(self.output_dir)}
-        monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **options)
 
 
 @dataclass(frozen=True)
 class Moment:
     """When a run is killed: after some seconds, or before its n-th file event, counted from 1.
 
-    A file event is an opening, a moving or a removing in the output folder, which is when a kill could do damage.
+    A file event is the opening, renaming or removal of a file in the output folder: a kill could do damage then.
     """
 
     seconds: float | None = None
@@ -63,9 +42,9 @@ class Ending:
 
     Attributes:
         code: exit code, negative for the signal that ended it.
-        seconds: it took.
-        file_events: in the output folder; None when it was killed.
-        log: what it wrote to standard output and error.
+        seconds: duration.
+        file_events: their number in the output folder; None when it was killed.
+        log: standard output and error.
     """
 
     code: int
@@ -75,7 +54,7 @@ class Ending:
 
     @property
     def killed(self) -> bool:
-        """Whether SIGKILL ended it."""
+        """Whether it was killed by SIGKILL."""
         return self.code == -signal.SIGKILL
 
 
@@ -85,7 +64,7 @@ def run_in_child(
     """Returns how a run in a child process ended.
 
     Args:
-        run: to do.
+        run: to start.
         log: file for the child's standard output and error.
         moment: of the kill of the child and all its processes; None: it runs to its end.
         prepare: called in the child before the run.
@@ -116,7 +95,7 @@ def _ended_within(child: int, seconds: float) -> bool:
 def _be_child(
     run: BundleRun, log: Path, events: Path, moment: Moment | None, prepare: Callable[[], None] | None
 ) -> None:
-    """Does the run and ends this process; nothing returns to the parent's code."""
+    """Runs and ends this process; nothing returns to the parent's code."""
     code = 1
     try:
         os.setsid()
@@ -128,7 +107,7 @@ def _be_child(
         counted = _count_file_events(run.output_dir, None if moment is None else moment.file_event)
         if prepare is not None:
             prepare()
-        run()
+        run.run_here()
         events.write_text(str(counted[0]))
         code = 0
     except SystemExit as end:
@@ -142,7 +121,7 @@ def _be_child(
 
 
 def _count_file_events(folder: Path, fatal: int | None) -> list[int]:
-    """Returns a list with the number of file events in a folder so far; before the fatal one the group is killed."""
+    """Returns a list with the number of file events in a folder so far; the group is killed before the fatal one."""
     counted, beginning, own = [0], str(folder), os.getpid()
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
