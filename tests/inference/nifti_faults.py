@@ -140,7 +140,7 @@ ROWS = [
     Row("NIfTI with scl_slope", EXACT, [_scaled]),
     Row("NIfTI, 4D", REFUSED, [_volumes(2)], "found 2 volumes (shape (24, 22, 20, 2))"),
     Row("NIfTI, 4D with one volume", REPAIRED, [_volumes(1)], "it is read as one 3D volume"),
-    Row("NaN and infinite voxels", REPAIRED, [_not_numbers], "3 NaN or infinite voxels are left out", dice=0.99),
+    Row("NaN and infinite voxels", REPAIRED, [_not_numbers], "3 NaN or infinite voxels are excluded", dice=0.99),
     Row("constant image", REPAIRED, [_constant], "The image is constant; it becomes 0 throughout", dice=None),
     Row(
         "NIfTI, spacing in the plane a thousand times too large", REFUSED, [_spaced(1000)], "pixels of at most 10 times"
