@@ -35,7 +35,7 @@ LONGEST_END = 60
 LONGEST_RUN = 1200
 LOOK_EVERY = 0.2
 TOLD = re.compile(r"Signal 9 \(SIGKILL\) received by PID")
-GOING_ON = re.compile(r"Going on after epoch (\d+)")
+GOING_ON = re.compile(r"Resuming after epoch (\d+)")
 
 
 @dataclass(frozen=True)

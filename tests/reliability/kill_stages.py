@@ -26,7 +26,7 @@ from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger("kill_stages")
 RESULTS = Path(__file__).with_name("results") / "kill_stages.json"
-GOING_ON = re.compile(r"Going on after epoch (\d+)")
+GOING_ON = re.compile(r"Resuming after epoch (\d+)")
 ITEMS_IN_HAND = 1
 """Items that a kill may find on disk and not yet written down as finished."""
 

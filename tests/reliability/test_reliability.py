@@ -64,7 +64,7 @@ def test_a_full_disk_does_no_harm(work_dir: Path, tmp_path: Path) -> None:
         pytest.skip(f"a small disk cannot be mounted here: {error}")
     results = run("starve_stages", work_dir, tmp_path / "results.json", "--fault", "full disk: transfer set")
     (finding,) = results["faults"]
-    assert finding["message"].endswith("free some and run the same command again, which goes on from here")
+    assert finding["message"].endswith("free some and run the same command again, which resumes from here")
     assert finding["code"] == 1 and finding["intact"] and finding["went_on"]
 
 

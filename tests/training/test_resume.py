@@ -230,7 +230,7 @@ def test_killed_in_mid_epoch_and_started_again(tmp_path: Path, uninterrupted: Ca
     assert saved_epoch(tmp_path) == 2
     finished = start_program(tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert "Going on after epoch 2, from last.pt." in finished.stderr
+    assert "Resuming after epoch 2, from last.pt." in finished.stderr
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     end = uninterrupted(0)
     assert differences(content["network"], end["network"]) == []
@@ -248,7 +248,7 @@ def test_killed_while_saving(tmp_path: Path, uninterrupted: Callable[[int], dict
 def test_terminated_politely(tmp_path: Path, uninterrupted: Callable[[int], dict[str, Any]]) -> None:
     terminated = start_program(tmp_path, "SIGTERM", "iteration", "8")
     assert terminated.returncode == 143, terminated.stderr
-    message = "Stopped by SIGTERM in epoch 3. Epoch 2 is saved; run the same command to go on."
+    message = "Stopped by SIGTERM in epoch 3. Epoch 2 is saved; run the same command to resume."
     assert message in terminated.stderr
     assert "Traceback" not in terminated.stderr
     assert saved_epoch(tmp_path) == 2

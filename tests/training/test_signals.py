@@ -52,13 +52,13 @@ def test_running_iteration_is_finished_first(
         engine.run([0, 1], max_epochs=3)
     assert ended.value.code == code
     assert engine.state.iteration == 4
-    assert f"Stopped by {number.name} in epoch 2. Epoch 1 is saved; run the same command to go on." in caplog.text
+    assert f"Stopped by {number.name} in epoch 2. Epoch 1 is saved; run the same command to resume." in caplog.text
 
 
 def test_nothing_is_said_to_be_saved_in_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(SystemExit):
         trainer(signal.SIGTERM).run([0, 1], max_epochs=1)
-    assert "No epoch was over yet, nothing is saved" in caplog.text
+    assert "No epoch was complete, nothing is saved" in caplog.text
 
 
 def test_second_signal_ends_at_once() -> None:
@@ -147,5 +147,7 @@ def test_memory_that_is_used_up_is_explained(act: Callable[[], object], workers:
     assert answer.poll(60)
     message = answer.recv()
     process.join()
-    expected = rf"A data-loading process was lost or the memory was used up in epoch 1: ({reason})\. No epoch was over "
-    assert re.match(expected + "yet, nothing is saved; lower --num_workers or --batch_size and run the same", message)
+    expected = (
+        rf"A data-loading process was lost or memory was exhausted in epoch 1: ({reason})\. No epoch was complete, "
+    )
+    assert re.match(expected + "nothing is saved; lower --num_workers or --batch_size and run the same", message)

@@ -1,4 +1,4 @@
-"""Samples for TensorBoard: what a diffusion model makes of the same noise as training goes on."""
+"""Samples for TensorBoard: images from the same noise over the course of training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SamplePictures:
     """Writes a few images of the averaged network after every `interval` epochs and after the last one.
 
     Their seeds are always 0, 1, 2, …, conditions included. Nothing that training draws is touched, given that
-    `ReseedEachEpoch` seeds each epoch. Attach it after `Resume`: a training that goes on keeps its earlier pictures.
+    `ReseedEachEpoch` seeds each epoch. Attach it after `Resume`: a resumed run keeps its earlier pictures.
 
     Args:
         folder: of the event files; not that of the curves.

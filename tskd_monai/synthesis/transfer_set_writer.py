@@ -133,7 +133,7 @@ def _full_disk_explained(output_dir: Path) -> Iterator[None]:
         raise OSError(
             errno.ENOSPC,
             f"Expected room for the transfer set in {output_dir}, found the disk full; free some and run the same "
-            "command again, which goes on from here",
+            "command again, which resumes from here",
         ) from error
 
 

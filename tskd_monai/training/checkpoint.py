@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot damage, and training that goes on from them as if nothing had happened."""
+"""Checkpoints that survive a kill at any moment, and exact resumption of training from them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """Anything that can be put into a checkpoint."""
+    """Anything that a checkpoint can hold."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors, numbers, strings, lists and dictionaries."""
         ...
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         ...
 
 
@@ -43,7 +43,7 @@ def save_checkpoint(content: Any, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """Returns a checkpoint's content on the CPU; tensors and plain containers alone are accepted.
+    """Returns the content of a checkpoint on the CPU; only tensors and plain containers are accepted.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -59,9 +59,9 @@ def load_checkpoint(path: str | Path) -> Any:
 
 
 class BestCheckpoint:
-    """Keeps the weights of the best validation, the first of equals.
+    """Saves the weights of the best validation; of equal ones, the first.
 
-    Attach it to the validator, and put it into `EpochCheckpoint` so that a resumed training knows what to beat.
+    Attach it to the validator, and add it to `EpochCheckpoint` so that a resumed run knows the best metric so far.
 
     Args:
         path: of the file with the network's bare state dict.
@@ -79,7 +79,7 @@ class BestCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Saves when the metric is better than ever."""
+        """Saves when the metric has improved."""
         metric = float(engine.state.metrics[self.metric_name])
         if self.best_metric is None or math.isnan(self.best_metric) or metric > self.best_metric:
             self.best_metric, self.best_epoch = metric, int(engine.state.epoch)
@@ -92,26 +92,26 @@ class BestCheckpoint:
         return {"best_metric": self.best_metric, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.best_metric, self.best_epoch = state_dict["best_metric"], state_dict["best_epoch"]
 
 
 class EpochCheckpoint:
-    """Saves everything that training is made of after each epoch, and takes it up again at the start.
+    """Saves the whole state of a training run after each epoch, and resumes from it at the start.
 
-    Attach it after the validation handler, and `Resume` before. With `ReseedEachEpoch` a training that was killed at
-    any moment and started again ends with the weights it would have had, bit for bit on one CPU with the same number
-    of workers. Of several processes the first one writes.
+    Attach it after the validation handler, and `Resume` before. With `ReseedEachEpoch`, a run that was killed at any
+    moment and resumed ends with the same weights as an uninterrupted one, bit for bit on one CPU with the same number
+    of workers. Of several processes, the first one writes.
 
     Args:
         path: of the checkpoint, for example `last.pt`.
         save_dict: network, optimiser, scheduler, EMA, history, … by name.
-        task_hash: of the task that is trained for; a checkpoint of another is refused.
+        task_hash: hash of the task; a checkpoint of another task is refused.
         resume: whether to resume from `path` where it exists.
-        run: JSON values that say which training run this is, such as its images; a checkpoint of another run is not
+        run: JSON values that identify the training run, such as its images; a checkpoint of another run is not
             resumed, with a warning, and training starts at the first epoch. None: every run of the task is the same.
-        until_completed: whether the checkpoint is removed once training has come to its end, so that only a run that
-            was interrupted is resumed. Otherwise a completed run, started again, has nothing left to do.
+        until_completed: whether the checkpoint is removed when training completes, so that only an interrupted run is
+            resumed. Otherwise a completed run, started again, has nothing left to do.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class EpochCheckpoint:
             item.load_state_dict(content[name])
         engine.state.epoch = content["progress"]["epoch"]
         engine.state.iteration = content["progress"]["iteration"]
-        logger.info("Going on after epoch %d, from %s.", engine.state.epoch, self.path.name)
+        logger.info("Resuming after epoch %d, from %s.", engine.state.epoch, self.path.name)
 
 
 def first_not_finite(content: Any, name: str = "") -> str | None:
@@ -198,10 +198,10 @@ def first_not_finite(content: Any, name: str = "") -> str | None:
 
 
 class Resume:
-    """Takes up an `EpochCheckpoint` when training starts; attach it before what looks at the network then.
+    """Resumes from an `EpochCheckpoint` when training starts; attach it before handlers that use the network then.
 
     Args:
-        checkpoint: to go on from.
+        checkpoint: to resume from.
     """
 
     def __init__(self, checkpoint: EpochCheckpoint) -> None:
@@ -213,10 +213,10 @@ class Resume:
 
 
 class TrainableWeights:
-    """The weights of a network that training changes: what a checkpoint of a frozen foundation model needs.
+    """The trainable weights of a network: all that a checkpoint of a frozen foundation model needs.
 
     Args:
-        network: whose parameters with `requires_grad` count.
+        network: its parameters with `requires_grad` are used.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -230,7 +230,7 @@ class TrainableWeights:
         return {name: value.detach() for name, value in self._parameters().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Copies them back.
+        """Copies them into the network.
 
         Raises:
             ValueError: when names or shapes are not those of this network's trainable parameters.

@@ -1,7 +1,7 @@
-"""Whether keeping the largest component of a class does a network's label maps good, decided on validation cases.
+"""Whether keeping only the largest component of a class improves a network's label maps, on validation cases.
 
-Anatomy says that an organ is one piece; a network that takes a part of the stomach for spleen may have its largest
-piece there, and then the filter drops the spleen.
+An organ is one connected component; but if a network labels a part of the stomach as spleen, that may be its largest
+component, and the filter drops the spleen.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def harmful_filters(network: torch.nn.Module, validator: SupervisedEvaluator, ta
     Args:
         network: images (B, C, H, W) to logits; it is left in evaluation mode.
         validator: with the preprocessed volumes and the inferer of the training run's validation.
-        task: whose `keep_largest_component` names the filters.
+        task: its `keep_largest_component` names the filters.
     """
     if not task.keep_largest_component:
         return ()

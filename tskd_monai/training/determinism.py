@@ -1,4 +1,4 @@
-"""The same draws in the same epoch, whatever came before."""
+"""Random draws that depend only on seed, epoch and process."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ CUBLAS_WORKSPACE = ":4096:8"
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """Returns a seed of 32 bits for one epoch of one process."""
+    """Returns a 32-bit seed for one epoch of one process."""
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds Python, NumPy and torch: a config's first step, before a network draws its first weights."""
+    """Seeds Python, NumPy and torch; call it before a network initialises its weights."""
     random.seed(seed)
     np.random.seed(seed % SEED_LIMIT)
     torch.manual_seed(seed)
 
 
 def use_deterministic_algorithms(enabled: bool = False) -> None:
-    """Has torch choose algorithms that give the same bits each time, on GPUs too: a config's first step.
+    """Makes torch use deterministic algorithms, on GPUs too; call it before the first computation.
 
-    On one CPU they do anyway, with the same number of threads. On a GPU some are slower, and for a few operations torch
-    knows no such algorithm: it names them in a warning when they are used.
+    On a CPU with a fixed number of threads results are deterministic anyway. On a GPU some algorithms are slower, and a
+    few operations have none: torch warns when they are used.
 
     Args:
         enabled: False leaves torch as it is.
@@ -53,12 +53,12 @@ def use_deterministic_algorithms(enabled: bool = False) -> None:
 class ReseedEachEpoch:
     """Seeds every source of random numbers at the start of each epoch, from the seed and the epoch's number.
 
-    A training that goes on from an epoch's end then draws what it would have drawn without the interruption.
+    A run that resumes at the end of an epoch then makes the same draws as an uninterrupted one.
 
     Args:
-        seed: of the training.
-        dataset: whose random transforms are seeded.
-        sampler: which draws the epoch's slices.
+        seed: of the run.
+        dataset: its random transforms are seeded.
+        sampler: draws the slices of an epoch.
     """
 
     def __init__(self, seed: int, dataset: Randomizable, sampler: SliceSampler) -> None:

@@ -37,11 +37,11 @@ def start_process_group() -> None:
 
 
 def stop_process_group() -> None:
-    """Leaves the processes that `start_process_group` joined, when all have come this far.
+    """Leaves the process group when all processes have reached this point.
 
-    Gloo's threads free the tensors of the last collective a moment after it ends and need the interpreter for that:
-    one that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). They
-    outlive the group, so they are given the interpreter here.
+    Gloo's threads free the tensors of the last collective shortly after it ends and need the interpreter for that: a
+    thread that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). They
+    outlive the group, so this waits for them.
     """
     idist.barrier()
     idist.finalize()
@@ -55,10 +55,10 @@ def distribute(network: nn.Module, device: torch.device) -> DistributedDataParal
 
 
 def process_share(entries: Sequence[Any]) -> list[Any]:
-    """Returns the entries that this process validates; MONAI's metrics bring the cases of all processes together.
+    """Returns the shard of the entries that this process validates; MONAI's metrics gather the cases of all processes.
 
-    Where there are fewer entries than processes each takes all of them: no process may be without a case, and one
-    case more often than another would count for more.
+    With fewer entries than processes, each process takes all of them: none may be without a case, and a case that is
+    scored more often than another would weigh more.
     """
     count = idist.get_world_size()
     return list(entries[idist.get_rank() :: count] if len(entries) >= count else entries)

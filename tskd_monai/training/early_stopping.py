@@ -1,4 +1,4 @@
-"""The end of a training that has stopped getting better."""
+"""Early stopping of a run whose validation no longer improves."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStopping:
-    """Ends a training when a number of validations in a row have not beaten the best one.
+    """Ends a run after a number of consecutive validations without improvement.
 
-    It counts in the history's lines, which the checkpoint holds: a training that was interrupted stops where it
-    would have, and one that has stopped is at its end when it is started again. Attach it after `Resume` and the
-    history.
+    It counts in the history's lines, which the checkpoint holds: an interrupted run stops where it would have stopped,
+    and a stopped run, started again, ends at once. Attach it after `Resume` and the history.
 
     Args:
-        history: of the training.
+        history: of the run.
         patience: validations without a new best; None: never stop.
 
     Raises:
@@ -34,14 +33,14 @@ class EarlyStopping:
         self.history, self.patience = history, patience
 
     def attach(self, engine: Engine) -> None:
-        """Looks at this trainer's start and after each of its epochs."""
+        """Checks at the start of this trainer and after each epoch."""
         if self.patience is None:
             return
         engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Stops the trainer when patience is at its end; the epoch's other handlers still run."""
+        """Stops the trainer when patience is exhausted; the epoch's other handlers still run."""
         rows = [row for row in self.history.rows if self.history.metric_name in row]
         if self.patience is None or not rows:
             return
@@ -49,5 +48,5 @@ class EarlyStopping:
         best = max(range(len(values)), key=lambda i: (not math.isnan(values[i]), values[i]))  # the first of equals
         if len(values) - 1 - best >= self.patience:
             if idist.get_rank() == 0:
-                logger.info("No better validation since epoch %d: the training ends.", rows[best]["epoch"])
+                logger.info("No better validation since epoch %d: training ends.", rows[best]["epoch"])
             engine.terminate()

@@ -1,4 +1,4 @@
-"""The curve of a training, one line an epoch."""
+"""The training curve, one line per epoch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tskd_monai.files.atomic import atomic_path
 class TrainingHistory:
     """Writes `history.jsonl`: epoch, iteration, seconds, mean training loss, validation metric, learning rate.
 
-    Of several processes, the loss is the mean over all of them, and the first one writes.
+    With several processes, the loss is the mean over all of them, and the first one writes.
 
-    Attach it after the validation handler and before the checkpoint, and put it into the checkpoint: a resumed
-    training goes on with the lines it had.
+    Attach it after the validation handler and before the checkpoint, and add it to the checkpoint: a resumed run
+    continues the lines that it had.
 
     Args:
         path: of the file.
-        optimizer: whose learning rate is noted.
-        validator: whose metrics are noted after each epoch that it ran in; None without validation.
+        optimizer: its learning rate is recorded.
+        validator: its metric is recorded after each epoch with a validation; None without validation.
         metric_name: key in the validator's metrics.
     """
 
@@ -48,7 +48,7 @@ class TrainingHistory:
             validator.add_event_handler(Events.COMPLETED, self._note_metric)
 
     def attach(self, engine: Engine) -> None:
-        """Notes this trainer's epochs."""
+        """Records the epochs of this trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note_loss)
@@ -58,7 +58,7 @@ class TrainingHistory:
         self._started = time.monotonic()
 
     def _begin_epoch(self, engine: Engine) -> None:
-        # A validation before the first epoch belongs to no epoch, nor do the losses of one that broke off.
+        # A validation before the first epoch belongs to no epoch, nor do the losses of an interrupted epoch.
         self._losses, self._metric = [], None
 
     def _note_metric(self, validator: Engine) -> None:
@@ -97,7 +97,7 @@ class TrainingHistory:
         return {"rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.rows = [dict(row) for row in state_dict["rows"]]
 
 
@@ -108,6 +108,6 @@ def loss_of(output: Any) -> float:
 
 
 def _mean_over_processes(value: float) -> float:
-    """Returns the mean of a number that each process has; every process must ask for it."""
+    """Returns the mean of a number over all processes; every process must call it."""
     total = idist.all_reduce(float(value))
     return float(total) / idist.get_world_size()

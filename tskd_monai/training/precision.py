@@ -1,4 +1,4 @@
-"""The arithmetic that a network is trained in."""
+"""The numerical precision of training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AUTO = "auto"
 
 
 def choose_precision(precision: str = "float32", device: torch.device | str = "cpu") -> str:
-    """Returns `float32` or `bfloat16`, and says which where it chose: a config's first step, before hours of work.
+    """Returns `float32` or `bfloat16`, and logs its choice.
 
     Args:
-        precision: one of them, or `auto`: bfloat16 where the device computes in it.
+        precision: one of them, or `auto`: bfloat16 if the device computes in it.
         device: that the network is on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One progress bar for a whole training, with the time left."""
+"""One progress bar for a whole training run, with the remaining time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tskd_monai.training.history import loss_of
 
 
 class TrainingProgress:
-    """Shows iterations done, time left, the loss and the last validation metric.
+    """Shows completed iterations, remaining time, the loss and the last validation metric.
 
-    Attach it after the checkpoint, so that a resumed training shows where it goes on.
+    Attach it after `Resume`, so that the bar of a resumed run starts where it resumes.
 
     Args:
         title: in front of the bar.
-        validator: whose metric is shown; None without validation.
+        validator: its metric is shown; None without validation.
         metric_name: key in the validator's metrics.
     """
 

@@ -1,4 +1,4 @@
-"""The record that a stage leaves: what it ran with, on what, and what came out."""
+"""The end of a stage: its record of settings, inputs and results, and the folder of a trained teacher."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from tskd_monai.training.component_filters import harmful_filters
 from tskd_monai.training.history import TrainingHistory
 
 RECORDED_PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "numpy", "peft", "transformers", "diffusers")
-
-
 A_PATH = "(a path)"
 
 
@@ -53,10 +51,9 @@ def write_record(
     Args:
         path: of the record.
         stage: name of the bundle and step.
-        settings: what the user could have set otherwise; of a path it is noted that it was given, not which, for
-            folders may be called after patients.
-        inputs: files that were read, by name; their sha256 is noted.
-        results: numbers that came out.
+        settings: options of the run; a path is recorded only as given, because folders may be named after patients.
+        inputs: files that were read, by name; their sha256 is recorded.
+        results: numbers to record.
     """
     record = {
         "stage": stage,
@@ -89,10 +86,10 @@ def finish_teacher(
 
     Args:
         network: the trained segmenter.
-        best: where its best weights are.
-        history: of the training.
+        best: holds its best weights.
+        history: of the training run.
         output_dir: the teacher folder.
-        task: it was trained for.
+        task: that it was trained for.
         settings: for the record.
         inputs: files for the record, by name.
         validator: of the training run.

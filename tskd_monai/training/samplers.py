@@ -1,4 +1,4 @@
-"""Which slices an epoch shows."""
+"""Sampling of the slices of an epoch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MAX_SEED = 2**31
 
 
 class SliceSampler(Sampler[int]):
-    """Draws an epoch of slices; under several processes each takes its share of one common draw.
+    """Draws the slices of an epoch; several processes split one common draw.
 
-    With a foreground share, that share of the draws takes a class first, all present classes alike, and then one of
-    its slices; the rest takes any slice. Without, slices come in random order, each once before any comes again.
+    The foreground share is the fraction of draws that choose a class first, all present classes with equal probability,
+    and then one of its slices; the others choose any slice. At 0, slices come in random order without replacement
+    until all have been drawn.
 
     Args:
         num_slices: in the dataset.
@@ -93,14 +94,14 @@ def foreground_sampler(
 
 
 def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -> list[set[int]]:
-    """Returns the foreground classes on each training slice, when they are those that the task was planned for.
+    """Returns the foreground classes on each training slice, provided they are those of the task.
 
-    A class that planning found no voxel of (frequency 0, as with a few labelled slices) may be absent.
+    A class of which planning found no voxel (frequency 0, as with a few labelled slices) may be absent.
 
     Args:
         dataset: training slices with encoded labels.
-        task: of the study.
-        absent: `refuse` or `warn`, where a class of the task is on no training slice: what was learnt of it is lost.
+        task: of the dataset.
+        absent: `refuse` or `warn`, when a class of the task is on no training slice: the network unlearns it.
 
     Raises:
         ValueError: when such a class is refused, or `absent` is another word.

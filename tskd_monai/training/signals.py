@@ -1,4 +1,4 @@
-"""An end that is told of: by SIGINT and SIGTERM after the running step, or because the memory was used up."""
+"""Clean ends with a message: after SIGINT or SIGTERM, or when memory is exhausted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SIGNS_OF_NO_MEMORY = ("DataLoader worker (pid", "can't allocate memory", "Memory
 
 
 class StopOnSignal:
-    """Ends the process with a message after the running iteration once SIGINT or SIGTERM has come.
+    """Ends the process with a message after the iteration in which SIGINT or SIGTERM arrives.
 
-    What is kept is the last whole epoch, which `EpochCheckpoint` has saved; a training goes on from there bit for
-    bit. A second signal ends at once, as without this handler. Where the memory was used up, for which the system kills
-    processes of the data loader, the message says so and what to do.
+    `EpochCheckpoint` has saved the last completed epoch, from which the run resumes bit for bit. A second signal ends
+    the process at once, as without this handler. When memory is exhausted, for which the system kills processes of the
+    data loader, the message states it and what to do.
     """
 
     def __init__(self) -> None:
@@ -60,15 +60,15 @@ class StopOnSignal:
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1].rstrip(". ")
         raise RuntimeError(
-            f"A data-loading process was lost or the memory was used up in epoch {engine.state.epoch}: {reason}. "
-            f"{_kept(engine)}; lower --num_workers or --batch_size and run the same command to go on."
+            f"A data-loading process was lost or memory was exhausted in epoch {engine.state.epoch}: {reason}. "
+            f"{_kept(engine)}; lower --num_workers or --batch_size and run the same command to resume."
         ) from error
 
     def _stop(self, engine: Engine) -> None:
         if self._received is None:
             return
         logger.warning(
-            "Stopped by %s in epoch %d. %s; run the same command to go on.",
+            "Stopped by %s in epoch %d. %s; run the same command to resume.",
             signal.Signals(self._received).name,
             engine.state.epoch,
             _kept(engine),
@@ -77,10 +77,10 @@ class StopOnSignal:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory, or a process of the data loader is gone, as happens when there is none."""
+    """Whether memory was exhausted, or a process of the data loader died, as happens when it is."""
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY):
         return True
-    # What a process had sent cannot be fetched any more once it is gone, which may be noticed first.
+    # What a dead process had sent can no longer be fetched, and this error may come first.
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, (OSError, EOFError)) and any(
         "multiprocessing" in Path(frame.filename).parts for frame in frames
@@ -88,6 +88,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _kept(engine: Engine) -> str:
-    """What is saved while an epoch, numbered from 1, is not over."""
+    """What is saved during an epoch, numbered from 1."""
     whole = engine.state.epoch - 1
-    return f"Epoch {whole} is saved" if whole else "No epoch was over yet, nothing is saved"
+    return f"Epoch {whole} is saved" if whole else "No epoch was complete, nothing is saved"

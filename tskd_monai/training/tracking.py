@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard, and the writer that they and the pictures share."""
+"""Training curves for TensorBoard, and the writer of curves and figures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CURVES = ("train_loss", "learning_rate")
 class TensorBoardCurves:
     """Writes the history's training loss, learning rate and validation metric as TensorBoard scalars by epoch.
 
-    Attach it after `Resume` and the history. A training that goes on writes its earlier epochs again and marks those
-    in older files as void, so that the curves have no gap and no point twice. Of several processes the first writes.
+    Attach it after `Resume` and the history. A resumed run writes its earlier epochs again and marks those in older
+    files as void, so that the curves have no gap and no duplicate. Of several processes, the first one writes.
 
     Args:
         folder: of the event files, for `tensorboard --logdir`.
-        history: of the training.
+        history: of the run.
         enabled: whether anything is written.
 
     Raises:

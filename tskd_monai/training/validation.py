@@ -1,4 +1,4 @@
-"""What training is validated on, and validations at both its ends, whatever the interval between the others."""
+"""Validation during training: its volumes, inferer, evaluator and metric, and validation at start and end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def validation_volumes(
     transform: Callable[[Any], Any],
     training_data: Sequence[Mapping[str, Any]],
 ) -> CacheDataset:
-    """Returns the volumes that choose the best weights, preprocessed and held in memory.
+    """Returns the volumes that select the best weights, preprocessed and held in memory.
 
-    MONAI Label sets a share of its labels apart, which is none of the first one or two. Then the training volumes
-    have to do, with a warning: without any, no weights would be better than those training starts from.
+    MONAI Label sets a fraction of its labels aside, which is none of the first one or two. Then the training volumes
+    are used, with a warning: without any, no weights would be better than the initial ones.
 
     Args:
         data: items `{"image", "label"}` to validate on; may be empty.
@@ -45,21 +45,21 @@ def validation_volumes(
 
 
 class ValidateEnds:
-    """Validates after the last epoch, and on request before the first step, so that either network can be the best.
+    """Validates after the last epoch and, if asked, before the first step, so that either network can be the best.
 
     Attach it beside MONAI's `ValidationHandler`, which validates every `interval` epochs.
 
     Args:
         validator: to run.
-        interval: of the other handler; the last epoch is left to it where it is a multiple.
-        initial: whether the network that training starts from is validated; it is not after a resume.
+        interval: of the other handler, which validates the last epoch if it is a multiple.
+        initial: whether the initial network is validated; not when training resumes.
     """
 
     def __init__(self, validator: Evaluator, interval: int, initial: bool = False) -> None:
         self.validator, self.interval, self.initial = validator, interval, initial
 
     def attach(self, engine: Engine) -> None:
-        """Watches this trainer's start and its epochs."""
+        """Follows the start of this trainer and its epochs."""
         engine.add_event_handler(Events.STARTED, self._first)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._last)
 
@@ -79,9 +79,9 @@ def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25) -> 
     A slice of the task's image size, or smaller, is one window; a larger one is several that overlap.
 
     Args:
-        task: whose image size is the window.
+        task: its image size is the window.
         sw_batch_size: windows in one forward pass.
-        overlap: share of a window that its neighbour sees too.
+        overlap: fraction of a window that its neighbour covers too.
     """
     return SliceInferer(
         roi_size=task.image_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", spatial_dim=2

@@ -1,4 +1,4 @@
-"""Validation slices for TensorBoard: what the network makes of them as training goes on."""
+"""Validation slices for TensorBoard: the network's predictions over the course of training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LABEL_OPACITY = 0.5
 class ValidationPictures:
     """Writes image, reference and prediction, side by side, of a few validation slices after every validation.
 
-    The slices are always the same: of each of the first cases the one that shows most of all structures together.
-    They are numbered, never named after a case. MONAI's `TensorBoardImageHandler` shows the last batch alone, and a
-    volume as a moving picture of one channel. Attach it after `Resume` and before what validates at the start: a
-    training that goes on keeps the pictures of its earlier epochs. Of several processes the first writes.
+    The slices are always the same: of each of the first cases, the one that shows most of all structures together.
+    They are numbered, never named after a case. MONAI's `TensorBoardImageHandler` shows only the last batch, and a
+    volume as an animation of one channel. Attach it after `Resume` and before what validates at the start: a resumed
+    run keeps the pictures of its earlier epochs. Of several processes, the first one writes.
 
     Args:
         folder: of the event files; not that of the curves.
