@@ -21,7 +21,7 @@ from tests.support.paths import BUNDLES
 PACKAGE = Path(tskd_monai.__file__).parent
 STUDENT = BUNDLES / "segmentation"
 DICOM_ROOM = "data/dicom/"
-MOST_MODULES, MOST_OF_DICOM = 18, 11
+MOST_MODULES, MOST_OF_DICOM = 18, 10
 
 
 @contextmanager

@@ -7,6 +7,8 @@ Here each element that a series is read by is asked for once, so that a damaged 
 from __future__ import annotations
 
 import codecs
+import logging
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,20 @@ NUMBERS = ("RescaleSlope", "RescaleIntercept", "SliceThickness")
 VECTORS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 TEXTS = ("SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PhotometricInterpretation")
 SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence")
+LIBRARIES = ("pydicom", "highdicom")
+"""Their logs and warnings hold values of elements, among them names, dates and UIDs of patients."""
+
+
+def keep_values_out_of_logs() -> None:
+    """Silences the libraries' logs and warnings in this process.
+
+    `Invalid value for VR DA: '1964-02-29'`, `value of argument "patient_name" is potentially invalid: "…"` and `copy
+    Patient-related attributes from dataset "1.2.840…"` are such lines. What matters in them we check and say ourselves,
+    by the names of the elements.
+    """
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module=rf"{name}\.")
 
 
 def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None:

@@ -13,7 +13,7 @@ import numpy as np
 from monai.config import DtypeLike, PathLike
 
 from tskd_monai.data.dicom.geometry import REFUSE
-from tskd_monai.data.dicom.log import keep_values_out_of_logs
+from tskd_monai.data.dicom.header import keep_values_out_of_logs
 from tskd_monai.data.dicom.series import series_title
 from tskd_monai.data.grid import corner_distance, same_grid
 from tskd_monai.data.segmentation_writers import LabelMapWriter, checked_output_path, log_written

@@ -14,8 +14,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import UID
 
 from tskd_monai.data.dicom.frames import frame_headers
-from tskd_monai.data.dicom.header import damaged, is_no_image, is_text, read_header
-from tskd_monai.data.dicom.log import keep_values_out_of_logs
+from tskd_monai.data.dicom.header import damaged, is_no_image, is_text, keep_values_out_of_logs, read_header
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.nifti import NIFTI_SUFFIXES
 
