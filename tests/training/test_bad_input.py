@@ -282,4 +282,4 @@ def test_a_file_in_the_caches_place_is_refused(study: Path, tmp_path: Path) -> N
     (tmp_path / "answers").write_text("")
     teacher = write_teacher(tmp_path / "teacher", load_task(study / "task.json"))
     message = distillation_refusal(study, tmp_path, teacher, cache_dir=str(tmp_path / "answers"))
-    assert re.search(r"Expected a folder at --cache_dir .*answers, found a file; choose another place", message)
+    assert re.search(r"Expected a folder at --cache_dir .*answers, found a file; choose another folder", message)
