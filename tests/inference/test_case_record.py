@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import pytest
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import write_json
-from tskd_monai.inference.segmentation_run import read_case_record
+from tskd_monai.inference.outputs import WriterThread
+from tskd_monai.inference.segmentation_run import SegmentationRun, read_case_record
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
@@ -56,3 +59,24 @@ def test_sizes_are_those_of_the_tasks_kind_of_image(tmp_path: Path, make_task: C
     write_json(path, DONE)
     with pytest.raises(ValueError, match="Expected pixels in"):
         read_case_record(path, make_task(axcodes=None))
+
+
+def test_a_record_is_found_by_what_its_outputs_depend_on_as_since_0_1(
+    tmp_path: Path, make_task: Callable[..., Task]
+) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(b"voxels")
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    state = (tmp_path / "scan.nii.gz").stat()
+    files = repr([("scan.nii.gz", state.st_size, state.st_mtime_ns)])
+    case = {"image": str(tmp_path / "scan.nii.gz"), "name": "scan"}
+    identity = {"task": make_task().hash, "weights": hashlib.sha256(b"weights").hexdigest(), "network": ["auto"],
+                **case, "files": [1, hashlib.sha256(files.encode()).hexdigest()]}  # fmt: skip
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    write_json(tmp_path / "out" / "records" / f"{key}.json", {**DONE, "study": key, "outputs": []})
+
+    def pending(**settings: Any) -> int:
+        writer, checkpoint = WriterThread(), tmp_path / "model.pt"
+        return len(SegmentationRun([case], tmp_path / "out", make_task(), checkpoint, settings, writer).pending)
+
+    assert pending(network=["auto"]) == 0
+    assert pending(network=["torch"]) == 1
