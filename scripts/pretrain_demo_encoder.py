@@ -46,7 +46,7 @@ CURVES_PER_SCENE = 2
 CURVE_POINTS_SPREAD = 0.5
 MAX_REGIONS = 10
 PEAK_LEARNING_RATE = 1.5e-3
-WARMUP_SHARE = 0.05
+WARMUP_FRACTION = 0.05
 SUMMARY_POINTS = 20
 
 
@@ -148,7 +148,7 @@ def render(scene: Tensor, texture: Tensor, generator: Generator) -> Tensor:
 
 
 def hide_patches(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Fills a random share of the patches (0 to 60 %) with one random grey.
+    """Fills a random fraction of the patches (0 to 60 %) with one random grey.
 
     Args:
         images: ``(batch, side, side)``.
@@ -158,8 +158,8 @@ def hide_patches(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         The images and a mask of the same shape, 1 where hidden.
     """
     batch, side = len(images), images.shape[-1]
-    share = uniform((batch, 1, 1), 0.0, 0.6, generator)
-    hidden = (torch.rand((batch, side // PATCH, side // PATCH), generator=generator) < share).float()
+    fraction = uniform((batch, 1, 1), 0.0, 0.6, generator)
+    hidden = (torch.rand((batch, side // PATCH, side // PATCH), generator=generator) < fraction).float()
     hidden = hidden.repeat_interleave(PATCH, dim=1).repeat_interleave(PATCH, dim=2)
     return torch.lerp(images, uniform((batch, 1, 1), 0.0, 1.0, generator).expand_as(images), hidden), hidden
 
@@ -204,9 +204,9 @@ def restoration_loss(restored: Tensor, scene: Tensor, hidden: Tensor) -> Tensor:
     return (error * visible).sum() / visible.sum() + 0.5 * (error * hidden).sum() / hidden.sum().clamp_min(1)
 
 
-def learning_rate_share(step: int, steps: int) -> float:
-    """Returns the learning rate as a share of its peak: linear warm-up, then a cosine to zero."""
-    warmup = max(1, round(WARMUP_SHARE * steps))
+def learning_rate_fraction(step: int, steps: int) -> float:
+    """Returns the learning rate as a fraction of its peak: linear warm-up, then a cosine to zero."""
+    warmup = max(1, round(WARMUP_FRACTION * steps))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -221,7 +221,7 @@ def pretrain(steps: int, seed: int) -> tuple[SamEncoder | PlainVitEncoder, list[
     head = nn.Sequential(nn.Conv2d(encoder.embed_dim, PATCH * PATCH, kernel_size=1), nn.PixelShuffle(PATCH))
     parameters = [*encoder.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, weight_decay=0.05, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_fraction(step, steps))
     scenes, textures = scene_pool(min(POOL_BATCHES, steps), side, generator)
     losses = []
     for _ in (progress := trange(steps, desc="pre-training", mininterval=5)):

@@ -1,7 +1,7 @@
 """Trains the student that is shipped as bundles/segmentation, on the training and validation patients of a datalist.
 
-To be run after every choice has been made: no section is left to choose by, so the last weights of each training come
-out. The test section is segmented and scored at the end. With --install weights and task go into bundles/segmentation.
+To be run after every choice has been made: no section is left to choose by, so each stage yields its last weights. The
+test section is segmented and scored at the end. With --install, weights and task go into bundles/segmentation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tskd_monai.files.private_files import private_file
 
 logger = logging.getLogger("train_shipped_student")
 TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100
-# Validation on the training images, after the last epoch alone: it chooses nothing.
+# Validation on the training images, only after the last epoch: it chooses nothing.
 LAST_WEIGHTS = {"validate#dataset#data#section": "training", "epoch_length": EPOCH_LENGTH, "precision": "bfloat16"}
 INSTALLED = ("models/model.pt", "configs/task.json")
 
@@ -38,14 +38,7 @@ def merged_datalist(path: Path) -> dict[str, Any]:
 
 
 def stages(folder: Path, dataset: PlannedDataset, encoder: str, encoder_weights: Path) -> list[Stage]:
-    """Returns the stages that train the teacher and the student, and score both on the test section.
-
-    Args:
-        folder: of all stages.
-        dataset: to train on.
-        encoder: of the teacher.
-        encoder_weights: file of the encoder's weights.
-    """
+    """Returns the stages that train the teacher and the student, and score both on the test section."""
     settings = {"seed": 0, **LAST_WEIGHTS}
     paths = {"datalist": dataset.datalist, "task": dataset.task_file}
     weights = {"encoder": {"weights": file_sha256(encoder_weights)}}

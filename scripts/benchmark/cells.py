@@ -170,15 +170,9 @@ def _splits(content: Mapping[str, Any]) -> Iterator[Split]:
         for fold in dataset.get("folds", [None]):
             for seed in dataset["seeds"]:
                 yield Split(
-                    dataset=name,
-                    folder=dataset["folder"],
-                    labels=labels,
-                    image_size=content["image_size"],
-                    labelled_slices=dataset.get("labelled_slices"),
-                    planned_from=dataset.get("planned_from"),
-                    fold=fold,
-                    seed=seed,
-                )
+                    name, dataset["folder"], labels, content["image_size"], dataset.get("labelled_slices"),
+                    dataset.get("planned_from"), fold, seed,
+                )  # fmt: skip
 
 
 def data_folder(split: Split) -> Path:
@@ -187,13 +181,7 @@ def data_folder(split: Split) -> Path:
     Raises:
         FileNotFoundError: when `TSKD_REAL_DATA` is unset or has no such dataset.
     """
-    path = Path(os.environ.get("TSKD_REAL_DATA", "")) / split.folder
-    if "TSKD_REAL_DATA" not in os.environ or not (path / "datalist.json").is_file():
-        raise FileNotFoundError(
-            f"Expected {split.folder}/datalist.json in the folder that TSKD_REAL_DATA names "
-            f"({os.environ.get('TSKD_REAL_DATA', 'unset')}), found none. Set it to the folder of the datasets."
-        )
-    return path
+    return _given_file("TSKD_REAL_DATA", f"{split.folder}/datalist.json", "datasets").parent
 
 
 def weights_file(name: str) -> str:
@@ -202,12 +190,14 @@ def weights_file(name: str) -> str:
     Raises:
         FileNotFoundError: when it is not there.
     """
-    if name in (RANDOM, "shipped"):
-        return name
-    path = Path(os.environ.get("TSKD_WEIGHTS", "")) / name
-    if "TSKD_WEIGHTS" not in os.environ or not path.is_file():
+    return name if name in (RANDOM, "shipped") else str(_given_file("TSKD_WEIGHTS", name, "weights"))
+
+
+def _given_file(variable: str, name: str, kind: str) -> Path:
+    path = Path(os.environ.get(variable, "")) / name
+    if variable not in os.environ or not path.is_file():
         raise FileNotFoundError(
-            f"Expected {name} in the folder that TSKD_WEIGHTS names ({os.environ.get('TSKD_WEIGHTS', 'unset')}), "
-            "found none. Set it to the folder of the weights."
+            f"Expected {name} in the folder that {variable} names ({os.environ.get(variable, 'unset')}), found none. "
+            f"Set it to the folder of the {kind}."
         )
-    return str(path)
+    return path

@@ -1,4 +1,4 @@
-"""What the results of a suite say of its methods: patients are the unit, seeds are averaged within a patient first."""
+"""Statistics of a suite's methods: patients are the unit, and seeds are averaged within a patient first."""
 
 from __future__ import annotations
 
@@ -65,30 +65,30 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class GapClosed:
-    """How much of a teacher's lead over a student from scratch a method's student keeps.
+    """The fraction of the teacher's lead over a student from scratch that a method's student closes.
 
     Attributes:
         gap: teacher minus scratch, mean over patients.
         gap_interval: its 95 % bootstrap interval.
-        share: (method - scratch) / (teacher - scratch), of the means over patients.
-        share_interval: its 95 % bootstrap interval, patients drawn together.
+        fraction: (method - scratch) / (teacher - scratch), of the means over patients.
+        fraction_interval: its 95 % bootstrap interval, patients drawn together.
     """
 
     gap: float
     gap_interval: tuple[float, float]
-    share: float
-    share_interval: tuple[float, float]
+    fraction: float
+    fraction_interval: tuple[float, float]
 
 
 def gap_closed(method: Patients, scratch: Patients, teacher: Patients, seed: int = 0) -> GapClosed:
-    """Returns the share of the gap that a method closes, on the patients that all three have."""
+    """Returns the fraction of the gap that a method closes, on the patients that all three have."""
     cases = sorted(method.keys() & scratch.keys() & teacher.keys())
     gains = np.array([method[case] - scratch[case] for case in cases])
     gaps = np.array([teacher[case] - scratch[case] for case in cases])
     generator = np.random.default_rng(seed)
     draws = generator.integers(len(cases), size=(RESAMPLES, len(cases)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = gains[draws].mean(axis=1) / gaps[draws].mean(axis=1)
-        share = float(gains.mean() / gaps.mean())
-    low, high = np.nanpercentile(shares, [2.5, 97.5])
-    return GapClosed(fmean(gaps.tolist()), bootstrap_mean_interval(gaps.tolist(), seed), share, (low, high))
+        fractions = gains[draws].mean(axis=1) / gaps[draws].mean(axis=1)
+        fraction = float(gains.mean() / gaps.mean())
+    low, high = np.nanpercentile(fractions, [2.5, 97.5])
+    return GapClosed(fmean(gaps.tolist()), bootstrap_mean_interval(gaps.tolist(), seed), fraction, (low, high))

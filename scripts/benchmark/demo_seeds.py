@@ -37,11 +37,8 @@ def dice_of_run(folder: Path) -> dict[str, Any]:
 def difference(runs: Sequence[dict[str, Any]], baseline: str) -> dict[str, Any]:
     """Returns the student's Dice minus a baseline's, paired by patient, over all runs.
 
-    The interval is a percentile bootstrap in which seeds are drawn first and then the patients of each.
-
-    Args:
-        runs: of `dice_of_run`, with as many patients each.
-        baseline: name of the method.
+    The interval is a percentile bootstrap in which seeds are drawn first and then the patients of each, who have to be
+    as many in every run.
     """
     values = np.array([[run["dice"]["student"][case] - run["dice"][baseline][case] for case in run["dice"]["student"]]
                        for run in runs])  # fmt: skip

@@ -174,8 +174,8 @@ def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]
         )
     pairs = [pair for pair in content.get("pairs", []) if set(pair) <= dice.keys()]
     if pairs:
-        told = [f"`{first}` minus `{second}` {_difference(dice[first], dice[second])}" for first, second in pairs]
-        lines.append(f"Dice: {', '.join(told)}.")
+        pairwise = [f"`{first}` minus `{second}` {_difference(dice[first], dice[second])}" for first, second in pairs]
+        lines.append(f"Dice: {', '.join(pairwise)}.")
     gap = content.get("gap")
     if gap and set.intersection(*(set(dice.get(name, {})) for name in (reference, *gap.values()))):
         lines.append(_gap_sentence(dice, reference, gap))
@@ -199,8 +199,8 @@ def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping
     lead = f"`{reference}` keeps {kept:.1%} of the Dice of `{gap['teacher']}`. {lead}"
     if closed.gap < SMALLEST_GAP or closed.gap_interval[0] <= 0:
         return f"{lead}: nothing to distil is shown here, and this budget counts neither for nor against."
-    low, high = closed.share_interval
-    return f"{lead}; `{reference}` closes {closed.share:.0%} ({low:.0%} to {high:.0%}) of it."
+    low, high = closed.fraction_interval
+    return f"{lead}; `{reference}` closes {closed.fraction:.0%} ({low:.0%} to {high:.0%}) of it."
 
 
 def is_shown(suite: str) -> bool:

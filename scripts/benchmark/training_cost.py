@@ -60,7 +60,7 @@ def main() -> None:
     """Reads the command line; measures all methods, or one inside a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=suite_names())
-    parser.add_argument("--method", help="measure this one alone, here, and print its numbers")
+    parser.add_argument("--method", help="measure only this one, in this process, and print its numbers")
     args = parser.parse_args()
     cells = {cell.method: cell for cell in load_cells(args.suite)}
     if args.method:

@@ -1,7 +1,7 @@
 """Measures two ways from the network's resolution to the scan's: Dice, HD95 and seconds on `validation`.
 
 nearest: the class of the network's nearest pixel; linear: the class of the largest interpolated logit. Each once as
-it is and once with the largest component of each organ alone, without which HD95 speaks of far-off specks.
+it is and once with only the largest component of each organ, without which far-off specks decide HD95.
 
 python scripts/benchmark/upsampling.py study/student study/datalist.json
 """
@@ -31,13 +31,7 @@ from tskd_monai.transforms.pipelines import preprocessing
 
 @torch.no_grad()
 def measure(bundle: Path, datalist: Path, fold: int | None) -> list[dict[str, Any]]:
-    """Returns one row for each way: mean over cases and organs of Dice and HD95 (mm), and mean seconds of a case.
-
-    Args:
-        bundle: student bundle.
-        datalist: with labelled images in `validation`.
-        fold: of the datalist.
-    """
+    """Returns one row for each way: mean over cases and organs of Dice and HD95 (mm), and mean seconds of a case."""
     network, task = load_student(bundle)
     kept = replace(task, keep_largest_component=task.label_values[1:])
     rows: dict[tuple[str, bool], list[dict[str, Any]]] = {}
@@ -74,7 +68,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int)
     args = parser.parse_args()
     sys.stdout.write(
-        "| upsampling | largest component alone | Dice | HD95, mm | CPU s a case |\n|---|---|---|---|---|\n"
+        "| upsampling | only the largest component | Dice | HD95, mm | CPU s a case |\n|---|---|---|---|---|\n"
     )
     for row in measure(args.bundle, args.datalist, args.fold):
         sys.stdout.write(

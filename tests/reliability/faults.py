@@ -1,4 +1,4 @@
-"""What may go wrong around a stage: how it is brought about, how it is mended, and what the user has to be told."""
+"""What may go wrong around a stage: how it is injected, how it is fixed, and what the user has to be told."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
-        name: of it.
-        stage: that it happens to, after a part of it is done.
+        name: shown in the results.
+        stage: in which it is injected, part of the way.
         message: pattern of what the user is told.
-        spoil: brings it about.
-        mend: takes it back.
-        in_child: brings it about in the stage's own process.
-        ends_well: whether the stage copes with it by itself.
+        spoil: injects it.
+        mend: fixes it.
+        in_child: injects it into the stage's own process.
+        ends_well: whether the stage recovers by itself.
     """
 
     name: str
@@ -90,8 +90,8 @@ def _show(scene: Scene) -> None:
         path.rename(path.with_name(path.name.removeprefix("hidden_")))
 
 
-def _damage_answers(scene: Scene) -> None:
-    """Cuts one cached answer short, flips a bit in the middle of another and empties a third."""
+def _damage_targets(scene: Scene) -> None:
+    """Truncates one file of cached targets, flips a bit in the middle of another and empties a third."""
     cut, flipped, empty = sorted((scene.output / "teacher_targets").glob("*.npz"))[:3]
     cut.write_bytes(cut.read_bytes()[:-100])
     content = bytearray(flipped.read_bytes())
@@ -101,7 +101,7 @@ def _damage_answers(scene: Scene) -> None:
 
 
 def _in_workers(act: Callable[[], object]) -> Callable[[], None]:
-    """Returns the fault that one of the data loader's processes has with its first slice."""
+    """Returns a fault that strikes a data-loading process at its first slice."""
 
     def spoil() -> None:
         original = SliceDataset.__getitem__
@@ -153,7 +153,7 @@ FAULTS = (
           r"expected images/phantom_\d+\.nii\.gz of `test` case \w+, found no file",
           _hide("images/phantom_0*"), _show),
     Fault("damaged cache entries", "teacher_targets", r"npz is damaged \(\w+\); the teacher is run again",
-          _damage_answers, ends_well=True),
+          _damage_targets, ends_well=True),
     Fault("NaN loss", "student", r"The training loss became nan at iteration \d+\. The last good epoch is in the check",
           in_child=_lose_the_loss),
 )  # fmt: skip

@@ -35,24 +35,24 @@ LONGEST_END = 60
 LONGEST_RUN = 1200
 LOOK_EVERY = 0.2
 TOLD = re.compile(r"Signal 9 \(SIGKILL\) received by PID")
-GOING_ON = re.compile(r"Resuming after epoch (\d+)")
+RESUMED = re.compile(r"after epoch (\d+), from")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the kill of a process did.
+    """The effect of killing one process.
 
     Attributes:
-        stage: that was trained.
-        rank: of the process that was killed.
-        saved: last epoch in the checkpoint then.
-        code: that the job ended with.
-        seconds_to_end: from the kill until the job was over.
-        told: whether the job's last words name the signal.
-        left_running: processes of the job that were still there.
-        readable: whether every file was.
-        equal: whether the restart by two processes ended with what the uninterrupted two did.
-        alone: epoch that one process went on after, None where it did not end well.
+        stage: name of the training stage.
+        rank: of the killed process.
+        saved: last epoch in the checkpoint at that time.
+        code: exit code of the job.
+        seconds_to_end: from the kill to the end of the job.
+        told: whether the end of the log names the signal.
+        left_running: number of the job's processes that were still running.
+        readable: whether every file was readable.
+        equal: whether the restart with two processes ended with the files of the uninterrupted run.
+        alone: epoch after which a single process resumed; None where it failed.
     """
 
     stage: str
@@ -142,8 +142,8 @@ def try_stage(workplace: Workplace, name: str, rank: int) -> Finding:
     again, _ = finish(killed, 2, log)
     equal = again == 0 and digests(killed.output_dir) == digests(whole.output_dir)
     single, said = finish(alone, 1, log)
-    going_on = GOING_ON.search(said)
-    after = int(going_on[1]) if single == 0 and going_on and saved_epoch(alone.output_dir) == EPOCHS else None
+    resumed = RESUMED.search(said)
+    after = int(resumed[1]) if single == 0 and resumed and saved_epoch(alone.output_dir) == EPOCHS else None
     return Finding(name, rank, saved, code, seconds, told, left, readable, equal, after)
 
 

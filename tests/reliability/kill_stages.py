@@ -1,10 +1,12 @@
 """Kills every stage of the method at random moments and checks that nothing is lost.
 
-Each stage runs once without interruption and once more, which must give the same files. Then it runs again and again,
-killed with all its processes (SIGKILL) and started again until it ends: half of the kills come at a random second, half
-just before a random opening, moving or removing of a file in the output folder. After each kill every file in its place
-must be readable; the next start must go on after the last epoch saved, and keep every item that was finished; at the
-end every file must hold, bit for bit, what the uninterrupted run's holds. Times alone may differ.
+Each stage runs twice without interruption, which must give the same files. Then it runs again and again, killed with
+all its processes (SIGKILL) and restarted until it ends: half of the kills come at a random second, half just before a
+file in the output folder is opened, renamed or removed. After each kill every file must be readable; the next start
+must resume after the last saved epoch and keep every finished item; at the end every file must be bit for bit that of
+the uninterrupted run. Only durations may differ.
+
+    python -m tests.reliability.kill_stages --kills 50
 """
 
 from __future__ import annotations
@@ -26,27 +28,27 @@ from tskd_monai.training.record import package_versions
 
 logger = logging.getLogger("kill_stages")
 RESULTS = Path(__file__).with_name("results") / "kill_stages.json"
-GOING_ON = re.compile(r"Resuming after epoch (\d+)")
+RESUMED = re.compile(r"after epoch (\d+), from")
 ITEMS_IN_HAND = 1
-"""Items that a kill may find on disk and not yet written down as finished."""
+"""Items that a kill may find on disk but not yet recorded as finished."""
 
 
 @dataclass
 class Tally:
-    """What the kills of a stage did.
+    """The effect of killing a stage.
 
     Attributes:
-        kills: by SIGKILL, in all.
-        kills_at_file_events: of those, the ones before a file event.
-        kills_with_progress: of those, the ones that found an epoch or item saved.
-        runs: that were killed, started again and brought to their end.
-        seconds_of_a_run: without interruption.
+        kills: number of SIGKILLs.
+        kills_at_file_events: kills before a file event.
+        kills_with_progress: kills when an epoch or item had been saved.
+        runs: runs that were killed, restarted and finished.
+        seconds_of_a_run: duration without interruption.
         repeated_equal: whether a second uninterrupted run gave the same files.
-        epochs_lost_at_most: in one kill, beyond the epoch that was running.
+        epochs_lost_at_most: by one kill, beyond the epoch in progress.
         items_redone_at_most: after one kill.
         unreadable: files, with the reason.
-        not_resumed: starts that did not go on where the last one was.
-        differing: files of finished runs that are not those of the uninterrupted one.
+        not_resumed: starts that did not resume where the last one ended.
+        differing: files of finished runs that differ from those of the uninterrupted one.
         left_over: temporary files in the folders of finished runs.
     """
 
@@ -88,7 +90,7 @@ class StageKiller:
         self._file_events = 0
 
     def run(self, kills: int) -> Tally:
-        """Returns what so many kills did."""
+        """Returns the effect of so many kills."""
         extent = self.workplace.run_reference(self.stage)
         self.tally.seconds_of_a_run, self._file_events = extent.seconds, extent.file_events
         self._expected = digests(self.workplace.reference(self.stage.name))
@@ -101,7 +103,7 @@ class StageKiller:
         return self.tally
 
     def _killed_run(self, kills: int) -> None:
-        """Starts a run, kills it and starts it again until it ends."""
+        """Starts a run, kills it and restarts it until it ends."""
         shutil.rmtree(self.output, ignore_errors=True)
         epoch, items = 0, {}
         while True:
@@ -125,7 +127,7 @@ class StageKiller:
         return Moment(file_event=self.random.randint(1, max(1, self._file_events)))
 
     def _check_after_kill(self) -> tuple[int, dict[str, int]]:
-        """Returns the epoch that is saved, and when each item was written."""
+        """Returns the saved epoch, and when each item was written."""
         wrong = unreadable_files(self.output)
         self.tally.unreadable += [f"{name}: {reason}" for name, reason in wrong.items()]
         if self.stage.items is not None:
@@ -139,11 +141,11 @@ class StageKiller:
         return epoch, {}
 
     def _check_resume(self, ending: Ending, epoch: int, items: dict[str, int]) -> None:
-        """Notes a start that did not take up the epoch or items there were."""
-        found = [int(number) for number in GOING_ON.findall(ending.log)]
+        """Notes a start that did not resume from the saved epoch or items."""
+        found = [int(number) for number in RESUMED.findall(ending.log)]
         begun = ending.code == 0 or "Epoch" in ending.log
         if self.stage.items is None and found != [epoch] * bool(epoch) and begun:
-            self.tally.not_resumed.append(f"expected to go on after epoch {epoch}, found {found}")
+            self.tally.not_resumed.append(f"expected to resume after epoch {epoch}, found {found}")
         now = self._items() if items else {}
         redone = sum(now.get(name) != written for name, written in items.items())
         self.tally.items_redone_at_most = max(self.tally.items_redone_at_most, redone)

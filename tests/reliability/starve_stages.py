@@ -1,9 +1,11 @@
-"""Brings about full disks, lost memory, vanished inputs and the like, and checks that nothing finished is lost.
+"""Injects full disks, lost memory, vanished inputs and the like, and checks that nothing finished is lost.
 
-A stage is killed after a part of it, on a small disk of its own; then the fault is brought about and the stage started
-again. It must end with an error that tells what is wrong, or cope and say so; every file that was finished must still
-be readable and every item be the same. When the fault is mended the stage must go on and end with the very files of
-an uninterrupted run. Mounting the small disk takes root.
+A stage is killed part of the way, on a small disk of its own; then the fault is injected and the stage restarted. It
+must end with an error that states what is wrong, or recover with a warning; every finished file must still be readable
+and every item the same. Once the fault is fixed, the stage must resume and end with the files of an uninterrupted run.
+Mounting the small disk takes root.
+
+    python -m tests.reliability.starve_stages
 """
 
 from __future__ import annotations
@@ -34,15 +36,15 @@ FIRST_PART = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a fault.
+    """The effect of a fault.
 
     Attributes:
         fault: its name.
-        stage: that it happened to.
-        code: that the stage ended with.
-        message: what the user was told; None where it was not that.
-        intact: whether all that was finished before was still there, readable and the same.
-        went_on: whether the mended stage ended as if nothing had happened.
+        stage: in which it was injected.
+        code: exit code of the stage.
+        message: what the user was told; None where the expected message is missing.
+        intact: whether everything that had finished was still there, readable and the same.
+        went_on: whether the stage, once the fault was fixed, ended as if nothing had happened.
     """
 
     fault: str
@@ -54,17 +56,17 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether the fault was told of and did no harm."""
+        """Whether the fault was reported and did no harm."""
         return self.message is not None and self.intact and self.went_on
 
 
 def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int, disk: Path) -> Finding:
-    """Returns what came of a fault.
+    """Returns the effect of a fault.
 
     Args:
         workplace: with an uninterrupted run of the stage.
-        fault: to bring about.
-        stage: that it happens to.
+        fault: to inject.
+        stage: in which it is injected.
         file_events: of the uninterrupted run; the first part of the stage has a third of them.
         disk: empty, large enough for the stage.
     """
@@ -89,7 +91,7 @@ def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int
 
 
 def _kept(output: Path, before: dict[str, str], stage: StageRun, epoch: int) -> bool:
-    """Whether the items, or the epochs, that were finished before are there."""
+    """Returns whether the items or epochs that had finished are there."""
     if stage.items is None:
         return saved_epoch(output) >= epoch
     now = digests(output)
@@ -103,7 +105,7 @@ def _line(log: str, found: re.Match[str]) -> str:
 
 
 def main() -> None:
-    """Reads the command line, brings the faults about, and ends with an error where one did harm."""
+    """Reads the command line, injects the faults, and ends with an error where one did harm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", action="append", choices=[fault.name for fault in FAULTS], help="default: all")
     parser.add_argument("--work-dir", type=Path, help="default: a temporary folder")
@@ -118,11 +120,11 @@ def main() -> None:
     write_json(args.results, content)
     if passed < len(findings):
         wrong = ", ".join(finding.fault for finding in findings if not finding.passed)
-        raise SystemExit(f"{passed} of {len(findings)} faults were told of and did no harm, not: {wrong}.")
+        raise SystemExit(f"{passed} of {len(findings)} faults were reported and did no harm, not: {wrong}.")
 
 
 def starve_all(workplace: Workplace, chosen: list[Fault]) -> list[Finding]:
-    """Returns what came of each fault; a stage runs once without any before."""
+    """Returns the effect of each fault; a stage runs once without any before."""
     stages = {stage.name: stage for stage in STAGES}
     findings: list[Finding] = []
     for fault in chosen:

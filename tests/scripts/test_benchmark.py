@@ -328,14 +328,14 @@ def test_sign_flips_find_a_difference_that_every_patient_shows() -> None:
     assert sign_flip_p(mixed, second) > 0.9
 
 
-def test_gap_closed_is_the_share_of_the_teachers_lead() -> None:
+def test_gap_closed_is_the_fraction_of_the_teachers_lead() -> None:
     gap_closed = script("comparisons").gap_closed
     scratch = {str(case): 0.5 + case / 100 for case in range(8)}
     teacher = {case: value + 0.2 for case, value in scratch.items()}
     student = {case: value + 0.15 for case, value in scratch.items()}
     closed = gap_closed(student, scratch, teacher)
-    assert closed.gap == pytest.approx(0.2) and closed.share == pytest.approx(0.75)
-    assert closed.share_interval == pytest.approx((0.75, 0.75))
+    assert closed.gap == pytest.approx(0.2) and closed.fraction == pytest.approx(0.75)
+    assert closed.fraction_interval == pytest.approx((0.75, 0.75))
 
 
 def test_a_budget_without_a_gap_is_not_counted() -> None:

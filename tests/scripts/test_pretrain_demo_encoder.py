@@ -55,10 +55,10 @@ def test_a_perfect_restoration_has_no_loss(script):
 
 
 def test_the_learning_rate_rises_and_falls_to_zero(script):
-    shares = [script.learning_rate_share(step, 100) for step in range(100)]
-    assert max(shares) == 1
-    assert shares[0] < 0.3
-    assert shares[-1] < 0.001
+    fractions = [script.learning_rate_fraction(step, 100) for step in range(100)]
+    assert max(fractions) == 1
+    assert fractions[0] < 0.3
+    assert fractions[-1] < 0.001
 
 
 def test_the_file_written_loads_and_says_where_it_comes_from(script, tmp_path):

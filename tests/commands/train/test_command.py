@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
+from tskd_monai.commands.train.command import main
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
 
@@ -211,8 +213,9 @@ def test_two_pipelines_on_one_folder_do_not_write_at_once_and_a_killed_one_is_ta
     assert "--image-size 64" in refused(train(tmp_path, *OPTIONS))
 
 
-def test_wrong_input_ends_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
+def test_wrong_input_ends_in_one_line_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_study(tmp_path, training=1)
+    monkeypatch.chdir(tmp_path)
     presets = "Expected a preset among ['demo', 'full', 'small']"
     for options, expected in (
         (("--datalist", "none.json"), "Expected a JSON file at none.json, found none."),
@@ -221,5 +224,9 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(tmp_path: Path) -> None
         (("--device", "cuda:99"), "found cuda:99"),
         ((), "Expected cases in `validation` of study/datalist.json, found none"),
     ):
-        assert expected in refused(train(tmp_path, *OPTIONS, *options))
+        with pytest.raises(SystemExit) as ended:
+            main([*OPTIONS, *options])
+        line = str(ended.value)
+        assert line.startswith("tskd train: error: ") and expected in line and "\n" not in line
         assert not (tmp_path / "run").exists()
+    assert expected in refused(train(tmp_path, *OPTIONS))
