@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -284,6 +285,32 @@ def test_what_an_earlier_version_finished_is_taken_as_it_is(
     assert calls.take() == [] and files(finished) == before
     assert "finished by an earlier version" in caplog.text
     assert read_json(finished / "stages" / "teacher.json")["parts"]["settings"]["seed"] == 0
+
+
+def test_the_states_that_0_1_wrote_are_valid(finished: Path, stages: dict[str, Stage], calls: Calls) -> None:
+    settings = {"learning_rate": 0.001, "network": {"_target_": "Net", "width": 8}}
+
+    def digest(name: str) -> str:
+        content = hashlib.sha256((finished / name / "model.pt").read_bytes()).hexdigest()
+        return hashlib.sha256(f"model.pt {content}".encode()).hexdigest()[:16]
+
+    parts: dict[str, Any] = {
+        "teacher": {"settings": {**settings, "seed": 0}, "data": {"training images": ["a", "b"]}, "needs": {}},
+        "student": {"settings": {**settings, "seed": 0}, "needs": {"teacher": digest("teacher")}},
+        "predictions": {
+            "settings": settings, "data": {"test images": ["t"]}, "needs": {"student": digest("student")},
+        },
+    }  # fmt: skip
+    for name in NAMES:
+        write_json(
+            finished / "stages" / f"{name}.json",
+            {"format": 2, "parts": parts[name], "finished": True, "seconds": 1.0},
+        )
+    before = files(finished)
+    run(finished, stages, calls)
+    assert calls.take() == [] and files(finished) == before
+    with_learning_rate(stages["teacher"].bundle, 0.002)
+    assert "teacher/ (learning_rate is 0.002, was 0.001)" in refusal(finished, stages, calls)
 
 
 def test_unknown_stages_are_refused(tmp_path: Path, stages: dict[str, Stage]) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle's config asks of the place it runs in."""
+"""The options of a bundle: checks at the start of its config, its output folder and device, and their spelling."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ NONE = "$None"
 CODE_MARKS = ("$", "@", "%")
 """MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
 
-
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
 def end_with_the_reason() -> None:
-    """Has a command that fails end with what was wrong: a config's first step.
+    """Makes a command that fails end with the user's error: the first step of a config.
 
-    MONAI wraps the errors of what a config names into a `RuntimeError` of its own, which comes last in a traceback.
+    MONAI wraps the errors of a config's components into a `RuntimeError` of its own, which comes last in a traceback.
     """
     if getattr(sys.excepthook, "func", None) is not _report:
         sys.excepthook = partial(_report, sys.excepthook)
 
 
-def _report(former: ExceptHook, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    former(kind, error, frames)
+def _report(hook: ExceptHook, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    hook(kind, error, frames)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, USER_ERRORS):
         cause = cause.__cause__ or cause.__context__
@@ -48,11 +47,11 @@ def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | 
     """Raises FileNotFoundError naming `--bundle_root` when this is not a bundle's folder.
 
     Args:
-        bundle_root: the option.
-        paths: values of other options that name files or folders, or are None, by the option's name.
+        bundle_root: value of the option.
+        paths: values of other options that name files or folders, or None, by option.
 
     Raises:
-        ValueError: when one of them is no text: the command line has read a name as a number.
+        ValueError: when one of them is not text: the command line has read a name as a number.
     """
     for option, path in (paths or {}).items():
         if path is not None:
@@ -65,14 +64,14 @@ def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | 
 
 
 def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
-    """Takes the output folder for this run; of several processes the first one does.
+    """Locks the output folder for this run, in the first of several processes.
 
-    The config keeps what is returned, as `lock`, until `release_output_dir` at its end.
+    The config keeps the returned lock, as `lock`, until `release_output_dir` at its end.
 
     Raises:
-        SystemExit: with one line that says which other process writes there.
-        ValueError: when the option is no text.
-        OSError: when the folder takes no file.
+        SystemExit: with one line that names the other process writing there.
+        ValueError: when the option is not text.
+        OSError: when nothing can be written to the folder.
     """
     if idist.get_rank():
         return None
@@ -99,12 +98,12 @@ def dataset_dir(datalist: str | Path | None) -> str:
 
 
 def plain_option(name: str, value: Any) -> str:
-    """Returns how the bundle runner's command line reads an option's value back, which is data and no code.
+    """Returns the spelling with which the bundle runner's command line reads a value back, as data and never as code.
 
-    A value that comes from a command line, a file's name or a datalist is not to run what somebody wrote into it.
+    A value that comes from a command line, a file's name or a datalist must not run what somebody wrote into it.
 
     Args:
-        name: of the option.
+        name: name of the option.
         value: a path, a string, taken as it is, or a number, truth value, None, list or dictionary. A path is a name
             whatever it looks like: `./` goes in front of one that the command line would read otherwise. `$None`,
             which sets an option to None, is the one expression that is not refused.
@@ -124,7 +123,7 @@ def plain_option(name: str, value: Any) -> str:
 
 
 def _first_code(value: Any) -> str | None:
-    """Returns a part of a value, as the runner's command line reads it, that MONAI would evaluate."""
+    """Returns the first part of a value, as the runner's command line reads it, that MONAI would evaluate."""
     if isinstance(value, str):
         read = DefaultParseValue(value)
         return value if isinstance(read, str) and read.startswith(CODE_MARKS) else _code_within(read)

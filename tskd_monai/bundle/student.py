@@ -1,4 +1,4 @@
-"""The student as a bundle of its own: what MONAI Label, the model zoo and the inference stage run."""
+"""The student as a bundle: what MONAI Label, the model zoo and the inference stage run."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ TEMPLATE_FILES = (
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
 OWNER = {"authors": "Not stated by those who trained it.", "copyright": "Not stated by those who trained it."}
-"""In the metadata of a user's model, which is the user's: for them to fill in."""
+"""In the metadata of a user's model, for its owner to fill in."""
 VENDORED_CODE = "scripts"
-"""Folder of the code that an exported bundle brings along; a template of the project has none."""
+"""Folder of the code that an exported bundle contains; the project's own template has none."""
 
 
 def write_student_bundle(
     template: str | Path, output_dir: str | Path, task: Task, student: str, weights: Mapping[str, torch.Tensor]
 ) -> None:
-    """Fills the `segmentation` bundle in for a task and a student; `models/model.pt` comes last.
+    """Fills in the `segmentation` bundle for a task and a student; `models/model.pt` is written last.
 
-    The code of an exported template goes along.
+    The code of an exported template is copied too.
 
     Args:
-        template: the `segmentation` bundle.
-        output_dir: of the new bundle.
-        task: of the student.
+        template: folder of the `segmentation` bundle.
+        output_dir: folder of the new bundle.
+        task: labels, intensities and geometry of the data.
         student: name for `build_student`.
-        weights: state dict of the student.
+        weights: the student's state dict.
 
     Raises:
         FileNotFoundError: when the template lacks a file.
@@ -100,8 +100,8 @@ def start_from(
 
     Args:
         network: the student.
-        bundle: of a student of the same kind; None: random weights.
-        task: of the student.
+        bundle: bundle of a student of the same architecture; None: random weights.
+        task: that the bundle has to have been made for.
         encoder_weights: file of ImageNet weights for `vit_tiny`.
 
     Raises:
@@ -139,16 +139,16 @@ def finish_student(
 
     Args:
         network: the student.
-        best: where its best weights are.
-        history: of the training.
-        template: the `segmentation` bundle.
-        output_dir: of the student's bundle.
-        task: of the student.
+        best: holds the path of the weights with the best validation score.
+        history: metrics by epoch.
+        template: folder of the `segmentation` bundle.
+        output_dir: folder of the student's bundle.
+        task: labels, intensities and geometry of the data.
         student: name for `build_student`.
-        stage: for the record.
-        settings: for the record.
-        inputs: files for the record, by name.
-        validator: of the training run; None: the task's filters stay, as where the network does not segment yet.
+        stage: noted in the record.
+        settings: noted in the record.
+        inputs: files noted in the record, by name.
+        validator: of the training run; None: the task's filters stay, as for a network that does not segment yet.
     """
     if idist.get_rank():
         return
@@ -190,7 +190,7 @@ def fill_data_format(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
-    """The template's metadata with the task's channels and classes, and without the template's owner."""
+    """Returns the template's metadata with the task's channels and classes, and without the template's owner."""
     names = ", ".join(task.foreground.values())
     return {
         **fill_data_format(metadata, task),
