@@ -24,6 +24,8 @@ from tskd_monai.networks.teacher import state_sha256
 from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.networks.teacher_folder import save_teacher
 
+pytestmark = pytest.mark.slow
+
 BUNDLE = ROOT / "bundles" / "distillation"
 SHORT = {"epoch_length": 2, "max_epochs": 1, "batch_size": 2, "val_interval": 1, "seed": 5, "device": "cpu"}
 SLICES = 6

@@ -20,6 +20,8 @@ from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 BUNDLES = ("teacher_lora", "diffusion_synthesis", "distillation", "segmentation")
 # What makes a training of hours one of seconds; everything else is as documented.
 SHORT = {

@@ -11,6 +11,8 @@ import pytest
 from tests.bundles.trainings import TRAININGS, Training, start, write_patients
 from tskd_monai.files.json_files import read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 MASKED_AUTOENCODER = Training("distillation", "train.yaml", "dry_run.yaml", (("teacher_dir", "teacher"),))
 
 

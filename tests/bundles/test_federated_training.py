@@ -15,6 +15,8 @@ from monai.networks.utils import get_state_dict
 
 from tests.bundles.trainings import BUNDLES, SHORT, write_patients
 
+pytestmark = pytest.mark.slow
+
 LOCAL_EPOCHS = 2
 
 

@@ -14,6 +14,8 @@ from tests.bundles.trainings import BUNDLES, SHORT, TRAININGS, Training, start, 
 from tests.support.fork_server import python_command
 from tskd_monai.files.folder_lock import LOCK_FILE
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys
 from tskd_monai.files.folder_lock import hold_folder

@@ -21,6 +21,8 @@ from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.training.checkpoint import load_checkpoint
 from tskd_monai.training.determinism import ReseedEachEpoch
 
+pytestmark = pytest.mark.slow
+
 BUNDLE = ROOT / "bundles" / "distillation"
 METHODS = ("mae", "moco_v3", "task_agnostic")
 CASES = [(method, student) for method in METHODS for student in ("compact_unet_small", "vit_tiny")]

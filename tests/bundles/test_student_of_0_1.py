@@ -50,6 +50,7 @@ def test_every_component_is_found(path: Path) -> None:
             assert callable(parser.get_parsed_content("part")), name
 
 
+@pytest.mark.slow
 def test_it_segments_and_scores(student: Path, tmp_path: Path) -> None:
     write_study(tmp_path, seed=3, sections={"training": 1, "validation": 1, "test": 1}, shape=(48, 48, 8),
                 spacing=(7.2, 7.2, 20.0))  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 
 from tests.bundles.trainings import PATIENT, TRAININGS, Training, start, write_patients
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.files.json_files import read_json
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "bundles" / "segmentation" / "docs" / "tutorial.ipynb"
 
 

@@ -20,6 +20,8 @@ from tskd_monai.datasets import chaos, chase_db1, decathlon, hc18, ph2
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.files.json_files import read_json
 
+pytestmark = pytest.mark.slow
+
 Prepare = Callable[..., dict[str, Any]]
 CHAOS_CODES = np.array([0, 63, 126, 189, 252], np.uint8)
 SECTIONS = ("training", "validation", "test")

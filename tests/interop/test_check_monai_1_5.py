@@ -6,7 +6,11 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_contract_holds_under_monai_1_5_and_numpy_1_26() -> None:

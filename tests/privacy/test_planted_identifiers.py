@@ -27,6 +27,8 @@ from tskd_monai.datasets.phantom.anatomy import LABELS
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 
+pytestmark = pytest.mark.slow
+
 LEFT_OUT = (PRIVATE, ".dcm")
 SECTIONS = {"training": (1, 2), "validation": (3,), "test": (4, 5)}
 TRACKED = {"tensorboard": True} | ({"tracking": "mlflow"} if find_spec("mlflow") else {})

@@ -23,6 +23,8 @@ from tests.support.fork_server import python_command
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 
+pytestmark = pytest.mark.slow
+
 Sent = tuple[list[str], int, int]
 """The options of a run, and how many of its inputs get a DICOM SEG and how many are refused."""
 

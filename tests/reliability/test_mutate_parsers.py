@@ -32,13 +32,13 @@ def test_every_parser_has_its_short_run() -> None:
         script("parsers").parser_named("none")
 
 
-@pytest.mark.parametrize("name", INPUTS)
-def test_no_mutated_input_is_an_offender(name: str, tmp_path: Path) -> None:
+def check_mutants(name: str, inputs: int, folder: Path, seed: int) -> None:
+    """Mutate the input of a parser so many times; it must refuse or read each in time, as it promises."""
     subject = script("subject")
-    trials = subject.Trials(script("parsers").parser_named(name), tmp_path / "inputs", seed=1)
+    trials = subject.Trials(script("parsers").parser_named(name), folder / "inputs", seed=seed)
     trials.require_valid()
     outcomes: Counter[str] = Counter()
-    for index in range(INPUTS[name]):
+    for index in range(inputs):
         answer = trials.attempt(trials.mutant(index))
         outcomes[answer.outcome] += 1
         assert answer.outcome != subject.OFFENDER, f"input {index}: {answer}"
@@ -46,6 +46,17 @@ def test_no_mutated_input_is_an_offender(name: str, tmp_path: Path) -> None:
     trials.require_valid()  # every file was put back
     if name != "target cache":  # which takes a damaged answer for none
         assert outcomes[subject.REFUSED] > 0
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_mutated_input_is_an_offender(name: str, tmp_path: Path) -> None:
+    check_mutants(name, INPUTS[name], tmp_path, seed=1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_mutated_input_of_many_is_an_offender(name: str, tmp_path: Path) -> None:
+    check_mutants(name, 10 * INPUTS[name], tmp_path, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,7 @@ def test_json_mutations_break_structure_and_meaning() -> None:
     assert not any("\\uffff" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_a_run_counts_keeps_offenders_and_replays_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main, tally = script("mutate_parsers").main, script("mutate_parsers").Tally
     results = tmp_path / "results.json"

@@ -20,6 +20,8 @@ from tests.support.paths import ROOT
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.training.checkpoint import save_checkpoint
 
+LONGEST_NIGHTLY = 3 * 3600
+
 
 def script(name: str) -> ModuleType:
     return importlib.import_module(f"tests.reliability.{name}")
@@ -31,7 +33,17 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-def run(program: str, work_dir: Path, results: Path, *options: str) -> Any:
+@pytest.fixture
+def small_disks(tmp_path: Path) -> None:
+    """Skip a test where no small disk can be mounted."""
+    try:
+        with script("small_disk").small_disk(tmp_path / "disk", 1 << 20):
+            pass
+    except (PermissionError, FileNotFoundError) as error:
+        pytest.skip(f"a small disk cannot be mounted here: {error}")
+
+
+def run(program: str, work_dir: Path, results: Path, *options: str, seconds: int = 500) -> Any:
     """Run a program of the harness and return its results; it must find nothing wrong."""
     command = [
         sys.executable,
@@ -43,29 +55,46 @@ def run(program: str, work_dir: Path, results: Path, *options: str) -> Any:
         str(results),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_json(results)
 
 
+@pytest.mark.slow
 def test_killed_stages_end_as_if_they_had_not_been(work_dir: Path, tmp_path: Path) -> None:
-    options = ("--kills", "3", "--stage", "teacher", "--stage", "transfer_set")
+    options = ("--kills", "2", "--stage", "teacher", "--stage", "transfer_set")
     results = run("kill_stages", work_dir, tmp_path / "results.json", *options)
-    assert results["kills"] == 6
+    assert results["kills"] == 4
     assert list(results["stages"]) == ["teacher", "transfer_set"]
     assert all(stage["flawless"] and stage["repeated_equal"] for stage in results["stages"].values())
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_disks")
 def test_a_full_disk_does_no_harm(work_dir: Path, tmp_path: Path) -> None:
-    try:
-        with script("small_disk").small_disk(tmp_path / "disk", 1 << 20):
-            pass
-    except (PermissionError, FileNotFoundError) as error:
-        pytest.skip(f"a small disk cannot be mounted here: {error}")
     results = run("starve_stages", work_dir, tmp_path / "results.json", "--fault", "full disk: transfer set")
     (finding,) = results["faults"]
     assert finding["message"].endswith("free some and run the same command again, which resumes from here")
     assert finding["code"] == 1 and finding["intact"] and finding["went_on"]
+
+
+@pytest.mark.nightly
+def test_every_stage_is_killed_many_times(work_dir: Path, tmp_path: Path) -> None:
+    results = run("kill_stages", work_dir, tmp_path / "results.json", "--kills", "10", seconds=LONGEST_NIGHTLY)
+    assert all(stage["flawless"] and stage["kills"] == 10 for stage in results["stages"].values())
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("small_disks")
+def test_every_fault_of_a_disk_does_no_harm(work_dir: Path, tmp_path: Path) -> None:
+    results = run("starve_stages", work_dir, tmp_path / "results.json", seconds=LONGEST_NIGHTLY)
+    assert [finding["fault"] for finding in results["faults"]] == [fault.name for fault in script("faults").FAULTS]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", ["teacher", "diffusion", "distilled"])
+def test_a_killed_process_of_a_stage_ends_the_job(work_dir: Path, tmp_path: Path, stage: str) -> None:
+    run("kill_rank", work_dir, tmp_path / "results.json", "--stage", stage, seconds=LONGEST_NIGHTLY)
 
 
 def outputs(folder: Path, value: float = 1.0, seconds: float = 2.0) -> Path:

@@ -22,6 +22,8 @@ from tskd_monai.files.json_files import read_json
 from tskd_monai.inference.export import parity_table
 from tskd_monai.networks.students import build_student
 
+pytestmark = pytest.mark.slow
+
 STUDENT = "compact_unet_small"
 
 

@@ -219,6 +219,7 @@ def test_gated_images_are_kept_and_growing_forgets_the_gates(
     assert len(load_transfer_set(complete, TASK)) == 6
 
 
+@pytest.mark.slow
 def test_processes_share_the_images(tmp_path: Path) -> None:
     script = tmp_path / "sample.py"
     script.write_text(SHARED_SAMPLING)

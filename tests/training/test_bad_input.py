@@ -27,6 +27,8 @@ from tskd_monai.networks import bfloat16
 from tskd_monai.networks.teacher_builder import build_teacher
 from tskd_monai.networks.teacher_folder import save_teacher
 
+pytestmark = pytest.mark.slow
+
 BUNDLES = ROOT / "bundles"
 SHORT = {"epoch_length": 1, "max_epochs": 1, "batch_size": 2, "val_interval": 1}
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

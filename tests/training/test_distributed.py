@@ -148,6 +148,7 @@ def left(folder: Path, rank: int) -> dict[str, Any]:
     return torch.load(folder / f"rank{rank}.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -178,6 +179,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     assert written == first["rows"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

@@ -224,6 +224,7 @@ def test_reseeding_is_what_makes_it_equal(tmp_path: Path) -> None:
     assert differences(run(tmp_path / "parts", reseed=False).state()["network"], whole["network"])
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_started_again(tmp_path: Path, uninterrupted: Callable[[int], dict[str, Any]]) -> None:
     killed = start_program(tmp_path, "SIGKILL", "iteration", "8")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -238,6 +239,7 @@ def test_killed_in_mid_epoch_and_started_again(tmp_path: Path, uninterrupted: Ca
     assert differences(torch.load(tmp_path / "best.pt", weights_only=True), end["best"]) == []
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tmp_path: Path, uninterrupted: Callable[[int], dict[str, Any]]) -> None:
     killed = start_program(tmp_path, "SIGKILL", "saving", "2")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -245,6 +247,7 @@ def test_killed_while_saving(tmp_path: Path, uninterrupted: Callable[[int], dict
     assert differences(run(tmp_path).state(), uninterrupted(0)) == []
 
 
+@pytest.mark.slow
 def test_terminated_politely(tmp_path: Path, uninterrupted: Callable[[int], dict[str, Any]]) -> None:
     terminated = start_program(tmp_path, "SIGTERM", "iteration", "8")
     assert terminated.returncode == 143, terminated.stderr

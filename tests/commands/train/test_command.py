@@ -23,6 +23,8 @@ from tskd_monai.commands.train.command import main
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "image_size": 48,
     "labelled_slices": 8,
