@@ -12,6 +12,8 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import tskd_monai
 from tests.support.paths import ROOT
 
@@ -47,6 +49,7 @@ def test_package_tested_is_the_one_of_this_checkout() -> None:
     assert Path(tskd_monai.__file__).parent == ROOT / "tskd_monai"
 
 
+@pytest.mark.slow
 def test_segmenting_needs_no_package_of_the_training_extra() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -74,6 +77,7 @@ def test_importing_the_package_loads_the_standard_library_only() -> None:
     assert set(json.loads(run.stdout)) - set(sys.stdlib_module_names) == {"tskd_monai"}
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_file_of_the_package_and_its_command(tmp_path: Path) -> None:
     """Built from a copy: setuptools leaves folders of its own beside the sources."""
     source = tmp_path / "source"

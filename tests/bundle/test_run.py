@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import python_command
 from tskd_monai.bundle.run import BundleRun, BundleRunError
 
 CONFIG = {
@@ -55,6 +56,7 @@ def test_later_configs_and_overrides_count(bundle: Path, tmp_path: Path) -> None
         assert (tmp_path / "width.txt").read_text() == expected
 
 
+@pytest.mark.slow
 def test_a_child_process_leaves_its_result_or_its_reason(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "run.txt"
     BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log)
@@ -64,7 +66,8 @@ def test_a_child_process_leaves_its_result_or_its_reason(bundle: Path, tmp_path:
     assert raised.value.code == 1 and "\n" not in raised.value.reason
 
 
-def test_the_signal_that_ended_a_child_is_named(bundle: Path, tmp_path: Path) -> None:
+def test_the_signal_that_ended_a_child_is_named(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", python_command())
     killed = {**CONFIG, "run": ["$os.kill(os.getpid(), 9)"]}
     (bundle / "configs" / "train.json").write_text(json.dumps(killed))
     with pytest.raises(BundleRunError, match="ended with exit code -9; it was ended by SIGKILL"):

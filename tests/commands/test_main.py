@@ -60,6 +60,7 @@ def test_unknown_words_end_with_2(arguments: list[str], message: str, capsys: py
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_imports_nothing_slow(command: str) -> None:
     """The options of a command stand there within a second, where MONAI alone takes five to import."""

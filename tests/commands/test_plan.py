@@ -306,6 +306,7 @@ def test_a_damaged_record_is_refused(study: Path, tmp_path: Path, damage: str) -
     assert plan_dataset(study, tmp_path / "run", replan=True)[2] == task
 
 
+@pytest.mark.slow
 def test_chaos_is_read_once_and_its_organs_are_one_component_each(
     real_data: Path, tmp_path: Path, reads: list[str]
 ) -> None:

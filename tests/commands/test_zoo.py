@@ -161,6 +161,7 @@ def test_nothing_of_the_package_is_named_in_code_and_configs(zoo: Path) -> None:
     assert not (bundle / "scripts" / "distillation").exists()
 
 
+@pytest.mark.slow
 def test_export_runs_without_the_package_from_anywhere_and_segments_alike(
     zoo: Path, student: Path, tmp_path: Path
 ) -> None:

@@ -159,6 +159,7 @@ def real_tasks(real_data: Path, make_task: MakeTask) -> dict[str, Task]:
     }
 
 
+@pytest.mark.slow
 def test_no_real_image_is_unlike_its_own_training_images(real_data: Path, real_tasks: dict[str, Task]) -> None:
     for name, flat in REAL.items():
         unlike = [

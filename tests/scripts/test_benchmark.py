@@ -236,6 +236,7 @@ def test_only_the_block_between_the_markers_is_replaced() -> None:
         replace_block(text, "y", "new")
 
 
+@pytest.mark.slow
 def test_documents_show_the_committed_results() -> None:
     tables = script("tables")
     shown = [suite for suite in script("cells").suite_names() if tables.is_shown(suite)]
@@ -350,6 +351,7 @@ def test_a_budget_without_a_gap_is_not_counted() -> None:
     assert "`ours` closes 10% (10% to 10%) of it" in tables.findings(results, content)[1]
 
 
+@pytest.mark.slow
 def test_a_cell_runs_its_stages_once_and_is_scored_by_the_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def python(*arguments: str, command: str | None = None, **options: object) -> su
     return subprocess.run([command or python_command(), *arguments], capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["-m", "-c", "file"])
 def test_a_program_sees_what_a_new_interpreter_shows_it(tmp_path: Path, kind: str) -> None:
     (tmp_path / "look.py").write_text(LOOK)

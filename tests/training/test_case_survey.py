@@ -104,6 +104,7 @@ def test_a_trial_trains_and_says_what_it_took() -> None:
     assert trial.seconds > 0 and trial.process_bytes > 50e6
 
 
+@pytest.mark.slow
 def test_a_larger_batch_needs_more_memory() -> None:
     """The network keeps its 64 maps of 512 x 512 for the gradient: 67 MB an image."""
     task = Task("wide", TASK.labels, 1, (512, 512), (1.0, 1.0), "PLS", TASK.intensity)
