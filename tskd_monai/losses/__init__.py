@@ -1,1 +1,1 @@
-"""Losses; they know tensors only."""
+"""Losses on tensors, independent of the rest of the package."""

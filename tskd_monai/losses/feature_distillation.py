@@ -1,4 +1,4 @@
-"""Distillation of representations."""
+"""Feature distillation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 class FeatureMSELoss(nn.Module):
-    """Mean squared error between projected student features and the teacher's, on the teacher's grid.
+    """Mean squared error between projected student features and teacher features, on the teacher's grid.
 
-    The teacher's features are standardised over channels at each place (a LayerNorm without parameters), which makes
-    the loss of the same size for every encoder.
+    The teacher features are standardised over channels at each position (a LayerNorm without parameters), which gives
+    the loss the same magnitude for every encoder.
 
     Source: Romero et al. 2015 (FitNets: hints through a learned projection).
     """
@@ -20,8 +20,11 @@ class FeatureMSELoss(nn.Module):
         """Returns the loss, a scalar.
 
         Args:
-            student_features: (B, E, h', w'), already projected to the teacher's E channels.
-            teacher_features: (B, E, h, w), no gradient flows into them.
+            student_features: (B, E, h', w'), projected to the teacher's E channels.
+            teacher_features: (B, E, h, w); detached.
+
+        Raises:
+            ValueError: when the numbers of channels differ.
         """
         if student_features.shape[1] != teacher_features.shape[1]:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Contrast between two views of each image and the other images of a batch."""
+"""Contrastive loss between two views of each image and the other images of a batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 
 class SymmetricInfoNCELoss(nn.Module):
-    r"""Cross-entropy of finding an image's other view among those of the whole batch, both ways.
+    r"""Cross-entropy of identifying an image's other view among those of the whole batch, in both directions.
 
     .. math:: L = \tau \sum_{(a, b) \in \{(1, 2), (2, 1)\}} \frac{2}{B} \sum_i
               - \log \frac{\exp(q^a_i \cdot k^b_i / \tau)}{\sum_j \exp(q^a_i \cdot k^b_j / \tau)}
 
-    with queries q and keys k of length 1. There is no queue.
+    with queries q and keys k of unit length. There is no queue.
 
     Source: Chen et al. 2021 (MoCo v3), the factor :math:`2 \tau` included.
 
@@ -30,11 +30,11 @@ class SymmetricInfoNCELoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, outputs: Mapping[str, torch.Tensor], targets: None = None) -> torch.Tensor:
-        """Returns the loss, a scalar: 0 for a single image, which has nothing to be mistaken for.
+        """Returns the loss, a scalar: 0 for a batch of one image, which has no negatives.
 
         Args:
-            outputs: `queries` and `keys` (B, 2, D) of the two views; no gradient flows into the keys.
-            targets: none, part of the trainer's interface.
+            outputs: `queries` and `keys` (B, 2, D) of the two views; the keys are detached.
+            targets: None, part of the trainer's interface.
         """
         queries = F.normalize(outputs["queries"], dim=-1)
         keys = F.normalize(outputs["keys"].detach(), dim=-1)

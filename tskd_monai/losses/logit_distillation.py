@@ -1,4 +1,4 @@
-"""Distillation of outputs."""
+"""Logit distillation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ClassBalancedKLLoss(nn.Module):
     .. math:: L = \frac{1}{|K|} \sum_{k \in K} \frac{1}{|\Omega_k|} \sum_{x \in \Omega_k}
               \sum_c p_T(c|x) \log \frac{p_T(c|x)}{p_S(c|x)}, \quad p = \mathrm{softmax}(z / \tau)
 
-    with :math:`\Omega_k` the pixels of the batch that the teacher gives to class k and K the classes it gives any.
+    with :math:`\Omega_k` the pixels of the batch that the teacher assigns to class k, and K the classes with any pixel.
     A mean over all pixels would be a mean over background: small organs vanish from the student.
-    There is no factor :math:`\tau^2`, so the weight of the loss stays its own.
+    There is no factor :math:`\tau^2`, so only the weight of the loss scales it.
 
     Source: Hinton et al. 2015 (softened probabilities); the average per class is ours.
 
     Args:
-        temperature: :math:`\tau`, 1 leaves the probabilities as they are.
+        temperature: :math:`\tau`, above 0; 1 leaves the probabilities unchanged.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -30,11 +30,14 @@ class ClassBalancedKLLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-        """Returns the loss, a scalar: 0 where both give the same probabilities.
+        """Returns the loss, a scalar: 0 where both networks give the same probabilities.
 
         Args:
             student_logits: (B, K, H, W).
-            teacher_logits: (B, K, H, W), no gradient flows into them.
+            teacher_logits: (B, K, H, W); detached.
+
+        Raises:
+            ValueError: when the shapes differ.
         """
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(

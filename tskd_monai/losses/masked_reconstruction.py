@@ -1,4 +1,4 @@
-"""How well masked patches are filled in."""
+"""Reconstruction of masked patches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ EPSILON = 1e-6
 
 
 class MaskedReconstructionLoss(nn.Module):
-    r"""Mean squared error over masked patches, each target patch normalised by its own mean and deviation.
+    r"""Mean squared error over masked patches, each target patch normalised by its own mean and standard deviation.
 
     .. math:: L = \frac{1}{|M|} \sum_{p \in M} \frac{1}{n} \left\| \hat x_p -
               \frac{x_p - \mu_p}{\sqrt{\sigma_p^2 + \epsilon}} \right\|^2
 
-    with M the masked patches of the batch and n the values of a patch. Visible patches count for nothing.
+    with M the masked patches of the batch and n the number of values in a patch. Visible patches are ignored.
 
     Source: He et al. 2022.
     """
@@ -27,10 +27,10 @@ class MaskedReconstructionLoss(nn.Module):
 
         Args:
             outputs: `reconstruction` and `images` (B, C, H, W), and the `mask` (B, 1, h, w), 1 where masked.
-            targets: none, part of the trainer's interface.
+            targets: None, part of the trainer's interface.
 
         Raises:
-            ValueError: when nothing is masked.
+            ValueError: when no patch is masked.
         """
         mask = outputs["mask"].flatten(1).bool()
         if not mask.any():

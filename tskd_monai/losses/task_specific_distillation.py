@@ -13,18 +13,18 @@ from tskd_monai.losses.logit_distillation import ClassBalancedKLLoss
 
 
 class TaskSpecificDistillationLoss(nn.Module):
-    r"""Weighted sum of what the student learns from the teacher.
+    r"""Weighted sum of feature, soft-label and hard-label distillation.
 
     .. math:: L = a \, \mathrm{MSE}(P(F_S), F_T) + b \, \mathrm{KL}_{class}(p_T \| p_S)
               + c \, \mathrm{DiceCE}(z_S, \arg\max z_T)
 
-    A weight of 0 leaves its term out. With b = c = 0 this is task-agnostic distillation.
+    A weight of 0 omits its term. With b = c = 0 this is task-agnostic distillation.
 
     Args:
-        feature_weight: a.
-        kl_weight: b.
-        hard_weight: c.
-        temperature: of the KL term.
+        feature_weight: weight a of the feature term.
+        kl_weight: weight b of the KL term.
+        hard_weight: weight c of the term on the teacher's classes.
+        temperature: temperature of the KL term, above 0.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""A small diffusion model of the training images, and the transfer set sampled from it."""
+"""A diffusion model of the training images, and the transfer set that is sampled from it."""

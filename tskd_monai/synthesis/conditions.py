@@ -1,4 +1,4 @@
-"""What each image of a transfer set is conditioned on: drawn from the image's own seed, as its noise is."""
+"""Conditions of the images of a transfer set, drawn from each image's own seed, like its noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.synthesis.diffusion import label_map_condition, position_condition
 
-CONDITION_STREAM = 1  # keeps a seed's condition apart from its noise
+CONDITION_STREAM = 1  # separates a seed's condition from its noise
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class DrawnCondition:
     """The condition of one image.
 
     Attributes:
-        record: for the transfer set's list, JSON; None without a condition.
-        position: along the body, in [0, 1].
-        label: class indices (1, H, W), uint8.
+        record: JSON for the manifest of the transfer set; None without a condition.
+        position: slice position along the body, in [0, 1]; None for other conditions.
+        label: class indices (1, H, W), uint8; None for other conditions.
     """
 
     record: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ class ConditionSource(Protocol):
     """Draws the condition of an image from its seed.
 
     Attributes:
-        settings: what decides the draws besides the seed; JSON.
+        settings: JSON values that determine the draws, besides the seed.
     """
 
     settings: dict[str, Any]
@@ -45,7 +45,7 @@ class ConditionSource(Protocol):
         ...
 
     def batch(self, drawn: Sequence[DrawnCondition], patch_size: int) -> dict[str, torch.Tensor]:
-        """Returns what the network is given for these images."""
+        """Returns the network's conditioning inputs for these images."""
         ...
 
 
@@ -56,16 +56,16 @@ class Unconditional:
         self.settings: dict[str, Any] = {"kind": "none"}
 
     def draw(self, seed: int) -> DrawnCondition:
-        """Returns the same for every seed."""
+        """Returns the empty condition."""
         return DrawnCondition()
 
     def batch(self, drawn: Sequence[DrawnCondition], patch_size: int) -> dict[str, torch.Tensor]:
-        """Returns nothing."""
+        """Returns no inputs."""
         return {}
 
 
 class SlicePositions:
-    """Positions along the body, uniform in [0, 1], as slices of evenly spaced volumes are."""
+    """Slice positions along the body, uniform in [0, 1], as for evenly spaced slices."""
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"kind": "slice_position"}
@@ -81,14 +81,14 @@ class SlicePositions:
 
 
 class LabelMaps:
-    """Label maps of the training slices, moved at random, each to be filled with an image.
+    """Label maps of randomly transformed training slices.
 
     Args:
-        dataset: labelled training slices, `label` (1, H, W); its slice transform moves them.
-        num_classes: background included.
+        dataset: labelled training slices, `label` (1, H, W), with a random slice transform.
+        num_classes: number of classes, background included.
 
     Raises:
-        ValueError: when there are no slices.
+        ValueError: when the dataset is empty.
     """
 
     def __init__(self, dataset: SliceDataset, num_classes: int) -> None:

@@ -1,11 +1,11 @@
-"""The diffusion model: its network, its noise schedule, and what the network may be told.
+"""The diffusion model: network, noise schedule and conditions.
 
-The network is a `diffusers.UNet2DModel` on images in [-1, 1]. With `patch_size` p > 1 it sees an image (C, H, W) as
-(C·p², H/p, W/p), a mere rearrangement of pixels (pixel unshuffle): a step then costs about p² times less, which is
-what makes training on a CPU possible. Noise stays independent from pixel to pixel, so every formula holds as it stands.
+The network is a `diffusers.UNet2DModel` on images in [-1, 1]. With `patch_size` p > 1 an image (C, H, W) enters it as
+(C·p², H/p, W/p), a rearrangement of pixels (pixel unshuffle). A step then costs about p² times less, which makes
+training on a CPU feasible. Noise stays independent between pixels, so every formula holds unchanged.
 
-It may be told the position of a slice along the body (embedded like the noise level) or the label map it shall fill
-(one-hot, concatenated to the noisy image).
+The network may be conditioned on the position of a slice along the body (embedded like the noise level) or on a label
+map (one-hot, concatenated to the noisy image).
 
 Sources:
     Ho et al. 2020, arXiv 2006.11239 (DDPM); Nichol and Dhariwal 2021, arXiv 2102.09672 (cosine schedule);
@@ -48,16 +48,16 @@ def build_unet(
 
     Args:
         image_size: (H, W) in pixels; multiples of patch_size · 2^(levels - 1).
-        channels: of an image, 1 or 3.
+        channels: image channels, 1 or 3.
         block_out_channels: features of each level, from full resolution down; each level halves the resolution. None:
-            32, 64, 128, 128, or the last of these where the image size cannot be halved as often.
+            32, 64, 128, 128, or the last of these that the image size allows.
         layers_per_block: residual blocks per level on the way down; one more on the way up.
         patch_size: side of the pixel blocks that become channels; 1 keeps the pixels.
-        condition: what the network is told, "none", "slice_position" or "label_map".
-        num_classes: of the label maps, background included.
+        condition: "none", "slice_position" or "label_map".
+        num_classes: number of classes of the label maps, background included.
 
     Raises:
-        ValueError: when the sizes do not go together, or for an unknown condition.
+        ValueError: when the sizes are inconsistent, or the condition is unknown.
     """
     check_condition(condition, num_classes)
     height, width = image_size
@@ -94,7 +94,7 @@ def _planned_channels(image_size: Sequence[int], patch_size: int) -> Sequence[in
 
 
 def check_condition(condition: str, num_classes: int | None) -> None:
-    """Raises a ValueError for an unknown condition, or label maps of an unknown number of classes."""
+    """Raises ValueError when the condition is unknown, or when label maps lack a number of classes."""
     if condition not in CONDITIONS:
         raise ValueError(f"Expected condition to be one of {CONDITIONS}, found {condition!r}.")
     if condition == "label_map" and (num_classes is None or num_classes < 2):
@@ -102,21 +102,21 @@ def check_condition(condition: str, num_classes: int | None) -> None:
 
 
 def condition_of(unet: UNet2DModel) -> str:
-    """Returns what a U-Net from `build_unet` is told."""
+    """Returns the condition that a U-Net from `build_unet` was built for."""
     if unet.config.class_embed_type == "timestep":
         return "slice_position"
     return "none" if unet.config.in_channels == unet.config.out_channels else "label_map"
 
 
 def patch_size_of(unet: UNet2DModel, image_shape: Sequence[int]) -> int:
-    """Returns the patch size with which a U-Net handles images of a shape.
+    """Returns the patch size of a U-Net for images of a given shape.
 
     Args:
         unet: from `build_unet`.
         image_shape: (C, H, W).
 
     Raises:
-        ValueError: when the U-Net was made for other images.
+        ValueError: when the U-Net was built for images of another shape.
     """
     channels, height, width = image_shape
     patch_size = math.isqrt(unet.config.out_channels // channels)
@@ -136,19 +136,19 @@ def build_noise_scheduler(
     beta_schedule: str = "squaredcos_cap_v2",
     zero_terminal_snr: bool = False,
 ) -> NoiseScheduler:
-    """Returns the noise schedule of training; samplers are derived from its configuration.
+    """Returns the noise schedule for training; samplers are derived from its configuration.
 
     Args:
-        prediction_type: what the network predicts, "v_prediction", "sample", "epsilon", or "flow": the velocity from
-            image to noise along a straight line, which has a schedule of its own.
-        num_train_timesteps: noise levels.
-        beta_schedule: "squaredcos_cap_v2" (cosine; its last level is noise to within 5e-5 already), "linear" or
-            "scaled_linear"; of no meaning to "flow".
-        zero_terminal_snr: rescale the betas so that the last level is noise and nothing else. Linear schedules need
-            it, or samples cannot be darker or brighter on average than the mean image. Flow has it anyway.
+        prediction_type: target of the network: "v_prediction", "sample", "epsilon", or "flow", the velocity from image
+            to noise along a straight line, which has its own schedule.
+        num_train_timesteps: number of noise levels.
+        beta_schedule: "squaredcos_cap_v2" (cosine; its last level is noise to within 5e-5), "linear" or
+            "scaled_linear"; ignored with "flow".
+        zero_terminal_snr: whether the betas are rescaled so that the last level is pure noise. Linear schedules need
+            it; otherwise samples keep the mean brightness of the training images. "flow" has it by construction.
 
     Raises:
-        ValueError: for an unknown prediction type, or one that zero terminal SNR makes undefined.
+        ValueError: when the prediction type is unknown, or undefined with zero terminal SNR.
     """
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"Expected prediction_type to be one of {PREDICTION_TYPES}, found {prediction_type!r}.")
@@ -169,17 +169,17 @@ def build_noise_scheduler(
 
 
 def position_condition(positions: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Returns what `DiffusionInferer` and samplers pass on for positions along the body, (B,) in [0, 1]."""
+    """Returns the conditioning inputs of the network for positions along the body, (B,) in [0, 1]."""
     return {"class_labels": positions.float() * POSITION_SCALE}
 
 
 def label_map_condition(labels: torch.Tensor, num_classes: int, patch_size: int) -> dict[str, torch.Tensor]:
-    """Returns what `DiffusionInferer` and samplers pass on for label maps.
+    """Returns the conditioning inputs of the network for label maps.
 
     Args:
         labels: class indices (B, 1, H, W).
-        num_classes: background included, which gets no channel.
-        patch_size: that of the U-Net.
+        num_classes: number of classes; the background has no channel.
+        patch_size: patch size of the U-Net.
     """
     return {"label_map": pixel_unshuffle(one_hot(labels, num_classes)[:, 1:].float(), patch_size)}
 
@@ -192,7 +192,7 @@ def predict(
     Args:
         network: the U-Net, or a wrapper of it such as DDP.
         noisy: images (B, C·p², H/p, W/p).
-        timesteps: one, or (B,).
+        timesteps: one timestep, or (B,).
         conditions: from `position_condition` or `label_map_condition`; {} for none.
     """
     inputs = torch.cat([noisy, conditions["label_map"]], 1) if "label_map" in conditions else noisy

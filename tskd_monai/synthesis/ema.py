@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is what images are sampled from."""
+"""The exponential moving average of the weights, from which images are sampled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class EmaHandler:
-    """Updates diffusers' `EMAModel` after every iteration, and can be put into a checkpoint.
+    """Updates diffusers' `EMAModel` after every iteration and saves it in checkpoints.
 
-    For short trainings the average must forget its start: with `use_ema_warmup` its decay after n steps is
-    min(decay, 1 - (1 + n)^-power), a window that grows with the training.
+    In short training runs the average must forget the initial weights: with `use_ema_warmup` its decay after n steps is
+    min(decay, 1 - (1 + n)^-power), a window that grows during training.
 
     Args:
-        ema: made from the network's parameters.
-        network: that is trained; the inner one is followed when it is wrapped for several processes.
+        ema: created from the network's parameters.
+        network: the network in training; a DDP wrapper is unwrapped.
     """
 
     def __init__(self, ema: EMAModel, network: torch.nn.Module) -> None:
@@ -28,7 +28,7 @@ class EmaHandler:
         self.network = network.module if isinstance(network, DistributedDataParallel) else network
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Updates the average after each iteration of this trainer."""
         engine.add_event_handler(Events.STARTED, self._to_device)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
 
@@ -49,10 +49,10 @@ class EmaHandler:
         return self.ema.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Restores what `state_dict` returned.
 
         Raises:
-            ValueError: when it is of another network.
+            ValueError: when the average belongs to another network.
         """
         found = [tuple(parameter.shape) for parameter in state_dict["shadow_params"]]
         expected = [tuple(parameter.shape) for parameter in self.network.parameters()]

@@ -1,4 +1,4 @@
-"""Networks of the gates of a transfer set: an encoder for features, and the teacher and its confidence."""
+"""Networks of the gates of a transfer set: the encoder of the features, and the teacher with its confidence."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tskd_monai.networks.teacher_folder import load_teacher, noted_weights, read
 
 @dataclass(frozen=True)
 class GateEncoder:
-    """An encoder whose features are compared.
+    """An encoder whose features the gates compare.
 
     Attributes:
-        name: as shown in the report.
+        name: name shown in the report.
         network: on `device`, in evaluation mode.
-        device: that the network is on.
+        device: device of the network.
     """
 
     name: str
@@ -50,14 +50,15 @@ def gate_encoder(
     encoder_weights: str | Path | None,
     device: str | torch.device = "cpu",
 ) -> GateEncoder:
-    """Returns the encoder whose features are compared: that of a teacher before its tuning, or a named one.
+    """Returns the encoder of the gates: the teacher's encoder before tuning, or a named encoder.
 
     Args:
-        task: for the image size.
+        task: task with the image size.
         teacher_dir: folder of the teacher; None: the named encoder.
-        encoder: its name, without a teacher.
-        encoder_weights: of the encoder, or where the teacher's are now; None: those in the teacher's record.
-        device: for the encoder.
+        encoder: name of the encoder if there is no teacher.
+        encoder_weights: weights of the encoder, or the current path of the teacher's encoder weights; None: the path in
+            the teacher's record.
+        device: device of the encoder.
     """
     if teacher_dir is not None:
         spec = read_teacher_record(teacher_dir)["spec"]
@@ -73,7 +74,7 @@ def gate_teacher(
     encoder_weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module | None:
-    """Returns the teacher whose confidence is measured, or None without a teacher."""
+    """Returns the teacher whose confidence is measured; None without a teacher folder."""
     if teacher_dir is None:
         return None
     return load_teacher(teacher_dir, encoder_weights, task_hash=task.hash).to(device)
@@ -82,8 +83,8 @@ def gate_teacher(
 def class_mean_confidence(logits: torch.Tensor) -> torch.Tensor:
     """Returns the confidence of each image, (B,), in (0, 1].
 
-    It is the mean probability of the predicted class, averaged within each class that is predicted and then over
-    these classes, so that a small organ counts as much as the background.
+    It is the mean probability of the predicted class, averaged within each predicted class and then over these classes,
+    so that a small organ counts as much as the background.
 
     Args:
         logits: (B, num_classes, H, W).
@@ -109,7 +110,7 @@ def teacher_confidence(
         teacher: maps images (B, C, H, W) in [0, 1] to logits; on `device`, in evaluation mode.
         images: (N, C, H, W).
         batch_size: images in one forward pass.
-        device: that the teacher is on.
+        device: device of the teacher.
     """
     batches = images.split(batch_size)
     return torch.cat([class_mean_confidence(teacher(batch.to(device)).float()).cpu() for batch in batches]).numpy()

@@ -33,7 +33,7 @@ BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it
 KID_SUBSETS = 200
 KID_SUBSET_SIZE = 50
 NEAR_COPY, LOW_CONFIDENCE = "near_copy", "low_confidence"
-COLUMNS = 8  # of the contact sheet
+COLUMNS = 8  # images in a row of the contact sheet
 TITLE_HEIGHT = 16  # pixels
 ROW_NAMES = {"pixels": "nearest training image in pixels", "features": "nearest training image in features"}
 
@@ -71,12 +71,12 @@ class NearCopies:
 
     @property
     def flags(self) -> np.ndarray:
-        """Which sampled images are near copies, (N,)."""
+        """Returns which sampled images are near copies, (N,)."""
         return self.synthetic.distances < self.threshold
 
     @property
     def scores(self) -> Scores:
-        """For `gates.json`."""
+        """Returns the distances and the threshold for `gates.json`."""
         return Scores(self.threshold, tuple(self.real.tolist()), tuple(self.synthetic.distances.tolist()))
 
 
@@ -85,8 +85,8 @@ class Confidence:
     """The teacher's confidence.
 
     Attributes:
-        synthetic: in the sampled images.
-        validation: in the validation images.
+        synthetic: confidence in each sampled image.
+        validation: confidence in each validation image.
         threshold: a sampled image of lower confidence is dropped.
     """
 
@@ -96,12 +96,12 @@ class Confidence:
 
     @property
     def flags(self) -> np.ndarray:
-        """Which sampled images the teacher is not confident enough in, (N,)."""
+        """Returns which sampled images are below the confidence threshold, (N,)."""
         return self.synthetic < self.threshold
 
     @property
     def scores(self) -> Scores:
-        """For `gates.json`."""
+        """Returns the confidences and the threshold for `gates.json`."""
         return Scores(self.threshold, tuple(self.validation.tolist()), tuple(self.synthetic.tolist()))
 
 
@@ -110,8 +110,8 @@ class Judgement:
     """Results of both gates for every sampled image.
 
     Attributes:
-        copies: near copies by space.
-        confidence: None without a teacher.
+        copies: near copies in each space.
+        confidence: the teacher's confidence; None without a teacher.
     """
 
     copies: Mapping[str, NearCopies]
@@ -119,22 +119,22 @@ class Judgement:
 
     @property
     def nearest(self) -> dict[str, Nearest]:
-        """Training images nearest to the sampled ones, by space."""
+        """Returns the training images nearest to the sampled ones, in each space."""
         return {space: found.synthetic for space, found in self.copies.items()}
 
     @property
     def near(self) -> np.ndarray:
-        """Which images are near copies in any space, (N,)."""
+        """Returns which images are near copies in any space, (N,)."""
         return np.any([found.flags for found in self.copies.values()], axis=0)
 
     @property
     def unconfident(self) -> np.ndarray:
-        """Which images the teacher is not confident enough in, (N,)."""
+        """Returns which images are below the confidence threshold, (N,)."""
         return np.zeros_like(self.near) if self.confidence is None else self.confidence.flags
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of images, for `gates.json` and the manifest."""
+        """Returns numbers of images for `gates.json` and the manifest."""
         near, unconfident = self.near, self.unconfident
         return {
             "sampled": len(near),
@@ -144,7 +144,7 @@ class Judgement:
         }
 
     def verdicts(self, real: Images) -> list[dict[str, Any]]:
-        """Returns what the gates add to each image's entry in the manifest.
+        """Returns the fields that the gates add to each image's entry in the manifest.
 
         Args:
             real: the training images.
@@ -188,29 +188,30 @@ def check_transfer_set(
 ) -> Gates:
     """Measures the images of a transfer set and moves those that a gate drops to `rejected` in its manifest.
 
-    Writes `gates.json` and `contact_sheet.png`, then the manifest. Repeated, it starts from all sampled images again.
-    Blank real images, such as the ends of a volume, are left out of every comparison.
+    Writes `gates.json` and `contact_sheet.png`, then the manifest. Run again, it starts from all sampled images. Blank
+    real images, such as the ends of a volume, are excluded from every comparison.
 
     Args:
         transfer_set: folder of the transfer set.
-        output_dir: for the two files.
+        output_dir: folder of the two files.
         task: of the transfer set.
         training: slices that the diffusion model was trained on, `image` (C, H, W); all are held in memory.
-        validation: slices of patients that it was not trained on.
-        encoder: whose features are compared.
-        teacher: whose confidence is measured, on `device`; None: that gate drops nothing.
+        validation: slices of patients that the diffusion model was not trained on.
+        encoder: encoder whose features are compared.
+        teacher: teacher whose confidence is measured, on `device`; None: the confidence gate drops nothing.
         confidence_quantile: quantile of the confidence in validation images below which an image is dropped.
-        near_copy_quantile: quantile of the distances between training images of different patients, likewise.
-        batch_size: of the networks.
-        seed: of the draws of subsets and pairs.
-        device: that the teacher is on.
+        near_copy_quantile: quantile of the distances between training images of different patients below which an image
+            is dropped.
+        batch_size: images in one forward pass.
+        seed: seed of the random subsets and pairs.
+        device: device of the teacher.
 
     Returns:
         The measurements, as written to `gates.json`.
 
     Raises:
         FileNotFoundError: when the transfer set is missing.
-        ValueError: when it is of another task, or when there are too few real images to compare with.
+        ValueError: when the transfer set is of another task, or there are too few real images to compare with.
     """
     folder, output_dir = Path(transfer_set), Path(output_dir)
     entries = load_transfer_set(folder, task.hash, rejected=True)
@@ -252,13 +253,13 @@ def _all(dataset: SliceDataset) -> Images:
 
 
 def nonblank_images(dataset: SliceDataset) -> Images:
-    """Returns the images that are not blank, without features.
+    """Returns the nonblank images of a dataset, without features.
 
     Args:
         dataset: slices with `image` (C, H, W) in [0, 1].
 
     Raises:
-        ValueError: when there are fewer than two.
+        ValueError: when fewer than two images are nonblank.
     """
     images = _all(dataset)
     shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
@@ -298,7 +299,7 @@ def _confidence(
 
 
 def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Interval]:
-    """Returns the realism and diversity of the images, and those of real images of other patients."""
+    """Returns the realism and diversity of the sampled images and of real images of other patients."""
     scale = feature_scale(real.features)
 
     def distance(images: Images) -> Interval:
@@ -325,16 +326,16 @@ def _update_manifest(path: Path, verdicts: Sequence[Mapping[str, Any]], counts: 
 def write_contact_sheet(
     path: Path, synthetic: torch.Tensor, real: torch.Tensor, nearest: Mapping[str, Nearest]
 ) -> None:
-    """Writes a PNG of two blocks: images evenly spaced in the set, and those nearest to a training image.
+    """Writes a PNG of two blocks: evenly spaced images of the set, and those nearest to a training image.
 
-    Each block has a row of sampled images and, below each image, the training image nearest to it in each space. Above
-    the first block is a row of training images, evenly spaced.
+    Each block has a row of sampled images and, below each image, its nearest training image in each space. A row of
+    evenly spaced training images stands above the first block.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         synthetic: sampled images (N, C, H, W) in [0, 1].
         real: training images (M, C, H, W).
-        nearest: of the sampled images, by space: "pixels", "features".
+        nearest: training images nearest to the sampled ones, by space: "pixels", "features".
     """
     even = _evenly_spaced(len(synthetic))
     closest = np.argsort(np.min([found.distances for found in nearest.values()], axis=0), kind="stable")[:COLUMNS]

@@ -1,6 +1,6 @@
-"""Whether a diffusion model repeats its training images: each image's nearest one, in pixels and in features.
+"""Memorisation of training images by a diffusion model: nearest training images in pixels and in features.
 
-What "near" means is taken from the real images themselves: how near images of different patients come to each other.
+The real images set the scale: the distances between images of different patients.
 
 Source:
     Carlini et al. 2023, arXiv 2301.13188 (near copies of training images by distance to the nearest one).
@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-COMPARED_SIDE = 64  # pixels; finer detail is noise to this comparison
+COMPARED_SIDE = 64  # pixels; finer detail is noise in this comparison
 IMAGES_AT_ONCE = 4
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest reference image of each image.
+    """The nearest reference of each image.
 
     Attributes:
-        distances: (N,).
-        indices: into the references, (N,).
+        distances: distance to the reference, (N,).
+        indices: index of the reference, (N,).
     """
 
     distances: np.ndarray
@@ -40,17 +40,17 @@ def nearest_in_pixels(
     image_groups: Sequence[object] | None = None,
     reference_groups: Sequence[object] | None = None,
 ) -> Nearest:
-    """Returns the references that come nearest when images may be flipped and shifted.
+    """Returns the nearest references under flips and shifts.
 
-    The distance is the root of the mean squared difference of grey values, least over the four flips and over cyclic
-    shifts, of images reduced to at most 64 pixels a side. All shifts come from one product of Fourier transforms.
+    The distance is the root mean squared difference of grey values, minimised over the four flips and over cyclic
+    shifts, of images reduced to at most 64 pixels a side. One product of Fourier transforms gives all shifts.
 
     Args:
         images: (N, C, H, W) in [0, 1].
         references: (M, C, H, W).
-        max_shift: as a share of the image's side.
-        image_groups: of each image, such as its patient.
-        reference_groups: of each reference; one of an image's own group does not count for it.
+        max_shift: largest shift as a fraction of the image's side.
+        image_groups: group of each image, such as its patient.
+        reference_groups: group of each reference; an image is not compared with references of its own group.
 
     Raises:
         ValueError: when an image has no reference.
@@ -82,13 +82,13 @@ def nearest_in_features(
     feature_groups: Sequence[object] | None = None,
     reference_groups: Sequence[object] | None = None,
 ) -> Nearest:
-    """Returns the references at the least cosine distance, 1 - cos.
+    """Returns the nearest references by cosine distance, 1 - cos.
 
     Args:
-        features: of the images, (N, d).
-        references: of the references, (M, d).
-        feature_groups: of each image, such as its patient.
-        reference_groups: of each reference; one of an image's own group does not count for it.
+        features: features of the images, (N, d).
+        references: features of the references, (M, d).
+        feature_groups: group of each image, such as its patient.
+        reference_groups: group of each reference; an image is not compared with references of its own group.
 
     Raises:
         ValueError: when an image has no reference.
@@ -114,7 +114,7 @@ def _reduced(images: torch.Tensor) -> torch.Tensor:
 
 
 def _shift_window(size: Sequence[int], max_shift: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns rows and columns of a circular correlation that stand for the allowed shifts."""
+    """Returns the rows and columns of a circular correlation that correspond to the allowed shifts."""
     shifts = [torch.arange(-int(side * max_shift), int(side * max_shift) + 1) % side for side in size]
     rows, columns = torch.meshgrid(*shifts, indexing="ij")
     return rows.flatten(), columns.flatten()
@@ -123,7 +123,7 @@ def _shift_window(size: Sequence[int], max_shift: float) -> tuple[torch.Tensor, 
 def _same_group(
     image_groups: Sequence[object] | None, reference_groups: Sequence[object] | None, images: int, references: int
 ) -> torch.Tensor:
-    """Returns which references do not count for which image, (N, M)."""
+    """Returns which references are of the image's own group, (N, M)."""
     if image_groups is None or reference_groups is None:
         same = np.zeros((images, references), dtype=bool)
     else:

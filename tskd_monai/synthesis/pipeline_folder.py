@@ -38,7 +38,7 @@ CONFIG_NAME = "unet/config.json"
 SCHEDULER_CONFIG_NAME = "scheduler/scheduler_config.json"
 ADVICE = "train again"
 MAX_TIMESTEPS = 100_000
-"""Of a noise schedule, which is held in memory; a thousand are usual."""
+"""Upper limit of the noise levels, which are held in memory; 1000 are usual."""
 
 REQUIRED_KEYS = ("task_hash", "image_size", "channels")
 RECORD_FIELDS: Fields = {"task_hash": (str,), "image_size": (list,), "channels": (int,), "unet_sha256": (str,)}
@@ -49,11 +49,11 @@ NOISE_SCHEDULERS: dict[str, type[NoiseScheduler]] = {
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A trained diffusion model as it was saved.
+    """A saved diffusion model.
 
     Args:
         unet: on the CPU, in evaluation mode.
-        noise_scheduler: of the training.
+        noise_scheduler: noise schedule of the training run.
         record: content of `diffusion.json`.
     """
 
@@ -63,7 +63,7 @@ class DiffusionModel:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images it makes."""
+        """Shape (C, H, W) of the sampled images."""
         height, width = self.record["image_size"]
         return self.record["channels"], height, width
 
@@ -77,17 +77,17 @@ def unet_sha256(unet: UNet2DModel) -> str:
 def save_diffusion_pipeline(
     folder: str | Path, unet: UNet2DModel, noise_scheduler: NoiseScheduler, record: Mapping[str, Any]
 ) -> Path:
-    """Writes the pipeline folder beside its place, then moves it there; returns the folder.
+    """Writes the pipeline folder under a temporary name, renames it, and returns its path.
 
     Args:
         folder: replaced as a whole when it exists.
-        unet: with the weights to sample from.
-        noise_scheduler: of the training.
-        record: at least task_hash, image_size (H, W) and channels; must be JSON.
+        unet: U-Net with the weights to sample from.
+        noise_scheduler: noise schedule of the training run.
+        record: JSON values, at least task_hash, image_size (H, W) and channels.
 
     Raises:
         ValueError: when the record lacks a key or does not fit the U-Net.
-        OSError: when there is no room or permission; the former folder stays.
+        OSError: when disk space or permission is missing; the previous folder is kept.
     """
     if missing := [key for key in REQUIRED_KEYS if key not in record]:
         raise ValueError(f"Expected {', '.join(REQUIRED_KEYS)} in the diffusion record, missing: {', '.join(missing)}.")
@@ -115,11 +115,11 @@ def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionMode
 
     Args:
         folder: written by `save_diffusion_pipeline`.
-        task_hash: of the task that images are wanted for.
+        task_hash: hash of the task that images are sampled for.
 
     Raises:
-        FileNotFoundError: when the folder or a file of it is missing.
-        ValueError: when it is of another task, its weights are not those of the record, or a file of it is damaged.
+        FileNotFoundError: when the folder or one of its files is missing.
+        ValueError: when it is of another task, its weights differ from the record's sha256, or a file is damaged.
     """
     folder = Path(folder)
     _recover(folder)
@@ -131,7 +131,7 @@ def load_diffusion_pipeline(folder: str | Path, task_hash: str) -> DiffusionMode
 
 
 def _load_unet(folder: Path, record: Mapping[str, Any]) -> UNet2DModel:
-    """Returns the U-Net in evaluation mode; it is built when its outline has proved to be that of the weights."""
+    """Returns the U-Net in evaluation mode; it is built only after its config was checked against the weights."""
     path = folder / CONFIG_NAME
     weights = read_weights(folder / WEIGHTS_NAME)
     config = read_json(path)
@@ -142,7 +142,7 @@ def _load_unet(folder: Path, record: Mapping[str, Any]) -> UNet2DModel:
         with torch.device("meta"):
             outline = UNet2DModel.from_config(config)
         patch_size_of(outline, (record["channels"], *record["image_size"]))
-    except Exception as error:  # diffusers raises a dozen types on settings that do not go together
+    except Exception as error:  # diffusers raises many types for inconsistent settings
         raise ValueError(f"Expected a U-Net for the images of {RECORD_NAME} in {path}: {error}; {ADVICE}.") from error
     expected = {name: value.shape for name, value in outline.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
@@ -172,7 +172,7 @@ def _load_scheduler(folder: Path) -> NoiseScheduler:
         )
     try:
         return NOISE_SCHEDULERS[config["_class_name"]].from_config(config)
-    except Exception as error:  # diffusers raises a dozen types on settings that do not go together
+    except Exception as error:  # diffusers raises many types for inconsistent settings
         raise ValueError(f"Expected the settings of a noise schedule in {path}: {error}; {ADVICE}.") from error
 
 
@@ -213,7 +213,7 @@ def _removed_afterwards(folder: Path) -> Iterator[None]:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Moves `new` to `folder`; a kill in between leaves the former one where `_recover` finds it."""
+    """Renames `new` to `folder`; after a kill in between, `_recover` finds the previous folder."""
     _recover(folder)
     old = _sibling(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
@@ -224,7 +224,7 @@ def _replace_folder(new: Path, folder: Path) -> None:
 
 
 def _recover(folder: Path) -> None:
-    """Puts back the former folder when a kill fell between the two moves of `_replace_folder`."""
+    """Restores the previous folder after a kill between the two renames of `_replace_folder`."""
     old = _sibling(folder, "old")
     if old.is_dir() and not folder.exists():
         logger.warning("Saving %s was interrupted; the model saved before is used.", folder.name)

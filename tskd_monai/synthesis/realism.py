@@ -1,4 +1,4 @@
-"""How well a set of images resembles another as a whole, and how varied it is.
+"""Realism and diversity of a set of images.
 
 Sources:
     Bińkowski et al. 2018, arXiv 1801.01401 (kernel inception distance); Wang et al. 2003, "Multiscale structural
@@ -22,31 +22,31 @@ PAIRS_AT_ONCE = 32
 
 
 def spread(draws: Sequence[float] | np.ndarray) -> Interval:
-    """Returns mean, 2.5 % and 97.5 % quantile of draws."""
+    """Returns the mean and the 2.5 % and 97.5 % quantiles of draws."""
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), (0.025, 0.975))
     return Interval(float(np.mean(draws)), float(low), float(high))
 
 
 def feature_scale(features: np.ndarray) -> float:
-    """Returns the root mean square of features (N, d), the unit to measure them in: the kernel is not scale-free."""
+    """Returns the root mean square of features (N, d), by which to divide them: the kernel is not scale-invariant."""
     return float(np.sqrt(np.mean(np.square(features))))
 
 
 def kernel_distances(
     first: np.ndarray, second: np.ndarray, subsets: int = 100, subset_size: int = 50, seed: int = 0
 ) -> np.ndarray:
-    """Returns the unbiased kernel inception distance of each of many random pairs of subsets, (subsets,).
+    """Returns the unbiased kernel inception distance of random pairs of subsets, (subsets,).
 
-    The kernel is (x·y / d + 1)³; its value depends on the features' scale. The estimate is unbiased, so two sets of one
-    distribution give values around 0, on both sides. With one seed and sets of the same sizes the subsets are the same,
-    so that differences of two models can be taken draw by draw.
+    The kernel is (x·y / d + 1)³; its value depends on the scale of the features. The estimate is unbiased: two sets of
+    one distribution give values around 0, also negative ones. The same seed and set sizes give the same subsets, so
+    that two models can be compared draw by draw.
 
     Args:
         first: features (N, d).
         second: features (M, d).
         subsets: number of draws.
-        subset_size: images of a draw from each set; the smaller set's size where that is less.
-        seed: of the draws.
+        subset_size: images of each set in a draw, at most the size of the smaller set.
+        seed: seed of the draws.
 
     Raises:
         ValueError: when a set has fewer than two images.
@@ -78,18 +78,18 @@ def _mean_off_diagonal(matrix: np.ndarray) -> float:
 def pair_similarities(
     images: torch.Tensor, groups: Sequence[object] | None = None, pairs: int = 200, seed: int = 0
 ) -> np.ndarray:
-    """Returns the MS-SSIM of random pairs of images, at most (pairs,): the lower, the more varied the images.
+    """Returns the MS-SSIM of random pairs of images, at most (pairs,); lower values mean more diverse images.
 
-    Images smaller than 176 pixels are compared at fewer scales, as many as the window of 11 pixels allows.
+    Images below 176 pixels are compared at fewer scales, as many as the window of 11 pixels allows.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        groups: of each image, such as its patient; only images of different groups make a pair.
-        pairs: to be drawn; fewer where there are not as many.
-        seed: of the draw.
+        groups: group of each image, such as its patient; only images of different groups form a pair.
+        pairs: number of pairs to draw; all pairs where there are fewer.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: when no two images make a pair.
+        ValueError: when no two images form a pair.
     """
     first, second = np.triu_indices(len(images), k=1)
     if groups is not None:
@@ -109,7 +109,7 @@ def pair_similarities(
 
 
 def _scale_weights(side: int) -> tuple[float, ...]:
-    """Returns the weights of the scales that MONAI allows at this image size, which sum to 1."""
+    """Returns the weights of the scales that MONAI supports at this image size; they sum to 1."""
     scales = len(MS_SSIM_WEIGHTS)
     while scales > 1 and side // (scales - 1) ** 2 < MS_SSIM_KERNEL:
         scales -= 1

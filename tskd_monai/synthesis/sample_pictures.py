@@ -1,4 +1,4 @@
-"""Samples for TensorBoard: images from the same noise over the course of training."""
+"""Samples for TensorBoard: images from the same noise during training."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 class SamplePictures:
-    """Writes a few images of the averaged network after every `interval` epochs and after the last one.
+    """Writes a few images of the averaged network every `interval` epochs and after the last one.
 
-    Their seeds are always 0, 1, 2, …, conditions included. Nothing that training draws is touched, given that
-    `ReseedEachEpoch` seeds each epoch. Attach it after `Resume`: a resumed run keeps its earlier pictures.
+    The seeds are always 0, 1, 2, …, for the conditions too. With `ReseedEachEpoch`, sampling does not change the draws
+    of training. Attach it after `Resume`: a resumed run keeps the samples of its earlier epochs.
 
     Args:
-        folder: of the event files; not that of the curves.
-        ema: the moving average of the trained network.
-        noise_scheduler: of the training.
-        dataset: of the training; a model of label maps fills those of its slices.
-        task: of the study.
-        interval: epochs.
+        folder: folder of the event files, another one than that of the curves.
+        ema: moving average of the trained network.
+        noise_scheduler: noise schedule of the training run.
+        dataset: training slices, whose label maps condition the samples of a label map model.
+        task: task of the training run.
+        interval: epochs between two samplings.
         enabled: whether anything is written.
-        number: of the images.
+        number: number of images.
 
     Raises:
-        TypeError: when `enabled` is a word.
-        ImportError: when it is enabled and TensorBoard is not installed.
+        TypeError: when `enabled` is a string.
+        ImportError: when enabled without TensorBoard installed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SamplePictures:
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Samples at the epochs of this trainer."""
         if not self.enabled:
             return
         engine.add_event_handler(Events.STARTED, self._open)

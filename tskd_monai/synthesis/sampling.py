@@ -1,8 +1,8 @@
-"""Images from a diffusion model, where image k depends on seed k alone.
+"""Sampling of a diffusion model, in which image k depends only on seed k.
 
-Noise is drawn per image from a CPU generator with the image's own seed, and so is what the image is conditioned on.
-Batches always have the same size, padded at the end: kernels choose their order of summation by shape, so only a fixed
-shape gives the same bits for a seed whatever else is sampled with it (on one machine, build and number of threads).
+Each image's noise and condition come from a CPU generator with the image's own seed. All batches have the same size,
+padded at the end: kernels choose their order of summation by shape, so only a fixed shape gives the same bits for a
+seed regardless of the other images (on one machine, build and number of threads).
 
 Sources:
     Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Song et al. 2021, arXiv 2010.02502 (DDIM);
@@ -24,8 +24,8 @@ from tskd_monai.synthesis.diffusion import NoiseScheduler, patch_size_of, predic
 
 DIFFUSION_SAMPLERS = ("dpmsolver++", "ddim")
 FLOW_SAMPLERS = ("dpmsolver++", "euler")
-# The log SNR/2 from which epsilon prediction starts on a cosine schedule: below, x = (x_t - σ·ε)/α divides by nearly
-# zero. The value is the one diffusers documents; v and sample prediction have no such division.
+# The log SNR/2 from which epsilon prediction starts on a cosine schedule: below it, x = (x_t - σ·ε)/α divides by nearly
+# zero. The value is from the documentation of diffusers; v and sample prediction have no such division.
 EPSILON_LAMBDA_MIN = -5.1
 
 Sampler: TypeAlias = DPMSolverMultistepScheduler | DDIMScheduler | FlowMatchEulerDiscreteScheduler
@@ -34,17 +34,17 @@ Sampler: TypeAlias = DPMSolverMultistepScheduler | DDIMScheduler | FlowMatchEule
 def build_sampler(noise_scheduler: NoiseScheduler, sampler: str = "dpmsolver++") -> Sampler:
     """Returns a deterministic sampler with the noise levels and prediction type of a training schedule.
 
-    All start at the last noise level, where training ends too. DPM-Solver++ and DDIM clip each prediction of the clean
-    image to [-1, 1]. DPM-Solver++ spaces its steps evenly in the log SNR (its authors' own choice), which costs nothing
-    and brings 20 steps closer to 250; epsilon prediction, whose noisiest levels have to be skipped, keeps even times.
+    All samplers start at the last noise level. DPM-Solver++ and DDIM clip each clean-image prediction to [-1, 1].
+    DPM-Solver++ spaces its steps evenly in log SNR, as its authors do, which brings 20 steps closer to 250 at no cost;
+    epsilon prediction has to skip the noisiest levels and keeps even timesteps.
 
     Args:
-        noise_scheduler: of the training.
-        sampler: "dpmsolver++" (second order, multistep; 15 to 20 steps suffice), "ddim" (100 and more; not for flow
-            matching) or "euler" (20 and more; for flow matching alone).
+        noise_scheduler: noise schedule of the training run.
+        sampler: "dpmsolver++" (second order, multistep; 15 to 20 steps suffice), "ddim" (100 steps or more; not for
+            flow matching) or "euler" (20 steps or more; only for flow matching).
 
     Raises:
-        ValueError: for another name, or one that does not go with the training.
+        ValueError: when the sampler is unknown, or does not support the schedule.
     """
     flow = isinstance(noise_scheduler, FlowMatchEulerDiscreteScheduler)
     expected = FLOW_SAMPLERS if flow else DIFFUSION_SAMPLERS
@@ -70,12 +70,12 @@ def build_sampler(noise_scheduler: NoiseScheduler, sampler: str = "dpmsolver++")
 
 @dataclass(frozen=True)
 class SampledImage:
-    """An image from the model.
+    """A sampled image.
 
     Attributes:
-        seed: that it came from.
+        seed: seed of the image.
         image: float32 (C, H, W) in [0, 1], on the CPU.
-        condition: that it was made for.
+        condition: condition of the image.
     """
 
     seed: int
@@ -88,17 +88,17 @@ class ImageSampler:
     """Samples images from a diffusion model by seed.
 
     Attributes:
-        unet: with the weights to sample from; it is moved to `device` and set to evaluation mode.
-        noise_scheduler: of the training.
+        unet: U-Net with the weights to sample from; moved to `device` and set to evaluation mode.
+        noise_scheduler: noise schedule of the training run.
         image_shape: (C, H, W).
-        batch_size: of every call of the network, the last one included. Another one changes images in their last bits.
-        num_inference_steps: calls of the network per batch.
+        batch_size: images in every forward pass, also the last. Another size changes images in their last bits.
+        num_inference_steps: forward passes per batch.
         sampler: name for `build_sampler`.
-        device: that the network runs on.
-        conditions: that the network was trained with.
+        device: device of the network.
+        conditions: source of the condition that the network was trained with.
 
     Raises:
-        ValueError: for an unknown sampler, other images than the U-Net's, or numbers that are not positive.
+        ValueError: when the sampler is unknown, the shape is not the U-Net's, or a number is not positive.
     """
 
     unet: UNet2DModel
@@ -121,7 +121,7 @@ class ImageSampler:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the images besides their seeds and the weights; JSON."""
+        """JSON values that determine the images, besides their seeds and the weights."""
         channels, height, width = self.image_shape
         return {
             "image_size": [height, width],
@@ -136,10 +136,10 @@ class ImageSampler:
         """Yields the images in the order of `seeds`.
 
         Args:
-            seeds: one per image, not negative.
+            seeds: one seed per image, at least 0.
 
         Raises:
-            ValueError: for a negative seed, before anything is sampled.
+            ValueError: when a seed is negative, before sampling starts.
         """
         if any(seed < 0 for seed in seeds):
             raise ValueError(f"Expected seeds of at least 0, found {min(seeds)}.")

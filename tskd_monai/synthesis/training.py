@@ -1,4 +1,4 @@
-"""The training of a diffusion model: adapters for MONAI's stock `SupervisedTrainer`, and its end.
+"""Training of a diffusion model: adapters for MONAI's `SupervisedTrainer`, and the end of the stage.
 
 Sources:
     Ho et al. 2020, arXiv 2006.11239 (noise prediction); Salimans and Ho 2022, arXiv 2202.00512 (v-prediction);
@@ -35,23 +35,23 @@ from tskd_monai.training.history import TrainingHistory
 from tskd_monai.training.precision import PrecisionInferer
 from tskd_monai.training.record import write_record
 
-VALUE_TOLERANCE = 0.01  # interpolation may overshoot [0, 1] by a little; un-normalised images are off by far more
+VALUE_TOLERANCE = 0.01  # interpolation slightly overshoots [0, 1]; unnormalised images exceed it by far
 
 
 def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | None) -> torch.Tensor:
     """Returns the weight of each noise level in the loss, (T,).
 
-    In terms of the clean image the error at signal-to-noise ratio SNR weighs SNR, clamped to a range. Written for what
-    the network predicts, that is the clamped ratio for "sample", divided by SNR for "epsilon" and by SNR + 1 for
-    "v_prediction". The range (0, 5) is min-SNR-5 (Hang et al. 2023). A lower end above 0 keeps the noisiest levels,
-    which decide the outline of an image, from being learned last.
+    The squared error of the clean image is weighted by the signal-to-noise ratio (SNR), clamped to a range. In terms of
+    the network's target, the weight is the clamped SNR for "sample", divided by SNR for "epsilon" and by SNR + 1 for
+    "v_prediction". The range (0, 5) is min-SNR-5 (Hang et al. 2023). With a lower end above 0, the noisiest levels,
+    which determine the outline of an image, are not learned last.
 
     Args:
         noise_scheduler: from `build_noise_scheduler`.
-        snr_range: (low, high); None weighs every level 1, in terms of what the network predicts.
+        snr_range: (low, high); None: weight 1 at every level, in terms of the network's target.
 
     Raises:
-        ValueError: for an empty range, or one with "flow", whose levels weigh the same.
+        ValueError: when the range is empty, or given with "flow", whose levels have equal weights.
     """
     steps = noise_scheduler.config.num_train_timesteps
     if snr_range is None:
@@ -67,7 +67,7 @@ def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | No
 
 
 class DiffusionTarget(NamedTuple):
-    """What the network should predict (B, C·p², H/p, W/p), and each image's weight in the loss (B,)."""
+    """Target of the network (B, C·p², H/p, W/p), and the weight of each image in the loss (B,)."""
 
     values: torch.Tensor
     weights: torch.Tensor
@@ -80,15 +80,15 @@ class DiffusionLoss(torch.nn.Module):
         """Returns the loss, a scalar.
 
         Args:
-            prediction: of the network, (B, C·p², H/p, W/p).
-            target: of the same shape, with weights.
+            prediction: output of the network, (B, C·p², H/p, W/p).
+            target: target of the same shape, with weights.
         """
         errors = (prediction - target.values).square().flatten(1).mean(1)
         return (errors * target.weights).mean()
 
 
 class DiffusionPrepareBatch(PrepareBatch):
-    """Makes (noisy image, target, (timesteps,), conditions) of a batch of images, for `SupervisedTrainer`.
+    """Prepares (noisy image, target, (timesteps,), conditions) from a batch of images, for `SupervisedTrainer`.
 
     With x the image in [-1, 1], ε standard normal, t uniform and ᾱ the schedule, the noisy image is
     √ᾱ_t·x + √(1 - ᾱ_t)·ε; the target is ε, v = √ᾱ_t·ε - √(1 - ᾱ_t)·x, or x, by the schedule's prediction type.
@@ -97,12 +97,12 @@ class DiffusionPrepareBatch(PrepareBatch):
 
     Args:
         noise_scheduler: from `build_noise_scheduler`.
-        patch_size: that of the U-Net.
-        snr_range: of `snr_weights`.
-        condition: that the U-Net was built for.
-        num_classes: of the label maps, background included.
-        image_key: of the batch's images, (B, C, H, W) in [0, 1]. Beside it a batch has, by condition, `position` (B,)
-            in [0, 1] or `label` (B, 1, H, W) of class indices.
+        patch_size: patch size of the U-Net.
+        snr_range: range of `snr_weights`.
+        condition: condition that the U-Net was built for.
+        num_classes: number of classes of the label maps, background included.
+        image_key: key of the images in the batch, (B, C, H, W) in [0, 1]. Depending on the condition, the batch also
+            holds `position` (B,) in [0, 1] or `label` (B, 1, H, W), class indices.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class DiffusionPrepareBatch(PrepareBatch):
         batchdata: Mapping[str, torch.Tensor],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
-        **kwargs: Any,  # of Tensor.to, by the interface
+        **kwargs: Any,  # arguments of Tensor.to, part of the interface
     ) -> tuple[torch.Tensor, DiffusionTarget, tuple[torch.Tensor], dict[str, Any]]:
-        """Returns noisy images (B, C·p², H/p, W/p), the target, timesteps (B,), and the network's conditions.
+        """Returns noisy images (B, C·p², H/p, W/p), the target, timesteps (B,), and the conditioning inputs.
 
         Raises:
-            ValueError: when the values are not in [0, 1].
+            ValueError: when the image values are outside [0, 1].
         """
         images = _plain(batchdata[self.image_key]).to(device=device, non_blocking=non_blocking, **kwargs)
         clean = pixel_unshuffle(_to_symmetric(images), self.patch_size)
@@ -142,7 +142,7 @@ class DiffusionPrepareBatch(PrepareBatch):
     def _diffuse(
         self, clean: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns noisy images, the timesteps the network is told, and what it should predict."""
+        """Returns noisy images, their timesteps, and the target of the network."""
         if isinstance(self.noise_scheduler, FlowMatchEulerDiscreteScheduler):
             timesteps = levels + 1
             sigma = (timesteps / len(self.weights)).view(-1, 1, 1, 1)
@@ -167,10 +167,10 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _to_symmetric(images: torch.Tensor) -> torch.Tensor:
-    """Returns images of [0, 1] in [-1, 1].
+    """Maps images from [0, 1] to [-1, 1].
 
     Raises:
-        ValueError: when they were not in [0, 1], or hold NaN.
+        ValueError: when values are outside [0, 1] or NaN.
     """
     low, high = (float(value) for value in torch.aminmax(images))
     if not (low >= -VALUE_TOLERANCE and high <= 1 + VALUE_TOLERANCE):
@@ -179,11 +179,11 @@ def _to_symmetric(images: torch.Tensor) -> torch.Tensor:
 
 
 class DiffusionInferer(Inferer):
-    """Calls a diffusers U-Net on noisy images and returns the bare float32 tensor.
+    """Runs a diffusers U-Net on noisy images and returns the float32 prediction as a tensor.
 
     Args:
-        precision: "float32", "bfloat16" where the CPU or GPU computes in it, nearly twice as fast, or "auto".
-        device: that the network is on.
+        precision: "float32"; "bfloat16", nearly twice as fast where the CPU or GPU supports it; or "auto".
+        device: device of the network.
     """
 
     def __init__(self, precision: str = "float32", device: torch.device | str = "cpu") -> None:
@@ -195,7 +195,7 @@ class DiffusionInferer(Inferer):
         self,
         inputs: torch.Tensor,
         network: Callable[..., Any],
-        *args: Any,  # by the interface: (timesteps,)
+        *args: Any,  # (timesteps,), part of the interface
         **kwargs: Any,
     ) -> torch.Tensor:
         """Returns the network's prediction, shaped as `inputs`.
@@ -204,7 +204,7 @@ class DiffusionInferer(Inferer):
             inputs: noisy images (B, C·p², H/p, W/p).
             network: the U-Net, or a wrapper of it such as DDP.
             args: the timesteps (B,).
-            kwargs: conditions of the batch.
+            kwargs: conditioning inputs.
         """
         (timesteps,) = args
         return self.autocast(inputs, lambda noisy: predict(network, noisy, timesteps, kwargs))
@@ -219,15 +219,15 @@ def finish_diffusion(
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> None:
-    """Writes the averaged model as the diffusers folder `pipeline`, and `record.json`.
+    """Writes the averaged model as the diffusers folder `pipeline/`, and `record.json`.
 
     Args:
-        ema: follows the trained network.
-        noise_scheduler: of the training.
-        history: of the training.
-        output_dir: of the stage.
-        task: whose images it makes.
-        settings: for the record.
+        ema: moving average of the trained network.
+        noise_scheduler: noise schedule of the training run.
+        history: history of the training run.
+        output_dir: output folder of the stage.
+        task: task whose images the model samples.
+        settings: options of the run, for the record.
         inputs: files for the record, by name.
     """
     if idist.get_rank():

@@ -1,4 +1,4 @@
-"""The study's training images as a diffusion model sees them, and the label maps it may be asked to fill."""
+"""Training images and label maps of the diffusion model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tskd_monai.transforms.random_affine import RandomAffined
 def diffusion_entries(
     path: str | Path | None, condition: str = "none", fold: int | None = None
 ) -> list[dict[str, Any]]:
-    """Returns the images to train on: training and unlabelled ones, or with label maps the labelled training ones.
+    """Returns the entries to train on: training and unlabelled ones; with label maps, the labelled training ones.
 
     Args:
-        path: of the datalist.
-        condition: that the model is trained for.
-        fold: of the datalist's cross-validation.
+        path: path of the datalist.
+        condition: condition of the model.
+        fold: fold of the datalist's cross-validation.
 
     Raises:
-        ValueError: when there are none, besides the errors of `load_datalist`.
+        ValueError: when there are no entries; see also `load_datalist`.
     """
     entries = load_section(path, "training", fold) if condition == "label_map" else transfer_images(path, fold)
     if not entries:
@@ -36,10 +36,10 @@ def diffusion_entries(
 
 
 def diffusion_keys(condition: str = "none") -> list[str]:
-    """Returns the keys of an entry that training reads.
+    """Returns the keys of an entry that training uses.
 
     Raises:
-        ValueError: for an unknown condition.
+        ValueError: when the condition is unknown.
     """
     if condition not in CONDITIONS:
         raise ValueError(f"Expected --condition to be one of {CONDITIONS}, found {condition!r}.")
@@ -47,16 +47,16 @@ def diffusion_keys(condition: str = "none") -> list[str]:
 
 
 def random_affine(keys: Sequence[str], strength: float = 1.0) -> RandomAffined | None:
-    """Returns the random transform of a training slice: rotation, scaling and shift, grey values as they are.
+    """Returns the random transform of a training slice: rotation, scaling and translation; intensities are unchanged.
 
-    A model that sees few images many times memorises them; moved a little, they are never twice the same.
+    A model that sees few images many times memorises them; small random transforms make each image different.
 
     Args:
-        keys: `image`, or `image` and `label`, which move together.
-        strength: of `RandomAffined`; at 0 there is no transform.
+        keys: `image`, or `image` and `label`, which are transformed together.
+        strength: strength of `RandomAffined`; 0: no transform.
 
     Raises:
-        ValueError: for a strength below 0.
+        ValueError: when the strength is negative.
     """
     if strength < 0:
         raise ValueError(f"Expected --augmentation of at least 0, found {strength}.")
@@ -72,17 +72,17 @@ def sampling_conditions(
     preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     fold: int | None = None,
 ) -> ConditionSource:
-    """Returns what the images of a transfer set are conditioned on: what the U-Net was trained with.
+    """Returns the source of conditions for a transfer set, the kind that the U-Net was trained with.
 
     Args:
         unet: from `build_unet`.
-        task: of the study.
-        datalist: whose labelled training slices, moved at random, are filled; read only by a model of label maps.
-        preprocessing: of images and label maps.
-        fold: of the datalist's cross-validation.
+        task: task of the model.
+        datalist: datalist with the labelled training slices; used only by a label map model.
+        preprocessing: transform of images and label maps.
+        fold: fold of the datalist's cross-validation.
 
     Raises:
-        ValueError: when label maps are wanted and there is no datalist.
+        ValueError: when a label map model is given no datalist.
     """
     condition = condition_of(unet)
     if condition == "none":

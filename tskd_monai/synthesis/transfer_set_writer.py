@@ -1,7 +1,7 @@
 """Sampling a transfer set to disk.
 
-It can be killed at any time and run again: images whose files have the recorded sha256 are kept, all others are sampled
-again from their own seeds, with the same result. Several processes share the images that are missing.
+Sampling resumes after an interruption: images whose files match the recorded sha256 are kept, and all others are
+sampled again from their own seeds, with the same result. Several processes split the missing images.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ def write_transfer_set(
     base_seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Samples the images that are still missing and writes the list; returns the path of `transfer_set.json`.
+    """Samples the missing images and writes the manifest; returns the path of `transfer_set.json`.
 
     Args:
-        output_dir: of the transfer set; one that was begun or finished with the same settings is continued. What gates
-            have said about its images is kept, unless images are added.
-        sampler: of the images.
-        number: of images; may grow from run to run.
-        task_hash: of the task that the model was trained for.
-        pixdim: spacing of the rows and columns in mm; None for images without one.
+        output_dir: folder of the transfer set; one with the same settings is continued. Results of the gates are kept,
+            unless images are added.
+        sampler: sampler of the images.
+        number: number of images; a later run may raise it.
+        task_hash: hash of the task that the model was trained for.
+        pixdim: spacing of the rows and columns in mm; None for images without a spacing.
         base_seed: image i has seed base_seed + i.
-        provenance: what else is worth recording, such as the datalist's sha256; must be JSON.
+        provenance: further JSON values to record, such as the datalist's sha256.
 
     Raises:
-        ValueError: when the folder holds images of other settings, or images of unknown origin.
-        OSError: when the disk is full; what is written stays and is kept by the next run.
+        ValueError: when the folder holds images of other settings, or of unknown origin.
+        OSError: when the disk is full; the next run keeps the images that are written.
     """
     if number < 1:
         raise ValueError(f"Expected number of images to be at least 1, found {number}.")
@@ -91,7 +91,7 @@ def write_transfer_set(
         return output_dir / MANIFEST_NAME
     with _full_disk_explained(output_dir):
         _begin_progress(output_dir, settings, finished)
-        _sample_share(output_dir, sampler, missing[idist.get_rank() :: idist.get_world_size()], base_seed)
+        _sample_shard(output_dir, sampler, missing[idist.get_rank() :: idist.get_world_size()], base_seed)
         idist.barrier()
         if idist.get_rank() == 0:
             finished = _finished_images(output_dir, settings)
@@ -104,7 +104,7 @@ def write_transfer_set(
 
 
 def _is_complete(output_dir: Path, number: int) -> bool:
-    """Whether the list is there, of this many images, and no sampling was begun after it."""
+    """Returns whether the manifest lists this many images and no later sampling has started."""
     manifest = output_dir / MANIFEST_NAME
     if not manifest.is_file() or progress_files(output_dir):
         return False
@@ -112,7 +112,7 @@ def _is_complete(output_dir: Path, number: int) -> bool:
 
 
 def _listed(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Returns the entries of a list, those that gates have rejected included."""
+    """Returns the entries of a manifest, rejected ones included."""
     check_fields({"rejected": [], **content}, {"unlabeled": (list,), "rejected": (list,)}, str(path), ADVICE)
     entries = [*content["unlabeled"], *content.get("rejected", [])]
     for index, entry in enumerate(entries):
@@ -137,8 +137,8 @@ def _full_disk_explained(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _sample_share(output_dir: Path, sampler: ImageSampler, indices: Sequence[int], base_seed: int) -> None:
-    """Samples and writes these images, with a progress bar of the first process."""
+def _sample_shard(output_dir: Path, sampler: ImageSampler, indices: Sequence[int], base_seed: int) -> None:
+    """Samples and writes the images of this process; the first process shows a progress bar."""
     images = sampler.sample([base_seed + index for index in indices])
     bar = tqdm(images, total=len(indices), desc="Transfer set", unit="image", disable=idist.get_rank() != 0)
     for index, sampled in zip(indices, bar, strict=True):
@@ -163,7 +163,7 @@ def _entry(sampled: Mapping[str, Any], base_seed: int) -> dict[str, Any]:
 
 
 def _write_image(output_dir: Path, index: int, sampled: SampledImage) -> dict[str, Any]:
-    """Writes an image as PNG, with its label map where it has one, and returns the line that says so."""
+    """Writes an image as PNG, with its label map if it has one, and returns its line of the progress file."""
     mask_sha256 = None
     if sampled.condition.label is not None:
         mask_sha256 = _write_png(output_dir / label_name(index), sampled.condition.label.numpy())
@@ -180,8 +180,8 @@ def _write_png(path: Path, pixels: np.ndarray) -> str:
 
 
 def _begin_progress(output_dir: Path, settings: Mapping[str, Any], finished: Mapping[int, Mapping[str, Any]]) -> None:
-    """Rewrites the progress files: the first process's has all that is finished, the others' begin empty."""
-    idist.barrier()  # until every process has read the previous ones
+    """Rewrites the progress files: the first process's holds all finished images, the others start empty."""
+    idist.barrier()  # until every process has read the previous files
     if idist.get_rank() == 0:
         _write_lines(output_dir / progress_name(0), [settings, *finished.values()])
         for path in progress_files(output_dir):
@@ -198,10 +198,10 @@ def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _finished_images(output_dir: Path, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """Returns, by index, what is recorded of the whole images that earlier runs with the same settings wrote.
+    """Returns the lines, by index, of the intact images that earlier runs with the same settings wrote.
 
     Raises:
-        ValueError: when earlier runs had other settings, or left images but no word about them.
+        ValueError: when earlier runs had other settings, or left images without a record.
     """
     recorded: dict[int, dict[str, Any]] = {}
     manifest, progress = output_dir / MANIFEST_NAME, progress_files(output_dir)
@@ -237,7 +237,7 @@ def _is_whole(output_dir: Path, line: Mapping[str, Any]) -> bool:
 
 
 def _progress_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a progress file, less a last one that a kill cut short.
+    """Returns the lines of a progress file, without a truncated last one.
 
     Raises:
         ValueError: when another line is damaged.

@@ -1,4 +1,4 @@
-"""What every stage's training shares: checkpoints, resume, sampling, records."""
+"""Components shared by the training runs of all stages: checkpoints, resume, sampling, records."""
 
 from functools import partial
 

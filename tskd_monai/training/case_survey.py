@@ -1,4 +1,4 @@
-"""What a dry run measures: the cases of each section, and the time and memory of a training step."""
+"""Measurements of a dry run: the cases of each section, and the time and memory of a training step."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class CaseSurvey:
 
     Attributes:
         cases: number of entries, readable or not.
-        slices: number of slices that training uses, of the readable cases.
+        slices: number of slices of the readable cases that training uses.
         held_bytes: size of their images and labels in memory.
         class_voxels: labelled voxels of each network class, (K,); None when no labels are read.
-        class_slices: slices that show each class, (K,).
-        class_cases: cases that show each class, (K,).
-        unreadable: one line for each entry that cannot be read: its case and the reason.
+        class_slices: slices that contain each class, (K,).
+        class_cases: cases that contain each class, (K,).
+        unreadable: case and error message of each entry that cannot be read.
     """
 
     cases: int
@@ -49,12 +49,13 @@ class CaseSurvey:
 
 
 def survey_cases(entries: Sequence[Mapping[str, Any]], preprocessing: Preprocessing, task: Task) -> CaseSurvey:
-    """Reads the cases of a section one by one, as training does, and keeps none; reports those that cannot be read.
+    """Reads the cases of a section one by one, as training does, and reports those that cannot be read.
 
     Args:
-        entries: of a section of the datalist; of an entry with `slices`, only these count.
-        preprocessing: from an entry to arrays (C, H, W, D), `image` and optionally `label` as network classes.
-        task: for the number of classes.
+        entries: entries of a section of the datalist; of an entry with `slices`, only these are counted.
+        preprocessing: transform from an entry to arrays (C, H, W, D), `image` and optionally `label` as network
+            classes.
+        task: task with the number of classes.
     """
     slices = held_bytes = 0
     shown = {name: np.zeros(task.num_classes, dtype=np.int64) for name in ("voxels", "slices", "cases")}
@@ -62,7 +63,7 @@ def survey_cases(entries: Sequence[Mapping[str, Any]], preprocessing: Preprocess
     for entry in tqdm(entries, desc="Reading", unit="case"):
         try:
             arrays = _read(entry, preprocessing)
-        except Exception as error:  # whatever a damaged file makes a reader raise is the finding
+        except Exception as error:  # any error of a reader is a finding
             paths = [entry[key] for key in ("image", "label") if entry.get(key)]
             unreadable.append(f"case {entry.get('case')}: {redact_paths(_reason(error), paths)}")
             continue
@@ -90,13 +91,13 @@ def _read(entry: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, n
 
 
 def _class_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the voxels of each class on each slice, (K, D), of a label (1, H, W, D)."""
+    """Returns the number of voxels of each class on each slice, (K, D), of a label (1, H, W, D)."""
     planes = np.moveaxis(label[0], -1, 0).astype(np.int64)
     return np.stack([np.bincount(plane.ravel(), minlength=num_classes)[:num_classes] for plane in planes], axis=1)
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the message of the first error: MONAI wraps what a transform raises."""
+    """Returns the message of the original error: MONAI wraps the errors of transforms."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or type(error).__name__
@@ -123,9 +124,9 @@ def noise_slices(task: Task, number: int, seed: int = 0) -> list[dict[str, Any]]
     """Returns items in the form of `SliceDataset`: `image` (C, H, W) in [0, 1], `label` (1, H, W), `slice`, `position`.
 
     Args:
-        task: for channels, image size and classes.
-        number: how many.
-        seed: of the noise.
+        task: task with channels, image size and classes.
+        number: number of slices.
+        seed: seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     items: list[dict[str, Any]] = []
@@ -140,15 +141,15 @@ def noise_batch(task: Task, batch_size: int, augmentation: Callable[[Any], Any] 
     """Returns a batch of noise slices, augmented as in training.
 
     Args:
-        task: for channels, image size and classes.
+        task: task with channels, image size and classes.
         batch_size: number of slices.
-        augmentation: of a slice; None: none.
+        augmentation: transform of a slice; None: no augmentation.
     """
     return collate(noise_slices(task, batch_size), augmentation)
 
 
 def collate(items: Sequence[Mapping[str, Any]], augmentation: Callable[[Any], Any] | None) -> dict[str, Any]:
-    """Augments items and returns them as a batch."""
+    """Returns a batch of items, each augmented first."""
     return dict(list_data_collate([dict(item) if augmentation is None else augmentation(dict(item)) for item in items]))
 
 
@@ -161,16 +162,16 @@ def trial_step(
     device: torch.device | str,
     prepare_batch: PrepareBatch | None = None,
 ) -> Trial:
-    """Trains for a few steps on one batch and measures them; the network's weights are changed.
+    """Trains for a few steps on one batch and measures them; this changes the weights of the network.
 
     Args:
-        batch: in the form that the data loader yields.
-        network: on the device.
-        optimizer: of the network's parameters.
-        loss_function: of prediction and target.
+        batch: batch as the data loader yields it.
+        network: network on `device`.
+        optimizer: optimiser of the network's parameters.
+        loss_function: loss of prediction and target.
         inferer: runs the network.
-        device: to train on.
-        prepare_batch: from the batch to inputs and target; None: MONAI's default.
+        device: device to train on.
+        prepare_batch: splits a batch into inputs and target; None: MONAI's default.
     """
     device = torch.device(device)
     watch = _Watch()
@@ -202,9 +203,9 @@ class _Watch:
         self._process, self._started = psutil.Process(), 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Measures this trainer."""
+        """Measures the steps of this trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
-        # Memory peaks when the loss has been computed, or later when gradients and optimiser state are allocated.
+        # Memory peaks after the loss, or later when gradients and optimiser state are allocated.
         for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED, Events.ITERATION_COMPLETED):
             engine.add_event_handler(event, self._measure_memory)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and exact resumption of training from them."""
+"""Checkpoints that survive a kill at any moment, and exact resumption of training runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """Anything that a checkpoint can hold."""
+    """Protocol of the objects that a checkpoint can hold."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors, numbers, strings, lists and dictionaries."""
@@ -36,18 +36,18 @@ class Stateful(Protocol):
 def save_checkpoint(content: Any, path: str | Path) -> None:
     """Saves with `torch.save`, atomically; the same content gives the same bytes.
 
-    Given a path, torch writes the file's name, here a temporary one, into the file.
+    It saves to a file object, because torch writes the name of a path, here a temporary one, into the file.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """Returns the content of a checkpoint on the CPU; only tensors and plain containers are accepted.
+    """Returns the content of a checkpoint on the CPU; only tensors and plain containers are loaded.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it cannot be read.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when the file cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,14 +59,14 @@ def load_checkpoint(path: str | Path) -> Any:
 
 
 class BestCheckpoint:
-    """Saves the weights of the best validation; of equal ones, the first.
+    """Saves the weights with the best validation metric, of equal ones the first.
 
     Attach it to the validator, and add it to `EpochCheckpoint` so that a resumed run knows the best metric so far.
 
     Args:
-        path: of the file with the network's bare state dict.
-        network: whose weights are saved, a module or `TrainableWeights`.
-        metric_name: key in the validator's metrics, larger is better.
+        path: path of the file with the network's state dict.
+        network: module or `TrainableWeights` whose weights are saved.
+        metric_name: key in the validator's metrics; larger is better.
     """
 
     def __init__(self, path: str | Path, network: Stateful, metric_name: str = "val_mean_dice") -> None:
@@ -75,11 +75,11 @@ class BestCheckpoint:
         self.best_epoch = 0
 
     def attach(self, engine: Engine) -> None:
-        """Saves at the end of each of this validator's runs."""
+        """Saves at the end of each run of this validator."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Saves when the metric has improved."""
+        """Saves the weights when the metric has improved."""
         metric = float(engine.state.metrics[self.metric_name])
         if self.best_metric is None or math.isnan(self.best_metric) or metric > self.best_metric:
             self.best_metric, self.best_epoch = metric, int(engine.state.epoch)
@@ -101,17 +101,17 @@ class EpochCheckpoint:
 
     Attach it after the validation handler, and `Resume` before. With `ReseedEachEpoch`, a run that was killed at any
     moment and resumed ends with the same weights as an uninterrupted one, bit for bit on one CPU with the same number
-    of workers. Of several processes, the first one writes.
+    of workers. With several processes, the first one writes.
 
     Args:
-        path: of the checkpoint, for example `last.pt`.
-        save_dict: network, optimiser, scheduler, EMA, history, … by name.
+        path: path of the checkpoint, for example `last.pt`.
+        save_dict: objects to save by name: network, optimiser, scheduler, EMA, history, …
         task_hash: hash of the task; a checkpoint of another task is refused.
         resume: whether to resume from `path` where it exists.
-        run: JSON values that identify the training run, such as its images; a checkpoint of another run is not
-            resumed, with a warning, and training starts at the first epoch. None: every run of the task is the same.
-        until_completed: whether the checkpoint is removed when training completes, so that only an interrupted run is
-            resumed. Otherwise a completed run, started again, has nothing left to do.
+        run: JSON values that identify the training run, such as its images; a checkpoint of another run is ignored with
+            a warning, and training starts at the first epoch. None: every checkpoint of the task is resumed.
+        until_completed: whether the checkpoint is removed when training completes, so that only an interrupted run
+            resumes. Otherwise a completed run that is started again ends at once.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class EpochCheckpoint:
         self.until_completed = until_completed
 
     def attach(self, engine: Engine) -> None:
-        """Saves after each of this trainer's epochs."""
+        """Saves after each epoch of this trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         if self.until_completed:
             engine.add_event_handler(Events.COMPLETED, self._remove)
@@ -141,7 +141,7 @@ class EpochCheckpoint:
         """Writes the checkpoint.
 
         Raises:
-            ValueError: when a number in it is not finite; the checkpoint before stays.
+            ValueError: when a number is not finite; the previous checkpoint is kept.
         """
         if idist.get_rank():
             return
@@ -155,11 +155,11 @@ class EpochCheckpoint:
         save_checkpoint({**content, "task_hash": self.task_hash, "run_hash": self.run_hash}, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Resumes from the checkpoint where there is one of this run.
+        """Resumes from the checkpoint of this run, if one exists.
 
         Raises:
-            OSError: when its folder takes no file.
-            ValueError: when it was made for another task or of other parts.
+            OSError: when its folder is not writable.
+            ValueError: when it is of another task, or lacks an object of `save_dict`.
         """
         if idist.get_rank() == 0:
             require_writable(self.path.parent)
@@ -198,25 +198,25 @@ def first_not_finite(content: Any, name: str = "") -> str | None:
 
 
 class Resume:
-    """Resumes from an `EpochCheckpoint` when training starts; attach it before handlers that use the network then.
+    """Resumes from an `EpochCheckpoint` when training starts; attach it before handlers that read the network then.
 
     Args:
-        checkpoint: to resume from.
+        checkpoint: checkpoint to resume from.
     """
 
     def __init__(self, checkpoint: EpochCheckpoint) -> None:
         self.checkpoint = checkpoint
 
     def attach(self, engine: Engine) -> None:
-        """Loads when this trainer starts."""
+        """Loads the checkpoint when this trainer starts."""
         engine.add_event_handler(Events.STARTED, self.checkpoint.load)
 
 
 class TrainableWeights:
-    """The trainable weights of a network: all that a checkpoint of a frozen foundation model needs.
+    """The trainable weights of a network, which suffice for the checkpoint of a frozen foundation model.
 
     Args:
-        network: its parameters with `requires_grad` are used.
+        network: network whose parameters with `requires_grad` are saved.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -230,10 +230,10 @@ class TrainableWeights:
         return {name: value.detach() for name, value in self._parameters().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Copies them into the network.
+        """Copies the weights into the network.
 
         Raises:
-            ValueError: when names or shapes are not those of this network's trainable parameters.
+            ValueError: when names or shapes differ from this network's trainable parameters.
         """
         parameters = self._parameters()
         if set(parameters) != set(state_dict):

@@ -1,7 +1,7 @@
-"""Whether keeping only the largest component of a class improves a network's label maps, on validation cases.
+"""Largest-component filters that lower the validation Dice of a network.
 
-An organ is one connected component; but if a network labels a part of the stomach as spleen, that may be its largest
-component, and the filter drops the spleen.
+An organ is one connected component; but where a network labels a part of the stomach as spleen, that part may be the
+largest component, and the filter removes the spleen.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 def harmful_filters(network: torch.nn.Module, validator: SupervisedEvaluator, task: Task) -> tuple[int, ...]:
     """Returns the label values whose largest-component filter lowers the mean Dice over the validation cases.
 
-    Cases whose reference lacks a class do not count for it.
+    Cases whose reference lacks a class are not counted for it.
 
     Args:
-        network: images (B, C, H, W) to logits; it is left in evaluation mode.
-        validator: with the preprocessed volumes and the inferer of the training run's validation.
-        task: its `keep_largest_component` names the filters.
+        network: maps images (B, C, H, W) to logits; left in evaluation mode.
+        validator: evaluator with the preprocessed validation volumes and the inferer.
+        task: task whose `keep_largest_component` lists the filters.
     """
     if not task.keep_largest_component:
         return ()

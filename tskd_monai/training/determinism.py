@@ -32,14 +32,14 @@ def seed_generators(seed: int) -> None:
 def use_deterministic_algorithms(enabled: bool = False) -> None:
     """Makes torch use deterministic algorithms, on GPUs too; call it before the first computation.
 
-    On a CPU with a fixed number of threads results are deterministic anyway. On a GPU some algorithms are slower, and a
-    few operations have none: torch warns when they are used.
+    On a CPU with a fixed number of threads, results are deterministic without it. On a GPU some algorithms are slower,
+    and a few operations have no deterministic one: torch warns when they are used.
 
     Args:
-        enabled: False leaves torch as it is.
+        enabled: False leaves torch's settings unchanged.
 
     Raises:
-        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
+        TypeError: when `enabled` is a string, as the runner's command line parses `true` and `false`.
     """
     if not isinstance(enabled, bool):
         raise TypeError(f"Expected --deterministic True or False, found the word {enabled!r}.")
@@ -51,21 +51,21 @@ def use_deterministic_algorithms(enabled: bool = False) -> None:
 
 
 class ReseedEachEpoch:
-    """Seeds every source of random numbers at the start of each epoch, from the seed and the epoch's number.
+    """Seeds every source of random numbers at the start of each epoch, from the seed and the epoch number.
 
     A run that resumes at the end of an epoch then makes the same draws as an uninterrupted one.
 
     Args:
-        seed: of the run.
-        dataset: its random transforms are seeded.
-        sampler: draws the slices of an epoch.
+        seed: seed of the run.
+        dataset: dataset whose random transforms are seeded.
+        sampler: sampler that draws the slices of an epoch.
     """
 
     def __init__(self, seed: int, dataset: Randomizable, sampler: SliceSampler) -> None:
         self.seed, self.dataset, self.sampler = seed, dataset, sampler
 
     def attach(self, engine: Engine) -> None:
-        """Seeds at the start of each of this trainer's epochs."""
+        """Seeds at the start of each epoch of this trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:

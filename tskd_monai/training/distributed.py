@@ -16,14 +16,14 @@ GLOO_RELEASE_SECONDS = 0.5
 
 
 def process_device() -> torch.device:
-    """Returns this process's device under torchrun: the GPU of its local rank, else the CPU."""
+    """Returns the device of this process under torchrun: the GPU of its local rank, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def start_process_group() -> None:
-    """Joins the processes that torchrun started; NCCL on GPUs, gloo on CPUs.
+    """Initialises the process group of torchrun; NCCL on GPUs, gloo on CPUs.
 
     Raises:
         RuntimeError: when the process was not started by torchrun.
@@ -37,11 +37,11 @@ def start_process_group() -> None:
 
 
 def stop_process_group() -> None:
-    """Leaves the process group when all processes have reached this point.
+    """Destroys the process group once all processes have reached this point.
 
     Gloo's threads free the tensors of the last collective shortly after it ends and need the interpreter for that: a
-    thread that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). They
-    outlive the group, so this waits for them.
+    thread that finds Python shutting down aborts the process (https://github.com/pytorch/pytorch/issues/190489). These
+    threads outlive the group, so this function waits for them.
     """
     idist.barrier()
     idist.finalize()
@@ -49,7 +49,7 @@ def stop_process_group() -> None:
 
 
 def distribute(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """Returns the network on this process's device, averaging gradients over all of them."""
+    """Returns the network on the device of this process, wrapped to average gradients over all processes."""
     network = network.to(device)
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
@@ -57,8 +57,8 @@ def distribute(network: nn.Module, device: torch.device) -> DistributedDataParal
 def process_share(entries: Sequence[Any]) -> list[Any]:
     """Returns the shard of the entries that this process validates; MONAI's metrics gather the cases of all processes.
 
-    With fewer entries than processes, each process takes all of them: none may be without a case, and a case that is
-    scored more often than another would weigh more.
+    With fewer entries than processes, each process takes all of them: no process may be without a case, and a case that
+    is scored more often than another would have more weight.
     """
     count = idist.get_world_size()
     return list(entries[idist.get_rank() :: count] if len(entries) >= count else entries)

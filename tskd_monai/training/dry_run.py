@@ -1,4 +1,4 @@
-"""Whether a training run of hours can start: are its cases, its memory and its disk enough?"""
+"""Dry run: whether the cases, the memory and the disk suffice for a training run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 
 WIDTH = 100  # characters of a finding; longer ones are wrapped
 GB = 1e9
-# Of the trained weights: the last checkpoint (weights, two moments of AdamW, a moving average), a second one while it
-# is replaced, the best weights and the result.
+# In units of the trained weights: the last checkpoint (weights, two moments of AdamW, a moving average), a second one
+# while it is replaced, the best weights and the result.
 WRITTEN_COPIES = 10
-TIGHT = 0.8  # of what is free: more than this is worth a look
-SHOWN = 3  # unreadable cases in one line of the table
-ENOUGH_CASES = 2  # that show a class
+TIGHT = 0.8  # fraction of the free memory or disk above which a finding is worth a look
+SHOWN = 3  # unreadable cases that a finding lists
+ENOUGH_CASES = 2  # cases that contain a class
 Section = tuple[Sequence[Mapping[str, Any]], Preprocessing]
 
 
 class Verdict(Enum):
-    """Whether training can start as it is."""
+    """Whether training can start."""
 
     OK = "ok"
     LOOK = "look"
@@ -46,13 +46,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        subject: what was looked at.
-        found: what was found, with units.
+        subject: what was checked.
+        found: result of the check, with units.
         verdict: whether training can start.
-        advice: what to do; "" where all is well.
+        advice: what to do; "" where nothing is needed.
     """
 
     subject: str
@@ -62,7 +62,7 @@ class Finding:
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """Returns the findings as lines of text: subject, verdict, what was found and what to do."""
+    """Returns the findings as lines of text: subject, verdict, result and advice."""
     width = max(len(finding.subject) for finding in findings)
     lines = []
     for finding in findings:
@@ -74,7 +74,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
-    """Returns the last line: OK, or how many findings prevent the run."""
+    """Returns the last line of the table: OK, or how many findings prevent the run."""
     stops = sum(finding.verdict is Verdict.STOP for finding in findings)
     looks = sum(finding.verdict is Verdict.LOOK for finding in findings)
     if stops:
@@ -98,26 +98,26 @@ def training_dry_run(
     surveys: Mapping[str, CaseSurvey] | None = None,
     kept_bytes: int = 0,
 ) -> None:
-    """Reads every case, trains for a few steps on noise, and logs a table that ends with OK or with what to do.
+    """Reads every case, trains for a few steps on noise, and logs a table that ends with OK or with advice.
 
     Args:
-        task: of the run.
-        datalist: whose declared labels are compared with the task's.
-        sections: by name (`training`, `validation`) the entries that are read, and their preprocessing.
+        task: task of the run.
+        datalist: datalist whose declared labels are compared with the task's.
+        sections: entries and preprocessing of each section (`training`, `validation`), by name.
         batch: noise in the form of a training batch.
-        network: of the run, on the device; its weights are changed.
-        optimizer: of the run.
-        loss_function: of the run.
-        inferer: of the run.
+        network: network of the run, on `device`; its weights are changed.
+        optimizer: optimiser of the run.
+        loss_function: loss of the run.
+        inferer: inferer of the run.
         steps: batches of the whole run.
-        output_dir: of the run; nothing is written there.
-        device: of the run.
-        prepare_batch: of the run; None: MONAI's default.
-        surveys: of sections that have been read already, by name.
-        kept_bytes: of what is computed for the images and kept, in memory and on disk: teacher targets.
+        output_dir: output folder of the run; nothing is written there.
+        device: device of the run.
+        prepare_batch: splits a batch into inputs and target; None: MONAI's default.
+        surveys: surveys of sections that have been read already, by name.
+        kept_bytes: size of the cached targets of a teacher, in memory and on disk.
 
     Raises:
-        SystemExit: when something prevents the run, so that a script stops too.
+        SystemExit: when a finding prevents the run, so that a calling script stops too.
     """
     read = {name: survey_cases(entries, preprocessing, task) for name, (entries, preprocessing) in sections.items()}
     trial = trial_step(batch, network, optimizer, loss_function, inferer, device, prepare_batch)
@@ -137,17 +137,17 @@ def report_findings(
     """Logs the table of a dry run.
 
     Args:
-        task: see `training_dry_run`, as are the others.
-        datalist: whose declared labels are compared with the task's.
-        surveys: by the section's name, `training` among them.
+        task: task of the run.
+        datalist: datalist whose declared labels are compared with the task's.
+        surveys: surveys by section name, `training` among them.
         trial: measurements of a training step.
         steps: batches of the whole run.
-        output_dir: of the run.
-        device: of the run.
-        kept_bytes: of what is computed for the images and kept.
+        output_dir: output folder of the run.
+        device: device of the run.
+        kept_bytes: size of the cached targets of a teacher, in memory and on disk.
 
     Raises:
-        SystemExit: when something prevents the run.
+        SystemExit: when a finding prevents the run.
     """
     findings = [
         *(section_finding(name, survey) for name, survey in surveys.items()),
@@ -163,7 +163,7 @@ def report_findings(
 
 
 def section_finding(name: str, survey: CaseSurvey) -> Finding:
-    """Returns how many cases of a section can be read, and which cannot."""
+    """Returns the number of readable cases of a section, and which cannot be read."""
     readable = survey.cases - len(survey.unreadable)
     found = f"{readable} of {survey.cases} cases readable, {survey.slices} slices"
     if not survey.unreadable:
@@ -174,7 +174,7 @@ def section_finding(name: str, survey: CaseSurvey) -> Finding:
 
 
 def task_finding(task: Task, datalist: str | Path) -> Finding:
-    """Returns whether the task has the labels that the datalist declares."""
+    """Returns whether the labels of the task are those that the datalist declares."""
     size = f"{task.image_size[0]} x {task.image_size[1]} px"
     found = f"{task.name}: {task.num_classes - 1} classes, {size}, {task.pixdim[0]:.3g} mm, {task.intensity.mode}"
     declared = read_json(datalist).get("labels")
@@ -186,7 +186,7 @@ def task_finding(task: Task, datalist: str | Path) -> Finding:
 
 
 def class_findings(task: Task, surveys: Mapping[str, CaseSurvey]) -> list[Finding]:
-    """Returns one finding for each foreground class: its fraction of the voxels, and where it appears."""
+    """Returns one finding for each foreground class: its fraction of the voxels, and the slices and cases with it."""
     labelled = {name: survey for name, survey in surveys.items() if survey.class_voxels is not None}
     return [_class_finding(task, index, labelled) for index in range(1, task.num_classes)] if labelled else []
 
@@ -208,7 +208,7 @@ def _class_finding(task: Task, index: int, surveys: Mapping[str, CaseSurvey]) ->
 
 
 def memory_finding(trial: Trial, held_bytes: int, device: torch.device | str) -> Finding:
-    """Returns whether the free memory is enough: of the machine, and of the GPU if there is one."""
+    """Returns whether the free memory of the machine, and of a GPU, suffices."""
     needed = trial.process_bytes + held_bytes
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     found = f"{needed / GB:.2f} GB needed ({held_bytes / GB:.2f} GB of it for images), {free / GB:.1f} GB free"
@@ -222,7 +222,7 @@ def memory_finding(trial: Trial, held_bytes: int, device: torch.device | str) ->
 
 
 def disk_finding(output_dir: str | Path, needed: int) -> Finding:
-    """Returns whether the output folder can be written and has room."""
+    """Returns whether the output folder is writable and the disk has room."""
     folder = Path(output_dir).resolve()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
@@ -235,7 +235,7 @@ def disk_finding(output_dir: str | Path, needed: int) -> Finding:
 
 
 def time_finding(trial: Trial, steps: int) -> Finding:
-    """Returns the duration of the steps, without reading and validation."""
+    """Returns the duration of all steps, without reading and validation."""
     seconds = trial.seconds * steps
     length = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
     return Finding("time", f"{trial.seconds:.2f} s a step, {steps} steps in {length}, without reading and validation")

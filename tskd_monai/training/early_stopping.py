@@ -16,12 +16,13 @@ logger = logging.getLogger(__name__)
 class EarlyStopping:
     """Ends a run after a number of consecutive validations without improvement.
 
-    It counts in the history's lines, which the checkpoint holds: an interrupted run stops where it would have stopped,
-    and a stopped run, started again, ends at once. Attach it after `Resume` and the history.
+    It counts the validations in the history, which the checkpoint holds: an interrupted run stops at the same epoch as
+    an uninterrupted one, and a stopped run that is started again ends at once. Attach it after `Resume` and the
+    history.
 
     Args:
-        history: of the run.
-        patience: validations without a new best; None: never stop.
+        history: history of the run.
+        patience: validations without improvement; None: the run never stops early.
 
     Raises:
         ValueError: when the patience is below 1.
@@ -33,7 +34,7 @@ class EarlyStopping:
         self.history, self.patience = history, patience
 
     def attach(self, engine: Engine) -> None:
-        """Checks at the start of this trainer and after each epoch."""
+        """Checks the history when this trainer starts and after each epoch."""
         if self.patience is None:
             return
         engine.add_event_handler(Events.STARTED, self)

@@ -1,4 +1,4 @@
-"""The handlers of a training run, in the one order in which they work together."""
+"""The handlers of a training run, in the order in which they depend on each other."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TENSORBOARD = "tensorboard"
 
 
 class Handler(Protocol):
-    """Anything that an ignite engine can be given."""
+    """Protocol of the handlers of an ignite engine."""
 
     def attach(self, engine: Engine) -> Any:
-        """Follows this engine."""
+        """Attaches the handler to this engine."""
         ...
 
 
 class HandlerSequence:
-    """Handlers attached to an engine one after the other, as one component of a config.
+    """Handlers that are attached to an engine one after the other, as one component of a config.
 
     Args:
         handlers: in the order in which ignite calls them at the same event.
@@ -70,37 +70,37 @@ def standard_handlers(
 ) -> HandlerSequence:
     """Returns the handlers of a training run.
 
-    Ignite calls the handlers of an event in the order in which they were attached, which therefore matters:
+    Ignite calls the handlers of an event in the order in which they were attached, so the order matters:
 
-    1. `Resume` loads the checkpoint before anything looks at the network or at the number of epochs done.
-    2. `ReseedEachEpoch` seeds the epoch before it draws.
+    1. `Resume` loads the checkpoint before other handlers read the network or the number of completed epochs.
+    2. `ReseedEachEpoch` seeds the epoch before its first draw.
     3. `ValidationPictures` opens its file before the first validation; with a validator.
-    4. `ScheduleLearningRate` sets the rate of the next step.
-    5. `extra` follows the network, for example its moving average, before it is validated.
+    4. `ScheduleLearningRate` sets the learning rate of the next step.
+    5. `extra`, for example the moving average of the network, runs before validation.
     6. `ValidationHandler` and `ValidateEnds` validate; with a validator.
     7. `TrainingHistory` writes the epoch with its validation.
     8. `EarlyStopping` reads the history; with a validator.
-    9. `TensorBoardCurves` draws the history.
-    10. `EpochCheckpoint` saves what all of them hold.
-    11. `TrainingProgress` shows the epoch, which is safe now.
-    12. `StopOnSignal` ends the process after the step, once everything else has been done.
+    9. `TensorBoardCurves` writes the history.
+    10. `EpochCheckpoint` saves the state of all of them.
+    11. `TrainingProgress` shows the epoch, which is saved now.
+    12. `StopOnSignal` ends the process after the step, when all other handlers have run.
 
     Args:
-        title: in front of the progress bar.
-        output_dir: for TensorBoard's files, in `tensorboard/`.
-        seed: that the epochs' seeds are drawn from.
-        dataset: whose random transforms are seeded.
-        sampler: which draws the slices of an epoch.
-        lr_scheduler: stepped after each step of the optimiser.
-        history: of the run; it notes the validator's metric.
-        checkpoint: of the run; it is resumed from and written.
-        validator: run every `val_interval` epochs and after the last; None: the run is not validated.
-        val_interval: epochs.
-        validate_initial: whether the network is validated before the first step, too.
-        patience: validations without a new best before the run ends; None: it never ends early.
+        title: title of the progress bar.
+        output_dir: output folder; TensorBoard's files are written to `tensorboard/` in it.
+        seed: seed from which the seeds of the epochs are derived.
+        dataset: dataset whose random transforms are seeded.
+        sampler: sampler that draws the slices of an epoch.
+        lr_scheduler: schedule that is stepped after each step of the optimiser.
+        history: history of the run; it records the validator's metric.
+        checkpoint: checkpoint to resume from and to write.
+        validator: evaluator that runs every `val_interval` epochs and after the last; None: no validation.
+        val_interval: epochs between two validations.
+        validate_initial: whether the network is also validated before the first step.
+        patience: validations without improvement before the run ends; None: the run never stops early.
         accumulation_steps: batches in one step of the optimiser.
         tensorboard: whether curves and, with a validator, validation slices are written.
-        extra: more handlers.
+        extra: further handlers.
     """
     folder = Path(output_dir) / TENSORBOARD
     first: list[Handler] = [Resume(checkpoint), ReseedEachEpoch(seed, dataset, sampler)]

@@ -1,4 +1,4 @@
-"""The training curve, one line per epoch."""
+"""The history of a training run, one line per epoch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class TrainingHistory:
     With several processes, the loss is the mean over all of them, and the first one writes.
 
     Attach it after the validation handler and before the checkpoint, and add it to the checkpoint: a resumed run
-    continues the lines that it had.
+    continues its earlier lines.
 
     Args:
-        path: of the file.
-        optimizer: its learning rate is recorded.
-        validator: its metric is recorded after each epoch with a validation; None without validation.
+        path: path of the file.
+        optimizer: optimiser whose learning rate is recorded.
+        validator: evaluator whose metric is recorded after each epoch with a validation; None without validation.
         metric_name: key in the validator's metrics.
     """
 
@@ -102,12 +102,12 @@ class TrainingHistory:
 
 
 def loss_of(output: Any) -> float:
-    """Returns the loss of an iteration: of the trainer's output, or of the parts by image that `decollate` makes."""
+    """Returns the loss of an iteration from the trainer's output, which may be decollated by image."""
     item = output[0] if isinstance(output, list) else output
     return float(torch.as_tensor(item["loss"]).detach())
 
 
 def _mean_over_processes(value: float) -> float:
-    """Returns the mean of a number over all processes; every process must call it."""
+    """Returns the mean of a number over all processes; a collective, which every process must call."""
     total = idist.all_reduce(float(value))
     return float(total) / idist.get_world_size()

@@ -28,11 +28,11 @@ def trainable_parameters(network: nn.Module | ImageEncoder) -> list[nn.Parameter
 def teacher_parameters(network: VfmSegmenter, encoder_learning_rate: float | None = None) -> list[dict[str, Any]]:
     """Returns a teacher's trainable parameters as parameter groups: the decoder, then the encoder.
 
-    A pre-trained encoder that is fine-tuned as a whole needs smaller steps than a new decoder.
+    A pre-trained encoder that is fine-tuned in full needs smaller steps than a new decoder.
 
     Args:
-        network: the teacher.
-        encoder_learning_rate: of the encoder's group; None: that of the optimiser.
+        network: teacher.
+        encoder_learning_rate: learning rate of the encoder's group; None: the optimiser's.
     """
     encoder: dict[str, Any] = {"params": trainable_parameters(network.encoder)}
     if encoder_learning_rate is not None:
@@ -42,15 +42,15 @@ def teacher_parameters(network: VfmSegmenter, encoder_learning_rate: float | Non
 
 
 def lr_schedule(optimizer: Optimizer, steps: int, name: str = "cosine") -> LambdaLR:
-    """Returns a schedule of linear warm-up over the first 5 % of the steps and decay to 0 over the others.
+    """Returns a schedule with linear warm-up over the first 5 % of the steps and decay to 0 over the rest.
 
-    Within the steps the cosine is that of MONAI's `WarmupCosineSchedule`. That one rises again beyond them, and keeps
+    Within the steps the cosine equals MONAI's `WarmupCosineSchedule`. That schedule rises again beyond them and stores
     its number of steps in its state: a run that resumes with more epochs would decay to 0 at the previous end and then
-    rise. This one stays at 0, and takes the number of steps of the run that resumes.
+    rise. This one stays at 0, and uses the number of steps of the resumed run.
 
     Args:
-        optimizer: whose rates are set.
-        steps: of the optimiser, in all.
+        optimizer: optimiser whose learning rates are set.
+        steps: steps of the optimiser in the whole run.
         name: `cosine`, half a period, or `poly`, `(1 - progress)^0.9`.
 
     Raises:
@@ -71,10 +71,10 @@ def lr_schedule(optimizer: Optimizer, steps: int, name: str = "cosine") -> Lambd
 class ScheduleLearningRate:
     """Steps a schedule after each step of the optimiser.
 
-    MONAI's `LrScheduleHandler` steps after every batch, which is n times too often with accumulated gradients.
+    MONAI's `LrScheduleHandler` steps after every batch, n times too often with gradients accumulated over n batches.
 
     Args:
-        lr_scheduler: to step.
+        lr_scheduler: schedule to step.
         accumulation_steps: batches in one step of the optimiser; an epoch has a multiple of them.
     """
 
@@ -82,11 +82,11 @@ class ScheduleLearningRate:
         self.lr_scheduler, self.accumulation_steps = lr_scheduler, accumulation_steps
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Steps the schedule during the epochs of this trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.accumulation_steps), self)
 
     def __call__(self, engine: Engine) -> None:
-        """Sets the rate of the next step."""
+        """Sets the learning rate of the next step."""
         self.lr_scheduler.step()
 
 

@@ -1,4 +1,4 @@
-"""The numerical precision of training."""
+"""Numerical precision of training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def choose_precision(precision: str = "float32", device: torch.device | str = "c
     """Returns `float32` or `bfloat16`, and logs its choice.
 
     Args:
-        precision: one of them, or `auto`: bfloat16 if the device computes in it.
-        device: that the network is on.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 if the device supports it in hardware.
+        device: device of the network.
 
     Raises:
-        ValueError: when the precision is unknown, or the device does not compute in bfloat16.
+        ValueError: when the precision is unknown, or the device does not support bfloat16 in hardware.
     """
     if precision not in (*PRECISIONS, AUTO):
         raise ValueError(f"Expected --precision {', '.join(PRECISIONS)} or {AUTO}, found {precision}.")
@@ -44,17 +44,17 @@ def choose_precision(precision: str = "float32", device: torch.device | str = "c
 
 
 class PrecisionInferer(SimpleInferer):
-    """Runs a network in float32 or, where autocast allows it, in bfloat16; the logits are float32 either way.
+    """Runs a network in float32 or, within autocast, in bfloat16; the logits are float32 in both cases.
 
-    This is the one switch for CPUs and GPUs: MONAI's `amp` knows CUDA alone and does nothing elsewhere. Weights,
-    gradients, the loss and the optimiser stay float32, and bfloat16 has float32's range, so no gradients are scaled.
+    It covers CPUs and GPUs: MONAI's `amp` supports only CUDA and has no effect elsewhere. Weights, gradients, the loss
+    and the optimiser stay float32, and bfloat16 has float32's range, so gradients are not scaled.
 
     Args:
         precision: `float32`, `bfloat16` or `auto`.
-        device: that the network is on.
+        device: device of the network.
 
     Attributes:
-        precision: that was chosen, `float32` or `bfloat16`.
+        precision: chosen precision, `float32` or `bfloat16`.
 
     Raises:
         ValueError: see `choose_precision`.
@@ -66,13 +66,13 @@ class PrecisionInferer(SimpleInferer):
         self.device_type = torch.device(device).type
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns the network's output as float32, each tensor of it where it is a mapping.
+        """Returns the network's output as float32; of a mapping, each tensor.
 
         Args:
             inputs: images (B, C, H, W), float32.
-            network: to run.
-            args: more inputs of the network, part of MONAI's interface.
-            kwargs: the same by name.
+            network: network to run.
+            args: further inputs of the network, part of MONAI's interface.
+            kwargs: further inputs by name.
         """
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             output = network(inputs, *args, **kwargs)

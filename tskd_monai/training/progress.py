@@ -10,13 +10,13 @@ from tskd_monai.training.history import loss_of
 
 
 class TrainingProgress:
-    """Shows completed iterations, remaining time, the loss and the last validation metric.
+    """Shows completed iterations, remaining time, the loss and the latest validation metric.
 
-    Attach it after `Resume`, so that the bar of a resumed run starts where it resumes.
+    Attach it after `Resume`, so that the bar of a resumed run starts at its first iteration.
 
     Args:
-        title: in front of the bar.
-        validator: its metric is shown; None without validation.
+        title: title of the bar.
+        validator: evaluator whose metric is shown; None without validation.
         metric_name: key in the validator's metrics.
     """
 
@@ -28,7 +28,7 @@ class TrainingProgress:
             validator.add_event_handler(Events.COMPLETED, self._show_metric)
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Shows the iterations of this trainer."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._close)

@@ -1,4 +1,4 @@
-"""The end of a stage: its record of settings, inputs and results, and the folder of a trained teacher."""
+"""The end of a stage: the record of settings, inputs and results, and the folder of a trained teacher."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def write_record(
     inputs: Mapping[str, str | Path],
     results: Mapping[str, Any],
 ) -> None:
-    """Writes a stage's record as JSON; a stage is finished when its record exists.
+    """Writes a stage's record as JSON; a stage is complete when its record exists.
 
     Args:
-        path: of the record.
+        path: path of the record.
         stage: name of the bundle and step.
-        settings: options of the run; a path is recorded only as given, because folders may be named after patients.
+        settings: options of the run; paths are not recorded, because folders may be named after patients.
         inputs: files that were read, by name; their sha256 is recorded.
         results: numbers to record.
     """
@@ -82,17 +82,17 @@ def finish_teacher(
 ) -> None:
     """Writes the teacher of the best validation: adapter, decoder, `teacher.json`, `task.json` and `record.json`.
 
-    Its `task.json` leaves out the largest-component filters that lower the validation Dice of this teacher.
+    The written `task.json` omits the largest-component filters that lower the validation Dice of this teacher.
 
     Args:
-        network: the trained segmenter.
-        best: holds its best weights.
-        history: of the training run.
-        output_dir: the teacher folder.
-        task: that it was trained for.
-        settings: for the record.
+        network: trained segmenter.
+        best: checkpoint with the best weights.
+        history: history of the training run.
+        output_dir: teacher folder.
+        task: task of the training run.
+        settings: options of the run, for the record.
         inputs: files for the record, by name.
-        validator: of the training run.
+        validator: evaluator of the training run.
     """
     if idist.get_rank():
         return

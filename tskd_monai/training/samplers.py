@@ -20,19 +20,19 @@ MAX_SEED = 2**31
 class SliceSampler(Sampler[int]):
     """Draws the slices of an epoch; several processes split one common draw.
 
-    The foreground share is the fraction of draws that choose a class first, all present classes with equal probability,
-    and then one of its slices; the others choose any slice. At 0, slices come in random order without replacement
+    A fraction `foreground_share` of the draws chooses a class first, all present classes with equal probability, and
+    then one of its slices; the other draws choose any slice. At 0, slices come in random order without replacement
     until all have been drawn.
 
     Args:
-        num_slices: in the dataset.
-        num_samples: draws in an epoch and process.
-        classes_present: foreground classes on each slice, for the foreground share.
-        foreground_share: 0 to 1.
-        seed: of the draws; with `set_epoch` it decides them.
+        num_slices: number of slices in the dataset.
+        num_samples: draws in an epoch, for each process.
+        classes_present: foreground classes on each slice; needed with `foreground_share`.
+        foreground_share: fraction of draws that choose a class first, 0 to 1.
+        seed: seed of the draws, combined with the epoch of `set_epoch`.
 
     Raises:
-        ValueError: when the dataset is empty or a foreground share is asked for and no slice has foreground.
+        ValueError: when the dataset is empty, or `foreground_share` is above 0 and no slice has foreground.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SliceSampler(Sampler[int]):
             self.weights = _weights(classes_present or [set()] * num_slices, foreground_share)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose draws come next."""
+        """Sets the epoch of the next draws."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -76,15 +76,15 @@ def foreground_sampler(
     absent: str = "refuse",
     foreground_fraction: float | None = None,
 ) -> SliceSampler:
-    """Returns the sampler of labelled slices, once their classes are those of the task.
+    """Returns the sampler of labelled slices after checking that their classes are those of the task.
 
     Args:
         dataset: training slices with encoded labels.
-        task: of the dataset.
-        num_samples: draws in an epoch and process.
-        seed: of the draws.
-        absent: see `checked_classes`.
-        foreground_fraction: of the draws that choose a class first; None: the task's `foreground_oversampling`.
+        task: task of the dataset.
+        num_samples: draws in an epoch, for each process.
+        seed: seed of the draws.
+        absent: `refuse` or `warn`, see `checked_classes`.
+        foreground_fraction: fraction of draws that choose a class first; None: the task's `foreground_oversampling`.
 
     Raises:
         ValueError: see `checked_classes` and `SliceSampler`.
@@ -94,17 +94,17 @@ def foreground_sampler(
 
 
 def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -> list[set[int]]:
-    """Returns the foreground classes on each training slice, provided they are those of the task.
+    """Returns the foreground classes on each training slice, after checking them against the task.
 
-    A class of which planning found no voxel (frequency 0, as with a few labelled slices) may be absent.
+    A class without a voxel in planning (frequency 0, as with a few labelled slices) may be absent.
 
     Args:
         dataset: training slices with encoded labels.
-        task: of the dataset.
+        task: task of the dataset.
         absent: `refuse` or `warn`, when a class of the task is on no training slice: the network unlearns it.
 
     Raises:
-        ValueError: when such a class is refused, or `absent` is another word.
+        ValueError: when such a class is refused, or `absent` is neither.
     """
     if absent not in ("refuse", "warn"):
         raise ValueError(f"Expected --absent_classes refuse or warn, found {absent}.")
@@ -126,7 +126,7 @@ def checked_classes(dataset: SliceDataset, task: Task, absent: str = "refuse") -
 
 
 def _weights(classes_present: Sequence[set[int]], foreground_share: float) -> torch.Tensor:
-    """Probability of each slice, (N,)."""
+    """Returns the probability of each slice, (N,)."""
     classes = sorted(set().union(*classes_present))
     if not classes:
         raise ValueError("Expected foreground on some training slice for foreground oversampling, found none.")

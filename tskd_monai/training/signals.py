@@ -1,4 +1,4 @@
-"""Clean ends with a message: after SIGINT or SIGTERM, or when memory is exhausted."""
+"""Clean termination with a message: after SIGINT or SIGTERM, or when memory is exhausted."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class StopOnSignal:
 
     `EpochCheckpoint` has saved the last completed epoch, from which the run resumes bit for bit. A second signal ends
     the process at once, as without this handler. When memory is exhausted, for which the system kills processes of the
-    data loader, the message states it and what to do.
+    data loader, the message states the cause and the remedy.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._former: dict[int, signal.Handlers] = {}
+        self._previous: dict[int, signal.Handlers] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Watches while this trainer runs."""
+        """Handles signals while this trainer runs."""
         engine.add_event_handler(Events.STARTED, self._watch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
         engine.add_event_handler(Events.COMPLETED, self._release)
@@ -37,18 +37,18 @@ class StopOnSignal:
 
     def _watch(self, engine: Engine) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # Python gives signals to the main thread, which belongs to the server that trains in this one
+            return  # Python delivers signals to the main thread, which is the server's when training runs in another
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+            self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
         self._restore()
 
     def _restore(self) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
-        self._former.clear()
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous.clear()
 
     def _release(self, engine: Engine) -> None:
         self._restore()
@@ -56,7 +56,7 @@ class StopOnSignal:
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._restore()
         if not is_out_of_memory(error):
-            raise error  # ignite leaves that to whoever watches for errors
+            raise error  # ignite leaves exceptions to handlers of EXCEPTION_RAISED
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1].rstrip(". ")
         raise RuntimeError(
@@ -77,10 +77,10 @@ class StopOnSignal:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was exhausted, or a process of the data loader died, as happens when it is."""
+    """Returns whether memory was exhausted, or a process of the data loader died, the usual consequence."""
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY):
         return True
-    # What a dead process had sent can no longer be fetched, and this error may come first.
+    # Batches of a dead process can no longer be fetched, and this error may come first.
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, (OSError, EOFError)) and any(
         "multiprocessing" in Path(frame.filename).parts for frame in frames
@@ -88,6 +88,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _kept(engine: Engine) -> str:
-    """What is saved during an epoch, numbered from 1."""
+    """Returns which epochs are saved, numbered from 1."""
     whole = engine.state.epoch - 1
     return f"Epoch {whole} is saved" if whole else "No epoch was complete, nothing is saved"

@@ -20,17 +20,17 @@ CURVES = ("train_loss", "learning_rate")
 class TensorBoardCurves:
     """Writes the history's training loss, learning rate and validation metric as TensorBoard scalars by epoch.
 
-    Attach it after `Resume` and the history. A resumed run writes its earlier epochs again and marks those in older
-    files as void, so that the curves have no gap and no duplicate. Of several processes, the first one writes.
+    Attach it after `Resume` and the history. A resumed run writes its earlier epochs again and purges them from older
+    files, so that the curves have no gap and no duplicate. With several processes, the first one writes.
 
     Args:
-        folder: of the event files, for `tensorboard --logdir`.
-        history: of the run.
+        folder: folder of the event files, for `tensorboard --logdir`.
+        history: history of the run.
         enabled: whether anything is written.
 
     Raises:
-        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
-        ImportError: when it is enabled and TensorBoard is not installed.
+        TypeError: when `enabled` is a string, as the runner's command line parses `true` and `false`.
+        ImportError: when enabled without TensorBoard installed.
     """
 
     def __init__(self, folder: str | Path, history: TrainingHistory, enabled: bool = True) -> None:
@@ -38,7 +38,7 @@ class TensorBoardCurves:
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer."""
+        """Writes the epochs of this trainer."""
         if not self.enabled:
             return
         engine.add_event_handler(Events.STARTED, self._open)
@@ -69,11 +69,11 @@ class TensorBoardCurves:
 
 
 def checked_switch(enabled: bool) -> bool:
-    """Returns whether TensorBoard is written, when it is installed or not wanted.
+    """Returns whether TensorBoard files are written.
 
     Raises:
-        TypeError: when `enabled` is a word, as the runner's command line reads `true` and `false`.
-        ImportError: when it is enabled and TensorBoard is not installed.
+        TypeError: when `enabled` is a string, as the runner's command line parses `true` and `false`.
+        ImportError: when enabled without TensorBoard installed.
     """
     if not isinstance(enabled, bool):
         raise TypeError(f"Expected --tensorboard True or False, found the word {enabled!r}.")
@@ -83,7 +83,7 @@ def checked_switch(enabled: bool) -> bool:
 
 
 def open_writer(folder: str | Path, first_step: int) -> SummaryWriter:
-    """Returns a writer into a folder, in which older files count up to the step before `first_step` alone."""
+    """Returns a writer into a folder; in older files there, only steps before `first_step` count."""
     return _summary_writer()(str(folder), purge_step=first_step)
 
 

@@ -1,4 +1,4 @@
-"""Validation during training: its volumes, inferer, evaluator and metric, and validation at start and end."""
+"""Validation during training: volumes, inferer, evaluator and metric, and validation at start and end."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def validation_volumes(
     transform: Callable[[Any], Any],
     training_data: Sequence[Mapping[str, Any]],
 ) -> CacheDataset:
-    """Returns the volumes that select the best weights, preprocessed and held in memory.
+    """Returns the validation volumes, which select the best weights, preprocessed and held in memory.
 
-    MONAI Label sets a fraction of its labels aside, which is none of the first one or two. Then the training volumes
-    are used, with a warning: without any, no weights would be better than the initial ones.
+    MONAI Label sets a fraction of its labels aside for validation, which is none of the first one or two. Then the
+    training volumes are used, with a warning: without any, the best weights would be the initial ones.
 
     Args:
         data: items `{"image", "label"}` to validate on; may be empty.
-        transform: of an item.
-        training_data: the items trained on.
+        transform: preprocessing of an item.
+        training_data: training items.
     """
     if not data:
         logger.warning(
@@ -45,21 +45,21 @@ def validation_volumes(
 
 
 class ValidateEnds:
-    """Validates after the last epoch and, if asked, before the first step, so that either network can be the best.
+    """Validates after the last epoch and optionally before the first step, so that either network can be the best.
 
-    Attach it beside MONAI's `ValidationHandler`, which validates every `interval` epochs.
+    Attach it with MONAI's `ValidationHandler`, which validates every `interval` epochs.
 
     Args:
-        validator: to run.
-        interval: of the other handler, which validates the last epoch if it is a multiple.
-        initial: whether the initial network is validated; not when training resumes.
+        validator: evaluator to run.
+        interval: interval of `ValidationHandler`, which validates the last epoch itself if that is a multiple.
+        initial: whether the initial network is validated; a resumed run skips this.
     """
 
     def __init__(self, validator: Evaluator, interval: int, initial: bool = False) -> None:
         self.validator, self.interval, self.initial = validator, interval, initial
 
     def attach(self, engine: Engine) -> None:
-        """Follows the start of this trainer and its epochs."""
+        """Validates at the start of this trainer and after its last epoch."""
         engine.add_event_handler(Events.STARTED, self._first)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._last)
 
@@ -76,12 +76,12 @@ class ValidateEnds:
 def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25) -> SliceInferer:
     """Returns the inferer of a 2D network over volumes (B, C, H, W, D): slice by slice along the last axis.
 
-    A slice of the task's image size, or smaller, is one window; a larger one is several that overlap.
+    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows.
 
     Args:
-        task: its image size is the window.
+        task: task whose image size is the window.
         sw_batch_size: windows in one forward pass.
-        overlap: fraction of a window that its neighbour covers too.
+        overlap: overlap of neighbouring windows, as a fraction of a window.
     """
     return SliceInferer(
         roi_size=task.image_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", spatial_dim=2
@@ -96,18 +96,18 @@ def dice_evaluator(
     device: torch.device | str,
     handlers: Sequence[Any] = (),
 ) -> SupervisedEvaluator:
-    """Returns the evaluator that validation during training uses.
+    """Returns the evaluator for validation during training.
 
-    Its metric `val_mean_dice` is the mean over cases of the mean Dice over foreground classes, of whole volumes at
-    the network's resolution; a class that a case's label lacks is left out of its mean.
+    Its metric `val_mean_dice` is the mean over cases of the mean Dice over foreground classes, of whole volumes at the
+    network's resolution; classes that are absent from a case's label are excluded from its mean.
 
     Args:
-        network: images to logits.
+        network: maps images to logits.
         dataset: preprocessed volumes with `image` and `label` (network classes).
-        inferer: over volumes.
-        task: for the number of classes.
-        device: to run on.
-        handlers: of the evaluator.
+        inferer: inferer over volumes.
+        task: task with the number of classes.
+        device: device to run on.
+        handlers: handlers of the evaluator.
     """
     to_one_hot = Compose(
         [

@@ -1,4 +1,4 @@
-"""Validation slices for TensorBoard: the network's predictions over the course of training."""
+"""Validation slices for TensorBoard: the network's predictions during training."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ LABEL_OPACITY = 0.5
 
 
 class ValidationPictures:
-    """Writes image, reference and prediction, side by side, of a few validation slices after every validation.
+    """Writes image, reference and prediction side by side, for a few validation slices after every validation.
 
-    The slices are always the same: of each of the first cases, the one that shows most of all structures together.
-    They are numbered, never named after a case. MONAI's `TensorBoardImageHandler` shows only the last batch, and a
-    volume as an animation of one channel. Attach it after `Resume` and before what validates at the start: a resumed
-    run keeps the pictures of its earlier epochs. Of several processes, the first one writes.
+    The slices stay the same: of each of the first cases, the one with the largest total area of all structures. They
+    are numbered and never named after a case. MONAI's `TensorBoardImageHandler` shows only the last batch, and a volume
+    as an animation of one channel. Attach it after `Resume` and before handlers that validate at the start: a resumed
+    run keeps the images of its earlier epochs. With several processes, the first one writes.
 
     Args:
-        folder: of the event files; not that of the curves.
-        validator: made by `dice_evaluator`.
+        folder: folder of the event files, another one than that of the curves.
+        validator: evaluator from `dice_evaluator`.
         enabled: whether anything is written.
-        number: of the slices.
+        number: number of slices.
 
     Raises:
-        TypeError: when `enabled` is a word.
-        ImportError: when it is enabled and TensorBoard is not installed.
+        TypeError: when `enabled` is a string.
+        ImportError: when enabled without TensorBoard installed.
     """
 
     def __init__(self, folder: str | Path, validator: Engine, enabled: bool = True, number: int = 4) -> None:
@@ -44,7 +44,7 @@ class ValidationPictures:
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follows this trainer and its validator."""
+        """Writes the validations during this trainer's run."""
         if not self.enabled:
             return
         engine.add_event_handler(Events.STARTED, self._open)
@@ -76,22 +76,22 @@ def compare_slice(image: torch.Tensor, label: torch.Tensor, prediction: torch.Te
     Args:
         image: (C, H, W, D) in [0, 1], C of 1 or 3.
         label: classes of the reference, one-hot (K, H, W, D).
-        prediction: classes of the prediction, likewise.
+        prediction: classes of the prediction, one-hot (K, H, W, D).
     """
     index = fullest_slice(label)
     pixels = image[..., index].detach().cpu().float().numpy().clip(0, 1)
     shown = [pixels if len(pixels) == 3 else pixels.repeat(3, axis=0)]
     for one_hot in (label, prediction):
-        # Hues of classes 1 to K - 1 out of K: none is black or twice the same.
+        # Hues of classes 1 to K - 1 out of K: none is black, and no two are equal.
         hues = one_hot[..., index].argmax(dim=0, keepdim=True).cpu().numpy() / len(one_hot)
         shown.append(np.asarray(blend_images(pixels, hues, LABEL_OPACITY, rescale_arrays=False)))
     return np.concatenate(shown, axis=2).astype(np.float32)
 
 
 def fullest_slice(label: torch.Tensor) -> int:
-    """Returns the index of the slice of a one-hot (K, H, W, D) that shows most of all structures together.
+    """Returns the index of the slice with the largest total area of all structures, of a one-hot label (K, H, W, D).
 
-    Areas count relative to the structure's own largest slice; the middle slice where there is no structure.
+    Each area is relative to the structure's own largest slice. Without structures, it is the middle slice.
     """
     areas = label[1:].detach().cpu().float().sum(dim=(1, 2))
     if not areas.any():
