@@ -1,0 +1,47 @@
+"""What a user calls DATA: a datalist as it is, or a folder, of which a datalist is written into the private folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.datasets.user_folder import is_datalist, user_datalist
+from tskd_monai.files.json_files import write_json
+from tskd_monai.files.private_files import private_file
+
+FOUND = "data.json"
+
+
+def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0) -> Path:
+    """Return the datalist of a user's data, with its sections.
+
+    Args:
+        data: a datalist, or a folder as of `datasets.user_folder`.
+        output_dir: that the datalist of a folder goes to, as `private/data.json`: names of files may name patients.
+        labels: names of the label values of a folder.
+        seed: of the draw of a folder's sections.
+
+    Raises:
+        FileNotFoundError: when there is nothing at `data`.
+        ValueError: when it is neither; see `user_datalist`.
+    """
+    if is_datalist(data):
+        if labels is not None:
+            raise ValueError(f"Expected --labels with a folder only, found a datalist; its `labels` name them: {data}.")
+        return data.resolve()
+    return _written(user_datalist(data, labels, seed), output_dir)
+
+
+def labelled_datalist(data: Path, output_dir: Path, labels: str | None = None) -> Path:
+    """Return the datalist of a user's data; every labelled image of a folder is in `test`. Otherwise `datalist_of`."""
+    if is_datalist(data):
+        return datalist_of(data, output_dir, labels)
+    datalist = user_datalist(data, labels, fewest=1)
+    datalist["test"] = [entry for section in SECTIONS[:3] for entry in datalist[section]]
+    return _written({**datalist, "training": [], "validation": []}, output_dir)
+
+
+def _written(content: dict[str, object], output_dir: Path) -> Path:
+    path = private_file(output_dir, FOUND)
+    write_json(path, content)
+    return path
