@@ -9,8 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from tskd_monai.data.fitness import UNLIKE_TRAINING, CheckImageFitsTaskd, value_range
-from tskd_monai.data.output_names import NameOutputd
+from tskd_monai.data.fitness import UNLIKE_TRAINING, CheckImageFitsTaskd, NameOutputd, value_range
 from tskd_monai.data.task import Intensity, Task, TrainingImages
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.transforms.pipelines import preprocessing, training_preprocessing

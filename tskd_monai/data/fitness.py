@@ -276,3 +276,18 @@ class CheckImageFitsTaskd(MapTransform):
                 f"Expected a 2D image file, such as PNG, for this model, found the volume {name}; its slices are "
                 "oriented and spaced in mm, which this model was not trained on. Choose a model of volumes."
             )
+
+
+class NameOutputd(MapTransform):
+    """Copies the item's `name` into the metadata of its image, after which outputs are named.
+
+    Args:
+        keys: keys of images.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Returns the dictionary; an item without one keeps the file's name."""
+        for key in self.key_iterator(dict(data)):
+            if "name" in data:
+                data[key].meta["output_name"] = str(data["name"])
+        return data

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from monai.transforms import MapTransform
 
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
 from tskd_monai.data.task import Task
@@ -61,18 +59,3 @@ def file_stem(path: Path) -> str:
         if path.is_file() and name.lower().endswith(ending):
             return name[: -len(ending)]
     return name
-
-
-class NameOutputd(MapTransform):
-    """Copies the item's `name` into the metadata of its image, after which outputs are named.
-
-    Args:
-        keys: keys of images.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Returns the dictionary; an item without one keeps the file's name."""
-        for key in self.key_iterator(dict(data)):
-            if "name" in data:
-                data[key].meta["output_name"] = str(data["name"])
-        return data

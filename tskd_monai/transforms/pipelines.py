@@ -26,9 +26,8 @@ from monai.transforms import (
     Transform,
 )
 
-from tskd_monai.data.fitness import CheckImageFitsTaskd, CompareWithTrainingd
+from tskd_monai.data.fitness import CheckImageFitsTaskd, CompareWithTrainingd, NameOutputd
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
-from tskd_monai.data.output_names import NameOutputd
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
 from tskd_monai.transforms.coordinates import AddCoordinatesd
