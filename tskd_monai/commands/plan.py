@@ -1,4 +1,10 @@
-"""Plans a task from a datalist: writes task.json once, which every stage reads, open to editing."""
+"""Plans a task from a dataset: writes task.json once, which every stage reads, open to editing.
+
+tskd plan study/datalist.json --output-dir runs/study --image-size 192
+tskd plan mydata/ --labels liver,spleen
+
+DATA is a datalist, a folder with images/, labels/ and perhaps unlabelled/, or a Decathlon or nnU-Net dataset.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +18,14 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the task."""
-    parser = argparse.ArgumentParser(prog="tskd plan", description=__doc__)
-    parser.add_argument("datalist", type=Path, help="Decathlon-style JSON with training, validation, test, unlabeled")
-    parser.add_argument(
-        "--output-dir", type=Path, help="for datalist.json and task.json (default: ./<name of the list>)"
+    parser = argparse.ArgumentParser(
+        prog="tskd plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("data", type=Path, help="datalist or folder")
+    parser.add_argument(
+        "--output-dir", type=Path, help="for datalist.json and task.json (default: ./<name of the folder>)"
+    )
+    parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument("--image-size", type=int, help="rows and columns the networks see, a multiple of 16")
     parser.add_argument("--intensity", choices=("percentile", "hu_window", "rgb"), help="default: by the modality")
     parser.add_argument("--labelled-slices", type=int, help="count only so many training slices as labelled")
@@ -26,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--replan", action="store_true", help="plan again; the old task.json is kept beside")
     args = parser.parse_args(argv)
     from tskd_monai.commands.task_files import plan_dataset  # MONAI takes seconds to import
+    from tskd_monai.commands.user_data import datalist_of
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output_dir = args.output_dir or Path(args.datalist.resolve().parent.name)
+    folder = args.data.resolve().parent if args.data.suffix else args.data.resolve()
+    output_dir = args.output_dir or Path(folder.name)
     try:
         _, path, task = plan_dataset(
-            args.datalist,
+            datalist_of(args.data, output_dir, args.labels, args.seed),
             output_dir,
             args.image_size,
             args.intensity,

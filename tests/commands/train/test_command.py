@@ -19,7 +19,7 @@ import yaml
 
 from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
-from tskd_monai.commands.train.command import main
+from tskd_monai.commands.main import main
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json
 
@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     "image_size": 48,
     "labelled_slices": 8,
     "compare": True,
+    "synthesis": True,
     "teacher": {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2},
     "diffusion": {"epoch_length": 2, "max_epochs": 1, "batch_size": 2},
     "sampling": {"number": 2, "num_inference_steps": 2},
@@ -36,7 +37,7 @@ TINY: dict[str, Any] = {
     "fine_tuning": {"epoch_length": 2, "max_epochs": 1, "val_interval": 1, "batch_size": 2},
     "scratch": {"epoch_length": 2, "val_interval": 1, "batch_size": 2},
 }
-OPTIONS = ("--datalist", "study/datalist.json", "--output-dir", "run", "--preset", "tiny.yaml")
+OPTIONS = ("study/datalist.json", "--output-dir", "run", "--preset", "tiny.yaml")
 MODELS = ("teacher", "student", "scratch", "self_trained")
 TRAINED = ("teacher", "diffusion", "transfer_set", "gates", "distilled", "self_distilled", "student", "scratch",
            "self_trained")  # fmt: skip
@@ -156,7 +157,7 @@ def check_a_second_call_runs_nothing(folder: Path) -> None:
 def check_moved_folders_run_nothing(folder: Path) -> None:
     (folder / "run").rename(folder / "moved")
     (folder / "study").rename(folder / "moved_study")
-    moved = ("--datalist", "moved_study/datalist.json", "--output-dir", "moved", "--preset", "tiny.yaml")
+    moved = ("moved_study/datalist.json", "--output-dir", "moved", "--preset", "tiny.yaml")
     assert succeeded(again(folder, *moved)).count("finished before") == STAGES
     (folder / "moved").rename(folder / "run")
     (folder / "moved_study").rename(folder / "study")
@@ -187,7 +188,7 @@ def check_another_test_case_and_a_restart(folder: Path) -> None:
     new = {"image": "../other/images/phantom_000.nii.gz", "label": "../other/labels/phantom_000.nii.gz", "case": "new"}
     (folder / "study/more.json").write_text(json.dumps({**datalist, "test": [*datalist["test"], new]}))
     write_preset(folder / "tuned.yaml", fine_tuning={"learning_rate": 0.001})
-    options = ("--datalist", "study/more.json", *OPTIONS[2:-1], "tuned.yaml", "--no-compare", "--restart", "student")
+    options = ("study/more.json", *OPTIONS[1:-1], "tuned.yaml", "--no-compare", "--restart", "student")
     log = succeeded(again(folder, *options))
     assert log.count("finished before") == 5  # up to distillation
     for model in ("teacher", "student"):
@@ -215,20 +216,42 @@ def test_two_pipelines_on_one_folder_do_not_write_at_once_and_a_killed_one_is_ta
     assert "--image-size 64" in refused(train(tmp_path, *OPTIONS))
 
 
-def test_wrong_input_ends_in_one_line_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_input_ends_in_one_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny_study(tmp_path, training=1)
     monkeypatch.chdir(tmp_path)
     presets = "Expected a preset among ['demo', 'full', 'small']"
     for options, expected in (
-        (("--datalist", "none.json"), "Expected a JSON file at none.json, found none."),
+        (("--datalist", "none.json"), "found nothing at none.json"),
         (("--preset", "tiny"), presets),
         (("--teacher", "sam_vit_base=nowhere.pth"), "nowhere.pth"),
         (("--device", "cuda:99"), "found cuda:99"),
         ((), "Expected cases in `validation` of study/datalist.json, found none"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main([*OPTIONS, *options])
-        line = str(ended.value)
-        assert line.startswith("tskd train: error: ") and expected in line and "\n" not in line
+        arguments = [*OPTIONS[1:], *options] if "--datalist" in options else [*OPTIONS, *options]
+        assert main(["train", *arguments]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("tskd train: error: ") and expected in line
         assert not (tmp_path / "run").exists()
     assert expected in refused(train(tmp_path, *OPTIONS))
+
+
+def test_a_folder_is_trained_on_without_json_and_without_synthesis(tmp_path: Path) -> None:
+    """No list of images is written by hand, and no diffusion model is trained where it is not asked for."""
+    tiny_study(tmp_path, training=4, validation=1, test=1)
+    content = read_json(tmp_path / "study/datalist.json")
+    for entry in (entry for section in ("training", "validation", "test") for entry in content[section]):
+        for key in ("image", "label"):
+            target = tmp_path / "data" / f"{key}s" / f"{entry['case']}.nii.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tmp_path / "study" / entry[key], target)
+    labels = ",".join(f"{name}={value}" for value, name in content["labels"].items() if value != "0")
+    options = ("data", "--labels", labels, "--preset", "tiny.yaml", "--no-compare", "--synthesis", "off")
+    log = succeeded(train(tmp_path, *options))
+    run = tmp_path / "runs" / "data"
+    assert "Report: runs/data/report.html" in log and not (run / "diffusion").exists()
+    assert "synthetic images" not in (run / "report.html").read_text()
+    assert read_json(run / "predictions_student/metrics.json") and read_json(run / "private/data.json")["training"]
+    again_log = succeeded(train(tmp_path, *options))
+    assert again_log.count("finished before") == 5

@@ -35,7 +35,7 @@ def test_the_presets_of_the_project_and_a_file_are_read(tmp_path: Path) -> None:
     assert demo["compare"] is True and set(STAGE_CONFIGS) <= set(demo)
     assert load_preset("small")["compare"] is False and load_preset("full")["labelled_slices"] is None
     own = load_preset(preset_file(tmp_path, {"own": GOOD}))
-    assert own == {**GOOD, "labelled_slices": None, "compare": False, "scratch": {}}
+    assert own == {**GOOD, "labelled_slices": None, "compare": False, "synthesis": None, "scratch": {}}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_the_presets_of_the_project_and_a_file_are_read(tmp_path: Path) -> None:
         ({"image_size": None}, "a positive int as image_size in preset.yaml, found None"),
         ({"labelled_slices": 0}, "a positive int or null as labelled_slices"),
         ({"compare": "yes"}, "a positive bool as compare"),
+        ({"synthesis": "on"}, "a positive bool or null as synthesis"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -121,8 +122,8 @@ def test_a_disk_with_too_little_room_is_noticed(
     make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = PlannedDataset(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)
-    check_room(tmp_path / "run", dataset, {"sampling": {"number": 10}})
+    check_room(tmp_path / "run", dataset, 10)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 6 * 10**8, 4 * 10**8))
     with pytest.raises(ValueError, match=r"about 0.5 GB of free disk for 110 images, found 0.4 GB"):
-        check_room(tmp_path / "run", dataset, {"sampling": {"number": 10}})
+        check_room(tmp_path / "run", dataset, 10)

@@ -59,15 +59,20 @@ def check_student(student: str, task: Task) -> None:
     build_student(student, task.channels, task.num_classes, task.image_size)
 
 
-def check_room(output_dir: Path, dataset: PlannedDataset, preset: Mapping[str, Any]) -> None:
+def check_room(output_dir: Path, dataset: PlannedDataset, synthetic: int) -> None:
     """Checks the output folder and the free space of its disk.
+
+    Args:
+        output_dir: folder of the pipeline.
+        dataset: with its task and its number of slices.
+        synthetic: number of images to sample.
 
     Raises:
         OSError: when nothing can be written to the folder.
         ValueError: when the disk clearly has too little room for the cached targets and the other outputs.
     """
     require_writable(output_dir)
-    images = dataset.slices + int(preset["sampling"].get("number", 0))
+    images = dataset.slices + synthetic
     pixels = dataset.task.image_size[0] * dataset.task.image_size[1]
     targets = images * pixels * (dataset.task.num_classes - 1 + FEATURE_BYTES_PER_PIXEL) * COMPRESSED
     needed, free = targets + RESERVED_BYTES, shutil.disk_usage(output_dir).free

@@ -1,5 +1,9 @@
-"""Trains the teacher, the diffusion model and the student on a datalist, scores them and writes a report.
+"""Trains a teacher on your images, distils it into a small student, scores both and writes a report.
 
+tskd train study/datalist.json --output-dir runs/study --preset small
+tskd train mydata/ --labels liver,spleen --teacher sam_vit_base=sam_vit_b_01ec64.pth --labelled-slices 40
+
+DATA is a datalist, a folder with images/, labels/ and perhaps unlabelled/, or a Decathlon or nnU-Net dataset.
 Every stage is a run of a MONAI bundle and can be repeated by hand. Interrupted at any moment, the same command resumes.
 Finished stages are not run again; what was made from other settings or data is never removed.
 """
@@ -8,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+AUTO, ON, OFF = "auto", "on", "off"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,10 +24,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         prog="tskd train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Example: tskd train --datalist my_data/datalist.json --output-dir my_run --preset small",
     )
-    parser.add_argument("--datalist", type=Path, required=True, help="Decathlon-style JSON")
-    parser.add_argument("--output-dir", type=Path, required=True, help="everything is written below it")
+    parser.add_argument("data", type=Path, nargs="?", help="datalist or folder")
+    parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # as 0.1 called it
+    parser.add_argument("--output-dir", type=Path, help="everything is written below it (default: runs/NAME)")
+    parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument(
         "--teacher",
         default="sam_demo",
@@ -38,6 +42,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--labelled-slices", type=int, help="number of them, instead of the preset's")
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--synthesis",
+        choices=(AUTO, ON, OFF),
+        default=AUTO,
+        help="add images of a diffusion model to the transfer set; auto: the preset's, else where there is a GPU",
+    )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
@@ -57,7 +67,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to use as they are in spite of that"
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.data = args.data or args.datalist
+    if args.data is None:
+        parser.error("expected DATA, a datalist or a folder")
+    args.output_dir = args.output_dir or Path("runs", args.data.resolve().parent.name if args.data.suffix else
+                                              args.data.resolve().name)  # fmt: skip
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,8 +82,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tskd_monai.commands.train.pipeline import run_pipeline  # torch and MONAI take seconds to import
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run_pipeline(args)
-    except (ValueError, OSError) as error:
-        logger.debug("The run ended here:", exc_info=True)
-        sys.exit(f"tskd train: error: {error}")
+    run_pipeline(args)

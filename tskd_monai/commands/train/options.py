@@ -26,8 +26,9 @@ GENERAL: Mapping[str, tuple[type, ...]] = {
     "image_size": (int,),
     "labelled_slices": (int, type(None)),
     "compare": (bool,),
+    "synthesis": (bool, type(None)),
 }
-OPTIONAL = ("labelled_slices", "compare", "scratch")
+OPTIONAL = ("labelled_slices", "compare", "synthesis", "scratch")
 SET_BY_THE_PIPELINE = (
     "bundle_root", "datalist", "task", "fold", "output_dir", "teacher_dir", "transfer_set", "diffusion_dir",
     "initial_student", "encoder", "encoder_weights", "student", "seed", "device", "dataset_dir", "title",
@@ -54,7 +55,7 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Returns a preset by its name, or the one of a YAML file, checked; `labelled_slices` and `compare` are filled in.
+    """Returns a preset by its name, or the one of a YAML file, checked; optional keys are filled in.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -71,7 +72,7 @@ def load_preset(name: str) -> dict[str, Any]:
     for stage, config in STAGE_CONFIGS.items():
         if stage in preset:
             _check_stage(preset[stage], stage, config, where)
-    return {"labelled_slices": None, "compare": False, "scratch": {}, **preset}
+    return {"labelled_slices": None, "compare": False, "synthesis": None, "scratch": {}, **preset}
 
 
 def _only_preset(path: Path) -> Any:

@@ -7,11 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
+from tskd_monai.commands.train.command import AUTO, ON
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
+from tskd_monai.commands.user_data import datalist_of
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.folder_lock import hold_folder
@@ -42,23 +46,27 @@ def run_pipeline(args: argparse.Namespace) -> None:
     check_device(args.device)
     # Missing weights and a wrong datalist end the run here, with one line and nothing written.
     file = weights_path(encoder, weights)
-    check_sections(load_datalist(args.datalist, args.fold), args.datalist)
+    datalist = datalist_of(args.data, args.output_dir, args.labels, args.seed)
+    check_sections(load_datalist(datalist, args.fold), args.data)
     with hold_folder(args.output_dir):
-        _run(args, preset, encoder, weights, file)
+        _run(args, datalist, preset, encoder, weights, file)
 
 
-def _run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights: str, file: Path | None) -> None:
+def _run(
+    args: argparse.Namespace, source: Path, preset: dict[str, Any], encoder: str, weights: str, file: Path | None
+) -> None:
     """Plans the task, runs every stage that has not finished, and writes the report.
 
     Args:
         args: the parsed command line.
+        source: datalist of the user's data.
         preset: checked overrides of each stage.
         encoder: name of the teacher's encoder.
         weights: the encoder's weights as the user gave them.
         file: path of these weights; None for random weights.
     """
     datalist, task_file, task = plan_dataset(
-        args.datalist,
+        source,
         args.output_dir,
         args.image_size or preset["image_size"],
         labelled_slices=args.labelled_slices or preset["labelled_slices"],
@@ -72,6 +80,8 @@ def _run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights
     hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
     dataset = read_dataset(datalist, task_file, task, hashes)
     compare = preset["compare"] if args.compare is None else args.compare
+    synthesis = _wants_synthesis(args.synthesis, preset, output_dir)
+    synthetic = int(preset["sampling"].get("number", 0)) if synthesis else 0
     options = PipelineOptions(
         preset=preset,
         encoder=encoder,
@@ -80,7 +90,10 @@ def _run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights
         student=args.student,
         seed=args.seed,
         device=args.device,
-        scratch_epochs=_scratch_epochs(output_dir, dataset, preset, encoder, args.student) if compare else None,
+        scratch_epochs=_scratch_epochs(output_dir, dataset, preset, encoder, args.student, synthetic)
+        if compare
+        else None,
+        synthesis=synthesis,
     )
     hashes.save()
     store = StageStore(output_dir, pipeline_stages(output_dir, dataset, options), args.restart, args.keep)
@@ -88,7 +101,7 @@ def _run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights
     summary = output_dir / SUMMARY
     if not store.is_finished():
         check_student(args.student, task)
-        check_room(output_dir, dataset, preset)
+        check_room(output_dir, dataset, synthetic)
         summary.unlink(missing_ok=True)
     store.run()
     if not summary.is_file():
@@ -97,12 +110,29 @@ def _run(args: argparse.Namespace, preset: dict[str, Any], encoder: str, weights
     logger.info("Student bundle: %s\nReport: %s", args.output_dir / "student", args.output_dir / "report.html")
 
 
+def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> bool:
+    """Returns whether to train a diffusion model: as the option or the preset says, else where it takes minutes.
+
+    On a CPU it takes more than half of the time of a run, for images that have not helped the student there.
+    """
+    if wanted != AUTO:
+        return wanted == ON
+    if preset["synthesis"] is not None:
+        return bool(preset["synthesis"])
+    if torch.cuda.is_available() or (output_dir / "diffusion").is_dir():
+        return True
+    logger.info(
+        "Synthesis: off, because this machine has no GPU; --synthesis on trains the diffusion model all the same."
+    )
+    return False
+
+
 def _scratch_epochs(
-    output_dir: Path, dataset: PlannedDataset, preset: dict[str, Any], encoder: str, student: str
+    output_dir: Path, dataset: PlannedDataset, preset: dict[str, Any], encoder: str, student: str, synthetic: int
 ) -> int:
     """Returns the epochs of training from scratch, computed once for these settings."""
     known = output_dir / "stages" / "effort.json"
-    images = dataset.slices + preset["sampling"].get("number", 0)
+    images = dataset.slices + synthetic
     settings = [preset, dataset.task.hash, encoder, student, images]
     if known.is_file() and (content := read_json(known))["settings"] == settings:
         return int(content["scratch_epochs"])

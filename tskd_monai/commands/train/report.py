@@ -1,4 +1,4 @@
-"""The report at the end of the store."""
+"""The report at the end of the pipeline."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ def write_pipeline_report(
     task, sections = dataset.task, load_datalist(dataset.datalist)
     entries = sections["test"]
     methods = _methods(store, task, entries)
-    accepted = read_gates(store.folder("gates")).counts["accepted"]
-    synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True)
+    gates = store.folder("gates") if options.synthesis else None
+    accepted = read_gates(gates).counts["accepted"] if gates else 0
+    synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True) if gates else []
     baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
     report = PipelineContent(
         title=f"{task.name}: task-specific knowledge distillation",
@@ -77,7 +78,7 @@ def write_pipeline_report(
         labels=task.foreground,
         cases=entries,
         synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
-        gates=store.folder("gates"),
+        gates=gates,
         real_images=[Path(entry["image"]) for entry in sections["training"]],
         settings=settings,
         notes=[*notes, *_unlike(store)],
@@ -135,19 +136,20 @@ def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptio
     training, unlabelled = len(sections["training"]), len(sections["unlabeled"])
     slices = sum(len(entry["slices"]) for entry in sections["training"] if "slices" in entry)
     labels = f"{slices} slices of {training} of them labelled" if slices else f"{training} of them labelled"
+    images = f", and on {synthetic} synthetic images" if options.synthesis else ""
     text = (
         f"{training + unlabelled} patients for training, {labels}; {len(sections['validation'])} patients for "
         f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads in its last "
         "stages only. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
-        f"training patients, without labels, and on {synthetic} synthetic images, and was then fine-tuned on the "
-        "labelled slices."
+        f"training patients, without labels{images}, and was then fine-tuned on the labelled slices."
     )
     if options.scratch_epochs is None:
         return text
+    extra = "teacher and diffusion model come" if options.synthesis else "the teacher comes"
     steps = options.scratch_epochs * _epoch_length(store)
     return text + (
         f" The student from scratch had the same labels and {steps:,} steps: as many multiply-adds, forward and "
-        "backward, as distillation and fine-tuning together; teacher and diffusion model come on top of that. For "
+        f"backward, as distillation and fine-tuning together; {extra} on top of that. For "
         "self-training the student from scratch took the teacher's place, with the same steps after it."
     )
 

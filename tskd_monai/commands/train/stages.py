@@ -94,6 +94,7 @@ class PipelineOptions:
         seed: of every training run.
         device: such as `cuda:0`; None: the GPU if there is one.
         scratch_epochs: length of the training from scratch; None: no comparison.
+        synthesis: whether the transfer set gets synthetic images.
     """
 
     preset: Mapping[str, Any]
@@ -104,6 +105,7 @@ class PipelineOptions:
     seed: int
     device: str | None
     scratch_epochs: int | None
+    synthesis: bool = True
 
 
 def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> list[Stage]:
@@ -115,7 +117,8 @@ def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: Pipeline
         options: what the user chose.
     """
     builder = _Builder(output_dir, dataset, options)
-    stages = [*builder.teacher_and_transfer_set(), *builder.student("distilled", "student", "teacher", "")]
+    synthesis = builder.transfer_set() if options.synthesis else []
+    stages = [builder.teacher(), *synthesis, *builder.student("distilled", "student", "teacher", "")]
     methods = ["teacher", "student"]
     if options.scratch_epochs is not None:
         stages += builder.comparison(options.scratch_epochs)
@@ -133,20 +136,24 @@ class _Builder:
         if options.device:
             self.paths["device"] = options.device
 
-    def teacher_and_transfer_set(self) -> list[Stage]:
-        """Returns the stages up to the gating of the transfer set."""
-        options, dataset, preset = self.options, self.dataset, self.options.preset
+    def teacher(self) -> Stage:
+        """Returns the stage that tunes the foundation model."""
+        options = self.options
+        return Stage(
+            "teacher", f"Teacher: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+            {**self.settings, "encoder": options.encoder, **options.preset["teacher"]},
+            partial(dict, self.paths, encoder_weights=options.weights),
+            {"encoder": {"weights": options.weights_sha256 or options.weights},
+             **self.dataset.inputs("training labels", "validation labels")},
+            results=TEACHER_RESULTS,
+        )  # fmt: skip
+
+    def transfer_set(self) -> list[Stage]:
+        """Returns the stages that make synthetic images and decide which of them are used."""
+        dataset, preset = self.dataset, self.options.preset
         synthesis = BUNDLES / "diffusion_synthesis"
         sampling_paths = {key: value for key, value in self.paths.items() if key != "datalist"}
         return [
-            Stage(
-                "teacher", f"Teacher: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
-                {**self.settings, "encoder": options.encoder, **preset["teacher"]},
-                partial(dict, self.paths, encoder_weights=options.weights),
-                {"encoder": {"weights": options.weights_sha256 or options.weights},
-                 **dataset.inputs("training labels", "validation labels")},
-                results=TEACHER_RESULTS,
-            ),
             Stage(
                 "diffusion", "Diffusion model", synthesis, ["train.yaml"], {**self.settings, **preset["diffusion"]},
                 partial(dict, self.paths), dataset.inputs("training images"), results=("pipeline/**/*",),
@@ -180,7 +187,8 @@ class _Builder:
             Stage(
                 distilled, f"{title}Distillation", BUNDLES / "distillation", ["train.yaml"],
                 {**settings, **preset["distillation"]}, partial(self._distillation_paths, teacher),
-                dataset.inputs("training images", "unlabeled images", "validation labels"), [teacher, "gates"],
+                dataset.inputs("training images", "unlabeled images", "validation labels"),
+                [teacher, *(["gates"] if options.synthesis else [])],
                 results=STUDENT_RESULTS,
             ),
             Stage(
@@ -223,6 +231,8 @@ class _Builder:
     def _distillation_paths(self, teacher: str) -> dict[str, Any]:
         """Returns the paths of distillation, without the transfer set where the gates accepted no image."""
         paths = {**self.paths, "teacher_dir": self._folder(teacher)}
+        if not self.options.synthesis:
+            return paths
         if read_gates(self._folder("gates")).counts["accepted"]:
             return {**paths, "transfer_set": self._folder("transfer_set")}
         logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
