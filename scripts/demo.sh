@@ -10,6 +10,4 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 output="${1:-$root/demo_output}"
 seed="${2:-0}"
 bash "$root/scripts/setup_env.sh"
-"$root/.venv/bin/tskd" phantom "$output/study" --training 12 --validation 3 --test 8 --seed "$seed"
-"$root/.venv/bin/tskd" train --datalist "$output/study/datalist.json" --output-dir "$output" \
-  --preset demo --seed "$seed"
+exec "$root/.venv/bin/tskd" demo "$output" --seed "$seed"

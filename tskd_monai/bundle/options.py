@@ -34,11 +34,16 @@ def end_with_the_reason() -> None:
         sys.excepthook = partial(_report, sys.excepthook)
 
 
+def user_error(error: BaseException | None) -> BaseException | None:
+    """Returns the first error of a chain that tells a user what to do, or None where there is none: then it is ours."""
+    while error is not None and not isinstance(error, USER_ERRORS):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _report(hook: ExceptHook, kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
     hook(kind, error, frames)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, USER_ERRORS):
-        cause = cause.__cause__ or cause.__context__
+    cause = user_error(error)
     if cause is not None and cause is not error:
         sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
 

@@ -103,8 +103,11 @@ class BundleRun:
         if code:
             raise BundleRunError(code, _reason(code, log))
 
-    def run_here(self) -> None:
+    def run_here(self, logging_file: Any = None) -> None:
         """Runs in this process.
+
+        Args:
+            logging_file: configuration of the log; None: the bundle's, False: this process's as it is.
 
         Raises:
             ValueError: as `command`.
@@ -115,7 +118,7 @@ class BundleRun:
         for name, value in self.overrides.items():
             plain_option(name, value)
         files = [str(path) for path in self.config_files]
-        monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **overrides)
+        monai.bundle.run(bundle_root=str(self.bundle), config_file=files, logging_file=logging_file, **overrides)
 
 
 def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:

@@ -9,9 +9,18 @@ from importlib import import_module
 
 from tskd_monai import __version__
 
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes; 2, from argparse, is a command line that is not understood."""
+
 COMMANDS = {
+    "doctor": ("doctor", "describe this machine and installation, and what is missing"),
+    "demo": ("demo", "run the whole method on the embedded phantom dataset"),
     "plan": ("plan", "write task.json and a checked datalist from a datalist"),
     "train": ("train.command", "train the teacher, the diffusion model and the student, and report"),
+    "segment": ("segment", "segment NIfTI files, 2D images and DICOM series with a student"),
+    "evaluate": ("evaluate", "segment the cases of a dataset, score them and report"),
+    "label": ("label", "serve a student to 3D Slicer and OHIF with MONAI Label"),
+    "teachers": ("teachers", "list the foundation models that a teacher can be made of"),
     "datasets": ("datasets", "turn the download of a public dataset into a datalist"),
     "phantom": ("phantom", "write the embedded phantom dataset"),
     "export": ("export", "write the graphs of ONNX Runtime and OpenVINO into a student bundle"),
@@ -32,11 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tskd",
         usage="tskd COMMAND [options]",
-        description=f"Commands:\n{listed}\n\nOptions of one: tskd COMMAND --help",
+        description=f"Commands:\n{listed}\n\nOptions of one: tskd COMMAND --help. "
+        "With --debug, an error shows where it arose.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tskd {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     name = parser.parse_args(arguments[:1]).command
+    debug = "--debug" in arguments
     module = import_module(f"tskd_monai.commands.{COMMANDS[name][0]}")
-    return int(module.main(arguments[1:]) or 0)
+    try:
+        return int(module.main([argument for argument in arguments[1:] if argument != "--debug"]) or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command resumes.\n")
+        return INTERRUPTED
+    except Exception as error:
+        from tskd_monai.bundle.options import user_error
+
+        reason = user_error(error)
+        if debug or reason is None:
+            raise
+        sys.stderr.write(f"tskd {name}: error: {reason}\n")
+        return FAILED

@@ -1,0 +1,59 @@
+"""`tskd doctor` and `tskd teachers`: what is here, what is missing, and what to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tskd_monai.commands import doctor
+from tskd_monai.commands.main import main
+from tskd_monai.networks.encoder_records import ENCODERS
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """What doctor finds on a sound machine, with some findings changed."""
+    machine = {"memory_gb": 16.0, "free_disk_gb": 50.0, **changes.pop("machine", {})}
+    torch = {"build": "CPU", "gpus": [], **changes.pop("torch", {})}
+    return {"machine": machine, "torch": torch, "versions": {"torch": "2.10"}, "extras": {}, **changes}
+
+
+def test_the_page_and_the_json_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["torch"]["version"] in page and content["machine"]["python"] in page
+    assert content["problems"] == [] and page.rstrip().endswith("No problems found.")
+    assert content["versions"]["monai"] in page
+    assert content["extras"]["training"] == []
+    for extra, missing in content["extras"].items():
+        assert (f"pip install 'tskd-monai[{extra}]'" in page) is bool(missing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"versions": {"torch": "2.10", "monai": None}}, "Missing: monai. Run: pip install monai"),
+        ({"machine": {"memory_gb": 3.8}}, "3.8 GB of memory"),
+        ({"machine": {"free_disk_gb": 0.4}}, "0.4 GB of free disk"),
+        ({"torch": {"build": "CUDA 13.0"}}, "CPU build does the same: pip install --force-reinstall torch"),
+    ],
+)
+def test_each_problem_says_what_to_do(changes: dict[str, Any], message: str) -> None:
+    assert doctor.problems(found()) == []
+    (sentence,) = doctor.problems(found(**changes))
+    assert message in sentence
+
+
+def test_a_cuda_build_with_a_gpu_is_no_problem() -> None:
+    assert doctor.problems(found(torch={"build": "CUDA 13.0", "gpus": ["H200"]})) == []
+
+
+def test_teachers_lists_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["teachers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(ENCODERS)
+    assert " here " in next(line for line in lines if line.startswith("sam_demo "))
+    assert " 89.7 M " in next(line for line in lines if line.startswith("sam_vit_base "))

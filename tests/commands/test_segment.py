@@ -1,0 +1,124 @@
+"""`tskd segment` and `tskd evaluate`: a line a case, the runner's line to repeat it, one line for what is wrong."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.support.fork_server import python_command
+from tests.support.paths import BUNDLES, ROOT
+from tskd_monai.commands.main import main
+from tskd_monai.datasets.phantom.dicom import write_dicom_series
+from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.files.json_files import read_json
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cases as images/ and labels/, and one of them as a DICOM series."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_study(
+        folder / "study", seed=3, sections={"training": 1, "test": 1}, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0)
+    )
+    datalist = read_json(folder / "study/datalist.json")
+    for entry in (*datalist["training"], *datalist["test"]):
+        for key in ("image", "label"):
+            target = folder / f"{key}s" / f"{entry['case']}.nii.gz"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes((folder / "study" / entry[key]).read_bytes())
+    image = nib.load(next((folder / "images").iterdir()))
+    write_dicom_series(folder / "series", np.asarray(image.dataobj).astype(np.uint16), image.affine, seed=3)
+    return folder
+
+
+def run_line(line: str, folder: Path) -> None:
+    """Run a line of commands.txt as a shell would."""
+    command = [python_command(), *shlex.split(line)[1:]]
+    subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=300)
+
+
+def test_a_line_a_case_and_the_runner_s_line_gives_the_same_files(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = sorted((phantom / "images").iterdir())
+    assert main(["segment", "shipped", *map(str, images), "--output-dir", "out"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("$ python -m monai.bundle run ")
+    for line, image in zip(shown[1:], images, strict=False):
+        name = image.name.removesuffix(".nii.gz")
+        assert line.startswith(f"{name}: liver ") and line.endswith(f" mL -> {name}_seg.nii.gz")
+    assert shown[-1] == "Segmentations: out/   Volumes: out/volumes.csv"
+    assert (tmp_path / "out/commands.txt").read_text() == shown[0][2:] + "\n"
+    assert "Segmenting" not in (tmp_path / "out/log.txt").read_text() and (tmp_path / "out/log.txt").stat().st_size
+
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*_seg.nii.gz")}
+    (tmp_path / "out").rename(tmp_path / "first")
+    run_line(shown[0][2:], tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*_seg.nii.gz")} == before
+
+
+def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", "shipped", str(phantom / "series"), "--output-dir", str(tmp_path), "--dicom-seg"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.count("_seg.dcm") == line.count("_seg.nii.gz") == 1
+
+
+def test_one_bad_case_fails_alone(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = sorted((phantom / "images").iterdir())[0]
+    (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:300])
+    assert (
+        main(["segment", "shipped", str(tmp_path / "bad.nii.gz"), str(good), "--output-dir", str(tmp_path / "o")]) == 1
+    )
+    shown = capsys.readouterr().out
+    assert "bad: FAILED: " in shown and f"{good.name.removesuffix('.nii.gz')}: liver" in shown
+    assert "1 of 2 cases failed" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment", "none", "a.nii.gz"], "tskd segment: error: Expected a student at none, found no models/model.pt"),
+        (["segment", "shipped", "none.nii.gz"], "Expected an image file or a DICOM series folder at "),
+        (["evaluate", "shipped", "none"], "tskd evaluate: error: Expected a datalist (JSON), a folder with images/"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    with pytest.raises((OSError, RuntimeError)):
+        main([*arguments, "--debug"])
+
+
+def test_every_labelled_image_of_a_folder_is_scored(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ",".join(f"{name}={value}" for value, name in read_json(phantom / "study/datalist.json")["labels"].items()
+                      if value != "0")  # fmt: skip
+    for data in (["evaluate", "shipped", str(phantom), "--labels", labels],
+                 ["evaluate", "shipped", str(phantom / "study/datalist.json"), "--section", "test"]):  # fmt: skip
+        count = 2 if "--labels" in data else 1
+        assert main([*data, "--output-dir", str(tmp_path / str(count))]) == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert any(line.startswith("liver: Dice 0.") and line.endswith(f" over {count} images") for line in shown)
+        assert shown[-1] == f"Report: {tmp_path / str(count) / 'report.html'}"
+        assert (tmp_path / str(count) / "report.html").is_file()
+
+
+def test_the_student_of_the_bundles_is_called_shipped() -> None:
+    from tskd_monai.commands.segment import student_folder
+
+    assert student_folder("shipped") == BUNDLES / "segmentation"

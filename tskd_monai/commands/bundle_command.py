@@ -1,0 +1,78 @@
+"""How a command of `tskd` runs a bundle: the runner's line is shown and kept, and its messages are sorted.
+
+A command is a thin word for one call of MONAI's bundle runner. The line is printed, so that nothing is hidden, and
+appended to `commands.txt` in the output folder; pasted into a shell, it does the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tskd_monai.bundle.run import BundleRun
+
+COMMANDS_FILE = "commands.txt"
+LOG_FILE = "log.txt"
+OWN_LOGGER = "tskd_monai"
+
+
+def run_bundle(run: BundleRun) -> None:
+    """Run a bundle in this process; show the line that stands for it and keep it in the output folder.
+
+    Messages of this project go to the terminal; those of the libraries, with everything else, to `log.txt` in the
+    output folder.
+
+    Raises:
+        OSError: when the output folder takes no file.
+        ValueError: when an option is refused, or what the config builds refuses its input.
+        RuntimeError: when cases failed; names each with the reason.
+    """
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    line = runner_line(run)
+    with (run.output_dir / COMMANDS_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    print(f"$ {line}", flush=True)
+    with sorted_messages(run.output_dir / LOG_FILE):
+        run.run_here(logging_file=False)
+
+
+def runner_line(run: BundleRun) -> str:
+    """Return the runner's command line as a shell takes it, from any folder."""
+    return shlex.join(["python", *run.command()[1:]])
+
+
+@contextmanager
+def sorted_messages(log: Path) -> Iterator[None]:
+    """Send messages of this project to the terminal, and all messages and warnings to a file."""
+    import_module("monai.bundle")  # its loggers write to the terminal from their import on
+    file = logging.FileHandler(log, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    root, own = logging.getLogger(), logging.getLogger(OWN_LOGGER)
+    chatty = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("monai.")]
+    before = [(logger, logger.handlers, logger.level) for logger in (root, own, *chatty)]
+    for logger in (root, *chatty):
+        logger.handlers = [file] if logger.handlers or logger is root else []
+    own.handlers = [terminal]
+    for logger in (root, own):
+        logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers, level in before:
+            logger.handlers = handlers
+            logger.setLevel(level)
+        file.close()

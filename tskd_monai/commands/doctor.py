@@ -1,0 +1,155 @@
+"""Describes this machine and installation: what training and inference will find, and what is missing.
+
+tskd doctor
+tskd doctor --json > machine.json
+
+Exit code 0: everything that is installed can be used; 1: something is broken or too small, and the last lines say what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTION = "tskd-monai"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+GB = 1e9
+NEEDED_MEMORY_GB = 6
+"""Resident memory of the largest stage of the demo is 2.5 GB; a `small` run on 3D MR takes about 5."""
+NEEDED_DISK_GB = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, print the findings and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tskd doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a page")
+    args = parser.parse_args(argv)
+    found = {"machine": machine(), "torch": torch_build(), "versions": versions(), "extras": extras()}
+    advice = problems(found)
+    if args.json:
+        print(json.dumps({**found, "problems": advice}, indent=2))
+    else:
+        print(page(found, advice))
+    return int(bool(advice))
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, memory, disk and Python of this machine; sizes in GB."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cores": _usable_cores(),
+        "memory_gb": round(memory.total / GB, 1),
+        "free_memory_gb": round(memory.available / GB, 1),
+        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
+    }
+
+
+def torch_build() -> dict[str, Any]:
+    """Return what torch was built for, and what it finds here."""
+    import torch
+
+    from tskd_monai.networks.bfloat16 import cpu_name, lack_of_bfloat16
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "version": torch.__version__,
+        "build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU",
+        "processor": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "bfloat16": lack_of_bfloat16("cuda" if gpus else "cpu") is None,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the installed version of each package that this one needs; None where it is missing."""
+    return {name: _version(name) for name in [DISTRIBUTION, *_requirements(None)]}
+
+
+def extras() -> dict[str, list[str]]:
+    """Return, for each extra, which of its packages are not installed."""
+    names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    return {extra: [name for name in _requirements(extra) if _version(name) is None] for extra in names}
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what keeps this installation from working, a sentence each with what to do."""
+    advice = []
+    missing = [name for name, version in found["versions"].items() if version is None]
+    if missing:
+        advice.append(f"Missing: {', '.join(missing)}. Run: pip install {' '.join(missing)}")
+    if found["machine"]["memory_gb"] < NEEDED_MEMORY_GB:
+        advice.append(
+            f"{found['machine']['memory_gb']} GB of memory: training needs about {NEEDED_MEMORY_GB} GB; segmenting "
+            "works with less."
+        )
+    if found["machine"]["free_disk_gb"] < NEEDED_DISK_GB:
+        advice.append(
+            f"{found['machine']['free_disk_gb']} GB of free disk here: a run needs about {NEEDED_DISK_GB} GB."
+        )
+    if found["torch"]["build"] != "CPU" and not found["torch"]["gpus"]:
+        advice.append(
+            "torch is a CUDA build (several GB) and finds no GPU. Without an NVIDIA card the CPU build does the same: "
+            f"pip install --force-reinstall torch --index-url {CPU_INDEX}"
+        )
+    return advice
+
+
+def page(found: dict[str, Any], advice: Sequence[str]) -> str:
+    """Return the findings as text."""
+    here, torch = found["machine"], found["torch"]
+    arithmetic = "bfloat16 and float32" if torch["bfloat16"] else "float32 (bfloat16 would be emulated, and slow)"
+    lines = [
+        f"System      {here['system']}, Python {here['python']}",
+        f"Processor   {torch['processor']}, {here['cores']} cores, {torch['threads']} threads for torch",
+        f"Memory      {here['free_memory_gb']} of {here['memory_gb']} GB free",
+        f"Disk        {here['free_disk_gb']} GB free in this folder",
+        f"GPU         {', '.join(torch['gpus']) or 'none found; everything runs on the CPU'}",
+        f"torch       {torch['version']} ({torch['build']} build), computes in {arithmetic}",
+        "",
+        "Packages    " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["versions"].items()),
+        "",
+    ]
+    for extra, missing in found["extras"].items():
+        state = f"missing {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'" if missing else "installed"
+        lines.append(f"Extra       {extra:<10} {state}")
+    return "\n".join([*lines, "", *(advice or ["No problems found."])])
+
+
+def _requirements(extra: str | None) -> list[str]:
+    """Return the names of the packages that the package, or one extra of it, asks for."""
+    from packaging.requirements import Requirement
+
+    names = []
+    for line in metadata.requires(DISTRIBUTION) or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        core = marker is None or marker.evaluate({"extra": ""})
+        if core if extra is None else not core and marker is not None and marker.evaluate({"extra": extra}):
+            names.append(requirement.name)
+    return names
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _usable_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""Segments the cases of a dataset with a student and scores them: Dice, surface distances, volumes, and a report.
+
+tskd evaluate runs/mystudy/student study/datalist.json --section test
+tskd evaluate shipped mydata/ --labels liver=1,spleen=4
+
+DATA is a datalist, of which one section is scored, or a folder with images/ and labels/, of which every labelled image
+is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        prog="tskd evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("student", help="folder of a student bundle, or `shipped`")
+    parser.add_argument("data", type=Path, help="a datalist, or a folder with images/ and labels/")
+    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation/")
+    parser.add_argument("--section", default="test", help="of a datalist: training, validation or test (the default)")
+    parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
+    parser.add_argument("--labels", help="what label values mean in a folder, such as liver=1,spleen=4")
+    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, segment, score, and print the means."""
+    args = parse_arguments(argv)
+    from tskd_monai.bundle.run import BundleRun
+    from tskd_monai.commands.bundle_command import run_bundle
+    from tskd_monai.commands.segment import student_folder
+    from tskd_monai.commands.user_data import labelled_datalist
+    from tskd_monai.evaluation.summary import read_metrics
+
+    student = student_folder(args.student)
+    output_dir = args.output_dir.resolve()
+    overrides: dict[str, Any] = {
+        "datalist": labelled_datalist(args.data, output_dir, args.labels),
+        "section": args.section,
+        "output_dir": output_dir,
+        "engine": args.engine,
+        **({} if args.fold is None else {"fold": args.fold}),
+    }
+    run_bundle(BundleRun(student, ["inference.json", "evaluate.json"], overrides))
+    rows = read_metrics(output_dir / "metrics.csv")
+    for name in dict.fromkeys(row["name"] for row in rows):
+        scores = [row["dice"] for row in rows if row["name"] == name]
+        print(f"{name}: Dice {sum(scores) / len(scores):.3f} over {len(scores)} images")
+    print(f"Report: {args.output_dir / 'report.html'}")
+    return 0

@@ -1,0 +1,102 @@
+"""Segments NIfTI files, 2D images and DICOM series with a student.
+
+tskd segment shipped scan.nii.gz
+tskd segment runs/mystudy/student series/ other.nii.gz --output-dir predictions --dicom-seg
+
+Segmentations lie on the grid of their image. A second call does what is left. `shipped` is the student that comes with
+the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SHIPPED = "shipped"
+SUMMARY = "summary.json"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        prog="tskd segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("student", help=f"folder of a student bundle, or `{SHIPPED}`")
+    parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
+    parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
+    parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders hold the cases")
+    parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG for each DICOM series")
+    parser.add_argument("--series-uid", help="SeriesInstanceUID to take where a folder holds several series")
+    parser.add_argument("--irregular", choices=("refuse", "resample"), default="refuse", help="tilted or gappy series")
+    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    parser.add_argument("--restart", action="store_true", help="segment again what was segmented before")
+    args = parser.parse_args(argv)
+    if args.tree and len(args.image) != 1:
+        parser.error(f"expected one folder with --tree, found {len(args.image)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, segment, and print a line for each case."""
+    args = parse_arguments(argv)
+    from tskd_monai.bundle.run import BundleRun
+    from tskd_monai.commands.bundle_command import run_bundle
+    from tskd_monai.files.json_files import read_json
+
+    images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
+    overrides: dict[str, Any] = {
+        "tree" if args.tree else "image": images,
+        "output_dir": args.output_dir.resolve(),
+        "irregular": args.irregular,
+        "engine": args.engine,
+        **({"series_uid": args.series_uid} if args.series_uid else {}),
+        **({"resume": False} if args.restart else {}),
+    }
+    configs = ["inference.json", *(["dicom_seg.json"] if args.dicom_seg else [])]
+    failed = ""
+    try:
+        run_bundle(BundleRun(student_folder(args.student), configs, overrides))
+    except RuntimeError as error:
+        if not (args.output_dir / SUMMARY).is_file():
+            raise
+        failed = str(root_cause(error))
+    for case in read_json(args.output_dir / SUMMARY)["studies"]:
+        print(case_line(case))
+    print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
+    return int(bool(failed))
+
+
+def student_folder(name: str) -> Path:
+    """Return the folder of a student bundle.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    from tskd_monai.bundle.locations import BUNDLES
+
+    folder = BUNDLES / "segmentation" if name == SHIPPED else Path(name).resolve()
+    if not (folder / "models" / "model.pt").is_file():
+        raise FileNotFoundError(
+            f"Expected a student at {name}, found no models/model.pt there; name the folder that `tskd train` calls "
+            f"student, or `{SHIPPED}`."
+        )
+    return folder
+
+
+def case_line(case: Mapping[str, Any]) -> str:
+    """Return what became of a case in one line: sizes and files, or why it failed."""
+    name = case["name"] or case["study"]
+    if case["status"] != "done":
+        return f"{name}: FAILED: {case['message']}"
+    field, unit, digits = ("volumes_ml", "mL", 1) if "volumes_ml" in case else ("pixels", "pixels", 0)
+    sizes = ", ".join(f"{structure} {size:.{digits}f} {unit}" for structure, size in case[field].items())
+    return f"{name}: {sizes} -> {', '.join(case['outputs'])}"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain: MONAI wraps what a component raises."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

@@ -1,0 +1,51 @@
+"""Lists the foundation models that a teacher can be made of: size, input, licence, and whether the weights are here.
+
+tskd teachers
+tskd train mydata/ --teacher sam_vit_base=sam_vit_b_01ec64.pth
+
+A teacher is named by its encoder, with a file (`NAME=FILE`) or a hub id; weights in the hub's cache are found by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from tskd_monai.networks.encoder_records import EncoderRecord
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line and print the table."""
+    argparse.ArgumentParser(
+        prog="tskd teachers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a table is no reason to download gigabytes
+    import torch
+    from torch import nn
+
+    from tskd_monai.evaluation.latency import count_parameters
+    from tskd_monai.networks.encoder_records import ENCODERS
+
+    print(f"{'name':<20}{'parameters':>11}  {'input':>5}  {'licence':<11}{'weights':<14}source")
+    for record in ENCODERS.values():
+        with torch.device("meta"):
+            encoder = cast(nn.Module, record.architecture.build(record.image_size, record.mean, record.std))
+        millions = count_parameters(encoder) / 1e6
+        state = "here" if _is_here(record) else "not here"
+        size = f"{millions:>9.1f} M  {record.image_size:>5}"
+        print(f"{record.name:<20}{size}  {record.licence:<11}{state:<14}{record.source}")
+    return 0
+
+
+def _is_here(record: EncoderRecord) -> bool:
+    """Return whether the weights are shipped or in the hub's cache; nothing is downloaded to find out."""
+    from tskd_monai.networks.pretrained import weights_path
+
+    try:
+        weights_path(record.name, None if record.shipped else record.source)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
