@@ -1,4 +1,4 @@
-"""Datalists in Decathlon style: which images there are, of which patient, and in which section."""
+"""Decathlon-style datalists: images, their patients, and their sections."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
     """Returns a datalist with absolute paths, checked.
 
     Args:
-        path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list
-            of `{"image", "label", "case"}`, perhaps with `second_reader`, another label of the image; paths are
-            relative to the file's folder. Labels in `unlabeled` are left out.
-        fold: number of the cross-validation fold under `folds`, which lists the cases of each section.
+        path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list of
+            `{"image", "label", "case"}`, optionally with `second_reader`, another label of the image; paths are
+            relative to the file's folder. Labels in `unlabeled` are ignored.
+        fold: index of the cross-validation fold in `folds`, which lists the cases of each section.
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.
-        ValueError: when an entry is malformed, a patient or an image stands in two sections, two patients share a
-            label or there is no such fold; names the file and the section.
+        ValueError: when an entry is malformed, a patient or an image is in two sections, two patients share a label, or
+            the fold does not exist; names the file and the section.
     """
     if path is None:
         raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
@@ -53,7 +53,7 @@ def load_section(path: str | Path | None, section: str, fold: int | None = None)
     """Returns the entries of one section, at least one.
 
     Raises:
-        ValueError: when the section is empty, besides the errors of `load_datalist`.
+        ValueError: when the section is empty; see also `load_datalist`.
     """
     if section not in SECTIONS:
         raise ValueError(f"Expected a section among {SECTIONS}, found {section}.")
@@ -64,23 +64,23 @@ def load_section(path: str | Path | None, section: str, fold: int | None = None)
 
 
 def transfer_images(path: str | Path | None, fold: int | None = None) -> list[dict[str, Any]]:
-    """Returns the real part of the transfer set: whole training and unlabelled images, without their labels."""
+    """Returns the real images of the transfer set: all training and unlabelled images, without labels."""
     datalist = load_datalist(path, fold)
     entries = datalist["training"] + datalist["unlabeled"]
     return [{"image": entry["image"], "case": entry["case"]} for entry in entries]
 
 
 def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> dict[str, list[int]]:
-    """Returns which slices of which case are labelled under a budget, never looking at the labels.
+    """Returns the slices of each case that are labelled under a budget, chosen without reading labels.
 
-    Patients come first: in an order drawn from the seed each gives one slice before any gives a second. Within a
-    patient, slices follow a golden-ratio sequence from an offset drawn from the seed, so any number of them is spread
-    evenly over the volume. Budgets are nested: the 10 slices of one seed are among its 25.
+    Patients are visited in an order drawn from the seed, and each gives one slice before any gives a second. Within a
+    patient, slices follow a golden-ratio sequence from an offset drawn from the seed, so that any number of them is
+    spread evenly over the volume. Budgets are nested: the 10 slices of one seed are among its 25.
 
     Args:
         slice_counts: number of slices of each case.
-        budget: number of labelled slices in all.
-        seed: of the draw.
+        budget: total number of labelled slices.
+        seed: seed of the draw.
 
     Raises:
         ValueError: when the budget is not between 1 and the number of slices.
@@ -102,10 +102,10 @@ def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> 
 
 
 def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Returns the datalist in which only the chosen training slices count as labelled.
+    """Returns the datalist in which only the chosen training slices are labelled.
 
-    A training entry gets `slices`, the indices of its labelled slices along the task's slice axis; a case of which
-    nothing is labelled moves to `unlabeled`.
+    A training entry gets `slices`, the indices of its labelled slices along the task's slice axis; a case without
+    labelled slices moves to `unlabeled`.
     """
     training = [{**entry, "slices": list(chosen[entry["case"]])} for entry in datalist["training"]
                 if entry["case"] in chosen]  # fmt: skip
@@ -115,7 +115,7 @@ def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[i
 
 
 def case_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
-    """Returns the name of each entry of a datalist's section: its case, and its file where a case has several."""
+    """Returns the name of each entry of a section: its case, and also the file name if a case has several images."""
     cases = [entry["case"] for entry in entries]
     return [
         entry["case"] if cases.count(entry["case"]) == 1 else f"{entry['case']}_{file_stem(Path(entry['image']))}"
@@ -124,7 +124,7 @@ def case_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _spread(count: int, offset: float) -> list[int]:
-    """A permutation of `range(count)` of which every beginning is spread evenly."""
+    """Returns a permutation of `range(count)` in which every prefix is evenly spread."""
     order = dict.fromkeys(int((offset + turn * GOLDEN_RATIO) % 1 * count) for turn in range(8 * count))
     return list(order) + [index for index in range(count) if index not in order]
 
@@ -159,7 +159,7 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
 
 
 def _listless_advice(content: Any) -> str:
-    """Returns what a dataset.json of nnU-Net lacks, which lists no files."""
+    """Returns advice for a dataset.json of nnU-Net, which lists no files; empty for other content."""
     if not isinstance(content, Mapping) or "numTraining" not in content:
         return ""
     return (
@@ -169,7 +169,7 @@ def _listless_advice(content: Any) -> str:
 
 
 def _entry_advice(entry: Any, section: str) -> str:
-    """Returns what to do about an entry that lacks something, as in the dataset.json of a Decathlon download."""
+    """Returns advice for an incomplete entry, as in the dataset.json of a Decathlon download."""
     if isinstance(entry, str):
         return 'list images that have no label as {"image", "case"} in `unlabeled`'
     if isinstance(entry, Mapping) and "case" not in entry:
@@ -199,9 +199,9 @@ def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _check_distinct_files(datalist: Mapping[str, Any], path: str | Path) -> None:
-    """Raises ValueError for an image that stands in the datalist twice, and for a label of two patients.
+    """Raises ValueError when the datalist lists an image twice, or a label for two patients.
 
-    A link to a file is that file. Copies have to be read to be found: planning does.
+    Links are resolved. Copies are detected only by reading them, as planning does.
     """
     images: dict[tuple[int, int], tuple[str, Mapping[str, Any]]] = {}
     labels: dict[tuple[int, int], Mapping[str, Any]] = {}
@@ -221,7 +221,7 @@ def _check_distinct_files(datalist: Mapping[str, Any], path: str | Path) -> None
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Returns what a file or folder is, whatever name leads to it."""
+    """Returns device and inode of a file or folder, equal for all paths to it."""
     state = Path(path).stat()
     return state.st_dev, state.st_ino
 

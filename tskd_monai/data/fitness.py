@@ -1,7 +1,7 @@
-"""Whether an image is of the kind that a task's network was made for.
+"""Whether an image is suitable for a task's network.
 
-What can never fit is refused: another kind of image, number of channels or modality. What differs from the training
-images by its grid or the range of its values is warned of or refused, as the task states.
+Another kind of image, number of channels or modality is refused. An image whose grid or range of values differs from
+the training images causes a warning or is refused, as the task states.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ logger = logging.getLogger(__name__)
 CT = "CT"
 HOUNSFIELD_MODE = "hu_window"
 PIXELS = "pixels"
-"""`unit` in the metadata of a 2D image file."""
+"""Value of `unit` in the metadata of a 2D image file."""
 UNLIKE_TRAINING = "unlike_training"
-"""Key in metadata, records and `summary.json`: how an image differs from the training images."""
+"""Key in metadata, records and `summary.json` that states how an image differs from the training images."""
 FIELD_OF_VIEW_FACTOR = 2.0
-"""Allowed beyond the training images' range: scanners and patients vary by less, a crop of an organ by more."""
+"""Tolerance beyond the range of the training images: scanners and patients vary less, a crop of an organ more."""
 PIXEL_FACTOR = 4.0
-"""Allowed for the spacing in the plane, which is resampled and varies with the acquisition matrix."""
+"""Tolerance of the in-plane spacing, which is resampled and varies with the acquisition matrix."""
 SLICE_FACTOR = 10.0
-"""Allowed for the slice distance: slices are segmented one by one, and the same CT comes at 0.6 mm and at 5 mm."""
+"""Tolerance of the slice distance: slices are segmented one by one, and the same CT exists at 0.6 mm and at 5 mm."""
 AIR_HU = -1024.0
-"""Values below it are padding outside of the scanner's field of view."""
+"""Lower values are padding outside of the scanner's field of view."""
 HIGHEST_HU = 3071.0
-"""Largest value of 12 bits; metal lies beyond it."""
+"""Largest 12-bit value; metal exceeds it."""
 VALUE_TOLERANCE = 500.0
-"""Half the difference between air and water: crops of the body vary by less, shifted or other values by more."""
+"""Half the difference between air and water: crops of the body vary less, shifted or other values more."""
 SMALLEST_SPREAD = 0.05
 """Fraction of the window: an image with less contrast was scaled to [0, 1], or is empty."""
 
 
 @dataclass(frozen=True)
 class ImageExtent:
-    """Field of view, spacing and range of values of one image.
+    """Field of view, spacing and range of values of an image.
 
     Attributes:
         field_of_view: longer side of its slices, mm (pixels without a spacing).
@@ -71,7 +71,7 @@ def image_extent(
         shape: voxels along three axes.
         spacing: mm along the same axes; 1 for images without a spacing.
         values: 0.5th and 99.5th percentile of the whole image.
-        slice_axis: which of the axes the slices lie along; None for 2D images, whose first two axes are the plane.
+        slice_axis: axis along which the slices lie; None for 2D images, whose first two axes are the plane.
     """
     rows, columns = (axis for axis in range(3) if axis != (2 if slice_axis is None else slice_axis))
     field_of_view = max(float(shape[axis] * spacing[axis]) for axis in (rows, columns))
@@ -80,7 +80,7 @@ def image_extent(
 
 
 def ranges_over(images: Sequence[ImageExtent]) -> TrainingImages:
-    """Returns the ranges over images, of which there is at least one."""
+    """Returns the ranges over at least one image."""
     distances = [image.slices for image in images if image.slices is not None]
     return TrainingImages(
         field_of_view_mm=_range([image.field_of_view for image in images]),
@@ -91,10 +91,10 @@ def ranges_over(images: Sequence[ImageExtent]) -> TrainingImages:
 
 
 def unlike_most(images: Mapping[str, ImageExtent], unit: str) -> dict[str, list[str]]:
-    """Returns how the geometry of training images differs from the median, by name, only of those that are far from it.
+    """Returns how the geometry of training images differs from the median, by name, for images far from it.
 
     Args:
-        images: by name.
+        images: extents by name.
         unit: `mm`, or `pixels` for images without a spacing.
     """
     distances = [image.slices for image in images.values() if image.slices is not None]
@@ -109,7 +109,7 @@ def unlike_most(images: Mapping[str, ImageExtent], unit: str) -> dict[str, list[
 
 
 def unlike_training(image: ImageExtent, task: Task) -> list[str]:
-    """Returns how an image differs from the training images, one text for each finding; empty where it does not.
+    """Returns how an image differs from the training images, one text for each finding.
 
     Without `training_images` only the intensity window is checked.
     """
@@ -136,7 +136,7 @@ def _unlike_geometry(image: ImageExtent, training: TrainingImages, unit: str) ->
 
 
 def _unlike_window(values: tuple[float, float], intensity: Intensity) -> list[str]:
-    """Returns a finding where a window of HU or colour shows nothing of the image; percentiles always fit."""
+    """Returns a finding if a window of HU or colour shows nothing of the image; percentiles always fit."""
     if intensity.mode == "percentile":
         return []
     window = (intensity.lower, intensity.upper)
@@ -148,7 +148,7 @@ def _unlike_window(values: tuple[float, float], intensity: Intensity) -> list[st
 
 
 def _unlike_values(values: tuple[float, float], training: tuple[float, float], mode: str) -> list[str]:
-    """Compares HU as they are; where each image is scaled by its own percentiles, only HU are recognised as others."""
+    """Compares HU directly; for images scaled by their own percentiles, only detects values that are HU."""
     if mode == "hu_window":
         expected = (max(training[0], AIR_HU) + VALUE_TOLERANCE, max(training[1], HIGHEST_HU) + VALUE_TOLERANCE)
         unlike = values[0] > expected[0] or values[1] > expected[1]
@@ -183,7 +183,7 @@ class CompareWithTrainingd(MapTransform):
         self.task = task
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Returns the dictionary; the image's metadata state how it differs, or an empty string.
+        """Returns the dictionary; the image's metadata state how it differs, or hold an empty string.
 
         Raises:
             ValueError: when an image is unlike the training images and the task refuses such images.
@@ -222,15 +222,15 @@ def value_range(image: MetaTensor) -> tuple[float, float] | None:
 
 
 class CheckImageFitsTaskd(MapTransform):
-    """Refuses an image whose kind (volume or 2D image file), number of channels or modality is not the task's.
+    """Refuses an image whose kind (volume or 2D image file), number of channels or modality differs from the task's.
 
-    A 2D image file has no size in mm and no orientation. Only DICOM states a modality: a task with a window of HU is
-    for CT, and no other task is.
+    A 2D image file has no size in mm and no orientation. Only DICOM states a modality: CT requires a task with a window
+    of HU, and such a task requires CT.
 
     Args:
         keys: keys of images `(C, …)`.
         channels: input channels of the network.
-        intensity_mode: of the task: `percentile`, `hu_window` or `rgb`.
+        intensity_mode: mode of the task: `percentile`, `hu_window` or `rgb`.
         flat: whether the task is for 2D image files.
     """
 
@@ -244,7 +244,7 @@ class CheckImageFitsTaskd(MapTransform):
         """Returns the dictionary unchanged.
 
         Raises:
-            ValueError: when an image does not fit; names it, what was expected and what was found.
+            ValueError: when an image is not suitable; names it, what was expected and what was found.
         """
         for key in self.key_iterator(dict(data)):
             image = data[key]

@@ -1,7 +1,7 @@
-"""`gates.json`: what the gates of a transfer set measured, in the folder with their `contact_sheet.png`.
+"""`gates.json`: measurements of the gates of a transfer set, beside their `contact_sheet.png`.
 
-The one definition of the file: `tskd_monai.synthesis.gates` fills and writes it, the report reads it. What the gates
-decided about each image stands in the list of the transfer set, see `tskd_monai.data.transfer_set`.
+This module defines the file: `tskd_monai.synthesis.gates` fills and writes it, the report reads it. The results of the
+gates for each image are in the manifest of the transfer set, see `tskd_monai.data.transfer_set`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class Scores:
-    """What one gate measured on every image; an image below the threshold is dropped.
+    """Measurements of one gate on every image; an image below the threshold is dropped.
 
     Attributes:
-        threshold: a low quantile of `real`.
-        real: of the real images that the threshold was taken from.
-        synthetic: of the sampled images, before any was dropped.
+        threshold: low quantile of `real`.
+        real: values of the real images that the threshold is derived from.
+        synthetic: values of all sampled images, dropped ones included.
     """
 
     threshold: float
@@ -38,7 +38,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over random draws with the interval that holds 95 % of the draws."""
+    """A mean over random draws with the interval that contains 95 % of the draws."""
 
     mean: float
     low: float
@@ -47,25 +47,25 @@ class Interval:
 
 @dataclass(frozen=True)
 class Gates:
-    """What the gates measured, counted and were set to.
+    """Measurements, counts and settings of the gates.
 
     Attributes:
-        task_hash: of the task that the images are for.
-        checkpoint_sha256: of the diffusion model that they were sampled from.
+        task_hash: hash of the task of the images.
+        checkpoint_sha256: sha256 of the diffusion model that sampled them.
         confidence: the teacher's confidence in [0, 1], mean over predicted classes; None when it was not measured.
         pixels: root mean square difference to the nearest training image after flips and shifts.
         features: cosine distance to the nearest training image in the features of the encoder.
         kid_synthetic: kernel inception distance of synthetic to validation images.
-        kid_training: the same of training to validation images.
+        kid_training: kernel inception distance of training to validation images.
         ms_ssim_synthetic: multi-scale structural similarity of pairs of synthetic images.
-        ms_ssim_training: the same of training images.
-        counts: number of images that were sampled, accepted, near_copies and of low_confidence.
-        encoder: whose features are compared.
-        confidence_quantile: of the validation images, at the threshold of confidence.
-        near_copy_quantile: of the training images, at the thresholds of distance.
+        ms_ssim_training: multi-scale structural similarity of pairs of training images.
+        counts: number of images that are sampled, accepted, near_copies and of low_confidence.
+        encoder: name of the encoder whose features are compared.
+        confidence_quantile: quantile of the validation images at the threshold of confidence.
+        near_copy_quantile: quantile of the training images at the thresholds of distance.
         kid_subset_size: images of each set in a draw.
         kid_subsets: number of draws.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     task_hash: str
@@ -192,11 +192,11 @@ class _File:
 
 
 def read_gates(folder: Path) -> Gates:
-    """Returns what the gates measured, from the `gates.json` in their output folder.
+    """Returns the measurements of the gates, from the `gates.json` in their output folder.
 
     Raises:
         FileNotFoundError: if there is no `gates.json`.
-        ValueError: if it is of another version, or a field is missing or out of range; names file and field.
+        ValueError: if it has another version, or a field is missing or out of range; names file and field.
     """
     path = Path(folder) / GATES_NAME
     if not path.is_file():

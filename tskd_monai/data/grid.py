@@ -1,6 +1,6 @@
-"""The voxel grid of a volume, given by its affine to RAS mm: whether two are one, and how its axes lie in the body.
+"""The voxel grid of a volume, given by its affine to RAS mm: comparison of grids, and directions of the axes.
 
-Training, scoring, writing and display all compare grids here, so that what one of them accepts none of them refuses.
+Training, scoring, writing and display compare grids with these functions, so they accept the same images.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import nibabel as nib
 import numpy as np
 
 GRID_TOLERANCE_MM = 0.1
-"""Two affines put a volume at the same position when no corner of it moves further than this..."""
+"""Largest distance that a corner of a volume may move between two affines of the same grid..."""
 
 GRID_TOLERANCE_VOXELS = 0.1
-"""... nor further than this fraction of its shortest voxel side, which is less in microscopy and small animals."""
+"""... as a fraction of its shortest voxel side, the smaller limit in microscopy and small animals."""
 
 SHEAR_TOLERANCE = 1e-3
-"""Largest cosine between two axes of a grid that counts as orthogonal: affines are stored in single precision."""
+"""Largest cosine between two axes of an orthogonal grid: affines are stored in single precision."""
 
 
 def corner_distance(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> float:
-    """Returns how far apart two affines put the corners of a volume: the largest of the eight distances, mm.
+    """Returns the largest distance, mm, between the eight corners of a volume under two affines.
 
     Args:
-        shape: of the volume, three voxel counts.
+        shape: voxels along the three axes of the volume.
         first: affine (4, 4).
         second: affine (4, 4).
     """
@@ -35,7 +35,7 @@ def same_grid(shape: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> 
     """Returns whether two affines put a volume at the same position: no corner moves by more than the tolerance.
 
     Args:
-        shape: of the volume, three voxel counts.
+        shape: voxels along the three axes of the volume.
         first: affine (4, 4), to mm.
         second: affine (4, 4), to mm.
     """
@@ -50,18 +50,18 @@ def voxel_spacing(affine: np.ndarray) -> tuple[float, float, float]:
 
 
 def shear_degrees(affine: np.ndarray) -> float:
-    """Returns by how many degrees two axes of the grid miss a right angle; 0 within the tolerance."""
+    """Returns the largest deviation of two axes of the grid from a right angle, degrees; 0 within the tolerance."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > SHEAR_TOLERANCE else 0.0
 
 
 def require_orthogonal(affine: np.ndarray, name: str) -> None:
-    """Raises ValueError for a sheared grid, on which no distance in mm can be measured along the axes.
+    """Raises ValueError for a sheared grid, on which distances in mm cannot be measured along the axes.
 
     Args:
         affine: to RAS mm (4, 4).
-        name: of the file in the message.
+        name: name of the file in the message.
     """
     if angle := shear_degrees(affine):
         raise ValueError(
@@ -75,9 +75,9 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axcodes: str) -> np.ndarra
     """Returns a view of a volume whose axes point in given directions, as nearly as the grid allows.
 
     Args:
-        array: (X, Y, Z), perhaps with further axes.
+        array: (X, Y, Z), optionally with further axes.
         affine: to RAS mm (4, 4).
-        axcodes: such as `RAS`: the first axis towards the right, the second to anterior, the third to superior.
+        axcodes: such as `RAS`: the first axis to the right, the second to anterior, the third to superior.
     """
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axcodes))
     return nib.orientations.apply_orientation(array, turn)

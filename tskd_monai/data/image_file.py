@@ -22,60 +22,60 @@ EXIF_ORIENTATION = 0x0112
 
 
 def is_image_file(path: str | Path) -> bool:
-    """Whether the path is a 2D image file by its suffix."""
+    """Returns whether the suffix is that of a 2D image file."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image_file(path: str | Path) -> np.ndarray:
     """Returns the pixels of a 2D image file as stored, rows first.
 
-    A grey image has one channel and a colour image three, and nothing turns one into the other. Alpha is dropped
-    where it is opaque throughout. A palette is resolved, to grey where all its colours in use are grey.
+    A grey image has one channel and a colour image three; neither is converted to the other. An alpha channel that is
+    opaque throughout is dropped. A palette is resolved, to grey if all its used colours are grey.
 
     Args:
-        path: a PNG, JPEG, BMP or TIFF file with one image.
+        path: PNG, JPEG, BMP or TIFF file with one image.
 
     Returns:
         float32, (H, W, 1) for grey or (H, W, 1, 3) for colour; values as in the file (8-bit: 0 to 255; 4-bit: 0 to 15;
         1-bit: 0, 1).
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, claims more than it can hold, holds several images, is partly
+        FileNotFoundError: when the file does not exist.
+        ValueError: when the file is damaged, states more pixels than it can hold, holds several images, is partly
             transparent, or has a colour model other than grey and RGB.
     """
     return read_pixels(path).astype(np.float32)
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
-    """Returns what `read_image_file` does, in the file's own type: uint8 only where there are 8 bits a channel."""
+    """Returns the pixels as `read_image_file` does, in the file's type: uint8 only for 8 bits per channel."""
     image, rawmode = _opened(Path(path))
     resolved = _resolved(image, Path(path).name)
     return _unscaled(np.asarray(resolved), rawmode if resolved is image else "")[:, :, None]
 
 
 def read_label_file(path: str | Path) -> np.ndarray:
-    """Returns the numbers that a 2D image file stores for its pixels, rows first: what a label map means.
+    """Returns the stored numbers of a 2D image file, rows first, as label values.
 
-    Of a palette that is the index, whatever its colours; bits are not stretched, and a TIFF in which 0 is white is not
-    turned round.
+    Of a palette image these are the indices, regardless of the colours; low bit depths are not stretched, and a TIFF in
+    which 0 is white is not inverted.
 
     Args:
-        path: a PNG, BMP or TIFF file with one image.
+        path: PNG, BMP or TIFF file with one image.
 
     Returns:
-        float32, (H, W, 1); (H, W, 1, 3) for a colour image, whose colours are no labels.
+        float32, (H, W, 1); (H, W, 1, 3) for a colour image, which is no label map.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: as `read_image_file`.
+        FileNotFoundError: when the file does not exist.
+        ValueError: see `read_image_file`.
     """
     path = Path(path)
     image, rawmode = _opened(path)
     if image.mode in ("P", "PA"):
         pixels = np.asarray(image)
         return (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.float32)[:, :, None]
-    image.info.pop("transparency", None)  # which number is shown as transparent changes no number
+    image.info.pop("transparency", None)  # transparency does not affect the stored numbers
     resolved = _resolved(image, path.name)
     pixels = _unscaled(np.asarray(resolved), rawmode if resolved is image else "").astype(np.float32)
     _, _, variant = rawmode.partition(";")
@@ -85,17 +85,17 @@ def read_label_file(path: str | Path) -> np.ndarray:
 
 
 def _opened(path: Path) -> tuple[Image.Image, str]:
-    """Returns an image, its pixels read, and how Pillow calls their layout in the file, such as `L;4`."""
+    """Returns an image with its pixels read, and Pillow's name of their layout in the file, such as `L;4`."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
-    # From memory: of a file Pillow asks as many bytes at once as a chunk's header claims, up to 4 GB.
+    # From memory: from a file, Pillow requests as many bytes at once as a chunk's header states, up to 4 GB.
     with damage_explained("image file", path.name):
         image = Image.open(io.BytesIO(path.read_bytes()))
     check_image_claims(image, path)
     with damage_explained("image file", path.name), image:
         frames = getattr(image, "n_frames", 1)
-        rawmode = _rawmode(image)  # before Pillow looks for EXIF, which it finds by reading the pixels
-        _notice_losses(image, path.name)
+        rawmode = _rawmode(image)  # before Pillow searches for EXIF, which reads the pixels
+        _warn_about_losses(image, path.name)
         image.load()
     if frames > 1:
         raise ValueError(f"Expected one image in {path.name}, found {frames}; save each as its own file.")
@@ -116,21 +116,21 @@ def _largest(rawmode: str) -> int:
 
 
 def _unscaled(pixels: np.ndarray, rawmode: str) -> np.ndarray:
-    """Returns grey pixels of 2 or 4 bits as the numbers in the file, float32, and all others as they are."""
+    """Returns grey pixels of 2 or 4 bits as the numbers in the file, float32, and other pixels unchanged."""
     if not LOW_BITS.match(rawmode):
         return pixels
     return np.rint(pixels * np.float32(_largest(rawmode) / 255))
 
 
 def check_image_claims(image: Image.Image, path: Path) -> None:
-    """Raises ValueError when a header claims more pixels than an image may have or its file can hold.
+    """Raises ValueError when a header states more pixels than an image may have or its file can hold.
 
     Args:
-        image: opened, its pixels not read.
-        path: of its file.
+        image: opened image, without its pixels.
+        path: path of its file.
     """
     values = image.width * image.height * len(image.getbands())
-    check_held(values // 8, path.stat().st_size, DEFLATE_MAX_RATIO, path.name)  # a bit for each value, at the least
+    check_held(values // 8, path.stat().st_size, DEFLATE_MAX_RATIO, path.name)  # at least one bit for each value
     check_voxel_count(values, path.name)
 
 
@@ -155,7 +155,7 @@ def _resolved(image: Image.Image, name: str) -> Image.Image:
 
 
 def _without_palette(image: Image.Image, name: str) -> Image.Image:
-    """Returns a palette image as the colours that a viewer shows, with alpha where the palette has it."""
+    """Returns a palette image in the colours of the palette, with alpha if the palette has it."""
     with damage_explained("image file", name):
         colours = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     red, green, blue = (np.asarray(colours.getchannel(channel)) for channel in "RGB")
@@ -164,8 +164,8 @@ def _without_palette(image: Image.Image, name: str) -> Image.Image:
     return colours.convert("LA" if colours.mode == "RGBA" else "L") if grey else colours
 
 
-def _notice_losses(image: Image.Image, name: str) -> None:
-    """Warns of what the decoder leaves out: the low byte of 16-bit colour, and a rotation that only EXIF knows."""
+def _warn_about_losses(image: Image.Image, name: str) -> None:
+    """Warns of what the decoder drops: the low byte of 16-bit colour, and a rotation in EXIF."""
     if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         logger.warning("%s has 16 bits per colour channel; the upper 8 are read.", name)
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)

@@ -1,6 +1,6 @@
 """Label maps: whole numbers that are declared, on the grid of their image.
 
-Planning, training and evaluation judge a label by this one piece of code, so that what is planned can be trained.
+Planning, training and evaluation check labels with these functions, so that what is planned can be trained.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from tskd_monai.data.output_names import image_title
 logger = logging.getLogger(__name__)
 
 NEAR_WHOLE = 1e-3
-"""A value this near to a whole number means it: header scaling and arithmetic in single precision move it less."""
+"""Largest distance to a whole number; header scaling and single precision cause less."""
 
 SHOWN_VALUES = 8
 BLACK_AND_WHITE = 255
 
 
 def listed_values(values: np.ndarray | Sequence[float]) -> str:
-    """Returns the first eight distinct values, in order, and how many others there are, for a message."""
+    """Returns the first eight distinct values, in order, and the number of others, for a message."""
     distinct = np.unique(np.asarray(values))
     others = len(distinct) - SHOWN_VALUES
     return f"{distinct[:SHOWN_VALUES].tolist()}" + (f" and {others} more" if others > 0 else "")
 
 
 def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
-    """Returns a label map whose values within 1e-3 of a whole number are that number, with a warning; others stay.
+    """Returns a label map with values within 1e-3 of a whole number rounded, with a warning; others are unchanged.
 
     Args:
         label: as read, any shape.
-        name: of its file, for the warning.
+        name: name of its file, for the warning.
     """
     if not np.issubdtype(label.dtype, np.floating):
         return label
     rounded = np.rint(label)
     if np.array_equal(rounded, label):
         return label
-    with np.errstate(invalid="ignore"):  # of infinite values
+    with np.errstate(invalid="ignore"):  # for infinite values
         offset = np.abs(label - rounded)
     near = (offset > 0) & (offset <= NEAR_WHOLE)
     if near.any():
@@ -60,13 +60,13 @@ def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_declared(values: np.ndarray, known: np.ndarray, label_values: Sequence[int], name: str) -> None:
-    """Raises ValueError when a label map holds a value that is not declared; names the file, the values, what to do.
+    """Raises ValueError when a label map holds undeclared values; names the file, the values and what to do.
 
     Args:
-        values: of the label map.
-        known: whether each of them is declared.
-        label_values: that are declared, background among them.
-        name: of the file in the message.
+        values: values of the label map.
+        known: whether each value is declared.
+        label_values: declared values, background included.
+        name: name of the file in the message.
     """
     if not known.all():
         unknown = values[~known]
@@ -77,12 +77,12 @@ def check_declared(values: np.ndarray, known: np.ndarray, label_values: Sequence
 
 
 class EncodeLabelsd(MapTransform):
-    """Turns label values into network classes, the index of the value among `label_values`.
+    """Encodes label values as network classes, the index of each value in `label_values`.
 
     Args:
-        keys: of label maps.
+        keys: keys of label maps.
         label_values: value of each class, background first.
-        allow_missing_keys: pass over absent keys.
+        allow_missing_keys: skip absent keys.
     """
 
     def __init__(self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -93,13 +93,13 @@ class EncodeLabelsd(MapTransform):
         """Returns the dictionary with encoded label maps, uint8.
 
         Raises:
-            ValueError: when a label map holds a value that is not declared; names the file and the values.
+            ValueError: when a label map holds undeclared values; names the file and the values.
         """
         encoded = dict(data)
         for key in self.key_iterator(encoded):
             label = encoded[key]
             values = whole_labels(np.asarray(label), _name(label))
-            classes = np.zeros_like(values, np.uint8)  # in the order of the memory
+            classes = np.zeros_like(values, np.uint8)  # in the memory order of the values
             known = np.zeros_like(values, bool)
             for index, value in enumerate(self.label_values):
                 matches = values == value
@@ -111,16 +111,16 @@ class EncodeLabelsd(MapTransform):
 
 
 Grid = tuple[tuple[int, ...], np.ndarray | None]
-"""Shape of the three spatial axes, and the affine to RAS mm; None where there is none, as in a 2D image file."""
+"""Shape of the three spatial axes, and the affine to RAS mm; None for a 2D image file."""
 
 
 def check_label_grid(image: Grid, label: Grid, names: str) -> None:
     """Raises ValueError when a label has another shape than its image, or another affine (`same_grid`).
 
     Args:
-        image: its grid.
-        label: its grid; affines are compared where both have one.
-        names: of both in the message.
+        image: grid of the image.
+        label: grid of the label; affines are compared where both exist.
+        names: names of both in the message.
     """
     (shape, affine), (label_shape, label_affine) = image, label
     if shape != label_shape:
@@ -136,11 +136,11 @@ def check_label_grid(image: Grid, label: Grid, names: str) -> None:
 
 
 class CheckLabelMatchesImaged(Transform):
-    """Refuses a label whose shape or grid is not its image's, and a labelled image that is not all numbers.
+    """Refuses a label whose shape or grid differs from its image's, and a labelled image with NaN or infinite voxels.
 
     Args:
-        image_key: of the image `(C, H, W, D)`.
-        label_key: of the label `(1, H, W, D)`; passed over when absent.
+        image_key: key of the image `(C, H, W, D)`.
+        label_key: key of the label `(1, H, W, D)`; without one, nothing is checked.
     """
 
     def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
@@ -150,8 +150,8 @@ class CheckLabelMatchesImaged(Transform):
         """Returns the dictionary unchanged.
 
         Raises:
-            ValueError: when they differ, the label has several channels, or the image NaN or infinite voxels; names
-                both files, what was expected and found.
+            ValueError: when the grids differ, the label has several channels, or the image has NaN or infinite voxels;
+                names both files, what was expected and found.
         """
         if self.label_key not in data:
             return data
@@ -174,7 +174,7 @@ def _grid(image: torch.Tensor) -> Grid:
 
 
 def _advice(unknown: np.ndarray) -> str:
-    """Returns what to do about values that are not declared."""
+    """Returns advice about undeclared values."""
     if not (np.isfinite(unknown) & (np.rint(unknown) == unknown)).all():
         return "Declare whole numbers in the task's `labels`; resample labels with nearest-neighbour interpolation."
     if np.array_equal(np.unique(unknown), [BLACK_AND_WHITE]):
@@ -185,7 +185,7 @@ def _advice(unknown: np.ndarray) -> str:
 
 
 def _require_finite(image: torch.Tensor) -> None:
-    """Raises ValueError: what such voxels should be is not for training or evaluation to guess."""
+    """Raises ValueError for NaN or infinite voxels, whose true values are unknown."""
     count = int((~torch.isfinite(torch.as_tensor(image))).sum())
     if count:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""NIfTI volumes: read whole and with their geometry checked, written atomically. Nothing else opens such files."""
+"""NIfTI volumes: reading to the end of the file with the geometry checked, and atomic writing.
+
+All NIfTI files are read and written by this module.
+"""
 
 from __future__ import annotations
 
@@ -20,43 +23,43 @@ logger = logging.getLogger(__name__)
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 MAX_BESIDE_VOXELS = 2**26
-"""Bytes that a file may have in front of its voxels (header extensions) and behind them."""
+"""Largest number of bytes before the voxels (header extensions) and after them."""
 
 SCANNER_ANATOMICAL = 1
-"""NIFTI_XFORM_SCANNER_ANAT: the coordinates are those of the image, and nothing was registered to anything."""
+"""NIFTI_XFORM_SCANNER_ANAT: scanner coordinates, without registration."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 NON_MILLIMETRE_UNITS = ("meter", "micron")
 IMAGE_CLASSES: dict[int, Any] = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
-"""By the first field of the header, `sizeof_hdr`."""
+"""NIfTI classes by the first field of the header, `sizeof_hdr`."""
 
 
 def read_nifti(path: str | Path, volume: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the voxels and the affine of a NIfTI file.
 
-    The file is read to its end, so a truncated or altered `.nii.gz` never passes (nibabel stops before the
+    The file is read to its end, so that truncated or altered `.nii.gz` files are refused (nibabel stops before the
     checksum), and nothing is memory-mapped. NaN and infinite voxels are kept and counted in a warning.
 
     Args:
-        path: a `.nii` or `.nii.gz` file.
-        volume: index along the fourth axis of the volume to read; None for a file that holds one.
+        path: `.nii` or `.nii.gz` file.
+        volume: index along the fourth axis; None for a file with one volume.
 
     Returns:
         Voxels, float32 (X, Y, Z), header scaling applied, and the affine to RAS mm, float64 (4, 4).
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged, claims more than it can hold, holds several volumes and none is chosen,
-            colour or complex voxels, or has an affine that is not invertible or not in mm, or no spacing.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when the file is damaged, states more voxels than it can hold, has several volumes and none is
+            chosen, has colour or complex voxels, has an affine that is not invertible or not in mm, or has no spacing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
     header, voxels = _read_whole(path, volume)
     affine = _checked_affine(header, path.name)
-    with np.errstate(invalid="ignore"):  # where infinite voxels of both signs meet
+    with np.errstate(invalid="ignore"):  # for infinite voxels of both signs
         total = voxels.sum(dtype=np.float64)
-    if not np.isfinite(total):  # a NaN or infinite voxel makes it so
+    if not np.isfinite(total):  # caused by any NaN or infinite voxel
         count = voxels.size - int(np.isfinite(voxels).sum())
         logger.warning("%s has %d voxels that are NaN or infinite; they are kept.", path.name, count)
     return voxels, affine
@@ -65,14 +68,14 @@ def read_nifti(path: str | Path, volume: int | None = None) -> tuple[np.ndarray,
 def write_nifti(path: str | Path, voxels: np.ndarray, affine: np.ndarray, compress_level: int = 1) -> None:
     """Writes a volume as `.nii` or `.nii.gz`, atomically; the same volume gives the same bytes.
 
-    sform and qform are both set, so that readers that prefer either agree, with code 1 (scanner anatomical). A sheared
-    affine, which no qform can hold, is written as sform only.
+    sform and qform are both set, with code 1 (scanner anatomical), so that readers that prefer either agree. A sheared
+    affine, which a qform cannot represent, is written only as sform.
 
     Args:
         path: ends in `.nii` or `.nii.gz`.
-        voxels: (X, Y, Z), of the type to store.
+        voxels: (X, Y, Z), in the type to store.
         affine: to RAS mm (4, 4).
-        compress_level: of gzip, 1 (six times as fast as 6 on label maps, and little larger) to 9.
+        compress_level: gzip level, 1 (six times as fast as 6 on label maps, and little larger) to 9.
     """
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
@@ -82,7 +85,7 @@ def write_nifti(path: str | Path, voxels: np.ndarray, affine: np.ndarray, compre
         image.header["qform_code"] = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         if _is_compressed(temporary):
-            # no name and no time in the gzip header: the temporary name would be the one kept
+            # no name and no time in the gzip header, which would hold the temporary name
             with gzip.GzipFile("", "wb", compress_level, cast(BinaryIO, file), mtime=0) as stream:
                 image.to_stream(stream)
         else:
@@ -126,7 +129,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _checked_class(stream: BinaryIO, path: Path) -> Any:
-    """Returns nibabel's class for the file, its header validated before memory is allocated, and rewinds the stream."""
+    """Returns nibabel's class for the file, with its header validated before allocation, and rewinds the stream."""
     with damage_explained("NIfTI file", path.name):
         image_class = IMAGE_CLASSES.get(_header_size(stream))
     if image_class is None:
@@ -134,7 +137,7 @@ def _checked_class(stream: BinaryIO, path: Path) -> Any:
     with damage_explained("NIfTI file", path.name):
         block = stream.read(image_class.header_class.template_dtype.itemsize)
         stream.seek(0)
-    if len(block) == image_class.header_class.template_dtype.itemsize:  # else nibabel says so
+    if len(block) == image_class.header_class.template_dtype.itemsize:  # otherwise nibabel reports it
         header = image_class.header_class(block, check=False)
         _check_claims(header, path)
         _check_spacing(header, path.name)
@@ -142,7 +145,7 @@ def _checked_class(stream: BinaryIO, path: Path) -> Any:
 
 
 def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
-    """Refuses a header that claims more than an image may have, or more than its file can hold."""
+    """Refuses a header that states more voxels than an image may have, or than its file can hold."""
     count, offset = math.prod(int(size) for size in header.get_data_shape()), float(header["vox_offset"])
     try:
         voxel_bytes = header.get_data_dtype().itemsize
@@ -159,14 +162,14 @@ def _check_claims(header: nib.Nifti1Header, path: Path) -> None:
 
 
 def _check_spacing(header: nib.Nifti1Header, name: str) -> None:
-    """Refuses a spacing that the geometry is made from and that no scanner has; nibabel makes 1 mm of 0, and |x| of x.
+    """Refuses an impossible spacing where the geometry depends on it; nibabel reads 0 as 1 mm, and x as |x|.
 
     Args:
-        header: as it is in the file, nothing repaired.
-        name: of the file.
+        header: header as in the file, not repaired.
+        name: name of the file.
     """
     if header["sform_code"] > 0:
-        return  # states the geometry without it
+        return  # the sform states the geometry without it
     spacing, sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64), (*header.get_data_shape(), 1, 1, 1)[:3]
     missing = ~np.isfinite(spacing) | (spacing == 0)
     if any(bad and size > 1 for bad, size in zip(missing, sizes, strict=True)):
@@ -181,7 +184,7 @@ def _check_spacing(header: nib.Nifti1Header, name: str) -> None:
 
 
 def _read_to_end(stream: BinaryIO, name: str) -> None:
-    """Reads what follows the voxels: gzip compares its checksum at the end."""
+    """Reads the bytes after the voxels: gzip compares its checksum at the end."""
     left = MAX_BESIDE_VOXELS
     with damage_explained("NIfTI file", name):
         while left > 0 and (block := stream.read(1 << 20)):
@@ -221,7 +224,7 @@ def _volume_shape(shape: tuple[int, ...], name: str, volume: int | None) -> tupl
 
 
 def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
-    """Returns the affine to RAS mm: the sform, else the qform, else pixdim only; says so when there was a choice."""
+    """Returns the affine to RAS mm: sform, else qform, else pixdim; warns when the first two differ or are missing."""
     try:
         unit = header.get_xyzt_units()[0]
     except KeyError:

@@ -1,4 +1,4 @@
-"""Label maps as NIfTI or PNG files, whole or absent, on exactly the grid of their image."""
+"""Atomic writers of label maps as NIfTI or PNG files, on exactly the grid of their image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LABEL_DTYPES = (np.uint8, np.uint16)
 
 
 class LabelMapWriter(ImageWriter):
-    """What the writers share: a label map is checked against its image's grid, and never resampled.
+    """Base class of the writers: a label map is checked against its image's grid, and never resampled.
 
     Args:
-        output_dtype: uint8, uint16, or None for the smaller that holds the values.
+        output_dtype: uint8, uint16, or None for the smaller type that holds the values.
         scale: part of `SaveImaged`'s interface; label maps are not scaled.
 
     Raises:
@@ -52,21 +52,21 @@ class LabelMapWriter(ImageWriter):
     def set_data_array(
         self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
     ) -> None:
-        """Takes a label map.
+        """Sets the label map.
 
         Args:
             data_array: (1, X, Y, Z), or (X, Y, Z) with `channel_dim` None; whole numbers in the range of the type.
-            channel_dim: the axis of length one to drop.
-            squeeze_end_dims: part of MONAI's interface; the shape is the image's in any case.
-            kwargs: part of MONAI's interface; none is known.
+            channel_dim: axis of length one to drop.
+            squeeze_end_dims: part of MONAI's interface; the shape is always the image's.
+            kwargs: part of MONAI's interface; no option is supported.
 
         Raises:
             TypeError: when an option is given.
-            ValueError: when there is more than one channel, or a value is no label of the type.
+            ValueError: when there are several channels, or a value is not a whole number in the range of the type.
         """
         if kwargs:
             raise TypeError(f"Expected no writer options, found {sorted(kwargs)}; remove them.")
-        # `convert_to_numpy` would bring it into C order, and a file wants it slice by slice: 1 s for a CT.
+        # `convert_to_numpy` would copy it to C order, while files are written slice by slice: 1 s for a CT.
         array = np.asarray(data_array.detach().cpu() if isinstance(data_array, torch.Tensor) else data_array)
         if channel_dim is not None:
             if array.shape[channel_dim] != 1:
@@ -80,12 +80,13 @@ class LabelMapWriter(ImageWriter):
         self.labels_array = _as_labels(array, self.output_dtype)
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = False, **options: Any) -> None:
-        """Takes the image's metadata and holds the label map against its grid.
+        """Sets the image's metadata and checks the label map against its grid.
 
         Args:
-            meta_dict: with `affine`, `original_affine` and `spatial_shape`, as `VolumeReader` and `Invertd` leave it.
-            resample: part of `SaveImaged`'s interface. There is nothing to resample on the image's own grid, and a
-                label map on another is refused.
+            meta_dict: metadata with `affine`, `original_affine` and `spatial_shape`, as from `VolumeReader` and
+                `Invertd`.
+            resample: part of `SaveImaged`'s interface; a label map on the image's own grid needs no resampling, and
+                others are refused.
             options: part of `SaveImaged`'s interface, used for resampling only.
 
         Raises:
@@ -118,9 +119,9 @@ class AtomicNiftiWriter(LabelMapWriter):
     sform and qform are both set where the affine is orthogonal, see `tskd_monai.data.nifti.write_nifti`.
 
     Args:
-        output_dtype: uint8, uint16, or None for the smaller that holds the values.
+        output_dtype: uint8, uint16, or None for the smaller type that holds the values.
         scale: part of `SaveImaged`'s interface; label maps are not scaled.
-        compress_level: of gzip, 1 (six times as fast as 6 on label maps, and little larger) to 9.
+        compress_level: gzip level, 1 (six times as fast as 6 on label maps, and little larger) to 9.
     """
 
     def __init__(self, output_dtype: DtypeLike = np.uint8, scale: int | None = None, compress_level: int = 1) -> None:
@@ -135,11 +136,11 @@ class AtomicNiftiWriter(LabelMapWriter):
         Args:
             filename: ends in `.nii` or `.nii.gz`.
             verbose: log the file's name.
-            kwargs: part of MONAI's interface; none is known.
+            kwargs: part of MONAI's interface; no option is supported.
 
         Raises:
             TypeError: when an option is given.
-            ValueError: when the file name ends otherwise.
+            ValueError: when the suffix is another.
         """
         path = checked_output_path(filename, (".nii", ".nii.gz"), kwargs)
         write_nifti(path, self.labels_array, self.affine, self.compress_level)
@@ -147,7 +148,7 @@ class AtomicNiftiWriter(LabelMapWriter):
 
 
 class AtomicPngWriter(LabelMapWriter):
-    """Writes the label map of a 2D image file as a grey PNG: same size, rows first, values as they are."""
+    """Writes the label map of a 2D image file as a grey PNG of the same size, rows first, with unchanged values."""
 
     def write(self, filename: PathLike, verbose: bool = True, **kwargs: Any) -> None:
         """Writes the file.
@@ -155,11 +156,11 @@ class AtomicPngWriter(LabelMapWriter):
         Args:
             filename: ends in `.png`.
             verbose: log the file's name.
-            kwargs: part of MONAI's interface; none is known.
+            kwargs: part of MONAI's interface; no option is supported.
 
         Raises:
             TypeError: when an option is given.
-            ValueError: when the file name ends otherwise, or the label map has several slices.
+            ValueError: when the suffix is another, or the label map has several slices.
         """
         path = checked_output_path(filename, (".png",), kwargs)
         if self.labels_array.shape[2] != 1:
@@ -173,7 +174,7 @@ class AtomicPngWriter(LabelMapWriter):
 
 
 def checked_output_path(filename: PathLike, suffixes: tuple[str, ...], options: Mapping[str, Any]) -> Path:
-    """Returns the path to write, or refuses its suffix or any option of `ImageWriter.write`."""
+    """Returns the path to write; refuses other suffixes and any option of `ImageWriter.write`."""
     if options:
         raise TypeError(f"Expected no writer options, found {sorted(options)}; remove them.")
     path = Path(filename)
@@ -189,7 +190,7 @@ def log_written(path: Path, verbose: bool) -> None:
 
 
 def _as_labels(array: np.ndarray, dtype: DtypeLike) -> np.ndarray:
-    """Returns whole numbers as an unsigned type, or refuses what the type does not hold."""
+    """Returns whole numbers as an unsigned type; refuses values that the type does not hold."""
     if array.size == 0 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         raise ValueError(f"Expected finite labels, found an empty array, NaN or infinity in shape {array.shape}.")
     lowest, highest = array.min(), array.max()

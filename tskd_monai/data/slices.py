@@ -1,4 +1,4 @@
-"""Slices of volumes, and ready-made slices, as datasets."""
+"""Datasets of slices of volumes and of prepared 2D images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tskd_monai.data.image_file import read_image_file
 
 
 class SliceDataset(Dataset[dict[str, Any]], Randomizable):
-    """The slices of volumes that are preprocessed once and held in memory.
+    """Slices of volumes that are preprocessed once and held in memory.
 
     Args:
-        data: items such as `{"image", "label", "case"}`; an item with `slices` gives only these slices.
-        transform: of a whole item, to arrays `(C, H, W, D)`; slices are taken along D. A slice also has its index
-            `slice` and its `position` along the volume, from 0 to 1.
-        slice_transform: of one slice, arrays `(C, H, W)`; its random state is the dataset's.
-        keys: of the arrays.
+        data: items such as `{"image", "label", "case"}`; of an item with `slices`, only these slices are used.
+        transform: transform from an item to arrays `(C, H, W, D)`, which are cut into slices along D. A slice also has
+            its index `slice` and its `position` along the volume, from 0 to 1.
+        slice_transform: transform of a slice, arrays `(C, H, W)`; the dataset sets its random state.
+        keys: keys of the arrays.
 
     Raises:
-        ValueError: when an item's `slices` has an index that the volume does not.
+        ValueError: when an item's `slices` exceed the volume.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         self.transform = transform
         self.slice_transform = slice_transform
         self._slices: list[dict[str, Any]] = []
-        self.origins: list[tuple[str, int]] = []  # case and slice index of each
+        self.origins: list[tuple[str, int]] = []  # case and slice index of each slice
         for entry in tqdm(data, desc="Loading", unit="case"):
             items = self._cut(entry)
             self._slices.extend(items)
@@ -48,7 +48,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
     def _cut(self, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         volume = self.transform(dict(entry))
-        # Plain tensors: the geometry of a slice means nothing to a 2D network, and metadata would be copied each time.
+        # Plain tensors: a 2D network does not use a slice's geometry, and metadata would be copied each time.
         arrays = {key: torch.as_tensor(np.asarray(volume[key])) for key in self.keys}
         depth = arrays[self.keys[0]].shape[-1]
         indices = entry.get("slices", range(depth))
@@ -64,14 +64,14 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         ]
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SliceDataset:
-        """Seeds the slices' random transforms."""
+        """Seeds the random slice transform."""
         super().set_random_state(seed, state)
         if isinstance(self.slice_transform, Randomizable):
             self.slice_transform.set_random_state(seed, state)
         return self
 
     def randomize(self, data: Any = None) -> None:
-        """Draws nothing: the slice transform does."""
+        """Draws nothing; the slice transform does."""
 
     def arrays(self, key: str) -> list[torch.Tensor]:
         """Returns the array of each slice, (C, H, W), before the slice transform."""
@@ -90,11 +90,11 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
 
 class PreparedImageDataset(SliceDataset):
-    """2D image files that are already at the task's size and in its intensity convention, such as a synthetic set.
+    """2D image files at the task's size and in its intensity convention, such as synthetic images.
 
     Args:
-        data: items `{"image": path}` of 8-bit grey or RGB files; 0 to 255 becomes [0, 1].
-        slice_transform: as in `SliceDataset`.
+        data: items `{"image": path}` of 8-bit grey or RGB files; 0 to 255 maps to [0, 1].
+        slice_transform: see `SliceDataset`.
     """
 
     def __init__(

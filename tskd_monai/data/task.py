@@ -1,4 +1,4 @@
-"""The task: what is segmented and how images are brought to the networks, in one file that every stage reads."""
+"""The task: the classes to segment and the preprocessing of images, in one file that every stage reads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from tskd_monai.files.option_path import text_path
 FORMAT_VERSION = 1
 AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 NAME = re.compile(r"\w[^\x00-\x1f\x7f]*")
-"""Of a task or class: it ends up in configs and tables, whose readers may evaluate what begins with `$` or `=`."""
+"""Pattern of task and class names, which appear in configs and tables whose readers may evaluate a leading `$` or
+`=`."""
 
 LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
 WARN, REFUSE = "warn", "refuse"
 NOT_LEARNED = ("training_images", "unlike_training", "unfiltered")
-"""Fields that do not decide what a network learns: they are not part of the task's hash."""
+"""Fields that do not affect what a network learns; they are not part of the task's hash."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Label:
     """One class of the task.
 
     Attributes:
-        value: its value in label files and in predictions.
-        name: for example `liver`.
+        value: value in label files and in predictions.
+        name: name, for example `liver`.
         snomed: optional codes for DICOM SEG, `{"category": [value, scheme, meaning], "type": …, "laterality": …}`.
     """
 
@@ -44,12 +45,12 @@ class Label:
 
 @dataclass(frozen=True)
 class Intensity:
-    """How image values become [0, 1].
+    """Scaling of image values to [0, 1].
 
     Attributes:
         mode: `percentile` (of each volume: MR, ultrasound), `hu_window` (CT) or `rgb` (0 to 255).
-        lower: percentile, or HU, that becomes 0.
-        upper: percentile, or HU, that becomes 1.
+        lower: percentile, or HU, that maps to 0.
+        upper: percentile, or HU, that maps to 1.
     """
 
     mode: str
@@ -59,7 +60,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Ranges over the training images, lowest and highest, that an image is compared with before it is segmented.
+    """Ranges over the training images, lowest and highest, with which an image is compared before it is segmented.
 
     Attributes:
         field_of_view_mm: longer side of the slices, mm (pixels for images without a spacing).
@@ -76,23 +77,23 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of one task has in common.
+    """Definition of a task, shared by its stages.
 
     Attributes:
-        name: of the task.
-        labels: index is the network's class, the first is background.
-        channels: of the images, 1 (grey) or 3 (colour).
-        image_size: rows and columns that the networks see, multiples of 16.
-        pixdim: row and column spacing at which they see them, mm (pixels for images without a spacing).
-        axcodes: orientation in which volumes are handled, slices along the last axis; None for 2D images.
-        intensity: how values become [0, 1].
+        name: name of the task.
+        labels: labels in the order of the network's classes, background first.
+        channels: channels of the images, 1 (grey) or 3 (colour).
+        image_size: rows and columns of the networks' input, multiples of 16.
+        pixdim: row and column spacing of the networks' input, mm (pixels for images without a spacing).
+        axcodes: orientation in which volumes are processed, slices along the last axis; None for 2D images.
+        intensity: scaling of values to [0, 1].
         class_frequencies: fraction of each class among the labelled training voxels.
-        foreground_oversampling: fraction of the training slices that is drawn from those with foreground.
+        foreground_oversampling: fraction of the training slices that are drawn from those with foreground.
         keep_largest_component: label values of which only the largest connected component is kept.
-        training_images: what the training images were like; None: not known.
-        unlike_training: `warn` of an image that is far from that, or `refuse` it.
-        unfiltered: label values among `keep_largest_component` of which all components are kept after all, since the
-            filter lowered the Dice of a network's validation cases; empty in a plan.
+        training_images: ranges over the training images; None: unknown.
+        unlike_training: `warn` of an image far outside of these ranges, or `refuse` it.
+        unfiltered: label values in `keep_largest_component` of which all components are kept nevertheless, because the
+            filter lowered the validation Dice of a network; empty in a plan.
     """
 
     name: str
@@ -160,7 +161,7 @@ class Task:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes with background: the network's output channels."""
+        """Number of classes, background included: the network's output channels."""
         return len(self.labels)
 
     @property
@@ -170,7 +171,7 @@ class Task:
 
     @property
     def foreground(self) -> dict[int, str]:
-        """Name of each label value but background's."""
+        """Name of each label value except the background's."""
         return {label.value: label.name for label in self.labels[1:]}
 
     @property
@@ -180,12 +181,12 @@ class Task:
 
     @property
     def learned_fields(self) -> dict[str, Any]:
-        """The fields that decide what a network learns."""
+        """The fields that affect what a network learns."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_LEARNED}
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of the canonical JSON of `learned_fields`: checkpoints and caches carry it."""
+        """Hex sha256 of the canonical JSON of `learned_fields`; checkpoints and caches store it."""
         return hashlib.sha256(json.dumps(self.learned_fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -193,7 +194,7 @@ def load_task(path: str | Path | None) -> Task:
     """Returns the task of a `task.json`.
 
     Raises:
-        FileNotFoundError: when there is none; says how to write one or to set `--bundle_root`.
+        FileNotFoundError: when there is no file; states how to write one or to set `--bundle_root`.
         ValueError: when a field is missing, unknown or out of range; names file and field.
     """
     if path is None:
@@ -220,9 +221,9 @@ def require_same_task(found: str, task: Task, artefact: str | Path) -> None:
     """Raises ValueError when `artefact` was made for another task.
 
     Args:
-        found: the task hash that the artefact carries.
-        task: the task of this run.
-        artefact: what is loaded; named in the message.
+        found: task hash in the artefact.
+        task: task of this run.
+        artefact: path of the artefact, for the message.
     """
     if found != task.hash:
         raise ValueError(
@@ -245,7 +246,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _check_ranges(ranges: TrainingImages) -> None:
-    """Raises ValueError for a range that is none, naming it."""
+    """Raises ValueError for an invalid range; names it."""
     for name, found in asdict(ranges).items():
         if name == "slice_mm" and found is None:
             continue
@@ -260,7 +261,7 @@ def _is_fraction(value: object) -> bool:
 
 
 def _are_codes(snomed: object) -> bool:
-    """Whether these are codes for DICOM SEG, of which there may be none."""
+    """Returns whether these are codes for DICOM SEG; there may be none."""
     if snomed is None:
         return True
     return isinstance(snomed, dict) and all(
@@ -300,7 +301,7 @@ def _parse(content: Any) -> Task:
 
 
 def _require_fields(content: Mapping[str, Any], of: type, name: str) -> None:
-    """Raises ValueError unless an object has the fields of a dataclass and no others."""
+    """Raises ValueError unless an object has exactly the fields of a dataclass."""
     known = {field.name for field in fields(of)}
     _require(set(content) <= known, name, f"fields among {sorted(known)}", sorted(set(content) - known))
     missing = sorted(field.name for field in fields(of) if field.default is MISSING and field.name not in content)

@@ -1,16 +1,16 @@
-"""The transfer set on disk: images without masks, and a Decathlon list that says where each came from.
+"""Format of a transfer set on disk: images without masks, and a Decathlon-style list with the origin of each.
 
 ```
 transfer_set/
   images/000000.png, ...           8-bit grey or RGB; 0..255 is the task's normalised [0, 1]; rows are rows of the array
   labels/000000.png, ...           8-bit class indices, where the model was conditioned on label maps
   transfer_set.json                the fields of SETTINGS, images in "unlabeled", each with the fields of ENTRY;
-                                   there when the set is complete
-  transfer_set.progress-0.jsonl    while sampling, for each process: the settings, then a line per finished image
+                                   written when the set is complete
+  transfer_set.progress-0.jsonl    during sampling, for each process: the settings, then a line per finished image
 ```
 
-Gates add to each image "teacher_confidence", "nearest_training" and "reasons", move those with a reason to "rejected",
-and write the counts to "gates"; what they measured is in a file of its own, see `tskd_monai.data.gates_file`.
+Gates add "teacher_confidence", "nearest_training" and "reasons" to each image, move those with a reason to "rejected",
+and write the counts to "gates"; their measurements are in a separate file, see `tskd_monai.data.gates_file`.
 
 This module defines the format and reads it; `tskd_monai.synthesis.transfer_set_writer` writes it.
 """
@@ -71,25 +71,25 @@ def progress_name(rank: int) -> str:
 
 
 def progress_files(folder: Path) -> list[Path]:
-    """Returns the progress files of a transfer set whose sampling is not finished."""
+    """Returns the progress files of a transfer set whose sampling is incomplete."""
     return sorted(folder.glob(PROGRESS_PATTERN))
 
 
 def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) -> list[dict[str, Any]]:
-    """Returns the accepted images of a transfer set, by seed.
+    """Returns the accepted images of a transfer set, ordered by seed.
 
-    Each is {"image", "case", "origin", "seed", "sha256", "condition"}, with "label" where it was made for a label map
-    and with what gates have measured; paths are absolute.
+    Each is {"image", "case", "origin", "seed", "sha256", "condition"}, with "label" if it was conditioned on a label
+    map, and with the results of the gates; paths are absolute.
 
     Args:
-        path: of `transfer_set.json` or of its folder.
-        task_hash: of the task that images are wanted for.
-        rejected: whether those that gates have rejected are wanted too.
+        path: path of `transfer_set.json` or of its folder.
+        task_hash: hash of the task.
+        rejected: whether images that the gates rejected are returned too.
 
     Raises:
         FileNotFoundError: when the list or an image is missing.
-        ValueError: when the list is of another task, is not what a list should be, names a file outside its folder,
-            or when an image is damaged.
+        ValueError: when the list is of another task, is malformed, or names a file outside of its folder, or when an
+            image is damaged.
     """
     path = Path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
@@ -129,7 +129,7 @@ def _refuse_unfinished(path: Path) -> None:
 
 
 def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
-    """Returns a copy of entry `index` with the absolute path of its image, after checking it."""
+    """Returns a checked copy of entry `index` with the absolute path of its image."""
     where = f"{path}, unlabeled[{index}]"
     check_fields(entry, ENTRY, where, ADVICE)
     if not SHA256.fullmatch(entry["sha256"]):
@@ -144,7 +144,7 @@ def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:
 
 
 def _checked_file(name: str, sha256: str, path: Path, where: str) -> str:
-    """Returns the absolute path of a file of the set, after checking that it is there and as it was written."""
+    """Returns the absolute path of a file of the set, after checking that it exists and is unchanged."""
     folder = path.parent.resolve()
     if "\0" in name or not (file := (folder / name).resolve()).is_relative_to(folder):
         raise ValueError(f"Expected files of {where} to be inside the list's folder, found {name!r}.")

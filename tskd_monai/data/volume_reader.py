@@ -1,4 +1,4 @@
-"""One reader for every image that a datalist may name: NIfTI file, 2D image file, DICOM series folder."""
+"""One reader for all images of a datalist: NIfTI file, 2D image file, DICOM series folder."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def load_image_transform(
     irregular: str = REFUSE,
     allow_missing_keys: bool = False,
 ) -> LoadImaged:
-    """Returns the transform that reads images and labels of a datalist with `VolumeReader` only.
+    """Returns the transform that reads the images of a datalist with `VolumeReader` only.
 
-    Given as `LoadImaged(reader=...)` a reader's exceptions end up as text inside another one, and MONAI continues with
-    its own readers. Registered last, it is asked first, takes every file, and its exceptions come through. A path is
-    taken as it stands: `~` begins a name like any other.
+    With `LoadImaged(reader=...)`, a reader's exceptions become text inside another one, and MONAI continues with its
+    own readers. Registered last, this reader is tried first, accepts every file, and its exceptions propagate. A path
+    is used unchanged: a leading `~` is part of the name.
 
     Args:
-        keys: of the items to read.
-        series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
-        irregular: what to do with a gantry tilt and single missing slices, `refuse` or `resample`.
-        allow_missing_keys: do not raise when a key is missing.
+        keys: keys of the items to read.
+        series_uid: SeriesInstanceUID to read from a DICOM folder with several series.
+        irregular: treatment of gantry tilt and single missing slices, `refuse` or `resample`.
+        allow_missing_keys: skip absent keys.
     """
     with warnings.catch_warnings():
-        # MONAI builds all its readers to register them; one warns that it has no GPU decoder. None of them is asked.
+        # MONAI builds all its readers to register them; one warns that it has no GPU decoder. None of them is used.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         transform = LoadImaged(keys, reader=None, allow_missing_keys=allow_missing_keys, expanduser=False)
     transform.register(VolumeReader(series_uid, irregular))
@@ -54,11 +54,11 @@ def load_image_transform(
 
 
 def load_label_transform(keys: KeysCollection, *, allow_missing_keys: bool = False) -> LoadImaged:
-    """Returns the transform that reads label maps: `load_image_transform` by the numbers that a file stores.
+    """Returns the transform that reads label maps, with the numbers that a file stores.
 
     Args:
-        keys: of the items to read.
-        allow_missing_keys: do not raise when a key is missing.
+        keys: keys of the items to read.
+        allow_missing_keys: skip absent keys.
     """
     transform = load_image_transform(keys, allow_missing_keys=allow_missing_keys)
     transform.register(VolumeReader(labels=True))
@@ -69,16 +69,16 @@ class VolumeReader(ImageReader):
     """Reads any supported image as float32 with three spatial axes.
 
     NIfTI gives (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1) with a trailing
-    channel axis of three where it is RGB. All put the same keys into the metadata, so that images of different
-    formats can share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the
-    spacing (`mm`, or `pixels` for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, and `modality`,
-    `series_uid`, `series_hash` and `series_files` (empty unless DICOM), and `irregular` as given here.
+    channel axis of three for RGB. All formats have the same metadata keys, so that their images can share a batch:
+    `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the spacing (`mm`, or `pixels`
+    for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, `modality`, `series_uid`, `series_hash` and
+    `series_files` (empty unless DICOM), and `irregular` as given here.
 
     Args:
-        series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
-        irregular: what to do with a gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to
-            a regular orthogonal grid with a warning.
-        labels: whether the files are label maps: of a 2D image with a palette the index is read, not the colour.
+        series_uid: SeriesInstanceUID to read from a DICOM folder with several series.
+        irregular: treatment of gantry tilt and single missing slices of a DICOM series: `refuse`, or `resample` to a
+            regular orthogonal grid with a warning.
+        labels: whether the files are label maps: of a 2D image with a palette, the index is read instead of the colour.
 
     Raises:
         ValueError: when `irregular` is neither.
@@ -91,7 +91,7 @@ class VolumeReader(ImageReader):
         self.irregular = irregular
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Returns True: what cannot be read is refused by `read`, not passed on to another reader."""
+        """Returns True: `read` refuses unreadable files instead of passing them to another reader."""
         return True
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -99,12 +99,12 @@ class VolumeReader(ImageReader):
 
         Args:
             data: one path, or a sequence of one.
-            kwargs: part of MONAI's interface; none is known.
+            kwargs: part of MONAI's interface; no option is supported.
 
         Raises:
-            FileNotFoundError: when there is nothing at the path, or no DICOM image in the folder.
+            FileNotFoundError: when the path does not exist, or the folder holds no DICOM image.
             TypeError: when an option is given.
-            ValueError: when several paths are given, or the image is refused; the message says why.
+            ValueError: when several paths are given, or the image is refused.
         """
         if kwargs:
             raise TypeError(f"Expected no reader options, found {sorted(kwargs)}; remove them.")
@@ -119,9 +119,9 @@ class VolumeReader(ImageReader):
     def get_data(  # type: ignore[override]
         self, img: tuple[np.ndarray, dict[str, Any]]
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Returns what `read` returned, for which MONAI asks in two steps, as a tensor in the same memory.
+        """Returns array and metadata from `read` for MONAI's interface; the array is a tensor in the same memory.
 
-        An array MONAI would first bring into C order: 2 s for a CT whose files hold one slice after the other.
+        MONAI would first copy an array to C order: 2 s for a CT whose files hold one slice after the other.
         """
         return torch.from_numpy(img[0]), img[1]
 
@@ -146,9 +146,9 @@ class VolumeReader(ImageReader):
         )
 
     def _metadata(self, array: np.ndarray, affine: np.ndarray, series: DicomSeries | None = None) -> dict[str, Any]:
-        """Returns the metadata that MONAI's transforms and writers go by, and the series' identity."""
-        # Without a UID the voxels are the identity: a hash of the folder, which may be called after the patient, could
-        # be found out by trying names.
+        """Returns the metadata that MONAI's transforms and writers use, and the identity of the series."""
+        # Without a UID the voxels are the identity: a hash of the folder, which may be named after the patient, could
+        # be reversed by trying names.
         identity = "" if series is None else series.uid or hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
         return {
             "affine": affine.copy(),
@@ -166,7 +166,7 @@ class VolumeReader(ImageReader):
 
 
 def _read_folder(folder: Path, series_uid: str | None, irregular: str) -> DicomSeries:
-    """Returns the series of a folder; an error, unlike a line in the log, says which folder it is."""
+    """Returns the series of a folder; an error, unlike a log record, names the folder."""
     try:
         return read_series(folder, series_uid, irregular)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What only the dry run of a distillation needs: a survey of the transfer set, and teacher targets."""
+"""Dry run of a distillation: a survey of the transfer set, and teacher targets for noise."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def survey_transfer_images(
 
     Args:
         datalist: path of the dataset's `datalist.json`.
-        task: a transfer set of another task is refused.
-        preprocessing: of a volume's `image`.
+        task: task; a transfer set of another task is refused.
+        preprocessing: transform of a volume's `image`.
         transfer_set: folder with `transfer_set.json`; None: only real images.
-        fold: of the datalist.
+        fold: fold of the datalist.
     """
     surveys = {"training": survey_cases(transfer_images(datalist, fold), preprocessing, task)}
     if transfer_set is not None:
@@ -50,11 +50,11 @@ def noise_with_targets(
     """Returns a batch of noise images as `CachedTargetDataset` returns images, with the teacher's targets.
 
     Args:
-        task: its channels and image size are used.
+        task: task with channels and image size.
         batch_size: images in the batch.
-        augmentation: of a slice's `image`, and of `coordinates` if targets are cached.
-        teacher: on the device; None: no targets, as in pre-training without a teacher.
-        device: of the teacher.
+        augmentation: transform of a slice's `image`, and of `coordinates` if targets are cached.
+        teacher: teacher on `device`; None: no targets, as in pre-training without a teacher.
+        device: device of the teacher.
     """
     items = noise_slices(task, batch_size)
     if teacher is None:
@@ -72,8 +72,8 @@ def target_bytes(batch: Mapping[str, Any], surveys: Mapping[str, CaseSurvey]) ->
     """Returns the bytes that the teacher targets of all images take in memory; on disk they are compressed.
 
     Args:
-        batch: from `noise_with_targets`.
-        surveys: of the images.
+        batch: batch from `noise_with_targets`.
+        surveys: surveys of the images.
     """
     each = sum(batch[key][0].nbytes for key in ("foreground", "features") if key in batch)
     return each * sum(survey.slices for survey in surveys.values())

@@ -1,7 +1,7 @@
-"""Masked autoencoders: a student is pre-trained by reconstructing masked patches of images.
+"""Masked autoencoders: pre-training of a student by reconstructing masked patches of images.
 
-Source: He et al. 2022 (Masked Autoencoders Are Scalable Vision Learners). U-Nets cannot leave patches out: there the
-masked patches are set to 0, and a small head replaces the last block, which predicts class logits.
+Source: He et al. 2022 (Masked Autoencoders Are Scalable Vision Learners). U-Nets cannot skip patches: there the masked
+patches are set to 0, and a small head replaces the last block, which predicts class logits.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def draw_mask(batch: int, patches: int, ratio: float, device: torch.device) -> T
     """Returns which patches are masked, bool (B, N), the same number in each image, from torch's global generator.
 
     Args:
-        batch: B.
-        patches: N.
-        ratio: fraction of patches masked; at least one is masked, and at least one is not.
-        device: to draw on.
+        batch: number of images B.
+        patches: number of patches N.
+        ratio: fraction of patches to mask; at least one patch is masked, and at least one is visible.
+        device: device of the mask.
     """
     masked = min(max(round(ratio * patches), 1), patches - 1)
     ranks = torch.rand(batch, patches, device=device).argsort(dim=1).argsort(dim=1)
@@ -40,9 +40,9 @@ class VitMaskedAutoencoder(nn.Module):
     """Reconstructs images from the visible patches, the only ones that the encoder sees.
 
     Args:
-        network: the student; its light decoder is frozen.
-        in_channels: C of the images.
-        mask_ratio: fraction of patches that are masked.
+        network: student; its light decoder is frozen.
+        in_channels: channels of the images.
+        mask_ratio: fraction of patches to mask.
     """
 
     def __init__(self, network: VitStudent, in_channels: int, mask_ratio: float = VIT_MASK_RATIO) -> None:
@@ -87,10 +87,10 @@ class UnetMaskedAutoencoder(nn.Module):
     """Reconstructs images whose masked patches are 0 with a U-Net without its last block.
 
     Args:
-        network: the student; its last block is frozen.
-        trunk: all but that block.
-        in_channels: C of the images.
-        mask_ratio: fraction of patches of 16 pixels that are masked.
+        network: student; its last block is frozen.
+        trunk: network without its last block.
+        in_channels: channels of the images.
+        mask_ratio: fraction of patches of 16 x 16 pixels to mask.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ def masked_autoencoder(
     """Returns the masked autoencoder of a student; training it trains the student's weights.
 
     Args:
-        network: the student.
-        student: its name.
-        in_channels: C of the images.
-        mask_ratio: fraction of patches that are masked; None: 0.75 for a ViT, 0.6 for a U-Net.
+        network: student.
+        student: name of the student.
+        in_channels: channels of the images.
+        mask_ratio: fraction of patches to mask; None: 0.75 for a ViT, 0.6 for a U-Net.
 
     Raises:
         ValueError: when the ratio is not between 0 and 1.
@@ -134,5 +134,5 @@ def masked_autoencoder(
 
 
 def _as_map(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Lays (B, N) out as float (B, 1, h, w)."""
+    """Reshapes a mask (B, N) to float (B, 1, h, w)."""
     return mask.float().unflatten(1, (1, *grid))

@@ -1,4 +1,4 @@
-"""Momentum contrast: an encoder is trained to match two views of an image.
+"""Momentum contrast: training of an encoder to match two views of an image.
 
 Source: Chen et al. 2021 (MoCo v3, An Empirical Study of Training Self-Supervised Vision Transformers).
 """
@@ -21,12 +21,12 @@ OUT_CHANNELS = 128
 
 
 class MomentumContrast(nn.Module):
-    """Query of each view from the trained encoder, and its key from the momentum encoder.
+    """Queries of both views from the trained encoder, and keys from the momentum encoder.
 
     Args:
-        network: the student; what is outside of its encoder is frozen. A ViT's patch projection keeps its random
-            weights, as in the paper, without which training is unstable.
-        encoder: of the student.
+        network: student; everything outside of its encoder is frozen. A ViT's patch projection keeps its random
+            weights, as in the paper, because training is unstable otherwise.
+        encoder: encoder of the student.
     """
 
     def __init__(self, network: nn.Module, encoder: NetworkPart) -> None:
@@ -60,14 +60,14 @@ def momentum_contrast(network: nn.Module, student: str) -> MomentumContrast:
     """Returns the momentum contrast of a student; training it trains the weights of the student's encoder.
 
     Args:
-        network: the student.
-        student: its name.
+        network: student.
+        student: name of the student.
     """
     return MomentumContrast(network, student_size(student).encoder(network))
 
 
 def _mlp(in_channels: int, layers: int) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them; the last norm has no affine weights, as in the paper."""
+    """Returns linear layers with batch norm and ReLU between them; as in the paper, the last norm has no affine."""
     parts: list[nn.Module] = []
     for _ in range(layers - 1):
         parts += [nn.Linear(in_channels, HIDDEN_CHANNELS, bias=False), nn.BatchNorm1d(HIDDEN_CHANNELS), nn.ReLU()]
@@ -77,17 +77,17 @@ def _mlp(in_channels: int, layers: int) -> nn.Sequential:
 
 
 class MomentumUpdate:
-    """Updates a momentum encoder after each step; the momentum rises from its start to 1 along half a cosine.
+    """Updates a momentum encoder after each step; the momentum rises to 1 along half a cosine.
 
     It has no state: the step is the trainer's, and the network's checkpoint contains the momentum encoder.
 
     Args:
-        network: whose momentum encoder is updated.
-        steps: of the whole training run.
-        start: momentum of the first step.
+        network: network with the momentum encoder.
+        steps: steps of the whole training run.
+        start: momentum of the first step, 0 to 1.
 
     Raises:
-        ValueError: when the start is not from 0 to 1.
+        ValueError: when the start is outside of 0 to 1.
     """
 
     def __init__(self, network: MomentumContrast, steps: int, start: float = 0.99) -> None:

@@ -1,8 +1,8 @@
-"""Teacher targets on disk: computed once for each image, whatever the augmentation and the number of epochs.
+"""Teacher targets on disk, computed once for each image, independent of augmentation and number of epochs.
 
-A file holds the probabilities of the foreground classes as `round(255 * sqrt(p))` in 8 bits, which is fine where
-probabilities are small, and the features in float16. Its name is a hash of the teacher, the task and the image, so that
-targets are never taken for those of another teacher, task or image.
+A file holds the probabilities of the foreground classes as `round(255 * sqrt(p))` in 8 bits, which resolves small
+probabilities finely, and the features in float16. Its name is a hash of the teacher, the task and the image, so that
+targets of different teachers, tasks or images are never confused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LEVELS = 255
-MAX_TARGET_BYTES = 2**28  # unpacked: 20 classes and 256 features of 1024 x 1024 pixels at a sixteenth are 23 MB
+MAX_TARGET_BYTES = 2**28  # unpacked: 20 classes and 256 features at 1/16 resolution, at 1024 x 1024 pixels, are 23 MB
 ARRAYS: dict[str, np.dtype[Any]] = {"foreground": np.dtype(np.uint8), "features": np.dtype(np.float16)}
 
 
@@ -39,8 +39,8 @@ class QuantisedTarget(NamedTuple):
     """A teacher's prediction for one image.
 
     Attributes:
-        foreground: square roots of the probabilities of classes 1 to K - 1 in 255 steps, (K - 1, H, W), uint8; without
-            a map if the teacher predicts no classes.
+        foreground: square roots of the probabilities of classes 1 to K - 1 in steps of 1/255, (K - 1, H, W), uint8; no
+            maps if the teacher predicts no classes.
         features: (E, h, w), float16.
     """
 
@@ -52,9 +52,9 @@ class TargetCache:
     """A folder of one teacher's targets for one task.
 
     Args:
-        folder: created if missing.
-        teacher: its weights are part of every file's name.
-        task: its hash is part of every file's name.
+        folder: folder of the cache, created if missing.
+        teacher: teacher, whose weights are part of every file's name.
+        task: task, whose hash is part of every file's name.
 
     Raises:
         ValueError: when the folder is a file.
@@ -67,19 +67,19 @@ class TargetCache:
         self.prefix = f"{FORMAT_VERSION} {teacher_sha256(teacher)} {task.hash}"
 
     def path(self, image: Tensor) -> Path:
-        """Returns the file of an image's target."""
+        """Returns the path of an image's target."""
         digest = hashlib.sha256(f"{self.prefix} {image.dtype} {tuple(image.shape)}".encode())
         digest.update(image.contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:32]}.npz"
 
     def read(self, image: Tensor) -> QuantisedTarget | None:
-        """Returns the target of an image, or None if there is none or it is damaged."""
+        """Returns the target of an image; None if it is missing or damaged."""
         path = self.path(image)
         if not path.is_file():
             return None
         try:
             return _read_target(path)
-        except Exception as error:  # numpy, zipfile and zlib raise a dozen types on damaged bytes
+        except Exception as error:  # numpy, zipfile and zlib raise many types for damaged bytes
             logger.warning("%s is damaged (%s); the teacher is run again.", path.name, type(error).__name__)
             return None
 
@@ -93,11 +93,11 @@ def _read_target(path: Path) -> QuantisedTarget:
     """Returns the content of a file; array headers are validated before allocation.
 
     Raises:
-        ValueError: when the arrays are not those of a target, besides what numpy and zipfile raise.
+        ValueError: when the arrays are not those of a target; numpy and zipfile raise other types.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())  # zip reads no more than it announces
+        size = sum(member.file_size for member in archive.infolist())  # zip reads no more than the directory states
         if size > MAX_TARGET_BYTES:
             raise ValueError(f"expected at most {MAX_TARGET_BYTES} bytes, found {size}")
         for name, dtype in ARRAYS.items():
@@ -139,14 +139,14 @@ def load_or_compute_targets(
     An interrupted run resumes with the missing ones. Each of several processes computes its own shard.
 
     Args:
-        teacher: frozen, in eval mode, on `device`.
-        images: (C, H, W), float32, as the network sees them before augmentation.
-        cache: to read and fill.
-        device: of the teacher.
+        teacher: frozen teacher in evaluation mode, on `device`.
+        images: (C, H, W), float32, preprocessed and not augmented.
+        cache: cache to read and fill.
+        device: device of the teacher.
         batch_size: images in one forward pass.
 
     Raises:
-        RuntimeError: when targets just written cannot be read back.
+        RuntimeError: when targets that were just written cannot be read.
     """
     own = range(idist.get_rank(), len(images), idist.get_world_size())
     known = {index: cache.read(images[index]) for index in own}

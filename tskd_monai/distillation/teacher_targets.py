@@ -1,4 +1,4 @@
-"""Training targets: the teacher's prediction for the augmented image that the student sees, computed or cached."""
+"""Targets of distillation: the teacher's predictions for the augmented images, computed or cached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def frozen(teacher: TeacherNetwork) -> TeacherNetwork:
     """Returns the teacher, frozen and in evaluation mode.
 
     Raises:
-        TypeError: when it is no network.
+        TypeError: when it is not a network.
     """
     if not isinstance(teacher, nn.Module):
         raise TypeError(f"Expected a network as the teacher, found {type(teacher).__name__}.")
@@ -34,8 +34,8 @@ def teacher_targets(teacher: TeacherNetwork, cache_dir: str | Path | None) -> Pr
     """Returns the `PrepareBatch` of a distillation: cached targets, or the teacher's predictions in each step.
 
     Args:
-        teacher: on the device of the training run.
-        cache_dir: folder of cached targets, see `distillation_dataset`; None: without a cache.
+        teacher: teacher on the device of the training run.
+        cache_dir: folder of cached targets, see `distillation_dataset`; None: no cache.
     """
     return TeacherTargets(teacher) if cache_dir is None else CachedTargets()
 
@@ -44,7 +44,7 @@ class TeacherTargets(PrepareBatch):
     """Runs the teacher on each augmented batch.
 
     Args:
-        teacher: frozen and kept in eval mode.
+        teacher: teacher, which is frozen and kept in evaluation mode.
     """
 
     def __init__(self, teacher: TeacherNetwork) -> None:
@@ -65,7 +65,7 @@ class TeacherTargets(PrepareBatch):
 
 
 class CachedTargets(PrepareBatch):
-    """Warps targets cached for the images before augmentation as the images were warped."""
+    """Warps targets, cached for the images before augmentation, with the coordinates of the augmented images."""
 
     @torch.no_grad()
     def __call__(
@@ -75,14 +75,14 @@ class CachedTargets(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns what `TeacherTargets` returns; outside of the original image the class is background.
+        """Returns the same as `TeacherTargets`; outside of the original image the class is background.
 
         Args:
-            batchdata: `image` (B, C, H, W), `coordinates` (B, 3, H, W), and of the image before augmentation
+            batchdata: `image` (B, C, H, W), `coordinates` (B, 3, H, W), and for the image before augmentation
                 `foreground` (B, K - 1, H, W) and `features` (B, E, h, w), see `QuantisedTarget`.
-            device: that all are moved to.
-            non_blocking: for the copies to a GPU.
-            kwargs: of `Tensor.to`.
+            device: device that all tensors are moved to.
+            non_blocking: whether copies to a GPU are asynchronous.
+            kwargs: further arguments of `Tensor.to`.
         """
         images, coordinates, roots, features = (
             torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking, **kwargs)
@@ -96,6 +96,6 @@ class CachedTargets(PrepareBatch):
 
 
 def _log_probabilities(foreground: Tensor) -> Tensor:
-    """Returns logits (B, K, H, W) that give these probabilities of the foreground classes (B, K - 1, H, W)."""
+    """Returns logits (B, K, H, W) with the given probabilities of the foreground classes (B, K - 1, H, W)."""
     background = (1 - foreground.sum(dim=1, keepdim=True)).clamp_min(0)
     return torch.cat([background, foreground], dim=1).clamp_min(SMALLEST_PROBABILITY).log()

@@ -1,4 +1,4 @@
-"""Teachers by kind: a tuned foundation model or a student bundle, from its folder, or a published encoder."""
+"""Teachers: a tuned foundation model or a student bundle, loaded from its folder, or a published encoder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def load_any_teacher(
     """Loads a teacher, frozen and in evaluation mode.
 
     Args:
-        folder: written by `teacher_lora`, or a student bundle: a network trained without a foundation model.
-        task: a teacher of another task is refused.
-        encoder_weights: where a foundation model's weights are now, if they have moved.
+        folder: teacher folder of `teacher_lora`, or a student bundle, for a network without a foundation model.
+        task: task; a teacher of another task is refused.
+        encoder_weights: current path of the foundation model's weights, if they have moved.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or a file of it is missing.
+        FileNotFoundError: if the folder or one of its files is missing.
         ValueError: if it was made for another task, or a file differs from its record.
     """
     folder = Path(folder)
@@ -50,7 +50,7 @@ def load_any_teacher(
 
 
 class TaskAgnosticTeacher(nn.Module):
-    """A published encoder as a `TeacherNetwork` that gives features only.
+    """A published encoder as a `TeacherNetwork` that returns only features.
 
     Args:
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
@@ -69,7 +69,7 @@ class TaskAgnosticTeacher(nn.Module):
 def task_agnostic_teacher(
     encoder: str, encoder_weights: str | Path | None, image_size: int | Sequence[int]
 ) -> TaskAgnosticTeacher:
-    """Returns a published encoder at the image size of a task, in evaluation mode and frozen.
+    """Returns a published encoder at the image size of a task, frozen and in evaluation mode.
 
     Args:
         encoder: name of its record.
@@ -77,7 +77,7 @@ def task_agnostic_teacher(
         image_size: side or (H, W) in pixels.
 
     Raises:
-        ValueError: on an unknown name or weights that do not fit.
+        ValueError: when the name is unknown or the weights do not fit.
         FileNotFoundError: when the weights are missing.
     """
     teacher = TaskAgnosticTeacher(build_encoder(encoder, encoder_weights, image_size))

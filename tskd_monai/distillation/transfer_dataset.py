@@ -1,4 +1,4 @@
-"""The images that the student is trained on, real and synthetic, without labels; with cached teacher targets."""
+"""Training images of the student, real and synthetic, without labels; with cached teacher targets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tskd_monai.networks.teacher import TeacherNetwork
 
 
 class TransferDataset(ConcatDataset[dict[str, Any]], Randomizable):
-    """The slice datasets of a transfer set one after the other, seeded together.
+    """Concatenation of the slice datasets of a transfer set, seeded together.
 
     Args:
-        datasets: items with `image` (C, H, W).
+        datasets: datasets of items with `image` (C, H, W).
     """
 
     datasets: list[SliceDataset]  # type: ignore[assignment]  # narrower than torch's
@@ -36,7 +36,7 @@ class TransferDataset(ConcatDataset[dict[str, Any]], Randomizable):
         return self
 
     def randomize(self, data: Any = None) -> None:
-        """Draws nothing: the datasets' transforms do."""
+        """Draws nothing; the datasets' transforms do."""
 
 
 def transfer_dataset(
@@ -51,11 +51,11 @@ def transfer_dataset(
 
     Args:
         datalist: path of the dataset's `datalist.json`.
-        task: a transfer set of another task is refused.
-        preprocessing: of a volume's `image`.
-        augmentation: of a slice's `image`; None: none.
+        task: task; a transfer set of another task is refused.
+        preprocessing: transform of a volume's `image`.
+        augmentation: transform of a slice's `image`; None: no augmentation.
         transfer_set: folder with `transfer_set.json`; None: only real images.
-        fold: of the datalist.
+        fold: fold of the datalist.
     """
     real = SliceDataset(transfer_images(datalist, fold), preprocessing, augmentation, keys=("image",))
     entries = [] if transfer_set is None else load_transfer_set(transfer_set, task.hash)
@@ -66,9 +66,9 @@ class CachedTargetDataset(Dataset[dict[str, Any]], Randomizable):
     """Images of the transfer set with cached teacher targets, and the coordinates by which the targets are warped.
 
     Args:
-        images: items with `image` (C, H, W), not augmented.
-        targets: of the teacher, one for each image.
-        augmentation: of `image`; it adds `coordinates` (3, H, W) and warps them with the image.
+        images: dataset of items with `image` (C, H, W), not augmented.
+        targets: targets of the teacher, one for each image.
+        augmentation: transform of `image` that adds `coordinates` (3, H, W) and warps them with the image.
     """
 
     def __init__(self, images: TransferDataset, targets: Sequence[QuantisedTarget], augmentation: Compose) -> None:
@@ -80,7 +80,7 @@ class CachedTargetDataset(Dataset[dict[str, Any]], Randomizable):
         return self
 
     def randomize(self, data: Any = None) -> None:
-        """Draws nothing: the augmentation does."""
+        """Draws nothing; the augmentation does."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,14 +105,14 @@ def distillation_dataset(
 
     Args:
         datalist: path of the dataset's `datalist.json`.
-        task: a transfer set of another task is refused.
-        preprocessing: of a volume's `image`.
-        augmentation: of a slice's `image` and `coordinates`.
-        teacher: on `device`; computes the targets that the cache lacks; None: without a cache.
-        cache_dir: folder of the cache; None: without a cache, the teacher runs in every step.
+        task: task; a transfer set of another task is refused.
+        preprocessing: transform of a volume's `image`.
+        augmentation: transform of a slice's `image` and `coordinates`.
+        teacher: teacher on `device`, which computes the targets that the cache lacks; None: no cache.
+        cache_dir: folder of the cache; None: no cache, the teacher runs in every step.
         transfer_set: folder with `transfer_set.json`; None: only real images.
-        fold: of the datalist.
-        device: of the teacher.
+        fold: fold of the datalist.
+        device: device of the teacher.
     """
     if cache_dir is None or teacher is None:
         return transfer_dataset(datalist, task, preprocessing, augmentation, transfer_set, fold)

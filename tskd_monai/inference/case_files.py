@@ -18,7 +18,7 @@ from tskd_monai.files.json_files import read_json
 RECORDS = "records"
 EARLIER = "earlier segmentation"
 HASHED = re.compile(r"(^|_)[0-9a-f]{8}$")
-"""Ending of output names that stand for a DICOM series or for a file in a subfolder of a tree."""
+"""Suffix of output names that identifies a DICOM series or a file in a subfolder of a tree."""
 
 
 @dataclass(frozen=True)

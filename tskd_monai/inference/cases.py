@@ -31,7 +31,7 @@ Case = dict[str, str]
 """`image`, a path, and `name`, except for the folder of a DICOM series, whose outputs are named by a hash."""
 
 FORMULA_MARKS = ("=", "+", "-", "@")
-"""Spreadsheets evaluate cells of `volumes.csv` and `metrics.csv` that begin so."""
+"""Leading characters that spreadsheets evaluate in `volumes.csv` and `metrics.csv`."""
 
 
 def find_cases(
@@ -56,7 +56,8 @@ def find_cases(
         fold: fold of the datalist.
         tree: a folder in which every image file and every DICOM series is a case, also a series that is spread over
             several folders. Files are skipped as with `image`.
-        output_dir: of the run; needed with `tree`, whose output names are made with the folder's private key.
+        output_dir: output folder of the run; needed with `tree`, whose output names are made with the folder's private
+            key.
 
     Raises:
         FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
@@ -210,7 +211,7 @@ class CaseDataset(Dataset):
         """Returns the item of one case."""
         try:
             item = self._transform(index)
-        except Exception as error:  # any failure is this case's alone
+        except Exception as error:  # any error concerns only this case
             return {CASE: index, FAILURE: describe(error)}
         name = str(output_name(item["image"].meta, None)["subject"]).removesuffix(".nii.gz")
         return {**item, CASE: index, OUTPUT: name, WARNING: item["image"].meta.get(UNLIKE_TRAINING, "")}
@@ -219,15 +220,15 @@ class CaseDataset(Dataset):
 class PrefetchingLoader(DataLoader):
     """A `DataLoader` that reads one batch ahead in a thread: with one case per batch, two cases are in memory.
 
-    MONAI's `ThreadDataLoader` silently ends the loop when reading fails; here the error is raised in place of the
-    batch. A worker process would copy each volume between processes.
+    MONAI's `ThreadDataLoader` silently ends the loop when reading fails; here the error is raised instead of the batch.
+    A worker process would copy each volume between processes.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yields the batches in order.
 
         Raises:
-            Exception: any error of reading a batch, in its place.
+            Exception: any error of reading a batch, when it is due.
         """
         batches, end = iter(super().__iter__()), object()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:

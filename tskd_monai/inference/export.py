@@ -73,7 +73,7 @@ def load_cases(entries: Sequence[Mapping[str, str]], task: Task) -> Iterator[Cas
 
     Args:
         entries: items with `image` and optionally `label`.
-        task: of the student.
+        task: task of the student.
     """
     for entry in entries:
         keys = [key for key in ("image", "label") if key in entry]
@@ -122,7 +122,7 @@ def export_student(
     Args:
         bundle: folder of the student bundle.
         engines: any of `onnxruntime` and `openvino`.
-        calibration: images that calibrate int8; int8 is left out without any.
+        calibration: images that calibrate int8; without any, no int8 graph is written.
         validation: labelled images on which int8 and bf16 are accepted or rejected. Without any, parity is measured on
             noise.
 

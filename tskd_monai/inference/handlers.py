@@ -1,4 +1,4 @@
-"""What the handlers of an inference run need."""
+"""Handlers and checks of an inference run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the voxels of an image lie on the grid that the network saw it on, and label maps brought back to them."""
+"""Positions of an image's voxels on the network's grid, and label maps resampled to them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from tskd_monai.transforms.slice_spacing import neighbours, resample_plane
 
 TOLERANCE_VOXELS = 0.01
-"""How far, at the far end of the image, a position may be off a grid with the same axes and slices."""
+"""Largest deviation, at the far end of the image, from a grid with the same axes and slices."""
 
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """An image's voxels on the network's grid, which has the image's slices and runs along its axes in some order.
+    """An image's voxels on the network's grid, which has the image's slices and permuted axes.
 
     Attributes:
-        shape: of the image, voxels along its three array axes.
-        axes: the image's array axes of slices, of the network's rows and of its columns.
-        slices: for each of the network's slices, its index in the image, (D,) int64.
-        rows: for each image index along `axes[1]`, its position among the network's rows, (H,) float32.
-        columns: for each image index along `axes[2]`, its position among the network's columns, (W,) float32.
+        shape: voxels along the image's three array axes.
+        axes: array axes of the image along the network's slices, rows and columns.
+        slices: index in the image of each of the network's slices, (D,) int64.
+        rows: position among the network's rows of each image index along `axes[1]`, (H,) float32.
+        columns: position among the network's columns of each image index along `axes[2]`, (W,) float32.
     """
 
     shape: tuple[int, int, int]
@@ -44,13 +44,13 @@ class ImageGrid:
 
 
 def image_grid(image: Tensor) -> ImageGrid:
-    """Returns where an image's voxels lie on the grid that `preprocessing` brought it to.
+    """Returns the positions of an image's voxels on the grid of its `preprocessing`.
 
     Args:
         image: (C, H, W, D), with the metadata `original_affine` and `spatial_shape` of `VolumeReader`.
 
     Raises:
-        TypeError: when it has no metadata.
+        TypeError: when the image has no metadata.
         ValueError: when the two grids differ by more than the order, direction and spacing of axes.
     """
     if not isinstance(image, MetaTensor) or not {"original_affine", "spatial_shape"} <= set(image.meta):
@@ -89,36 +89,36 @@ def image_grid(image: Tensor) -> ImageGrid:
 
 
 def nearest_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """Returns the label value of the network's pixel next to each position, (B, H, W).
+    """Returns the label value of the pixel nearest to each position, (B, H, W).
 
     Args:
         logits: (B, K, h, w).
-        rows: positions among h, (H,); those beyond the border count as on it.
+        rows: positions among h, (H,), clamped to the border.
         columns: positions among w, (W,).
-        values: label value of each class, (K,); their type is the result's.
+        values: label value of each class, (K,); the result has their type.
     """
     labels = _largest(logits.unbind(dim=1), values)
     return resample_plane(labels, rows, columns, "nearest")
 
 
 def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """Returns the label value of the largest logit at each position, logits interpolated linearly, (B, H, W).
+    """Returns the label value of the largest logit at each position, with linearly interpolated logits, (B, H, W).
 
-    Where the four pixels around a position agree on a class, interpolation cannot change it: its logit is the largest
-    in all four. Only the rest, along the borders of organs, is interpolated, one class after the other, so neither
-    time nor memory is that of K classes at full size.
+    Where the four pixels around a position have the same class, interpolation cannot change it: its logit is the
+    largest in all four. Only positions along the borders of organs are interpolated, one class after the other, so that
+    neither time nor memory is that of K classes at full size.
 
     Args:
         logits: (B, K, h, w).
-        rows: positions among h, (H,); those beyond the border count as on it.
+        rows: positions among h, (H,), clamped to the border.
         columns: positions among w, (W,).
-        values: label value of each class, (K,), no two alike; their type is the result's.
+        values: label value of each class, (K,), all distinct; the result has their type.
     """
     labels = _largest(logits.unbind(dim=1), values)
     (top, bottom, down), (left, right, across) = (
         neighbours(positions, size) for positions, size in zip((rows, columns), labels.shape[1:], strict=True)
     )
-    # Columns first: rows are then copied whole.
+    # Columns first: rows are then copied in one piece.
     found = labels.index_select(2, left).index_select(1, top)
     mixed = _mixed_cells(labels).index_select(2, left).index_select(1, top)
     image, row, column = mixed.nonzero(as_tuple=True)
@@ -132,7 +132,7 @@ def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor)
 
 
 def _largest(logits: Iterable[Tensor], values: Tensor) -> Tensor:
-    """Returns the label value of the largest of K logits, given one class at a time; the first of equals."""
+    """Returns the label value of the largest of K logits, given one class at a time; of equal ones, the first."""
     best, labels = torch.empty(0), values
     for number, logit in enumerate(logits):
         if number == 0:
@@ -144,7 +144,7 @@ def _largest(logits: Iterable[Tensor], values: Tensor) -> Tensor:
 
 
 def _mixed_cells(labels: Tensor) -> Tensor:
-    """Returns for each pixel (B, h, w) whether the four of which it is the first are not all alike."""
+    """Returns for each pixel (B, h, w) whether it and the three after it differ in class."""
     down, across = (torch.zeros_like(labels, dtype=torch.bool) for _ in range(2))
     down[:, :-1] = labels[:, 1:] != labels[:, :-1]
     across[:, :, :-1] = labels[:, :, 1:] != labels[:, :, :-1]
@@ -159,9 +159,9 @@ def _interpolated(flat: Tensor, corners: list[Tensor], offset: int, down: Tensor
     Args:
         flat: logits, (B * K * h * w,).
         corners: indices of the four pixels around each position in the plane of class 0, (N,) each.
-        offset: from that plane to the one of the class.
-        down: share of the lower two, (N,).
-        across: share of the right two, (N,).
+        offset: offset from that plane to the plane of the class.
+        down: weight of the lower two pixels, (N,).
+        across: weight of the right two pixels, (N,).
     """
     upper_left, upper_right, lower_left, lower_right = (flat[corner + offset] for corner in corners)
     upper = torch.lerp(upper_left, upper_right, across)

@@ -1,4 +1,4 @@
-"""From a preprocessed image to its label map on the image's own grid, a batch of slices at a time."""
+"""Inference from a preprocessed image to its label map on the image's own grid, one batch of slices at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Predictor = Callable[[Tensor], Tensor]
 
 
 class Engine(Protocol):
-    """What an inferer asks for a predictor."""
+    """Protocol of the engines that run the network."""
 
     def __call__(self, network: Predictor) -> Predictor:
-        """Returns what runs the network, or the exported form of it."""
+        """Returns the predictor: the network, or its exported form."""
 
 
 class TorchEngine:
@@ -40,23 +40,23 @@ UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class LabelMapInferer(Inferer):
-    """Segments a volume: slices through the network, the class of every voxel of the image as it was read.
+    """Segments a volume slice by slice and returns the class of every voxel of the original image.
 
-    Logits exist for one batch of slices only. Memory is that of the image and one label map, whatever the number of
-    classes, and there is no inverse transform: the affines of image and network say where each voxel lies.
+    Logits exist for only one batch of slices. Memory is that of the image and one label map, independent of the number
+    of classes, and there is no inverse transform: the affines of image and network give the position of each voxel.
 
-    A slice of the task's image size, or smaller, is one window; a larger one is several that overlap.
+    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows.
 
     Args:
-        task: for the size of windows and the label values.
+        task: task with the window size and the label values.
         sw_batch_size: slices, or windows of larger slices, in one forward pass.
-        overlap: share of a window that its neighbour sees too.
-        engine: what runs the network; torch when None.
+        overlap: overlap of neighbouring windows, as a fraction of a window.
+        engine: engine that runs the network; None: torch.
         upsampling: `linear`: logits are interpolated, then the class is chosen; `nearest`: the class of the nearest
             pixel of the network.
 
     Raises:
-        ValueError: when `upsampling` is neither.
+        ValueError: when `upsampling` is another word.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class LabelMapInferer(Inferer):
         """Returns the label map (1, 1, X, Y, Z), uint8 where the label values fit, else int32, on the CPU.
 
         Args:
-            inputs: one image (1, C, H, W, D) as `preprocessing` leaves it.
-            network: windows (B, C, H, W) to logits (B, K, H, W).
+            inputs: one image (1, C, H, W, D) from `preprocessing`.
+            network: maps windows (B, C, H, W) to logits (B, K, H, W).
             args: part of MONAI's interface; unused.
             kwargs: part of MONAI's interface; unused.
 
         Raises:
             TypeError: when the image has no metadata.
-            ValueError: when there are several images, or the image is on no grid that can be undone.
+            ValueError: when there are several images, or the image's grid cannot be restored.
         """
         if inputs.shape[0] != 1:
             raise ValueError(
@@ -96,7 +96,7 @@ class LabelMapInferer(Inferer):
         image = inputs[0]
         grid = image_grid(image)
         label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid))
-        assert isinstance(inputs, MetaTensor)  # or there were no metadata to make a grid of
+        assert isinstance(inputs, MetaTensor)  # `image_grid` has checked it
         restored = MetaTensor(label_map[None, None], meta={**inputs.meta, "affine": inputs.meta["original_affine"]})
         restored.is_batch = inputs.is_batch
         return restored

@@ -26,9 +26,8 @@ class WriterThread:
     """Runs writes in a thread, in order and one at a time.
 
     At most one write is queued behind the running one, so a slow disk delays the run instead of filling memory. The
-    error of a failed write is logged and kept until `take_failure` or `finish` asks for it. Attached to an engine as a
-    handler, it completes a run only once everything is on disk; when the run fails elsewhere, queued writes still
-    finish.
+    error of a failed write is logged and kept for `take_failure` or `finish`. Attached to an engine as a handler, it
+    completes a run only once everything is on disk; when the run fails elsewhere, queued writes still finish.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class WriterThread:
 
     def attach(self, engine: Engine) -> None:
         """Waits for all writes at the end of a run."""
-        # Not after a failure: ignite considers an error with a handler as handled.
+        # Not after a failure: ignite treats an error with a handler as handled.
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def submit(self, write: Callable[[], Any]) -> None:
@@ -67,9 +66,8 @@ class WriterThread:
         try:
             write()
         except Exception as error:
-            logger.error(
-                "Writing failed (%s).", type(error).__name__
-            )  # the message may name a path; it comes to a record
+            # Only the type, because the message may name a path; the record has the message.
+            logger.error("Writing failed (%s).", type(error).__name__)
             self._failures.append(error)
 
 
@@ -114,10 +112,10 @@ def save_segmentation(
     """Returns the transform that atomically writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images.
 
     Args:
-        task: of the network.
+        task: task of the network.
         output_dir: output folder.
         thread: writer in the background; None to write synchronously.
-        compression_level: of gzip, 1 (fastest) to 9.
+        compression_level: gzip level, 1 (fastest) to 9.
     """
     suffix = output_suffix(task)
     nifti = partial(AtomicNiftiWriter, compress_level=compression_level)

@@ -53,7 +53,7 @@ def read_case_record(path: Path, task: Task) -> dict[str, Any]:
 
     Args:
         path: file of the record.
-        task: of the run; its classes have sizes.
+        task: task of the run, whose classes have sizes.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -91,9 +91,9 @@ class SegmentationRun:
     has the complete message of those that failed.
 
     Args:
-        cases: of all processes.
+        cases: cases of all processes.
         output_dir: output folder.
-        task: of the network.
+        task: task of the network.
         checkpoint: file that identifies the weights by its content.
         settings: other options that outputs depend on.
         writer: writes the evaluator's outputs; a case is done once it has written them.
@@ -151,7 +151,7 @@ class SegmentationRun:
         try:
             self._require_own_name(case, name)
             output = engine._iteration(engine, batch)
-        except Exception as error:  # any failure is this case's alone
+        except Exception as error:  # any error concerns only this case
             logger.debug("The case failed here:", exc_info=True)
             self.writer.submit(partial(self._end_failed, case, error, name))
             return None
@@ -164,7 +164,7 @@ class SegmentationRun:
             if failure := self.writer.take_failure():
                 raise failure
             sizes = class_sizes(pred, self.task)
-        except Exception as error:  # of a write, which is known here to be this case's
+        except Exception as error:  # a failed write can only be this case's
             self._fail(case, describe(error), name)
             return
         seconds = round(time.monotonic() - started, 2)
@@ -203,10 +203,10 @@ class SegmentationRun:
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
 
     def _fail(self, case: Case, message: str, name: str = "") -> None:
-        told = redact_paths(message, [case["image"]], self.output_dir)
+        redacted = redact_paths(message, [case["image"]], self.output_dir)
         name = name or case.get("name", "")
-        self._record(case, FAILED, name=name, message=told, private_message=message)
-        logger.error("Case %s failed: %s", self._paths[case["image"]].stem, told)
+        self._record(case, FAILED, name=name, message=redacted, private_message=message)
+        logger.error("Case %s failed: %s", self._paths[case["image"]].stem, redacted)
 
     def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
         """Writes the record of a case and, privately, its input; logs the progress."""

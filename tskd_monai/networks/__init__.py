@@ -1,1 +1,1 @@
-"""Teachers and students."""
+"""Networks of teachers and students: encoders, decoders, LoRA, pre-trained weights."""

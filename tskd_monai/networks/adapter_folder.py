@@ -32,9 +32,9 @@ SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", *PEFT_O
 PROVENANCE = (
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
 )  # fmt: skip
-"""Fields that state where an adapter comes from; they change nothing."""
+"""Fields that record the origin of an adapter; they do not affect it."""
 MAX_ALPHA = 1e6
-"""Of a scale that is usually about as large as the rank."""
+"""Suffix of the advice about a scale, which is usually about as large as the rank."""
 
 
 def save_adapter(network: Adaptable, folder: str | Path) -> None:

@@ -12,7 +12,7 @@ import torch
 X86_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 ARM_INSTRUCTIONS = ("bf16", "sve_bf16")
 PRODUCTS = 5
-SIDE = 512  # of the matrices of the timing, which takes some 20 ms
+SIDE = 512  # side of the matrices for timing, which takes some 20 ms
 
 
 def lack_of_bfloat16(device: torch.device | str) -> str | None:

@@ -20,17 +20,17 @@ class EncoderRecord:
     """One set of pre-trained weights.
 
     Attributes:
-        name: in configs.
-        architecture: numbers of the network.
-        image_size: side in pixels the weights were trained at.
-        mean: per colour channel, for input in [0, 1].
-        std: per colour channel.
-        licence: of the weights.
+        name: name in configs.
+        architecture: dimensions of the network.
+        image_size: side in pixels of the images that the weights were trained on.
+        mean: mean of each colour channel, for input in [0, 1].
+        std: standard deviation of each colour channel.
+        licence: licence of the weights.
         source: hub id of the weights, or the script that made them.
         url: address of the original file, if it is not on the hub.
-        files: names of this set's published files, each with its sha256, or ``None`` if that is unknown. A file with
-            such a name is refused as the weights of another encoder.
-        shipped: path of the weights inside a checkout of this project, if they are part of it.
+        files: names of the published files of these weights, each with its sha256, or ``None`` if that is unknown. A
+            file with such a name is refused as the weights of another encoder.
+        shipped: path of the weights in a checkout of this project, if it contains them.
     """
 
     name: str
@@ -132,7 +132,7 @@ def encoder_record(name: str) -> EncoderRecord:
     """Returns the record of a pre-trained encoder.
 
     Raises:
-        ValueError: on an unknown name; lists the known ones.
+        ValueError: when the name is unknown; lists the known ones.
     """
     if name not in ENCODERS:
         raise ValueError(f"Expected an encoder out of {', '.join(ENCODERS)}, found {name!r}.")

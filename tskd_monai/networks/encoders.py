@@ -1,7 +1,7 @@
-"""The interface of image encoders, and what they share: input normalisation, position embeddings, running layers.
+"""The interface of image encoders, and shared parts: input normalisation, position embeddings, running layers.
 
-An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels, and itself applies
-the normalisation that its weights were trained with (three channels, a mean and a standard deviation).
+An encoder takes images as the data pipeline delivers them, float32 in [0, 1] with 1 or 3 channels, and applies the
+normalisation that its weights were trained with (three channels, a mean and a standard deviation).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_IMAGE_SIZE = 1024  # SAM's own; the memory of its global attention grows wit
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder returns.
+    """Output of an encoder.
 
     Attributes:
         image_embeddings: the encoder's final output, ``(B, embed_dim, H / 16, W / 16)``.
@@ -35,11 +35,11 @@ class EncoderOutput(NamedTuple):
 
 
 class ImageEncoder(Protocol):
-    """What decoders, LoRA and distillation need of an encoder, which is an ``nn.Module``.
+    """Protocol of the encoders, used by decoders, LoRA and distillation; implementations are ``nn.Module``s.
 
     Attributes:
-        backbone: the module that LoRA is injected into and peft then wraps, so that its parts are reached as
-            attributes; its parameter names are those of the published weights.
+        backbone: module that LoRA is injected into and peft then wraps, passing attribute access through; its parameter
+            names are those of the published weights.
         normalise: maps ``(B, 1 | 3, H, W)`` in [0, 1] to ``(B, 3, H, W)`` with the weights' own mean and std.
         image_size: ``(H, W)`` in pixels, the only input size accepted.
         patch_size: pixels per token along each axis.
@@ -66,11 +66,11 @@ class ImageEncoder(Protocol):
         ...
 
     def checkpoint_gradients(self, enabled: bool) -> None:
-        """Chooses whether training recomputes each layer in the backward pass, which saves memory."""
+        """Enables or disables recomputation of each layer in the backward pass, which saves memory."""
         ...
 
     def initialise_randomly(self) -> None:
-        """Draws what construction leaves at zero, for an untrained control."""
+        """Randomly initialises parameters that construction leaves at zero, for an untrained control."""
         ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -107,20 +107,20 @@ class ImageEncoder(Protocol):
 
 
 class EncoderArchitecture(Protocol):
-    """Numbers of an encoder: they build one, and know which entries of a weights file belong to it."""
+    """Protocol of an encoder's dimensions, which build the encoder and select its entries of a weights file."""
 
     def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> ImageEncoder:
         """Returns an encoder with random weights.
 
         Args:
-            image_size: side in pixels the weights were trained at.
-            mean: per colour channel, for input in [0, 1].
-            std: per colour channel.
+            image_size: side in pixels of the images that the weights were trained on.
+            mean: mean of each colour channel, for input in [0, 1].
+            std: standard deviation of each colour channel.
         """
         ...
 
     def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-        """Returns the entries of a weights file that are the backbone's, under its parameter names."""
+        """Returns the entries of a weights file that belong to the backbone, under its parameter names."""
         ...
 
 
@@ -155,7 +155,7 @@ def image_size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Returns ``(height, width)`` in pixels from a side length or a pair.
 
     Raises:
-        ValueError: if a side is no multiple of 16 from 16 to 1024.
+        ValueError: if a side is not a multiple of 16 from 16 to 1024.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
     if len(sides) != 2 or any(not 0 < side <= MAX_IMAGE_SIZE or side % PATCH_SIZE for side in sides):
@@ -170,7 +170,7 @@ def check_image_size(images: Tensor, image_size: tuple[int, int]) -> None:
     """Checks that images have the encoder's size.
 
     Raises:
-        ValueError: naming both sizes.
+        ValueError: if they have another size; names both sizes.
     """
     if tuple(images.shape[-2:]) != image_size:
         raise ValueError(
@@ -190,7 +190,7 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], *, antialias
     Args:
         positions: ``(1, h, w, C)``.
         grid: ``(h', w')`` in tokens.
-        antialias: whether a smaller grid averages over what it leaves out, as timm does and SAM's users do not.
+        antialias: whether downsampling averages over neighbours, as in timm but not in code that uses SAM.
 
     Returns:
         ``(1, h', w', C)``.
@@ -214,8 +214,8 @@ def run_layers(
         layers: each maps a tensor to one of the same shape.
         hidden: input of the first layer.
         depths: indices of the layers whose outputs are returned as well.
-        recompute: whether the backward pass runs each layer again instead of keeping its activations
-            (gradient checkpointing): less memory, the same gradients, about a third more time.
+        recompute: whether the backward pass runs each layer again instead of keeping its activations (gradient
+            checkpointing): less memory, the same gradients, about a third more time.
 
     Returns:
         The last layer's output, and the outputs of the layers in ``depths``, first to last.

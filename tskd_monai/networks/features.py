@@ -1,4 +1,4 @@
-"""Parts of a network: the output of one layer, its projection to a teacher's features, layers to train separately."""
+"""Parts of a network: the output of one layer, its projection to teacher features, and layers to train separately."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FeatureProjection(nn.Module):
     Args:
         network: the student, images (B, C, H, W) to logits (B, K, H, W).
         layer: name of the layer whose output (B, F, h, w) is taken, as in `network.named_modules()`.
-        feature_channels: F.
+        feature_channels: channels F of that output.
         teacher_channels: channels of the teacher's features.
 
     Raises:
@@ -69,11 +69,11 @@ class FeatureProjection(nn.Module):
 
 
 class NetworkPart(NamedTuple):
-    """Layers of a network, the weights shared with it.
+    """Layers of a network, which share its weights.
 
     Attributes:
-        module: images (B, C, H, W) to features (B, channels, h, w).
-        channels: of the features.
+        module: maps images (B, C, H, W) to features (B, channels, h, w).
+        channels: channels of the features.
     """
 
     module: nn.Module
@@ -81,6 +81,6 @@ class NetworkPart(NamedTuple):
 
 
 def train_only(network: nn.Module, part: nn.Module) -> None:
-    """Makes a part of a network trainable and freezes the rest, which the part's loss does not reach."""
+    """Makes a part of a network trainable and freezes the rest, which receives no gradient from the part's loss."""
     network.requires_grad_(False)
     part.requires_grad_(True)

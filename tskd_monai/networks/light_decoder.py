@@ -1,6 +1,6 @@
 """Light multi-level decoder: features of several encoder depths, progressive upsampling, a full-resolution stem.
 
-A ViT with patches of 16 pixels keeps no detail below a patch. The stem looks at the image itself and passes edges and
+A ViT with patches of 16 pixels keeps no detail below a patch. The stem processes the image itself and passes edges and
 thin structures to the last upsampling steps, as the skip connections of a U-Net do (Ronneberger et al., 2015).
 """
 
@@ -63,8 +63,8 @@ class FeatureFusion(nn.Module):
     that needs no gradient, which is what a frozen encoder returns.)
 
     Args:
-        channels: of each map.
-        out_channels: of the fused map.
+        channels: channels of each map.
+        out_channels: channels of the fused map.
     """
 
     def __init__(self, channels: Sequence[int], out_channels: int) -> None:
@@ -110,12 +110,12 @@ class LightDecoder(nn.Module):
     Args:
         feature_channels: channels of each of the encoder's ``features``.
         embed_dim: channels of the encoder's ``image_embeddings``.
-        num_classes: background included.
+        num_classes: number of classes, background included.
         in_channels: channels of the image given to the stem (3 after the encoder's normalisation).
         widths: channels at 1/16, 1/8, 1/4, 1/2 and full resolution, multiples of 8.
 
     Raises:
-        ValueError: if there are fewer than two classes or a width is no multiple of 8.
+        ValueError: if there are fewer than two classes or a width is not a multiple of 8.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class LightDecoder(nn.Module):
         self.classify = nn.Conv2d(full, num_classes, kernel_size=1)
 
     def forward(self, encoded: EncoderOutput, images: Tensor) -> Tensor:
-        """Decodes.
+        """Decodes the output of an encoder.
 
         Args:
             encoded: the encoder's output for the images.

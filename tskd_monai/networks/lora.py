@@ -45,21 +45,21 @@ def add_lora(
 
     Args:
         network: an encoder or a mask decoder without LoRA.
-        rank: r of the two factors.
-        alpha: the update is scaled by ``alpha / rank``; ``2 * rank`` unless given.
-        dropout: on the input of the low-rank branch, in [0, 1).
-        target_modules: endings of the names of linear layers, such as ``attn.qkv``; the network's
-            ``default_lora_targets`` (attention and MLP of every encoder layer, attention of the decoder) unless given.
+        rank: rank r of the two factors.
+        alpha: scale; the update is multiplied by ``alpha / rank``; ``2 * rank`` by default.
+        dropout: dropout on the input of the low-rank branch, in [0, 1).
+        target_modules: suffixes of the names of linear layers, such as ``attn.qkv``; by default the network's
+            ``default_lora_targets`` (attention and MLP of every encoder layer, attention of the decoder).
         qkv_parts: which parts of fused ``qkv`` layers are adapted, ``"qkv"`` or for example ``"qv"``.
-        peft_options: peft's own switches: ``use_rslora``, ``use_dora``, ``init_lora_weights`` (``True`` or
+        peft_options: options of peft: ``use_rslora``, ``use_dora``, ``init_lora_weights`` (``True`` or
             ``"gaussian"``).
 
     Returns:
         The same network; only its LoRA factors require a gradient.
 
     Raises:
-        ValueError: if the rank is not positive, there is LoRA already, a target matches no linear layer or other layers
-            as well, or an option is unknown or does not go with another.
+        ValueError: if the rank is not positive, the network has LoRA already, a target matches no linear layer or also
+            other layers, or an option is unknown or incompatible with another.
     """
     if rank < 1:
         raise ValueError(f"Expected a LoRA rank of at least 1, found {rank}.")
@@ -89,15 +89,15 @@ def lora_slot(network: Adaptable) -> str:
 
 
 def has_lora(network: nn.Module | ImageEncoder) -> bool:
-    """Returns whether there is an adapter in the network."""
+    """Returns whether the network has an adapter."""
     return any(isinstance(module, PeftModel) for module in network.modules())
 
 
 def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
-    """Checks that every target names linear layers and nothing else; peft itself only checks that one matches.
+    """Checks that every target matches linear layers only; peft only checks that one target matches.
 
     Raises:
-        ValueError: naming the target and the available layers.
+        ValueError: if one does not; names the target and the available layers.
     """
     named = [(name, layer) for name, layer in module.named_modules() if name]
     available = sorted({_ending(name) for name, layer in named if isinstance(layer, nn.Linear)})
@@ -116,25 +116,25 @@ def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
 
 
 def is_target(name: str, target: str) -> bool:
-    """Returns whether peft takes the layer of that name for the target."""
+    """Returns whether peft matches a layer of this name with the target."""
     return name == target or name.endswith(f".{target}")
 
 
 def _ending(name: str) -> str:
-    """Returns what follows the last number: ``layers.3.attn.qkv`` gives ``attn.qkv``."""
+    """Returns the part of a name after the last number: ``layers.3.attn.qkv`` gives ``attn.qkv``."""
     parts = name.split(".")
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[numbers[-1] + 1 :]) if numbers else name
 
 
 def checked_peft_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns peft's switches, checked.
+    """Returns checked options of peft.
 
     PiSSA, OLoRA and similar initialisations move a part of the base weights into the adapter, and ``False`` starts
     from a random ``B``: the base would change, or a fresh adapter would change the output.
 
     Raises:
-        ValueError: on a switch or value that is not in :data:`PEFT_OPTIONS`.
+        ValueError: if an option or value is not in :data:`PEFT_OPTIONS`.
     """
     for name, value in options.items():
         if name not in PEFT_OPTIONS:
@@ -149,7 +149,7 @@ def checked_peft_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_qkv_parts(qkv_parts: str, targets: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Checks that the parts exist and that there is a fused layer to choose them from.
+    """Checks that the parts exist and that a fused layer is among the targets.
 
     Raises:
         ValueError: if not, or with DoRA, whose magnitudes would rescale the other parts.

@@ -30,18 +30,18 @@ CLASSIFIER_ENTRIES = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class PlainVitArchitecture:
-    """Numbers of a plain ViT: width, layers and attention heads; patches of 16 pixels, MLPs four times as wide."""
+    """Dimensions of a plain ViT: width, layers and attention heads; patches of 16 pixels, MLPs four times as wide."""
 
     hidden_size: int
     depth: int
     num_heads: int
 
     def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> PlainVitEncoder:
-        """Returns an encoder of these numbers; see :class:`PlainVitEncoder`."""
+        """Returns an encoder of these dimensions; see :class:`PlainVitEncoder`."""
         return PlainVitEncoder(self, image_size, mean, std)
 
     def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-        """Returns a weights file's entries without the classifier."""
+        """Returns the entries of a weights file except the classifier."""
         return {name: value for name, value in state.items() if name not in CLASSIFIER_ENTRIES}
 
 
@@ -52,7 +52,7 @@ PRETRAINING_SIZE = 224
 """Side in pixels of the images that timm's published weights were trained on."""
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-"""Of the images, per colour channel, for input in [0, 1]."""
+"""Mean and standard deviation of these images, per colour channel, for input in [0, 1]."""
 
 
 class Attention(nn.Module):
@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts images into patches of 16 pixels and projects each to a token."""
+    """Projects each patch of 16 x 16 pixels to a token."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PlainVit(nn.Module):
     def forward(
         self, images: Tensor, depths: Collection[int] = (), recompute: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the normalised last tokens, and those after the blocks in ``depths``.
+        """Returns the normalised tokens of the last block, and the tokens after the blocks in ``depths``.
 
         Args:
             images: ``(B, 3, H, W)``, normalised.
@@ -157,13 +157,13 @@ class PlainVitEncoder(nn.Module):
     """Plain ViT as an image encoder: its normalised last tokens are the image embeddings.
 
     Args:
-        architecture: the numbers of the network.
-        image_size: side in pixels the weights were trained at, a multiple of 16.
-        mean: per colour channel, for input in [0, 1].
-        std: per colour channel.
+        architecture: dimensions of the network.
+        image_size: side in pixels of the images that the weights were trained on, a multiple of 16.
+        mean: mean of each colour channel, for input in [0, 1].
+        std: standard deviation of each colour channel.
 
     Raises:
-        ValueError: if ``image_size`` is no multiple of 16 up to 1024.
+        ValueError: if ``image_size`` is not a multiple of 16 up to 1024.
     """
 
     default_lora_targets: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -179,7 +179,7 @@ class PlainVitEncoder(nn.Module):
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
-        # Any: after LoRA is added this is a PeftModel, which passes calls and attribute access through.
+        # Any: with LoRA this is a PeftModel, which passes calls and attribute access through.
         self.backbone: Any = PlainVit(architecture, token_grid(self.image_size))
 
     def forward(self, images: Tensor) -> EncoderOutput:
@@ -193,7 +193,7 @@ class PlainVitEncoder(nn.Module):
             of the same shape after four evenly spaced blocks (before it).
 
         Raises:
-            ValueError: on another size or number of channels.
+            ValueError: if the size or the number of channels is another.
         """
         check_image_size(images, self.image_size)
         recompute = self.recompute_layers and self.training
@@ -201,7 +201,7 @@ class PlainVitEncoder(nn.Module):
         return EncoderOutput(self._as_map(tokens), tuple(self._as_map(state) for state in states))
 
     def checkpoint_gradients(self, enabled: bool) -> None:
-        """Chooses whether training recomputes each layer in the backward pass; evaluation is not affected."""
+        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
         self.recompute_layers = enabled
 
     @torch.no_grad()
@@ -209,7 +209,7 @@ class PlainVitEncoder(nn.Module):
         """Does nothing: an untrained plain ViT is random already, its positions included."""
 
     def _as_map(self, tokens: Tensor) -> Tensor:
-        """Drops the class token and lays ``(B, 1 + N, C)`` out as ``(B, C, h, w)``."""
+        """Drops the class token and reshapes ``(B, 1 + N, C)`` to ``(B, C, h, w)``."""
         return tokens[:, 1:].transpose(1, 2).unflatten(2, token_grid(self.image_size))
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
@@ -219,7 +219,7 @@ class PlainVitEncoder(nn.Module):
             image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024.
 
         Raises:
-            ValueError: if a side is another.
+            ValueError: if a side is not such a multiple.
         """
         size = image_size_hw(image_size)
         if size == self.image_size:
@@ -232,7 +232,7 @@ class PlainVitEncoder(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear layers and the patch projection from N(0, 0.02²) with zero bias, as ViTs are initialised."""
+    """Initialises linear layers and the patch projection from N(0, 0.02²) with zero bias, as usual for ViTs."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.normal_(module.weight, std=INITIALISER_STD)
         if module.bias is not None:

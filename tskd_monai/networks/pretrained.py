@@ -1,6 +1,6 @@
-"""Building a pre-trained encoder at the image size of a task, from weights that are checked first.
+"""Pre-trained encoders, built at the image size of a task from checked weights.
 
-Weights are never downloaded unless a hub id is passed; apart from the small demo encoder none are shipped.
+Weights are never downloaded unless a hub id is passed; only those of the small demo encoder are shipped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SHIPPED = "shipped"
 
 
 def shipped_weights(name: str) -> Path:
-    """Returns the path of the weights that come with this project.
+    """Returns the path of the weights that are shipped with this project.
 
     Raises:
-        ValueError: if the encoder's weights are not part of the project; names what to pass.
+        ValueError: if the encoder's weights are not shipped; states what to pass instead.
         FileNotFoundError: if the file is missing, as in an installation without the bundles.
     """
     record = encoder_record(name)
@@ -63,12 +63,12 @@ def build_encoder(
         weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
             ``"random"`` for an untrained encoder as a control.
         image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024; positions are interpolated to it.
-        seed: of the random weights; without effect on loaded ones.
-        weights_sha256: required of the weights file; by default what the record states for a file of that name.
+        seed: seed of random weights; not used for loaded ones.
+        weights_sha256: expected sha256 of the weights file; by default that of the record for a file of this name.
 
     Raises:
-        ValueError: on an unknown name, weights that do not fit strictly, cannot be read or have another sha256, a bad
-            image size, or ``None`` where no weights are shipped.
+        ValueError: if the name is unknown, the weights do not fit strictly, cannot be read or have another sha256, the
+            image size is invalid, or ``weights`` is ``None`` and none are shipped.
         FileNotFoundError: if the weights are missing.
     """
     record = encoder_record(name)
@@ -76,7 +76,7 @@ def build_encoder(
     path = weights_path(name, weights)
     if path is not None:
         _check_file(record, path, weights_sha256)
-    # Building draws random numbers in either case; the caller's generator is not affected.
+    # Building draws random numbers in either case; the caller's generator is restored.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = _build(record)
@@ -109,7 +109,7 @@ def load_encoder_weights(student: nn.Module, weights: str | Path) -> None:
         weights: a file with timm's names, a Hugging Face folder or a hub id.
 
     Raises:
-        ValueError: when the student is no ViT, or the weights do not fit it.
+        ValueError: when the student is not a ViT, or the weights do not fit.
         FileNotFoundError: when the weights are missing.
     """
     if not isinstance(student, VitStudent):
@@ -158,7 +158,7 @@ def _load(encoder: ImageEncoder, record: EncoderRecord, path: Path) -> None:
 
 
 def _fitting_encoders(state: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Returns the names of the encoders whose entries a file holds, by name and shape."""
+    """Returns the names of the encoders whose entries a file contains, by name and shape."""
     fitting = []
     for record in ENCODERS.values():
         with torch.device("meta"):

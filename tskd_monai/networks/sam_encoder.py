@@ -53,12 +53,12 @@ RENAMINGS: tuple[tuple[str, str], ...] = (
     (r"output_upscaling\.3\.", "upscale_conv2."),
     (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", "shared_image_embedding.positional_embedding"),
 )
-"""From the original names to those of transformers' ``SamModel``, applied in this order."""
+"""Renaming of the original names to those of transformers' ``SamModel``, applied in this order."""
 
 
 @dataclass(frozen=True)
 class SamArchitecture:
-    """Numbers of a SAM image encoder.
+    """Dimensions of a SAM image encoder.
 
     Attributes:
         hidden_size: width of the transformer.
@@ -77,7 +77,7 @@ class SamArchitecture:
     embed_dim: int = 256
 
     def build(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> SamEncoder:
-        """Returns an encoder of these numbers; see :class:`SamEncoder`."""
+        """Returns an encoder of these dimensions; see :class:`SamEncoder`."""
         return SamEncoder(self, image_size, mean, std)
 
     def backbone_entries(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
@@ -88,16 +88,17 @@ class SamArchitecture:
 class SamEncoder(nn.Module):
     """SAM image encoder that also returns hidden states from four depths.
 
-    Built at the weights' native (square) size; :meth:`resize_to` brings it to the task's, which may be rectangular.
+    It is built at the weights' native (square) size; :meth:`resize_to` resizes it to the task's, which may be
+    rectangular.
 
     Args:
-        architecture: the numbers of the network.
-        image_size: side in pixels the weights were trained at, a multiple of 16.
-        mean: per colour channel, for input in [0, 1].
-        std: per colour channel.
+        architecture: dimensions of the network.
+        image_size: side in pixels of the images that the weights were trained on, a multiple of 16.
+        mean: mean of each colour channel, for input in [0, 1].
+        std: standard deviation of each colour channel.
 
     Raises:
-        ValueError: if ``image_size`` is no multiple of 16 up to 1024.
+        ValueError: if ``image_size`` is not a multiple of 16 up to 1024.
     """
 
     default_lora_targets: tuple[str, ...] = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
@@ -113,7 +114,7 @@ class SamEncoder(nn.Module):
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
-        # Any: after LoRA is added this is a PeftModel, which passes attribute access through.
+        # Any: with LoRA this is a PeftModel, which passes attribute access through.
         self.backbone: Any = _vision_encoder(architecture, image_size)
 
     def forward(self, images: Tensor) -> EncoderOutput:
@@ -127,7 +128,7 @@ class SamEncoder(nn.Module):
             W / 16)`` after four evenly spaced layers.
 
         Raises:
-            ValueError: on another size or number of channels.
+            ValueError: if the size or the number of channels is another.
         """
         check_image_size(images, self.image_size)
         hidden = self.backbone.patch_embed.projection(self.normalise(images)).permute(0, 2, 3, 1)
@@ -137,20 +138,20 @@ class SamEncoder(nn.Module):
         return EncoderOutput(self.backbone.neck(hidden), tuple(state.permute(0, 3, 1, 2) for state in states))
 
     def checkpoint_gradients(self, enabled: bool) -> None:
-        """Chooses whether training recomputes each layer in the backward pass; evaluation is not affected."""
+        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
         self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Interpolates the positions to another image size, in place; the same size changes nothing.
 
-        The absolute positions are interpolated bicubically. Relative positions are interpolated linearly in the
-        layers with global attention only: a window keeps its size.
+        Absolute positions are interpolated bicubically. Relative positions are interpolated linearly, and only in the
+        layers with global attention: the window size does not change.
 
         Args:
             image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024.
 
         Raises:
-            ValueError: if a side is another.
+            ValueError: if a side is not such a multiple.
         """
         size = image_size_hw(image_size)
         if size == self.image_size:
@@ -166,7 +167,7 @@ class SamEncoder(nn.Module):
 
     @torch.no_grad()
     def initialise_randomly(self) -> None:
-        """Draws the position parameters, zero in an untrained SAM, from N(0, 0.02²); the rest is random already."""
+        """Draws the position parameters, zero in an untrained SAM, from N(0, 0.02²); all others are random already."""
         nn.init.normal_(self.backbone.pos_embed, std=INITIALISER_STD)
         for layer in self.backbone.layers:
             nn.init.normal_(layer.attn.rel_pos_h, std=INITIALISER_STD)
@@ -174,7 +175,7 @@ class SamEncoder(nn.Module):
 
 
 def _vision_encoder(architecture: SamArchitecture, image_size: int) -> SamVisionEncoder:
-    # Here and not above: a student is built, and served by MONAI Label, where transformers is not installed.
+    # Imported here: MONAI Label's server builds students without transformers installed.
     from transformers.models.sam.configuration_sam import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
 
@@ -203,8 +204,8 @@ def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
 def to_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns a SAM state dict under the names of ``transformers``' ``SamModel``.
 
-    A checkpoint without original ``image_encoder.*`` entries is returned as it is. The prompt encoder's point, box
-    and mask embeddings keep their original names: nothing here reads them.
+    A checkpoint without original ``image_encoder.*`` entries is returned unchanged. The prompt encoder's point, box and
+    mask embeddings keep their original names, because they are not used.
     """
     if not any(name.startswith("image_encoder.") for name in state):
         return dict(state)
@@ -220,11 +221,11 @@ def _renamed(name: str) -> str:
 def encoder_entries(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
     """Returns the image encoder's entries without their prefix.
 
-    Mask decoder and prompt encoder are left out; any other entry is kept under its name, so that strict loading
-    reports it.
+    Mask decoder and prompt encoder are dropped; any other entry is kept under its name, so that strict loading reports
+    it.
 
     Raises:
-        ValueError: if there is no image encoder in the file.
+        ValueError: if the file contains no image encoder.
     """
     state = to_transformers_names(state)
     if not any(name.startswith(ENCODER_PREFIX) for name in state):

@@ -32,7 +32,7 @@ KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
 
 
 class DetailRefinement(nn.Module):
-    """A correction of bilinearly upsampled logits; zero until it is trained.
+    """A residual correction of bilinearly upsampled logits; zero before training.
 
     Args:
         num_classes: channels of the logits.
@@ -49,7 +49,7 @@ class DetailRefinement(nn.Module):
         self.to_full = UpStep(half, full)
         self.classify = nn.Conv2d(full, num_classes, kernel_size=1)
         nn.init.zeros_(self.classify.weight)
-        nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]  # the layer has a bias
 
     def forward(self, low_res_logits: Tensor, images: Tensor) -> Tensor:
         """Returns ``(B, num_classes, H, W)``.
@@ -68,9 +68,9 @@ class SamMaskDecoder(nn.Module):
 
     Args:
         embed_dim: channels of the image embeddings; 256 for SAM's own weights.
-        num_classes: background included.
+        num_classes: number of classes, background included.
         num_heads: attention heads; must divide ``embed_dim / 2``.
-        refine: whether the image's detail is added while the logits are upsampled; untrained it adds nothing.
+        refine: whether a refinement by the image corrects the upsampled logits; untrained it adds nothing.
 
     Raises:
         ValueError: if there are fewer than two classes or ``embed_dim`` cannot be divided among the heads.
@@ -95,7 +95,7 @@ class SamMaskDecoder(nn.Module):
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
-        """Freezes SAM's single-mask head and its IoU head: no logit depends on them, which plain DDP refuses."""
+        """Freezes SAM's single-mask head and its IoU head: plain DDP refuses parameters without gradient."""
         self.decoder.output_hypernetworks_mlps[0].requires_grad_(False)
         self.decoder.iou_prediction_head.requires_grad_(False)
 
@@ -109,11 +109,11 @@ class SamMaskDecoder(nn.Module):
         self._freeze_unused()
 
     def forward(self, encoded: EncoderOutput, images: Tensor) -> Tensor:
-        """Decodes.
+        """Decodes the output of an encoder.
 
         Args:
-            encoded: the encoder's output; only ``image_embeddings`` are read.
-            images: ``(B, 3, H, W)``, normalised; without refinement only their size is read.
+            encoded: the encoder's output; only ``image_embeddings`` are used.
+            images: ``(B, 3, H, W)``, normalised; without refinement only their size is used.
 
         Returns:
             Logits ``(B, num_classes, H, W)``, upsampled bilinearly from a quarter of the resolution and refined.
@@ -163,16 +163,16 @@ def has_decoder_entries(state: Mapping[str, Tensor]) -> bool:
 def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Loads SAM's mask decoder into ``decoder``, in place.
 
-    The transformer and the upscaling are loaded as they are. SAM's three multi-mask tokens and their heads are assigned
-    to the classes in turn. The IoU head, on which no logit depends, and the refinement keep their values.
+    The transformer and the upscaling are loaded unchanged. SAM's three multi-mask tokens and their heads are assigned
+    to the classes in turn. The IoU head, which does not affect the logits, and the refinement keep their values.
 
     Args:
-        decoder: of SAM's own ``embed_dim`` and number of heads.
-        state: a SAM state dict under original or ``transformers`` names.
-        source: named in errors.
+        decoder: decoder with SAM's own ``embed_dim`` and number of heads.
+        state: SAM state dict under original or ``transformers`` names.
+        source: path of the weights, for error messages.
 
     Raises:
-        ValueError: naming entries that are missing, unexpected or of the wrong shape.
+        ValueError: if entries are missing, unexpected or of the wrong shape; names them.
     """
     state = to_transformers_names(state)
     for name in (POSITIONS, NO_MASK, DECODER_PREFIX + "mask_tokens.weight"):
@@ -194,7 +194,7 @@ def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], so
 
 
 def _renumbered_head(state: Mapping[str, Tensor], token: int, ours: int) -> dict[str, Tensor]:
-    """Returns the entries of one token's output head under the number it has here."""
+    """Returns the entries of one token's output head under the number of the new token."""
     prefix = f"output_hypernetworks_mlps.{token}."
     return {
         f"output_hypernetworks_mlps.{ours}.{name.removeprefix(prefix)}": value

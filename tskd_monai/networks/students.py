@@ -1,6 +1,7 @@
 """Students: small networks at named sizes.
 
-The module of a size is imported when a student is built, so that a bundle with a U-Net carries no transformer code.
+The module of a size is imported only when a student is built, so that a bundle with a U-Net contains no transformer
+code.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def student_size(name: str) -> StudentSize:
     """Returns the size of a named student, which states the layer that is distilled.
 
     Raises:
-        ValueError: when there is no student of that name, or this bundle lacks its code.
+        ValueError: when the name is unknown, or this bundle lacks the student's code.
     """
     _check_name(name)
     try:
@@ -69,7 +70,7 @@ def student_modules(name: str | None = None) -> list[str]:
     """Returns the modules that a bundle with this student needs; without a name, those of all students.
 
     Raises:
-        ValueError: when there is no student of that name.
+        ValueError: when the name is unknown.
     """
     if name is None:
         return sorted(set(STUDENTS.values()))
@@ -81,13 +82,13 @@ def build_student(name: str, in_channels: int, out_channels: int, image_size: Se
     """Returns a student with random weights, images (B, C, H, W) to logits (B, K, H, W).
 
     Args:
-        name: of a student, for example `compact_unet_small`.
-        in_channels: C.
-        out_channels: K, with background.
+        name: name of a student, for example `compact_unet_small`.
+        in_channels: number of input channels C.
+        out_channels: number of classes K, background included.
         image_size: (H, W) of the task, in pixels.
 
     Raises:
-        ValueError: when the name is unknown, or the network cannot take images of that size.
+        ValueError: when the name is unknown, or the network does not support the image size.
     """
     height, width = image_size
     return student_size(name).build(in_channels, out_channels, (height, width))

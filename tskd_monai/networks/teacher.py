@@ -1,6 +1,6 @@
-"""Teacher networks: what a student needs of one, the tuned foundation model, and any segmentation network.
+"""Teacher networks: their interface, the tuned foundation model, and any segmentation network as a teacher.
 
-Built in `teacher_builder`, saved to and loaded from disk in `teacher_folder`.
+Teachers are built in `teacher_builder`, and saved and loaded in `teacher_folder`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TeacherNetwork(Protocol):
     """A frozen network that a student learns from.
 
     Attributes:
-        embed_dim: channels of its features.
+        embed_dim: channels of the features.
     """
 
     embed_dim: int
@@ -31,7 +31,7 @@ class TeacherNetwork(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns its weights."""
+        """Returns the weights by name."""
         ...
 
 
@@ -40,11 +40,11 @@ class VfmSegmenter(nn.Module):
 
     Args:
         encoder: maps images in [0, 1] to an ``EncoderOutput``.
-        decoder: maps that and the normalised images to logits.
-        spec: what the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher_folder``.
+        decoder: maps the ``EncoderOutput`` and the normalised images to logits.
+        spec: values that the segmenter was built from, kept for saving; see ``tskd_monai.networks.teacher_folder``.
 
     Attributes:
-        saved_sha256: of its weights as saved, once LoRA is merged into them; ``None`` before.
+        saved_sha256: sha256 of the weights as saved, once LoRA is merged into them; ``None`` before.
     """
 
     saved_sha256: str | None = None
@@ -61,7 +61,7 @@ class VfmSegmenter(nn.Module):
         return self.forward_with_embeddings(images)[0]
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the logits and the image embeddings, the two things a student learns from.
+        """Returns the logits and the image embeddings, which a student learns from.
 
         Args:
             images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's image size.
@@ -70,7 +70,7 @@ class VfmSegmenter(nn.Module):
             Logits ``(B, num_classes, H, W)`` and image embeddings ``(B, embed_dim, H / 16, W / 16)``.
 
         Raises:
-            ValueError: on another image size or number of channels.
+            ValueError: if the image size or the number of channels is another.
         """
         encoded = self.encoder(images)
         logits = self.decoder(encoded, self.encoder.normalise(images))
@@ -81,9 +81,9 @@ class SegmentationNetworkTeacher(nn.Module):
     """Any segmentation network as a teacher: its logits, and the output of one layer as features.
 
     Args:
-        network: images (B, C, H, W) to logits (B, K, H, W).
-        layer: name of the layer whose output is taken.
-        feature_channels: of that layer's output.
+        network: maps images (B, C, H, W) to logits (B, K, H, W).
+        layer: name of the layer whose output is used as features.
+        feature_channels: channels of that output.
     """
 
     def __init__(self, network: nn.Module, layer: str, feature_channels: int) -> None:
@@ -113,6 +113,7 @@ def state_sha256(network: TeacherNetwork) -> str:
 def teacher_sha256(teacher: TeacherNetwork) -> str:
     """Returns the sha256 that identifies a teacher: that of its weights as saved.
 
-    Merging LoRA rounds differently on different processors; targets computed on one stay valid on another.
+    Merged LoRA is rounded differently on different processors; with this sha256, targets computed on one stay valid on
+    others.
     """
     return getattr(teacher, "saved_sha256", None) or state_sha256(teacher)

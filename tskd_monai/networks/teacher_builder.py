@@ -1,4 +1,4 @@
-"""Building a teacher from the values in a config."""
+"""Building a teacher from config values."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ TUNINGS = ("lora", "full", "decoder")
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """Everything a teacher is built from, as plain JSON values.
+    """All values that a teacher is built from, as plain JSON.
 
     Attributes:
         encoder: name in ``encoder_records.ENCODERS``.
         encoder_weights: path or hub id, ``"shipped"`` or ``"random"``.
-        weights_sha256: of the weights file; ``None`` for random weights.
+        weights_sha256: sha256 of the weights file; ``None`` for random weights.
         image_size: ``(H, W)`` in pixels.
-        num_classes: background included.
+        num_classes: number of classes, background included.
         decoder: ``"light"`` or ``"sam"``.
-        decoder_lora: whether LoRA goes into the SAM decoder's attention.
+        decoder_lora: whether LoRA is added to the SAM decoder's attention.
         refine: whether the SAM decoder's logits are refined by the image.
         tuning: ``"lora"``, ``"full"`` or ``"decoder"``.
-        rank: of LoRA.
+        rank: rank of LoRA.
         alpha: LoRA's scale is ``alpha / rank``.
-        dropout: of LoRA.
-        target_modules: LoRA's targets in the encoder; ``None`` for the encoder's own.
-        qkv_parts: of the encoder's fused layers that LoRA adapts.
-        peft_options: peft's own switches.
-        seed: of everything drawn at random while building.
+        dropout: dropout of LoRA.
+        target_modules: LoRA's targets in the encoder; ``None`` for the encoder's default.
+        qkv_parts: parts of the encoder's fused layers that LoRA adapts.
+        peft_options: options of peft.
+        seed: seed of all random values of the build.
 
     Raises:
-        ValueError: on an unknown name, or options that do not go together.
+        ValueError: when a name is unknown, or options are incompatible.
     """
 
     encoder: str
@@ -69,7 +69,7 @@ class TeacherSpec:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuses options that would otherwise be ignored silently."""
+        """Refuses options that would otherwise be ignored."""
         _check_switch("decoder_lora", self.decoder_lora)
         _check_switch("refine", self.refine)
         if self.tuning not in TUNINGS:
@@ -87,7 +87,7 @@ class TeacherSpec:
 
 
 def _check_switch(name: str, value: Any) -> None:
-    """Refuses text: the runner's command line reads `true` and `false` as text, and any text is true in Python."""
+    """Refuses strings: the runner's command line parses `true` and `false` as strings, which are true in Python."""
     if not isinstance(value, bool):
         raise ValueError(
             f"Expected {name} to be True or False, found {value!r}; on a command line write True or False."
@@ -113,31 +113,31 @@ def build_teacher(
     gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> VfmSegmenter:
-    """Builds a teacher that is ready to be trained: a frozen encoder, fresh LoRA, a new decoder.
+    """Builds a teacher for training: a frozen encoder, new LoRA adapters, a new decoder.
 
     Args:
         encoder: name in ``encoder_records.ENCODERS``.
         encoder_weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
             ``"random"`` for the untrained control.
         image_size: the task's side or ``(H, W)`` in pixels, multiples of 16.
-        num_classes: background included.
-        decoder: ``"light"`` (multi-level, full-resolution stem) or ``"sam"`` (mask decoder, one token per class; it
-            starts from SAM's own where the weights hold it).
-        decoder_lora: trains LoRA in the attention of the SAM decoder, and its heads, instead of all of it.
-        refine: adds the image's detail to the SAM decoder's masks, which have a quarter of the resolution.
+        num_classes: number of classes, background included.
+        decoder: ``"light"`` (multi-level, full-resolution stem) or ``"sam"`` (mask decoder, one token per class,
+            initialised from SAM's own if the weights contain it).
+        decoder_lora: whether LoRA in the attention of the SAM decoder, and its heads, are trained instead of all of it.
+        refine: whether the image refines the SAM decoder's masks, which have a quarter of the resolution.
         tuning: what is trained besides the decoder: ``"lora"`` (adapters in the frozen encoder), ``"full"`` (the whole
             encoder) or ``"decoder"`` (nothing).
-        rank: of LoRA.
-        alpha: LoRA's scale is ``alpha / rank``; ``2 * rank`` unless given.
-        dropout: of LoRA.
-        target_modules: LoRA's targets in the encoder; its ``default_lora_targets`` unless given.
-        qkv_parts: of the encoder's fused ``qkv`` layers that LoRA adapts: ``"qkv"``, or ``"qv"`` as in SAMed.
-        peft_options: peft's own switches, see :func:`tskd_monai.networks.lora.add_lora`.
-        gradient_checkpointing: recomputes the encoder's layers in the backward pass: less memory, more time.
-        seed: of a random encoder, the adapters and the decoder.
+        rank: rank of LoRA.
+        alpha: LoRA's scale is ``alpha / rank``; ``2 * rank`` by default.
+        dropout: dropout of LoRA.
+        target_modules: LoRA's targets in the encoder; its ``default_lora_targets`` by default.
+        qkv_parts: parts of the encoder's fused ``qkv`` layers that LoRA adapts: ``"qkv"``, or ``"qv"`` as in SAMed.
+        peft_options: options of peft, see :func:`tskd_monai.networks.lora.add_lora`.
+        gradient_checkpointing: whether the backward pass recomputes the encoder's layers: less memory, more time.
+        seed: seed of a random encoder, the adapters and the decoder.
 
     Raises:
-        ValueError: on a wrong name or number, options that do not go together, or weights that do not fit.
+        ValueError: when a name or number is invalid, options are incompatible, or weights do not fit.
         FileNotFoundError: if weights are missing.
     """
     _check_switch("gradient_checkpointing", gradient_checkpointing)
@@ -198,11 +198,11 @@ def build_frozen(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
     """Builds the segmenter without LoRA; the encoder is frozen, the decoder untrained.
 
     Args:
-        spec: what it is built from.
-        path: of the encoder's weights; ``None`` for random ones.
+        spec: values that it is built from.
+        path: path of the encoder's weights; ``None`` for random ones.
 
     Raises:
-        ValueError: on a wrong name or number, or weights that do not fit.
+        ValueError: when a name or number is invalid, or weights do not fit.
     """
     encoder = build_encoder(spec.encoder, RANDOM if path is None else path, spec.image_size, seed=spec.seed)
     encoder.requires_grad_(False)

@@ -2,8 +2,7 @@
 
 ``adapter/`` and ``decoder_adapter/`` (LoRA in peft's format), ``decoder.safetensors`` and ``teacher.json``. The
 encoder's own weights are not copied: the record states their name and sha256, and loading refuses any others; only
-``private/`` holds their path. Full fine-tuning, which changes them, writes ``encoder.safetensors`` instead of the
-adapter.
+``private/`` holds their path. Full fine-tuning changes them and writes ``encoder.safetensors`` instead of the adapter.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ SPEC_FIELDS: Fields = {
 }  # fmt: skip
 COPY_AGAIN = "copy the folder again"
 MAX_CLASSES = 256
-"""As many as an 8-bit label map tells apart; a decoder for a record's billion classes would take all memory."""
+"""Number of values of an 8-bit label map; a decoder for a billion classes in a record would take all memory."""
 
 
 def save_teacher(
@@ -57,13 +56,13 @@ def save_teacher(
     """Writes a teacher folder; ``teacher.json``, which seals the other files by sha256, comes last.
 
     Args:
-        segmenter: from :func:`build_teacher` or :func:`load_teacher`.
-        folder: created if missing.
+        segmenter: segmenter from :func:`build_teacher` or :func:`load_teacher`.
+        folder: folder of the teacher, created if missing.
         task_hash: sha256 of the task the teacher was trained for.
-        record: further JSON values to keep, such as metrics, under ``"record"``.
+        record: further JSON values to save, such as metrics, under ``"record"``.
 
     Raises:
-        ValueError: if the segmenter does not know what it was built from, or its LoRA was merged.
+        ValueError: if the segmenter has no spec, or its LoRA was merged.
     """
     spec = segmenter.spec
     if not isinstance(spec, TeacherSpec):
@@ -113,8 +112,8 @@ def load_teacher(
 
     Args:
         folder: written by :func:`save_teacher`.
-        encoder_weights: where the encoder's weights are now, if they have moved.
-        task_hash: of the task at hand; a teacher of another task is refused.
+        encoder_weights: current path of the encoder's weights, if they have moved.
+        task_hash: hash of the current task; a teacher of another task is refused.
         trainable: whether LoRA and decoder require a gradient; LoRA is then not merged.
 
     Raises:
@@ -148,7 +147,7 @@ def load_teacher(
 
 
 def _merged(segmenter: VfmSegmenter) -> VfmSegmenter:
-    """Returns the segmenter frozen, its LoRA merged; it keeps the sha256 of what was saved."""
+    """Returns the segmenter frozen, with LoRA merged; it keeps the sha256 of the saved weights."""
     segmenter.saved_sha256 = state_sha256(segmenter)
     if has_lora(segmenter.encoder):
         merge_lora(segmenter.encoder)
@@ -192,7 +191,7 @@ def _check_files(folder: Path, recorded: Mapping[str, str], names: Sequence[str]
 
 
 def _recorded_weights(spec: TeacherSpec, folder: Path) -> Path | None:
-    """Returns the weights file the teacher was trained on, checked by sha256; ``None`` for random weights."""
+    """Returns the weights file that the teacher was trained on, checked by sha256; ``None`` for random weights."""
     try:
         path = weights_path(spec.encoder, spec.encoder_weights)
     except FileNotFoundError as error:
@@ -217,7 +216,7 @@ def read_teacher_record(folder: str | Path) -> dict[str, Any]:
     """Returns the content of ``teacher.json``.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the file is missing.
         ValueError: if it cannot be read, has another format, or an entry is missing or of the wrong type.
     """
     path = Path(folder) / RECORD_FILE
@@ -245,11 +244,11 @@ def _read_object(path: Path, advice: str) -> dict[str, Any]:
 
 
 def spec_from_json(values: Mapping[str, Any], path: Path) -> TeacherSpec:
-    """Returns what a teacher is built from, checked before anything is built.
+    """Returns the spec of a teacher, checked before anything is built.
 
     Args:
         values: the record's ``spec``.
-        path: of the record; named in errors.
+        path: path of the record, for error messages.
 
     Raises:
         ValueError: if a field is missing, unknown, of another type or out of range.
@@ -293,10 +292,10 @@ def _check_types(values: Mapping[str, Any]) -> None:
 
 
 def note_weights(folder: Path, weights: str) -> str:
-    """Returns what a record may state of weights; the path of local ones is kept in a private file.
+    """Returns the weights' name for a record; the path of local ones is kept in a private file.
 
     Args:
-        folder: of the teacher.
+        folder: folder of the teacher.
         weights: path or hub id, ``"shipped"`` or ``"random"``.
     """
     if weights in (RANDOM, SHIPPED) or not Path(weights).exists():
@@ -306,14 +305,14 @@ def note_weights(folder: Path, weights: str) -> str:
 
 
 def noted_weights(folder: Path, encoder: str, weights: str) -> str:
-    """Returns where the weights of a record are: the private file's path, else what the record states.
+    """Returns the location of recorded weights: the path in the private file, else the name in the record.
 
-    A record may come from somebody else, and a hub id is an address: only the encoder's own publisher is contacted.
+    A record may be from somebody else, and a hub id is an address: only the encoder's own publisher is contacted.
 
     Args:
-        folder: of the teacher.
+        folder: folder of the teacher.
         encoder: name in ``ENCODERS``.
-        weights: of the record.
+        weights: name of the weights in the record.
 
     Raises:
         ValueError: if the record names a hub repository that is not the publisher's, or the private file is damaged.

@@ -11,7 +11,7 @@ from torch import nn
 from tskd_monai.networks.features import NetworkPart
 
 SMALLEST_SIDE = 4
-"""Of the deepest feature map of a planned U-Net, in pixels."""
+"""Smallest side of the deepest feature map of a planned U-Net, in pixels."""
 FIRST_CHANNELS = 32
 MAX_CHANNELS = 512
 FEATURE_LEVEL = 3
@@ -23,8 +23,8 @@ class CompactUNet:
     """Size of a compact U-Net.
 
     Attributes:
-        channels: of each level; every level but the last halves the resolution.
-        num_res_units: residual convolutions a level.
+        channels: channels of each level; every level but the last halves the resolution.
+        num_res_units: residual convolutions of each level.
     """
 
     channels: tuple[int, ...]
@@ -46,12 +46,12 @@ class CompactUNet:
         Instance norm keeps a single slice's result independent of its batch.
 
         Args:
-            in_channels: C.
-            out_channels: K, with background.
+            in_channels: number of input channels C.
+            out_channels: number of classes K, background included.
             image_size: (H, W) in pixels.
 
         Raises:
-            ValueError: when a side cannot be halved as often as the network does.
+            ValueError: when a side is not divisible by the network's downsampling factor.
         """
         factor = 2 ** (len(self.channels) - 1)
         if any(side % factor for side in image_size):
@@ -89,8 +89,7 @@ class PlannedUNet:
     """MONAI's DynUNet, planned for 2D images: the self-configuring baseline.
 
     Sides are halved as long as both stay whole and at least 4 pixels long; 32 channels are doubled at each level up to
-    512; a level has two 3x3 convolutions, each with instance norm and leaky ReLU. There is no deep supervision.
-
+    512. A level has two 3x3 convolutions, each with instance norm and leaky ReLU. There is no deep supervision.
     Source: Isensee et al. 2021 (nnU-Net), supplementary note 4.
     """
 
@@ -111,8 +110,8 @@ class PlannedUNet:
         """Returns the network, images (B, C, H, W) to logits (B, K, H, W).
 
         Args:
-            in_channels: C.
-            out_channels: K, with background.
+            in_channels: number of input channels C.
+            out_channels: number of classes K, background included.
             image_size: (H, W) in pixels.
 
         Raises:
@@ -145,10 +144,10 @@ class PlannedUNet:
 
 
 def count_halvings(image_size: tuple[int, int]) -> int:
-    """Returns how often both sides can be halved and stay whole and at least 4 pixels long.
+    """Returns how often both sides can be halved, staying whole and at least 4 pixels long.
 
     Raises:
-        ValueError: when that is fewer than three times.
+        ValueError: when it is fewer than three times.
     """
     height, width = image_size
     halvings = 0

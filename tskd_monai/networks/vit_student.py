@@ -18,20 +18,20 @@ class VitStudent(nn.Module):
 
     Args:
         encoder: maps images in [0, 1] to image embeddings.
-        decoder: maps those and the normalised images to logits.
+        decoder: maps the embeddings and the normalised images to logits.
         record: name of the record in ``encoder_records`` whose published weights fit the encoder.
     """
 
     def __init__(self, encoder: PlainVitEncoder, decoder: LightDecoder, record: str) -> None:
         super().__init__()
         self.encoder, self.decoder, self.record = encoder, decoder, record
-        self.image_embeddings = nn.Identity()  # a layer for FeatureProjection to take the embeddings from
+        self.image_embeddings = nn.Identity()  # named layer whose output FeatureProjection uses
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, K, H, W) of images (B, 1 | 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: on images of another size than the network was built for.
+            ValueError: when the image size differs from that of the network.
         """
         encoded = self.encoder(images)
         encoded = encoded._replace(image_embeddings=self.image_embeddings(encoded.image_embeddings))
@@ -39,7 +39,7 @@ class VitStudent(nn.Module):
 
 
 class ImageEmbeddings(nn.Module):
-    """An encoder that returns its image embeddings only.
+    """An encoder that returns only its image embeddings.
 
     Args:
         image_encoder: the encoder, its weights shared.
@@ -60,8 +60,8 @@ class CompactViT:
 
     Attributes:
         record: name of the record in ``encoder_records`` whose published weights fit the encoder.
-        architecture: numbers of the encoder.
-        feature_layer: name of the layer of the image embeddings, which are distilled.
+        architecture: dimensions of the encoder.
+        feature_layer: name of the layer whose output, the image embeddings, is distilled.
     """
 
     record: str
@@ -77,12 +77,12 @@ class CompactViT:
         """Returns the network with random weights, images (B, C, H, W) to logits (B, K, H, W).
 
         Args:
-            in_channels: C, 1 or 3.
-            out_channels: K, with background.
-            image_size: (H, W) in pixels, the only size that the network takes.
+            in_channels: number of input channels C, 1 or 3.
+            out_channels: number of classes K, background included.
+            image_size: (H, W) in pixels, the only size that the network accepts.
 
         Raises:
-            ValueError: on other channels, or sides that are no multiples of 16 up to 1024.
+            ValueError: when there are other channels, or a side is not a multiple of 16 up to 1024.
         """
         if in_channels not in (1, 3):
             raise ValueError(f"Expected images of 1 or 3 channels for a ViT, found in_channels={in_channels}.")
@@ -101,7 +101,7 @@ def vit_of(network: nn.Module) -> VitStudent:
     """Returns the network if it is a ViT student.
 
     Raises:
-        ValueError: when it is another network.
+        ValueError: when the network is not a ViT student.
     """
     if not isinstance(network, VitStudent):
         raise ValueError(f"Expected the student vit_tiny, found a {type(network).__name__}.")

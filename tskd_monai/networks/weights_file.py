@@ -1,4 +1,4 @@
-"""Weights files: reading them from disk or the Hugging Face hub, loading them strictly, writing them."""
+"""Weights files: reading from disk or the Hugging Face hub, strict loading, writing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_NAMES_IN_ERROR = 8
 
 
 def locate_weights(weights: str | Path) -> Path:
-    """Returns the local weights file meant by a file, a Hugging Face model folder or a hub id.
+    """Returns the local weights file for a file, a Hugging Face model folder or a hub id.
 
     Args:
         weights: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; a folder with ``model.safetensors`` or
@@ -31,7 +31,7 @@ def locate_weights(weights: str | Path) -> Path:
             with ``huggingface_hub``.
 
     Raises:
-        FileNotFoundError: if there is no such file, or no weights file in the folder or hub repository.
+        FileNotFoundError: if the file does not exist, or a folder or hub repository has no weights file.
     """
     path = Path(weights)
     if path.is_file():
@@ -69,16 +69,16 @@ def _download(hub_id: str) -> Path:
 
 
 def check_not_packed(path: str | Path) -> None:
-    """Refuses a torch file that is compressed, which could unpack to any size.
+    """Refuses a compressed torch file, which could unpack to any size.
 
-    ``torch.save`` stores tensors as they are, and ``torch.load`` unpacks what is compressed: a file of kilobytes could
-    take all memory.
+    ``torch.save`` stores tensors uncompressed, but ``torch.load`` also unpacks compressed ones: a file of kilobytes
+    could exhaust memory.
 
     Args:
-        path: of a file that ``torch.load`` is about to read; other formats than zip are not checked.
+        path: path of a file for ``torch.load``; formats other than zip are not checked.
 
     Raises:
-        ValueError: if a part of it is compressed, or its parts are larger than the file.
+        ValueError: if a part is compressed, or the parts are larger than the file.
     """
     path = Path(path)
     try:
@@ -86,7 +86,7 @@ def check_not_packed(path: str | Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch reports what is wrong with it
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):  # torch reports the fault
         return
     packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if packed or sum(part.file_size for part in parts) > path.stat().st_size:
@@ -97,7 +97,7 @@ def check_not_packed(path: str | Path) -> None:
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuses a file that `torch.load` or safetensors should not be given.
+    """Refuses a file that is not suitable for `torch.load` or safetensors.
 
     Raises:
         ValueError: when it is of another kind, truncated, damaged, or compressed; names the fault and what to do.
@@ -111,7 +111,7 @@ def check_weights_file(path: Path) -> None:
 def load_torch_file(path: Path) -> Any:
     """Returns the content of a file that `torch.save` wrote, on the CPU: tensors and plain containers.
 
-    torch's own message on a file it refuses explains how to load it unsafely, so it does not reach the user.
+    torch's own message for a file it refuses explains how to load it unsafely, so it is not shown.
 
     Raises:
         ValueError: when it cannot be read, or contains other objects.
@@ -123,7 +123,7 @@ def load_torch_file(path: Path) -> Any:
         raise
     except pickle.UnpicklingError:
         reason = "that is damaged, cut short or holds more than tensors, which could run code and is not loaded"
-    except Exception:  # torch raises a dozen types on damaged bytes and documents few
+    except Exception:  # torch raises many types for damaged bytes and documents few
         reason = "that is damaged, cut short or of another kind"
     raise ValueError(f"Expected weights in {path}, found a file {reason}; {AGAIN}, from a source you trust.")
 
@@ -139,7 +139,7 @@ def load_safetensors_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except MemoryError:
         raise
-    except Exception as error:  # safetensors raises a few types on damaged bytes
+    except Exception as error:  # safetensors raises several types for damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); "
@@ -151,8 +151,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read or does not hold a mapping from names to tensors.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file cannot be read or does not contain a mapping from names to tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected weights at {path}, found none.")
@@ -174,7 +174,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes tensors as a safetensors file, atomically.
 
     Args:
-        path: of the file; its folder is made when missing.
+        path: path of the file; its folder is created if missing.
         state: tensors by name.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
@@ -186,12 +186,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
     """Loads a state dict, converting to the module's dtype.
 
     Args:
-        module: receives the values.
+        module: module that receives the values.
         state: exactly the module's entries.
-        source: named in errors.
+        source: path of the weights, for error messages.
 
     Raises:
-        ValueError: naming missing and unexpected entries and wrong shapes.
+        ValueError: if entries are missing, unexpected or of the wrong shape; names them.
     """
     own = module.state_dict()
     problems = []

@@ -44,9 +44,9 @@ def preprocessing(
     """Returns the transform from files to arrays `(C, H, W, D)` at the task's orientation, spacing and intensity.
 
     Args:
-        task: of the network.
+        task: task of the network.
         keys: `image`, or `image` and `label`; labels become class indices.
-        series_uid: which DICOM series to read from a folder that holds several.
+        series_uid: SeriesInstanceUID to read from a DICOM folder with several series.
         irregular: how to treat a gantry tilt and single missing slices of a DICOM series, `refuse` or `resample`.
     """
     has_label, is_volume = "label" in keys, task.axcodes is not None
@@ -80,7 +80,7 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
     Slices are never mirrored: left and right differ in a patient.
 
     Args:
-        keys: `image`, and what is moved with it: `label`, or `coordinates`, which are added first.
+        keys: `image`, and keys transformed with it: `label`, or `coordinates`, which are added first.
         strength: factor of rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
     """
     return Compose(
@@ -98,11 +98,10 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
 def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
     """Returns the random transforms of one view of a slice's `image`, (C, H, W) in [0, 1], for contrastive learning.
 
-    The encoder learns what two views share, so they differ more than after `augmentation` alone: a random crop comes
-    first.
+    The encoder learns what two views share, so they differ more than after `augmentation`: a random crop comes first.
 
     Args:
-        task: states the image size that crops are resized to.
+        task: task with the image size that crops are resized to.
         smallest_crop: side of the smallest crop, as a fraction of the image's.
     """
     crop = RandScaleCropd("image", roi_scale=smallest_crop, max_roi_scale=1.0, random_size=True)

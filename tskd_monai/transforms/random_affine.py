@@ -21,7 +21,7 @@ class RandomAffined(Randomizable, MapTransform):
     the slice's sides.
 
     Args:
-        keys: of arrays (C, H, W) of one size: ``image``, ``label``, ``coordinates``.
+        keys: keys of arrays (C, H, W) of the same size: ``image``, ``label``, ``coordinates``.
         prob: probability that a slice is transformed.
         strength: factor of rotation (15 degrees), scaling (15 %) and shift (6 % of each side).
     """

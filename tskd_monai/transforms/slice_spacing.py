@@ -20,19 +20,19 @@ from tskd_monai.data.output_names import image_title
 SLICES_AT_ONCE = 16
 MODES = ("bilinear", "nearest")
 COARSEST_PIXEL = 10
-"""Pixels of the new grid across one of the volume's; more indicates a wrong header."""
+"""Largest pixel size of a volume, in pixels of the new grid; a larger one indicates a wrong header."""
 SMALLEST_SIDE = 2
-"""Pixels of the new grid along the side of a slice; fewer indicate a wrong header."""
+"""Fewest pixels of the new grid along the side of a slice; fewer indicate a wrong header."""
 MOST_VOXELS = 2**30
-"""Of the new grid, times channels: 4 GiB in float32."""
+"""Largest number of voxels of the new grid, times channels: 4 GiB in float32."""
 
 
 class SliceSpacingd(MapTransform):
     """Resamples the slices of volumes to a spacing, as MONAI's `Spacingd` with -1 for the last axis.
 
-    Grid and values are those of `Spacingd` up to rounding. `Spacingd` also interpolates between slices, although these
-    stay where they are, in double precision and all at once: 1.4 GB on a 512 x 512 x 280 CT, and many times slower. And
-    it resamples sheared volumes to an orthogonal grid, while here they stay sheared.
+    Grid and values are those of `Spacingd` up to rounding. `Spacingd` also interpolates between slices, although their
+    positions do not change, in double precision and all at once: 1.4 GB on a 512 x 512 x 280 CT, and many times slower.
+    It also resamples sheared volumes to an orthogonal grid, while here they stay sheared.
 
     A volume whose pixels are far larger than those of the new grid, or that covers hardly a pixel of it, is refused
     before allocation: its spacing is in another unit.
@@ -99,13 +99,13 @@ class SliceSpacingd(MapTransform):
 def check_resampling(
     shape: Sequence[int], spacing: Sequence[float], pixdim: Sequence[float], name: str, unit: str = "mm"
 ) -> None:
-    """Raises ValueError when a volume's slices would be absurdly coarse, small or large at another spacing.
+    """Raises ValueError when a volume's slices would be far too coarse, small or large at another spacing.
 
     Args:
         shape: (C, H, W, D).
-        spacing: of the volume's rows and columns, in `unit`.
-        pixdim: spacing that they are resampled to.
-        name: of the file.
+        spacing: spacing of the volume's rows and columns, in `unit`.
+        pixdim: spacing of rows and columns after resampling.
+        name: name of the file.
         unit: `mm` or `pixels`.
     """
     channels, *size, slices = shape

@@ -15,10 +15,10 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 from tskd_monai.files.limits import check_held, check_voxel_count
 
 MAX_COMPRESSION = 10_000
-"""Bytes of pixels for each byte of a compressed file; a blank slice of 1024 x 1024 reaches 2000."""
+"""Bytes of pixels per byte of a compressed file; a blank slice of 1024 x 1024 reaches 2000."""
 
 MAX_INFLATION = 100
-"""As much may a deflated file grow, beyond INFLATED_BYTES: what scanners write grows by five."""
+"""Largest growth of a deflated file above INFLATED_BYTES, as a factor; files of scanners grow by a factor of five."""
 
 INFLATED_BYTES = 2**24
 FILE_META_GROUP = 0x0002
@@ -28,17 +28,17 @@ JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 JPEG_SCAN = 0xDA
 JPEG_LS_PARAMETERS, JPEG_LS_OWN_SIZE = 0xF8, 4
-"""LSE, which may state a size of its own (ITU T.87 C.2.4.1.4)."""
+"""LSE, which may state a size (ITU T.87 C.2.4.1.4)."""
 
 
 def check_inflation(path: Path) -> None:
-    """Refuses a deflated file that would unpack to a multiple of its size that no scan reaches.
+    """Refuses a deflated file that would unpack to more than any scan.
 
     Args:
-        path: of a file, DICOM or not.
+        path: path of a file, DICOM or not.
 
     Raises:
-        ValueError: when it would.
+        ValueError: when the file unpacks to more.
     """
     with path.open("rb") as file:
         read_preamble(file, force=True)
@@ -53,20 +53,20 @@ def check_inflation(path: Path) -> None:
 
 
 def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str) -> None:
-    """Refuses an image whose header claims more pixels than its file can hold.
+    """Refuses an image whose header states more pixels than its file can hold.
 
     Args:
-        header: of the file, without pixels.
-        frames: that are read from it.
-        file_bytes: of the file.
-        name: of the file in the message.
+        header: header of the file, without pixels.
+        frames: number of frames to read.
+        file_bytes: size of the file.
+        name: name of the file for the message.
 
     Raises:
-        ValueError: when it does.
+        ValueError: when the file cannot hold them.
     """
     pixels = frames * int(header.Rows) * int(header.Columns)
     syntax = _transfer_syntax(header)
-    # Without file meta information they may be: reading them tells.
+    # Without file meta information they may be compressed; decoding detects that.
     compressed = not syntax or (syntax.is_transfer_syntax and syntax.is_compressed)
     claimed = pixels * int(header.get("BitsAllocated") or 8) // 8
     check_held(claimed, file_bytes, MAX_COMPRESSION if compressed else 1, name)
@@ -74,10 +74,10 @@ def check_pixel_claims(header: Dataset, frames: int, file_bytes: int, name: str)
 
 
 def check_frame_sizes(dataset: Dataset) -> None:
-    """Refuses compressed frames that state another size than the header: a decoder allocates memory for theirs.
+    """Refuses compressed frames that state another size than the header: a decoder allocates memory for their size.
 
     Args:
-        dataset: of a file, with pixels; nothing is done where they are not compressed, or as RLE, which has no size.
+        dataset: data set of a file, with pixels; uncompressed and RLE pixels state no size and are not checked.
 
     Raises:
         ValueError: when a JPEG, JPEG-LS or JPEG 2000 frame is not of Rows x Columns.
@@ -106,7 +106,7 @@ def _is_behind_file_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _stated_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Yields each size, rows and columns, that a frame's own headers state; nothing where it is of another format."""
+    """Yields each size (rows, columns) in a frame's own headers; none for other formats."""
     start = frame.find(JPEG_2000_START)
     if start >= 0 and len(frame) >= start + 24:
         columns, rows, left, top = struct.unpack_from(">4I", frame, start + 8)
@@ -116,15 +116,15 @@ def _stated_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _jpeg_sizes(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Yields what the segments of a JPEG or JPEG-LS stream state up to its first scan."""
+    """Yields the sizes that the segments of a JPEG or JPEG-LS stream state before its first scan."""
     position = len(JPEG_START)
     while position + 9 <= len(frame) and frame[position] == 0xFF and frame[position + 1] != JPEG_SCAN:
         marker = frame[position + 1]
-        if marker == 0xFF:  # padding in front of a marker
+        if marker == 0xFF:  # padding before a marker
             position += 1
             continue
         if marker in JPEG_FRAMES:
             yield struct.unpack_from(">HH", frame, position + 5)
         elif marker == JPEG_LS_PARAMETERS and frame[position + 4] == JPEG_LS_OWN_SIZE:
-            yield -1, -1  # of more than 65535 rows or columns, which no header of DICOM states
+            yield -1, -1  # more than 65535 rows or columns, which DICOM headers cannot state
         position += 2 + int(struct.unpack_from(">H", frame, position + 2)[0])

@@ -1,4 +1,4 @@
-"""Enhanced multi-frame images (PS3.3 C.7.6.16) as one header for each frame, as if each were a file of its own."""
+"""Headers of the frames of enhanced multi-frame images (PS3.3 C.7.6.16), as if each frame were a file."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ MACROS: Mapping[str, tuple[str, ...]] = {
     "MRDiffusionSequence": ("DiffusionBValue",),
     "CTReconstructionSequence": ("ConvolutionKernel",),
 }
-"""The functional group macros that a series is read by, and what they hold (PS3.3 C.7.6.16.2 and C.8).
+"""The functional group macros that a series is read from, and their elements (PS3.3 C.7.6.16.2 and C.8).
 
-Nothing else is taken from the functional groups: vendors repeat elements of these names, with other values, in private
-sequences, and so do the standard's own sequences about other images.
+Other functional groups are ignored: vendors repeat elements of these names, with other values, in private sequences,
+and so do the standard's own sequences about other images.
 """
 
 
 def frame_headers(header: FileDataset) -> list[FileDataset]:
-    """Returns the header of each frame of an enhanced multi-frame image, or of any other image the header itself.
+    """Returns the header of each frame of an enhanced multi-frame image; for any other image, its header.
 
-    What the functional groups say of all frames and of this one stands at the top of its header, where classic images
-    have it (`ImagePositionPatient`, `RescaleSlope`); `ReferencedFrameNumber`, from 1, says which frame it is.
+    Elements of the shared and per-frame functional groups are copied to the top level of each header, where classic
+    images have them (`ImagePositionPatient`, `RescaleSlope`); `ReferencedFrameNumber`, from 1, identifies the frame.
 
     Args:
-        header: of a file, without pixels.
+        header: header of a file, without pixels.
 
     Raises:
-        ValueError: when there are not as many functional groups as frames, or one is damaged; names the file.
+        ValueError: when the numbers of functional groups and frames differ, or a group is damaged; names the file.
     """
     if FUNCTIONAL_GROUPS[1] not in header:
         return [header]
@@ -55,7 +55,7 @@ def frame_headers(header: FileDataset) -> list[FileDataset]:
         frames = _unfolded(header, path.name)
     except (ValueError, MemoryError):
         raise
-    except Exception as error:  # elements are decoded on the way, and damaged bytes make pydicom fail in many ways
+    except Exception as error:  # elements are decoded here, and damaged bytes make pydicom fail in many ways
         raise ValueError(damaged(path, str(error))) from error
     for frame in frames:
         require_elements(frame, path)
@@ -78,7 +78,7 @@ def _unfolded(header: FileDataset, name: str) -> list[FileDataset]:
 
 
 def _frame_header(header: FileDataset, common: Dataset, group: Dataset, number: int) -> FileDataset:
-    # not `copy`, which shares the elements with the original
+    # Not `copy`, which shares the elements with the original.
     frame = FileDataset(header.filename or "", {}, file_meta=header.file_meta)
     frame.update(common)
     frame.update(dict(_elements(group)))
@@ -87,7 +87,7 @@ def _frame_header(header: FileDataset, common: Dataset, group: Dataset, number: 
 
 
 def _elements(group: Dataset) -> Iterator[tuple[BaseTag, DataElement]]:
-    """Yields what the macros of a functional group hold, each macro being a sequence of one item."""
+    """Yields the elements of a functional group's macros, each a sequence of one item."""
     for macro, keywords in MACROS.items():
         items = list(group.get(macro) or [])
         if len(items) == 1:

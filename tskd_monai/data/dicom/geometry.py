@@ -1,8 +1,8 @@
-"""Where the slices of a DICOM series lie: their order, the affine, and what no affine can describe.
+"""Geometry of a DICOM series: the order of its slices and the affine.
 
-`series_grid` is the way in. It refuses, in this order: images without a position (`_require_geometry`), images of
-several sizes, spacings or orientations (`_require_equal`), images of several volumes (`identity`), missing or uneven
-slices (`slice_indices`) and a gantry tilt (`tilt_offsets`).
+`series_grid` refuses, in this order: images without a position (`_require_geometry`), images of several sizes, spacings
+or orientations (`_require_equal`), images of several volumes (`identity`), missing or uneven slices (`slice_indices`)
+and gantry tilt (`tilt_offsets`).
 """
 
 from __future__ import annotations
@@ -21,55 +21,56 @@ logger = logging.getLogger(__name__)
 
 REFUSE, RESAMPLE = "refuse", "resample"
 IRREGULAR = (REFUSE, RESAMPLE)
-"""What to do with a gantry tilt and with single missing slices."""
+"""Settings for gantry tilt and single missing slices."""
 
 GRID_TOLERANCE = 0.1
-"""How far a slice may lie off the regular grid along the normal, in slice spacings: headers may round to 0.1 mm."""
+"""Largest distance of a slice from the regular grid along the normal, in slice spacings: headers may round to 0.1
+mm."""
 
-NOTICED_OFF_GRID = 0.01
-"""As GRID_TOLERANCE, but worth a line in the log."""
+WARNED_OFF_GRID = 0.01
+"""Distance as GRID_TOLERANCE above which a warning is logged."""
 
 DRIFT_TOLERANCE = 0.1
-"""How far the slices may drift within their plane over the whole stack, in pixels; more is a gantry tilt."""
+"""Largest in-plane drift of the slices over the whole stack, in pixels; more is a gantry tilt."""
 
 MAX_TILT_DEGREES = 45.0
-"""More than any gantry tilts: such a stack is something else, and is refused in any case."""
+"""Larger than the tilt of any gantry: such a stack is refused in any case."""
 
 SAME_POSITION_MM = 1e-3
-"""Slices closer than this are two images of one position."""
+"""Distance below which two slices have the same position."""
 
 VARYING_TAGS = ("TriggerTime", "FlipAngle", "RepetitionTime", "AcquisitionNumber", "AcquisitionTime", "ImageType")
-"""What may vary from slice to slice of one volume (`identity` has what may not), but tells two images of one
-position apart."""
+"""Elements that may vary between the slices of one volume (`identity` has those that may not) and that distinguish two
+images of one position."""
 
 ORIENTATION_TOLERANCE = 1e-3
-"""Largest difference of a direction cosine between slices, or from orthonormal: headers round to 4 to 6 digits."""
+"""Largest difference of direction cosines between slices, or from orthonormality: headers round to 4 to 6 digits."""
 
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Largest relative difference of PixelSpacing between slices."""
 
 THICKNESS_TOLERANCE = 0.01
-"""Relative difference of SliceThickness from the spacing of the positions that is worth a line in the log."""
+"""Relative difference between SliceThickness and the spacing of the positions above which a warning is logged."""
 
 MIN_MM, MAX_MM = 1e-4, 1e6
-"""Smallest size of a voxel and largest coordinate, mm: what lies beyond is damage, and no arithmetic of images."""
+"""Smallest voxel size and largest coordinate, mm: other values are damage and would break the arithmetic."""
 
 MAX_WIDENING = 8
-"""How many times the images' own width a grid of sheared slices may have: more is no tilt but a damaged header."""
+"""Largest extent of a grid of sheared slices, in widths of a slice: a larger one indicates a damaged header."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class SeriesGrid:
-    """The voxel grid of a series, axes (columns, rows, slices), and where the slices lie on it.
+    """The voxel grid of a series, axes (columns, rows, slices), and the positions of the slices on it.
 
     Attributes:
-        headers: of the slices, in the order of the last axis.
-        shape: columns, rows, slices of the grid; more than the images have where they are resampled.
+        headers: headers of the slices, ordered along the last axis.
+        shape: columns, rows, slices of the grid; larger than the images where they are resampled.
         affine: to RAS mm, float64 (4, 4).
-        indices: position of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
-        offsets: voxel of the grid on which the first pixel of each slice lies, not whole under a tilt (n, 2).
+        indices: index of each slice along the last axis (n,); 0 to n - 1 unless slices are missing.
+        offsets: voxel at the first pixel of each slice (n, 2), fractional under a tilt.
     """
 
     headers: tuple[FileDataset, ...]
@@ -80,12 +81,12 @@ class SeriesGrid:
 
     @property
     def is_regular(self) -> bool:
-        """Whether the slices are the grid's, pixel for voxel."""
+        """Whether the pixels of the slices are the voxels of the grid."""
         return len(self.headers) == self.shape[2] and not self.offsets.any()
 
 
 def check_irregular(irregular: str) -> None:
-    """Raises ValueError for a setting that is neither `refuse` nor `resample`."""
+    """Raises ValueError when the setting is neither `refuse` nor `resample`."""
     if irregular not in IRREGULAR:
         raise ValueError(f"Expected --irregular to be one of {IRREGULAR}, found {irregular!r}.")
 
@@ -93,18 +94,18 @@ def check_irregular(irregular: str) -> None:
 def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFUSE) -> SeriesGrid:
     """Returns the regular orthogonal grid on which the slices of one series lie.
 
-    Slices are ordered by their position along the normal of their plane (row × column direction, LPS), whatever
-    InstanceNumber says, and the spacing is that of the positions, whatever SliceThickness says.
+    Slices are ordered by their position along the normal of their plane (row × column direction, LPS), regardless of
+    InstanceNumber; the spacing is that of the positions, regardless of SliceThickness.
 
     Args:
-        headers: of the slices, in any order.
-        name: of the series in messages, such as its folder's.
-        irregular: what to do with a gantry tilt and single missing slices, `refuse` or `resample`. Resampled, the grid
-            has the missing slices too and is wide enough for all slices of a sheared stack.
+        headers: headers of the slices, in any order.
+        name: name of the series in messages, such as its folder's.
+        irregular: treatment of gantry tilt and single missing slices, `refuse` or `resample`. With `resample`, the grid
+            includes the missing slices and covers all slices of a sheared stack.
 
     Raises:
-        ValueError: when slices differ in size, spacing or orientation, do not belong to one volume, share a position,
-            are missing or unevenly spaced, or are sheared by a gantry tilt.
+        ValueError: when slices differ in size, spacing or orientation, are of several volumes, share a position, are
+            missing or unevenly spaced, or are sheared by a gantry tilt.
     """
     check_irregular(irregular)
     _require_geometry(headers, name)
@@ -123,7 +124,7 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
     else:
         spacing, indices, drift = _thickness(headers[0], name), np.zeros(1, int), np.zeros((1, 2))
         logger.warning("%s has one slice; its thickness, %.3g mm, is taken from the header.", name, spacing)
-    _notice_thickness(ordered[0], spacing, name)
+    _warn_about_thickness(ordered[0], spacing, name)
     start = np.floor(drift.min(axis=0))
     widening = _widening(drift - start, headers[0], name)
     lps = np.eye(4)
@@ -135,7 +136,7 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
 
 
 def _widening(offsets: np.ndarray, header: Dataset, name: str) -> tuple[int, int]:
-    """Returns how many columns and rows the grid has beyond those of a slice, so that all slices lie on it."""
+    """Returns the columns and rows of the grid beyond those of a slice, so that it covers all slices."""
     extent = np.ceil(offsets.max(axis=0)).astype(int)
     if (extent > MAX_WIDENING * np.array([int(header.Columns), int(header.Rows)])).any():
         raise ValueError(
@@ -146,7 +147,7 @@ def _widening(offsets: np.ndarray, header: Dataset, name: str) -> tuple[int, int
 
 
 def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
-    """Refuses multi-frame images and those without a position in the patient."""
+    """Refuses multi-frame images and images without a position in the patient."""
     for header in headers:
         if int(header.get("NumberOfFrames") or 1) != 1:
             raise ValueError(
@@ -179,7 +180,7 @@ def _require_geometry(headers: Sequence[Dataset], name: str) -> None:
 
 
 def _require_equal(headers: Sequence[Dataset], name: str) -> None:
-    """Refuses a series whose slices are not all of one size, spacing, orientation and frame of reference."""
+    """Refuses a series with several sizes, spacings, orientations or frames of reference."""
     first = headers[0]
     sizes = Counter((int(header.Rows), int(header.Columns)) for header in headers)
     if len(sizes) > 1:
@@ -202,13 +203,13 @@ def _require_equal(headers: Sequence[Dataset], name: str) -> None:
 def slice_indices(
     positions: np.ndarray, headers: Sequence[Dataset], name: str, irregular: str = REFUSE
 ) -> tuple[float, np.ndarray]:
-    """Returns the slice spacing, mm, and the index on the regular grid of each slice.
+    """Returns the slice spacing, mm, and the index of each slice on the regular grid.
 
     Args:
-        positions: of the slices along their normal, mm, ascending (n,).
-        headers: of the slices, in this order.
-        name: of the series in messages.
-        irregular: `resample` lets single slices be missing: their indices are left out.
+        positions: positions of the slices along their normal, mm, ascending (n,).
+        headers: headers of the slices, in this order.
+        name: name of the series in messages.
+        irregular: `resample` allows single missing slices; their indices are skipped.
 
     Raises:
         ValueError: when slices share a position, or are unevenly spaced beyond what `irregular` allows.
@@ -224,7 +225,7 @@ def slice_indices(
     off_grid = float(np.abs(positions - positions[0] - indices * spacing).max()) / spacing
     if off_grid > GRID_TOLERANCE:
         raise ValueError(_uneven(positions, name, irregular))
-    if off_grid > NOTICED_OFF_GRID:
+    if off_grid > WARNED_OFF_GRID:
         logger.warning(
             "%s: slices lie up to %.2g mm off a regular grid of %.4g mm; the grid is used.",
             name,
@@ -242,17 +243,17 @@ def slice_indices(
 def tilt_offsets(
     positions: np.ndarray, plane: np.ndarray, pixel_mm: np.ndarray, name: str, irregular: str = REFUSE
 ) -> np.ndarray:
-    """Returns how far each slice lies from the first within the plane, pixels (n, 2): along rows, along columns.
+    """Returns the in-plane offset of each slice from the first, pixels (n, 2): along rows, along columns.
 
     Args:
-        positions: of the slices' first pixels, LPS mm (n, 3).
+        positions: positions of the first pixel of each slice, LPS mm (n, 3).
         plane: unit vectors along a row and along a column, LPS (2, 3).
         pixel_mm: size of a pixel along a row and along a column, mm (2,).
-        name: of the series in messages.
-        irregular: `resample` lets slices be sheared by a gantry tilt.
+        name: name of the series in messages.
+        irregular: `resample` allows slices sheared by a gantry tilt.
 
     Returns:
-        Zero for an orthogonal stack.
+        Zeros for an orthogonal stack.
 
     Raises:
         ValueError: when the slices are sheared beyond what `irregular` allows; names the angle.
@@ -280,7 +281,7 @@ def tilt_offsets(
 
 
 def _require_distinct(steps: np.ndarray, headers: Sequence[Dataset], name: str) -> None:
-    """Refuses two images of one position, and says what tells them apart."""
+    """Refuses two images of one position; the message names the elements in which they differ."""
     repeated = np.flatnonzero(steps < SAME_POSITION_MM)
     if len(repeated):
         pair = headers[repeated[0]], headers[repeated[0] + 1]
@@ -293,7 +294,7 @@ def _require_distinct(steps: np.ndarray, headers: Sequence[Dataset], name: str) 
 
 
 def _uneven(positions: np.ndarray, name: str, irregular: str) -> str:
-    """Returns the message about missing or uneven slices, with where they are."""
+    """Returns the message about missing or uneven slices, with their positions."""
     steps = np.diff(positions)
     usual = float(np.median(steps))
     odd = np.flatnonzero(np.abs(steps - usual) > GRID_TOLERANCE * usual)
@@ -318,7 +319,7 @@ def _thickness(header: Dataset, name: str) -> float:
     return value
 
 
-def _notice_thickness(header: Dataset, spacing: float, name: str) -> None:
+def _warn_about_thickness(header: Dataset, spacing: float, name: str) -> None:
     thickness = header.get("SliceThickness")
     if thickness and abs(float(thickness) - spacing) > THICKNESS_TOLERANCE * spacing:
         logger.info(

@@ -1,7 +1,7 @@
-"""A DICOM file's header: read, and what we ask of it decoded and of its type.
+"""Reading a DICOM file's header, with each element that we use decoded and its type checked.
 
-pydicom decodes an element when it is asked for, and raises what its bytes happen to raise there, far from the file.
-Here each element that a series is read by is asked for once, so that a damaged one is refused with the file's name.
+pydicom decodes an element on access and raises arbitrary errors there, without the file's name. Here each element that
+a series is read from is accessed once, so that a damaged one is refused with the file's name.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tskd_monai.data.dicom.identity import ACQUISITION_TAGS, IDENTITY_TAGS, MEAS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 COMPANIONS = ("LICENSE", "README", "VERSION", "LOCKFILE")
-"""Files without ending, and perhaps without content, that archives and the software of a medium put beside images."""
+"""Files without suffix, possibly empty, that archives and media software store beside images."""
 
 OTHER_FORMATS = (b"\x7fELF", b"MZ", b"PK\x03\x04", b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x1f\x8b")
-"""How programs, archives, documents and pictures begin."""
+"""First bytes of programs, archives, documents and 2D images."""
 
 TEXT_CONTROLS = frozenset(b"\t\n\f\r\x1b")
 SNIFFED_BYTES = 4096
@@ -42,15 +42,15 @@ VECTORS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 TEXTS = ("SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PhotometricInterpretation")
 SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ModalityLUTSequence")
 LIBRARIES = ("pydicom", "highdicom")
-"""Their logs and warnings hold values of elements, among them names, dates and UIDs of patients."""
+"""Loggers whose records and warnings contain values of elements, such as names, dates and UIDs of patients."""
 
 
 def keep_values_out_of_logs() -> None:
-    """Silences the libraries' logs and warnings in this process.
+    """Silences the log records and warnings of these libraries in this process.
 
-    `Invalid value for VR DA: '1964-02-29'`, `value of argument "patient_name" is potentially invalid: "…"` and `copy
-    Patient-related attributes from dataset "1.2.840…"` are such lines. What matters in them we check and say ourselves,
-    by the names of the elements.
+    Examples are `Invalid value for VR DA: '1964-02-29'`, `value of argument "patient_name" is potentially invalid: "…"`
+    and `copy Patient-related attributes from dataset "1.2.840…"`. Relevant faults are checked and reported here, by the
+    names of the elements.
     """
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -60,15 +60,15 @@ def keep_values_out_of_logs() -> None:
 def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None:
     """Returns a DICOM file's header, or None when the file is of another format.
 
-    Files without the 128-byte preamble, which old exports write, are read too when they name a SOP class. A file
-    without ending that is neither is damaged, unless it is of a format that its beginning tells.
+    Files without the 128-byte preamble, which old exports write, are read too if they have a SOP class. Any other file
+    without suffix is damaged, unless its first bytes identify another format.
 
     Args:
-        path: of the file.
-        tags: keywords of the elements to read; all when None.
+        path: path of the file.
+        tags: keywords of the elements to read; None: all.
 
     Raises:
-        ValueError: when the name says DICOM and the content does not, or an element is damaged.
+        ValueError: when the name indicates DICOM and the content does not, or an element is damaged.
     """
     if is_no_image(path):
         return None
@@ -88,7 +88,7 @@ def read_header(path: Path, tags: list[str] | None = None) -> FileDataset | None
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Returns whether a file is DICOM by its ending or its content."""
+    """Returns whether a file is DICOM by its suffix or its content."""
     if is_no_image(path):
         return False
     if path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path):
@@ -97,17 +97,17 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_no_image(path: Path) -> bool:
-    """Returns whether a name rules an image out: a directory of the medium, or a hidden file."""
+    """Returns whether a file is no image by its name: a DICOMDIR, or a hidden file."""
     return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
 
 
 def may_be_dicom(path: Path) -> bool:
-    """Returns whether a file's ending lets it be DICOM; exports leave it out, or number their files with it."""
+    """Returns whether a file may be DICOM by its suffix; exports omit the suffix, or number files with it."""
     return path.suffix.lower() in DICOM_SUFFIXES or not path.suffix or path.suffix[1:].isdigit()
 
 
 def is_text(path: Path) -> bool:
-    """Returns whether a file that does not claim to be DICOM by its ending is a text instead: a licence, a log."""
+    """Returns whether a file without a DICOM suffix is a text, such as a licence or a log."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return False
     with path.open("rb") as file:
@@ -127,7 +127,7 @@ def _is_other_format(path: Path) -> bool:
 
 
 def damaged(path: Path, reason: str) -> str:
-    """Returns the message about a file that is no readable DICOM file."""
+    """Returns the message about an unreadable DICOM file."""
     return (
         f"Expected a DICOM file, found {path.name} unreadable ({reason}); "
         "export it again, or remove it if it does not belong to the series."
@@ -135,18 +135,18 @@ def damaged(path: Path, reason: str) -> str:
 
 
 def require_elements(header: Dataset, path: Path) -> None:
-    """Raises ValueError when an element that a series is read by cannot be decoded or is of another type.
+    """Raises ValueError when an element that a series is read from cannot be decoded or has another type.
 
     Args:
-        header: of a file or of one frame.
-        path: of the file.
+        header: header of a file or of one frame.
+        path: path of the file.
     """
     for tags, fits in CHECKS.items():
         for tag in tags:
             try:
                 value = header.get(tag)
                 fitting = value is None or value == "" or fits(value)
-            except Exception as error:  # what the bytes happen to raise
+            except Exception as error:  # any error of a decoder
                 raise ValueError(damaged(path, f"{tag}: {error}")) from error
             if not fitting:
                 raise ValueError(damaged(path, f"{tag} is {str(value)[:80]!r}"))
@@ -196,5 +196,5 @@ def _read_without_preamble(path: Path) -> FileDataset | None:
     try:
         header = dcmread(path, stop_before_pixels=True, force=True)
         return header if header.get("SOPClassUID") else None
-    except Exception:  # arbitrary bytes make pydicom fail in many ways, and each means: not DICOM
+    except Exception:  # arbitrary bytes make pydicom fail in many ways, each of which means: not DICOM
         return None

@@ -1,4 +1,4 @@
-"""Whether the slices of a series are one volume: one patient, one acquisition, one kind of image."""
+"""Whether the slices of a series are of one volume: one patient, one acquisition, one kind of image."""
 
 from __future__ import annotations
 
@@ -24,37 +24,36 @@ IDENTITY_TAGS = (
     "ConvolutionKernel",
     "RescaleType",
 )
-"""In these the slices of one volume agree.
+"""Elements that are equal in all slices of one volume.
 
-Not among them is what scanners vary from slice to slice: times of acquisition and trigger, exposure, window, rescale.
+Elements that scanners vary between slices are excluded: times of acquisition and trigger, exposure, window, rescale.
 """
 
 MEASURED_TAGS = ("EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "DiffusionBValue")
-"""As IDENTITY_TAGS, but times in ms and b-values in s/mm2, which some scanners measure."""
+"""Elements as IDENTITY_TAGS, but with times in ms and b-values in s/mm2, which some scanners measure."""
 
 MEASURED_TOLERANCE = 0.01
 """Largest relative difference of a measured value within one volume."""
 
 TYPE_TAGS = ("ImageType", "FrameType")
-"""Their values from the third on are the kind of image. The first two, ORIGINAL or DERIVED and PRIMARY or SECONDARY,
-also tell a slice that was edited, by defacing for example, from its neighbours."""
+"""Elements whose values from the third on are the kind of image. The first two, ORIGINAL or DERIVED and PRIMARY or
+SECONDARY, may also distinguish an edited slice, for example a defaced one, from its neighbours."""
 
 KIND_FROM = 2
 
 ACQUISITION_TAGS = ("AcquisitionNumber", "FrameAcquisitionNumber")
-"""Their values may differ along the stack: one for each bed position or rotation, or even for each slice."""
+"""Elements that may vary along the stack: one value per bed position or rotation, or even per slice."""
 
 
 def require_one_volume(headers: Sequence[Dataset], name: str) -> None:
-    """Raises ValueError when the slices differ in what one volume has in common; names the elements, not their values.
+    """Raises ValueError when the slices are not of one volume; names the elements in which they differ, not the values.
 
-    An element that a slice lacks or leaves blank is not compared. Acquisitions may follow one another along the stack,
-    which is logged. Interleaved, they are passes of which each is a volume of its own, even where together their slices
-    are evenly spaced.
+    Elements that are missing or blank in a slice are not compared. Acquisitions may follow one another along the stack,
+    which is logged. Interleaved acquisitions are separate volumes, even if their slices together are evenly spaced.
 
     Args:
-        headers: of the slices, in order of their position.
-        name: of the series in messages.
+        headers: headers of the slices, in order of their position.
+        name: name of the series in messages.
     """
     differing = [tag for tag in IDENTITY_TAGS if _differ([_value(header, tag) for header in headers])]
     differing += [tag for tag in MEASURED_TAGS if _spread(headers, tag) > MEASURED_TOLERANCE]
@@ -75,7 +74,7 @@ def require_one_volume(headers: Sequence[Dataset], name: str) -> None:
 
 
 def _value(header: Dataset, tag: str, start: int = 0) -> str | tuple[str, ...] | None:
-    """Returns the value of an element, from its part `start` on; None where there is nothing to compare."""
+    """Returns the values of an element, from index `start` on; None where there is nothing to compare."""
     value = header.get(tag)
     if value is None or value == "":
         return None
@@ -89,7 +88,7 @@ def _differ(values: Sequence[Hashable]) -> bool:
 
 
 def _spread(headers: Sequence[Dataset], tag: str) -> float:
-    """Returns the largest relative difference of an element's numbers between slices, infinite where some have more."""
+    """Returns the largest relative difference of an element between slices, infinite if their value counts differ."""
     found = [np.ravel(value).astype(float) for header in headers if (value := header.get(tag)) not in (None, "")]
     if len({len(numbers) for numbers in found}) > 1:
         return np.inf
@@ -100,7 +99,7 @@ def _spread(headers: Sequence[Dataset], tag: str) -> float:
 
 
 def _runs(values: Sequence[Hashable]) -> tuple[int, int]:
-    """Returns into how many runs of equal values a stack falls, and how many values there are."""
+    """Returns the number of runs of equal values along the stack, and the number of distinct values."""
     known = [value for value in values if value is not None]
     starts = sum(value != before for value, before in zip(known[1:], known, strict=False))
     return starts + bool(known), len(set(known))

@@ -1,4 +1,4 @@
-"""A DICOM series as one volume of physical values."""
+"""Reading a DICOM series as one volume of physical values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tskd_monai.files.limits import check_voxel_count
 logger = logging.getLogger(__name__)
 
 MAX_RESCALE = 1e25
-"""Beyond it 32-bit pixels leave the range of float32."""
+"""Exponent above which 32-bit pixels exceed the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class DicomSeries:
 
 
 def read_series(folder: str | Path, series_uid: str | None = None, irregular: str = REFUSE) -> DicomSeries:
-    """Returns the image series in a folder as a volume, or refuses it.
+    """Returns the image series of a folder as a volume, or refuses it.
 
     Args:
-        folder: holds the series, perhaps in subfolders.
-        series_uid: SeriesInstanceUID to read where there are several.
-        irregular: what to do with a gantry tilt and single missing slices: `refuse`, or `resample` to a regular
-            orthogonal grid by linear interpolation, with a warning. Voxels that no slice covers get the lowest value.
+        folder: folder of the series, which may be in subfolders.
+        series_uid: SeriesInstanceUID to read from a folder that holds several series.
+        irregular: treatment of gantry tilt and single missing slices: `refuse`, or `resample` to a regular orthogonal
+            grid by linear interpolation, with a warning. Voxels outside of all slices get the lowest value.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
         ImportError: when the pixels are compressed and no decoder is installed.
-        ValueError: when there are several series, the geometry is no regular grid, the images are not single-channel
-            MONOCHROME2, or pixels are damaged; the message says which.
+        ValueError: when there are several series, the geometry is not a regular grid, the images are not
+            single-channel MONOCHROME2, or pixels are damaged.
     """
     uid, grid = read_grid(folder, series_uid, irregular)
     name = series_title(uid)
@@ -71,23 +71,23 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
 
 
 def read_grid(folder: str | Path, series_uid: str | None = None, irregular: str = REFUSE) -> tuple[str, SeriesGrid]:
-    """Returns the series' UID and grid without reading a pixel: what `read_series` goes by, in the same order.
+    """Returns the UID and the grid of a series without reading pixels; checks are those of `read_series`, in its order.
 
     Args:
-        folder: holds the series, perhaps in subfolders.
-        series_uid: SeriesInstanceUID to read where there are several.
-        irregular: as for `read_series`.
+        folder: folder of the series, which may be in subfolders.
+        series_uid: SeriesInstanceUID to read from a folder that holds several series.
+        irregular: see `read_series`.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
-        ValueError: when there are several series or the geometry is no regular grid.
+        ValueError: when there are several series or the geometry is not a regular grid.
     """
     series = find_series(folder, series_uid)
     return series.uid, series_grid(series.headers, series_title(series.uid), irregular)
 
 
 def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
-    """Returns which slices each file holds: one, or the frames of an enhanced image."""
+    """Returns the indices of the slices in each file: one, or the frames of an enhanced image."""
     files: dict[Path, list[int]] = {}
     for index, header in enumerate(headers):
         files.setdefault(Path(str(header.filename)), []).append(index)
@@ -95,7 +95,7 @@ def _by_file(headers: Sequence[FileDataset]) -> dict[Path, list[int]]:
 
 
 def _require_held(headers: Sequence[FileDataset], name: str) -> None:
-    """Refuses a series whose headers claim more pixels than the files hold, before memory is allocated for them."""
+    """Refuses a series whose headers state more pixels than the files hold, before allocation."""
     for path, slices in _by_file(headers).items():
         check_pixel_claims(headers[slices[0]], len(slices), path.stat().st_size, path.name)
     check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
@@ -104,7 +104,7 @@ def _require_held(headers: Sequence[FileDataset], name: str) -> None:
 def _read_stack(headers: Sequence[FileDataset]) -> np.ndarray:
     """Returns the physical values of all slices, float32 (slices, rows, columns).
 
-    Memory for them is allocated when the first file has been decoded and has proved to hold what its header claims.
+    Memory for all slices is allocated after the first file has been decoded and checked against its header.
     """
     stack: np.ndarray | None = None
     for path, slices in _by_file(headers).items():
@@ -143,9 +143,9 @@ def _frames(path: Path, header: FileDataset) -> np.ndarray:
 
 
 def _syntax_as_found(dataset: FileDataset, name: str) -> UID:
-    """Returns the transfer syntax of a data set without file meta information, the only place that states it.
+    """Returns the transfer syntax of a data set without file meta information, which states it otherwise.
 
-    pydicom tells implicit from explicit value representations, and the byte order, by the first element.
+    pydicom infers the value representation (implicit or explicit) and the byte order from the first element.
     """
     if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
         raise ValueError(
@@ -159,7 +159,7 @@ def _syntax_as_found(dataset: FileDataset, name: str) -> UID:
 
 
 def _require_grey(header: Dataset, name: str) -> None:
-    """Refuses colour, inverted grey, lookup tables and pixels that do not start at the lowest bit."""
+    """Refuses colour, MONOCHROME1, lookup tables and pixels that do not start at the lowest bit."""
     samples = int(header.get("SamplesPerPixel") or 1)
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     if samples != 1 or photometric != "MONOCHROME2":
@@ -173,7 +173,7 @@ def _require_grey(header: Dataset, name: str) -> None:
         raise ValueError(f"Expected RescaleSlope and RescaleIntercept in {name}, found a lookup table; convert it.")
     stored = int(header.get("BitsStored") or header.BitsAllocated)
     high = header.get("HighBit")
-    if high not in (None, "", stored - 1):  # pydicom takes the low bits whatever HighBit says
+    if high not in (None, "", stored - 1):  # pydicom reads the low bits regardless of HighBit
         raise ValueError(f"Expected HighBit {stored - 1} in {name}, found {high}; export the series again.")
 
 
@@ -195,7 +195,7 @@ def _decoded(dataset: Dataset, name: str) -> np.ndarray:
         return dataset.pixel_array
     except MemoryError:
         raise
-    except Exception as error:  # each decoder plugin raises its own kind
+    except Exception as error:  # each decoder plugin raises its own types
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
         compressed = syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
         if (

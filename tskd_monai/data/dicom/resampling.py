@@ -1,4 +1,4 @@
-"""Between the slices of a tilted or incomplete series and its regular orthogonal grid."""
+"""Resampling between the slices of a tilted or incomplete series and its regular orthogonal grid."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LINEAR = 1
 
 
 def to_grid(slices: np.ndarray, grid: SeriesGrid) -> np.ndarray:
-    """Returns slices on their grid: shifted within their plane, a missing one interpolated, both linearly.
+    """Returns slices resampled to their grid: in-plane shifts and missing slices are interpolated linearly.
 
     Args:
         slices: voxels as scanned, float32 (columns, rows, n).
-        grid: of the series.
+        grid: grid of the series.
 
     Returns:
-        float32 of the grid's shape; where no slice lies it is the lowest value of all.
+        float32 of the grid's shape; voxels outside of all slices have the lowest value.
     """
     lowest = float(slices.min())
     volume = np.full(grid.shape, lowest, dtype=np.float32)
@@ -36,14 +36,14 @@ def to_grid(slices: np.ndarray, grid: SeriesGrid) -> np.ndarray:
 
 
 def to_slices(labels: np.ndarray, grid: SeriesGrid) -> np.ndarray:
-    """Returns a label map on the slices as they were scanned, by nearest neighbour: the way back from `to_grid`.
+    """Returns a label map on the slices as scanned, by nearest neighbour: the inverse of `to_grid`.
 
     Args:
-        labels: of the grid's shape.
-        grid: of the series.
+        labels: label map of the grid's shape.
+        grid: grid of the series.
 
     Returns:
-        (columns, rows, n), without the slices that were missing.
+        (columns, rows, n), without the missing slices.
     """
     columns, rows = int(grid.headers[0].Columns), int(grid.headers[0].Rows)
     slices = [

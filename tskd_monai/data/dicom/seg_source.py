@@ -1,4 +1,4 @@
-"""The images that a DICOM SEG refers to: found again by the files that were read, and as highdicom takes them."""
+"""The source images of a DICOM SEG: found again by the files that were read, and prepared for highdicom."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ SEXES = ("M", "F", "O")
 
 
 SEPARATOR = "\0"
-"""Between the parts of `source_files`: no path and no UID has it."""
+"""Separator of `source_files`: no path and no UID contains it."""
 
 
 def source_files(grid: SeriesGrid, folder: Path) -> str:
-    """Returns which files a series was read from, in order of position, each with its SOPInstanceUID.
+    """Returns the files that a series was read from, in order of position, each with its SOPInstanceUID.
 
-    One text, for metadata: MONAI copies it with each transform and puts images of any number of files into a batch.
+    The result is one string for the metadata, which MONAI copies with each transform and collates into batches.
 
     Args:
-        grid: of the series.
-        folder: that the paths are relative to.
+        grid: grid of the series.
+        folder: folder that the paths are relative to.
     """
     files = {str(header.filename): str(header.get("SOPInstanceUID") or "") for header in grid.headers}
     parts = [part for path, uid in files.items() for part in (str(Path(path).relative_to(folder.absolute())), uid)]
@@ -45,17 +45,17 @@ def source_files(grid: SeriesGrid, folder: Path) -> str:
 
 
 def read_source(folder: Path, files: str, name: str, irregular: str) -> SeriesGrid:
-    """Returns the grid of a series by the files that it was read from; no other file of the folder is opened.
+    """Returns the grid of a series from the files that it was read from; other files of the folder are not opened.
 
     Args:
-        folder: of the series.
-        files: from `source_files`.
-        name: of the series in messages.
-        irregular: as the series was read.
+        folder: folder of the series.
+        files: result of `source_files`.
+        name: name of the series in messages.
+        irregular: setting with which the series was read.
 
     Raises:
-        FileNotFoundError: when one of the files is no longer there.
-        ValueError: when one of them is another instance now, or the geometry is refused.
+        FileNotFoundError: when a file is missing.
+        ValueError: when a file is another instance now, or the geometry is refused.
     """
     parts = files.split(SEPARATOR)
     headers: list[FileDataset] = []
@@ -88,18 +88,18 @@ FORMATS: Mapping[str, Callable[[Any], Any]] = {
     "StudyDate": DA,
     "StudyTime": TM,
 }
-"""Elements that a SEG takes from its source and may leave blank, with what raises on a value that is none.
+"""Elements that a SEG copies from its source and may leave blank, with a function that raises on an invalid value.
 
-Texts are not among them: one that is too long is copied as it is, so that the SEG stays with its patient and study.
+Texts are not included: one that is too long is copied unchanged, so that the SEG stays with its patient and study.
 """
 
 
 def check_source(headers: Sequence[Dataset], name: str) -> None:
-    """Raises ValueError when a DICOM SEG cannot refer to the images: names the UIDs that are blank, odd or repeated.
+    """Raises ValueError when a DICOM SEG cannot refer to the images: their UIDs are blank, invalid or repeated.
 
     Args:
-        headers: of the slices; those of one enhanced image share its SOPInstanceUID.
-        name: of the series in messages.
+        headers: headers of the slices; those of one enhanced image share its SOPInstanceUID.
+        name: name of the series in messages.
     """
     blank = [tag for tag in UIDS if any(not header.get(tag) for header in headers)]
     if blank:
@@ -123,17 +123,17 @@ def check_source(headers: Sequence[Dataset], name: str) -> None:
 
 
 def source_images(grid: SeriesGrid, segments: np.ndarray, name: str) -> tuple[list[Dataset], np.ndarray]:
-    """Returns the images that highdicom takes and the segments (frames, rows, columns) in their order.
+    """Returns the source images for highdicom, and the segments (frames, rows, columns) in their order.
 
-    Classic images come one per slice. An enhanced image is one for all of its frames, which have an order of their own.
+    Classic images are one per slice. An enhanced image holds all frames, in its own order.
 
     Args:
-        grid: of the series.
+        grid: grid of the series.
         segments: segment numbers (slices, rows, columns).
-        name: of the series in messages.
+        name: name of the series in messages.
 
     Raises:
-        ValueError: when the slices are a part of an enhanced image, or spread over several.
+        ValueError: when the slices are only a part of an enhanced image, or of several.
     """
     frames = [header.get("ReferencedFrameNumber") for header in grid.headers]
     if not any(frames):
@@ -149,7 +149,7 @@ def source_images(grid: SeriesGrid, segments: np.ndarray, name: str) -> tuple[li
 
 
 def _prepared(headers: Sequence[Dataset], name: str) -> list[Dataset]:
-    """Returns copies with what a SEG takes from its source: blank where it is missing, or no value of its format."""
+    """Returns copies with the elements that a SEG copies: blank where the source has no valid value."""
     copies = [header.copy() for header in headers]
     blanked = {tag for copy in copies for tag in FORMATS if _blanked(copy, tag)}
     if blanked:
@@ -165,12 +165,12 @@ def _prepared(headers: Sequence[Dataset], name: str) -> list[Dataset]:
 
 
 def _blanked(header: Dataset, tag: str) -> bool:
-    """Removes an element whose value is none of its format, and returns whether it did."""
+    """Blanks an element whose value is invalid, and returns whether it did."""
     try:
         value = header.get(tag)
         if value not in (None, ""):
             FORMATS[tag](value)
-    except Exception:  # what the value happens to raise
+    except Exception:  # any error of the check
         del header[tag]
         return True
     return False

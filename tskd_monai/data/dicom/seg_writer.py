@@ -1,4 +1,4 @@
-"""Label maps as DICOM SEG objects that refer to the series they were made from."""
+"""Writing label maps as DICOM SEG objects that refer to their source series."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UTF_8 = "ISO_IR 192"
-"""Holds any name; the source's own character set may be blank or a combination, which highdicom does not take."""
+"""UTF-8 encodes any name; the source's character set may be blank or a combination, which highdicom refuses."""
 
 SEGMENTATION_TYPES = ("BINARY", "LABELMAP")
 
 SERIES_NUMBER = 300
-"""Of the SEG's own series; scanners count from 1."""
+"""Number of the SEG's own series; scanners count from 1."""
 
 
 Coding = tuple[str, str, str]
 """Code value, scheme, meaning."""
 
 ANATOMICAL_STRUCTURE: Coding = ("123037004", "SCT", "Anatomical Structure")
-"""The category, by the code that 3D Slicer writes."""
+"""Category, with the code that 3D Slicer writes."""
 
 TISSUE = "Tissue"
-"""Category and type of any other name, as 3D Slicer has it too."""
+"""Category and type of any other name, as in 3D Slicer."""
 
 ORGANS = (
     "liver", "spleen", "kidney", "pancreas", "gallbladder", "stomach", "duodenum", "esophagus", "adrenal gland",
     "bladder", "prostate", "aorta", "inferior vena cava", "portal vein", "heart", "lung", "brain", "femur",
 )  # fmt: skip
-"""Names that SNOMED CT has a concept for under the same words."""
+"""Names that equal those of SNOMED CT concepts."""
 
 SIDES = ("right", "left")
 
@@ -58,13 +58,13 @@ SIDES = ("right", "left")
 class DicomSegWriter(LabelMapWriter):
     """Writes a label map as one DICOM SEG with a segment per label.
 
-    The metadata name the files that the series was read from: their headers are read again, in the order of the reader,
-    and each frame refers to its source instance. The label map of a series that was resampled (`irregular`)
-    goes back to the slices as they were scanned, by nearest neighbour.
+    The metadata list the files that the series was read from: their headers are read again in this order, and each
+    frame refers to its source instance. The label map of a resampled series (`irregular`) is resampled back to the
+    slices as scanned, by nearest neighbour.
 
-    Only frames with foreground are stored (highdicom's `omit_empty_frames`): a slice that no frame refers to is
-    background, so a viewer that shows only the segmentation shows fewer slices than the image has. A label that is
-    absent from the map keeps its description.
+    Only frames with foreground are stored (highdicom's `omit_empty_frames`): a slice without a frame is background, so
+    a viewer of only the segmentation shows fewer slices than the image has. A label that is absent from the map keeps
+    its description.
 
     For `SaveImaged(writer=...)` bind the labels: `functools.partial(DicomSegWriter, labels=...)`, in a bundle's
     config `_mode_: partial`.
@@ -72,17 +72,17 @@ class DicomSegWriter(LabelMapWriter):
     Args:
         output_dtype: part of `SaveImaged`'s interface; a segment has one bit per voxel.
         scale: part of `SaveImaged`'s interface; label maps are not scaled.
-        labels: `Label`, its fields as a mapping, or as a tuple `(value, name)` or `(value, name, snomed)`; value 0 is
-            left out. `snomed` may hold `category`, `type` and `laterality`, each `[value, scheme, meaning]`; what it
-            does not hold follows from the name (`right kidney`), or is Tissue.
-        algorithm_name: of the model, for the segments' description.
-        algorithm_version: of the model; the version of this package when None.
+        labels: `Label`, its fields as a mapping, or a tuple `(value, name)` or `(value, name, snomed)`; value 0 is
+            ignored. `snomed` may hold `category`, `type` and `laterality`, each `[value, scheme, meaning]`; missing
+            ones are derived from the name (`right kidney`), or are Tissue.
+        algorithm_name: name of the model, for the description of the segments.
+        algorithm_version: version of the model; None: version of this package.
         segmentation_type: `BINARY`, one bit per voxel and segment, which all viewers read; or `LABELMAP` (DICOM 2024e),
             one number per voxel, smaller and newer.
 
     Raises:
         ImportError: when highdicom is not installed.
-        ValueError: when there is no label, two have the same value, or the type is another.
+        ValueError: when there is no label, two have the same value, or the type is unknown.
     """
 
     def __init__(
@@ -113,13 +113,13 @@ class DicomSegWriter(LabelMapWriter):
         Args:
             filename: ends in `.dcm`.
             verbose: log the file's name.
-            kwargs: part of MONAI's interface; none is known.
+            kwargs: part of MONAI's interface; no option is supported.
 
         Raises:
-            FileNotFoundError: when a file of the source series is no longer there.
+            FileNotFoundError: when a file of the source series is missing.
             TypeError: when an option is given.
-            ValueError: when the source is no DICOM series, lies on another grid, or lacks UIDs to refer to or repeats
-                them, when the map has a value that is no label's, or when highdicom refuses the source otherwise.
+            ValueError: when the source is not a DICOM series, has another grid, or has blank or repeated UIDs; when the
+                map has a value without a label; or when highdicom refuses the source.
         """
         path = checked_output_path(filename, (".dcm",), kwargs)
         keep_values_out_of_logs()
@@ -129,7 +129,7 @@ class DicomSegWriter(LabelMapWriter):
         log_written(path, verbose)
 
     def _source_grid(self) -> SeriesGrid:
-        """Returns the grid of the source series, or refuses one that the label map does not lie on."""
+        """Returns the grid of the source series, or refuses a source with another grid than the label map."""
         from tskd_monai.data.dicom.seg_source import check_source, read_source
 
         folder = Path(str(self.metadata.get("filename_or_obj", "")))
@@ -178,7 +178,7 @@ class DicomSegWriter(LabelMapWriter):
         )
 
     def _segment_numbers(self, grid: SeriesGrid) -> np.ndarray:
-        """Returns segment numbers, (slices, rows, columns): the position of each value among the labels, from 1."""
+        """Returns segment numbers, (slices, rows, columns): the index of each value among the labels, from 1."""
         from tskd_monai.data.dicom.resampling import to_slices
 
         numbers = np.zeros(65536, np.uint16)
@@ -219,11 +219,11 @@ class DicomSegWriter(LabelMapWriter):
 def segment_codings(label: Label) -> dict[str, Coding]:
     """Returns the codes of a label: `category`, `type` and, for one of a pair, `laterality`.
 
-    What `label.snomed` does not hold follows from the name's words (`right kidney`, `kidney_left`); a name that is not
-    among ORGANS is Tissue in both.
+    Codes that `label.snomed` lacks are derived from the words of the name (`right kidney`, `kidney_left`); names
+    outside of ORGANS get Tissue for both.
 
     Args:
-        label: of the task.
+        label: label of the task.
 
     Raises:
         ValueError: when a code is not `[value, scheme, meaning]`.
@@ -249,7 +249,7 @@ def segment_codings(label: Label) -> dict[str, Coding]:
 
 
 def _snomed(name: str) -> Coding:
-    """Returns the SNOMED CT code of a concept, whose keyword in pydicom's dictionary is its name without blanks."""
+    """Returns the SNOMED CT code of a concept; its keyword in pydicom's dictionary is its name without blanks."""
     from pydicom.sr.codedict import codes
 
     code = getattr(codes.SCT, name.title().replace(" ", ""))
@@ -258,7 +258,7 @@ def _snomed(name: str) -> Coding:
 
 @contextmanager
 def _refusals_explained() -> Iterator[None]:
-    """Turns what highdicom and pydicom raise on an odd source into a message without the values that theirs name."""
+    """Replaces errors of highdicom and pydicom about a source by a message without the values that theirs contain."""
     try:
         yield
     except (OSError, ImportError, MemoryError):

@@ -1,4 +1,4 @@
-"""The DICOM series in a folder: which files are images, how they group, which group is meant."""
+"""The DICOM series in a folder: image files, their groups, and the choice of one series."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DERIVED_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7.3": "secondary capture",
     "1.2.840.10008.5.1.4.1.1.7.4": "secondary capture",
 }
-"""SOP classes that have pixels but are made from images: PS3.4 table B.5-1."""
+"""SOP classes with pixels that are derived from images: PS3.4 table B.5-1."""
 
 LOCALIZER = "localizer"
-"""An image that a scan was planned on: in capitals among the values of ImageType (PS3.3 C.8.2.1.1.1)."""
+"""Value of ImageType, in capitals, of an image for planning a scan (PS3.3 C.8.2.1.1.1)."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class SeriesFiles:
     """One image series: its identity and the header of each slice, in no particular order.
 
     Attributes:
-        uid: SeriesInstanceUID; empty where it is blank in the files.
-        modality: such as CT or MR.
-        headers: everything but the pixels; `.filename` is the file.
+        uid: SeriesInstanceUID; empty if it is blank in the files.
+        modality: modality, such as CT or MR.
+        headers: headers without pixels; `.filename` is the file.
     """
 
     uid: str
@@ -53,30 +53,30 @@ class SeriesFiles:
 
 
 def series_hash(uid: str) -> str:
-    """Returns eight hex digits that stand for a series in logs and file names."""
+    """Returns eight hex digits that identify a series in logs and file names."""
     return hashlib.sha256(uid.encode()).hexdigest()[:8]
 
 
 def series_title(uid: str) -> str:
-    """Returns what a series is called in messages: not by its folder, which may be called after the patient."""
+    """Returns the name of a series in messages: not its folder's, which may be named after the patient."""
     return f"series {series_hash(uid)}" if uid else "a series without UID"
 
 
 def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFiles:
     """Returns the one image series in a folder and its subfolders.
 
-    Subfolders are searched because exports put a series in one of their own (`DICOM/S0001/IM0`). Reports,
-    segmentations, dose grids, screenshots and localizers are left out with a warning, and so are files of other
-    formats. A localizer is read when it is named.
+    Subfolders are searched because exports put a series in a subfolder (`DICOM/S0001/IM0`). Reports, segmentations,
+    dose grids, screenshots, localizers and files of other formats are ignored with a warning. A localizer is read only
+    if `series_uid` names it.
 
     Args:
-        folder: the folder to search.
-        series_uid: SeriesInstanceUID to take where there are several.
+        folder: folder to search.
+        series_uid: SeriesInstanceUID to read from a folder that holds several series.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no DICOM image.
-        ValueError: when there are several image series and none is named, when the named one is not there, when there
-            are localizers only and none is named, or when a file that should be DICOM cannot be read.
+        ValueError: when there are several image series and none is named, the named one is missing, there are only
+            localizers and none is named, or a DICOM file cannot be read.
     """
     folder = Path(folder).absolute()  # so that `.` has a name
     if not folder.is_dir():
@@ -106,7 +106,7 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
 
 
 def _scan(folder: Path) -> tuple[list[SeriesFiles], list[SeriesFiles], Counter[str]]:
-    """Returns the image series, largest first, the localizers that are part of any, and what else there was by kind."""
+    """Returns the image series, largest first, the localizers of any series, and the number of other files by kind."""
     images: dict[str, list[FileDataset]] = {}
     localizers: dict[str, list[FileDataset]] = {}
     ignored: Counter[str] = Counter()
@@ -127,7 +127,7 @@ def _largest_first(groups: Mapping[str, Sequence[FileDataset]]) -> list[SeriesFi
 
 
 def file_kind(path: Path) -> str:
-    """Returns what a file that is not DICOM is called where files are counted; its name may be the patient's."""
+    """Returns the kind of a file that is not DICOM, for counts: its name may be the patient's."""
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         return "NIfTI file"
@@ -137,7 +137,7 @@ def file_kind(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Returns the files below a folder in order; refuses a subfolder that may not be read instead of passing it by."""
+    """Returns the files below a folder in order; refuses an unreadable subfolder instead of skipping it."""
 
     def refuse(error: OSError) -> None:
         raise ValueError(
@@ -150,10 +150,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def image_kind(header: FileDataset) -> str:
-    """Returns an empty string for an image of a scan, else what it is called.
+    """Returns the kind of a DICOM object that is not an image of a scan, and an empty string for an image of a scan.
 
     Raises:
-        ValueError: when the header is cut short.
+        ValueError: when the header is truncated.
     """
     sop_class = UID(str(header.get("SOPClassUID") or _media_class(header)))
     if sop_class in DERIVED_CLASSES:
@@ -168,7 +168,7 @@ def image_kind(header: FileDataset) -> str:
 def _media_class(header: FileDataset) -> str:
     try:
         return str(header.file_meta.get("MediaStorageSOPClassUID") or "")
-    except Exception as error:  # a damaged element, decoded only now
+    except Exception as error:  # a damaged element, decoded only here
         raise ValueError(damaged(Path(str(header.filename)), str(error))) from error
 
 
@@ -196,7 +196,7 @@ def _listing(series: Sequence[SeriesFiles]) -> str:
 
 
 def _title(item: SeriesFiles, with_unit: bool = True) -> str:
-    """Returns for example `CT 120 slices`; headers name patients and descriptions, so nothing else is shown."""
+    """Returns for example `CT 120 slices`; nothing else is shown, as headers and descriptions may name the patient."""
     unit = " slices" if len(item.headers) != 1 else " slice"
     return f"{item.modality} {len(item.headers)}{unit if with_unit else ''}"
 

@@ -1,4 +1,4 @@
-"""Which folders of a tree hold the images of one DICOM series."""
+"""Folders of a tree that hold the images of one DICOM series."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tskd_monai.data.dicom.series import image_kind, series_title
 logger = logging.getLogger(__name__)
 
 TAGS = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows", "Columns"]
-"""What is read of each file: where it belongs, and whether it is an image."""
+"""Elements that are read of each file: its series, and whether it is an image."""
 
 
 def series_folders(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
-    """Returns the folders to read, each for one series, and how many files belong to none, by kind.
+    """Returns the folders to read, each for one series, and the number of files outside of any series, by kind.
 
-    A series is in the folder of its files. One that an export has spread over several folders, 100 files to each for
-    example, is in the folder above them, to be read whole or, where another series lies there too, to be refused whole.
-    Copies of a series are in the folder of each. A folder of reports, segmentations or localizers holds no series.
+    A series is read from the folder of its files. A series that an export has spread over several folders, for example
+    100 files each, is read from their parent folder, or refused as a whole if that holds another series too. Copies of
+    a series are read from each of their folders. A folder of reports, segmentations or localizers holds no series.
 
     Args:
         files: DICOM files of the tree, in any order.
@@ -35,7 +35,7 @@ def series_folders(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
         try:
             header = read_header(path, TAGS)
             kind = "other file" if header is None else image_kind(header)
-        except ValueError:  # reading the folder says so, as of any other that cannot be read
+        except ValueError:  # reading the folder reports it, as for any unreadable file
             folders.add(path.parent)
             continue
         if header is None or kind:

@@ -1,4 +1,4 @@
-"""Where a plan stands: the task, and beside the datalist what it was planned from."""
+"""The files of a plan: the task, and its record beside the datalist."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tskd_monai.files.json_files import read_json, write_json
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Where a plan stands.
+    """Paths of the files of a plan.
 
     Attributes:
-        task: the task's file.
-        folder: of `datalist.json` and `plan.json`, which may name patients.
+        task: path of the task.
+        folder: folder of `datalist.json` and `plan.json`, which may name patients.
     """
 
     task: Path
@@ -26,25 +26,25 @@ class PlanFiles:
 
     @property
     def datalist(self) -> Path:
-        """The datalist with absolute paths and labelled slices."""
+        """Path of the datalist with absolute paths and labelled slices."""
         return self.folder / "datalist.json"
 
     @property
     def record(self) -> Path:
-        """What the task was planned from."""
+        """Path of the record of the plan."""
         return self.folder / "plan.json"
 
     def write(self, task: Task, datalist: dict[str, Any], record: PlanRecord, replan: bool) -> None:
-        """Writes what differs from the files; a task or labelled slices that give way are kept beside.
+        """Writes the files that differ; a replaced task or replaced labelled slices are kept beside the new ones.
 
         Raises:
-            ValueError: when the datalist that stands there has other cases or slices to learn from.
+            ValueError: when the existing datalist has other training cases or slices.
         """
         existing = _content(self.datalist)
         if isinstance(existing, dict) and not replan:
             check_written(existing, datalist, self.datalist.name)
         if not _holds(self.task, task):
-            self.record.unlink(missing_ok=True)  # killed from here on, the next call plans and compares
+            self.record.unlink(missing_ok=True)  # after a kill from here on, the next call plans and compares again
             _keep_beside(self.task)
             save_task(task, self.task)
         if existing != datalist:
@@ -56,15 +56,15 @@ class PlanFiles:
 
 
 def _holds(path: Path, task: Task) -> bool:
-    """Whether a file states this task, however it is laid out."""
+    """Returns whether a file states this task, in any JSON layout."""
     try:
         return path.is_file() and load_task(path) == task
-    except ValueError:  # damaged, and to be planned again
+    except ValueError:  # damaged: planned again
         return False
 
 
 def _content(path: Path) -> Any:
-    """Returns the content of a JSON file that is ours to write over, None where there is none or it is damaged."""
+    """Returns the content of a JSON file that may be overwritten; None if it is missing or damaged."""
     try:
         return read_json(path) if path.is_file() else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""What planning knows of a dataset's images and labels: each file is read once, and as strictly as training does."""
+"""Properties of images and labels for planning: each file is read once, and as strictly as in training."""
 
 from __future__ import annotations
 
@@ -25,35 +25,36 @@ from tskd_monai.data.volume_reader import load_image_transform, load_label_trans
 logger = logging.getLogger(__name__)
 
 AXES = "LPS"
-"""Directions in which a volume's axes, and the slices along each of them, are counted."""
+"""Directions of a volume's axes, along each of which slices are counted."""
 
 SCORED = "test"
-"""The section whose labels distances are measured on."""
+"""Section whose labels are used to measure distances."""
 
 RANGE_PERCENTILES = (0.5, 99.5)
 FOREGROUND_SAMPLE = 100_000
-"""Voxels at most of a case's foreground whose values are kept; a window of HU needs no more."""
+"""Largest number of foreground voxels of a case whose values are kept; sufficient for a window of HU."""
 
 CT = "CT"
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What planning knows of one image and its label.
+    """Properties of one image and its label.
 
     Attributes:
-        section: of the datalist.
-        case: of the datalist.
-        name: of the image's file.
-        shape: voxels towards left, posterior, superior (rows, columns, 1 for 2D images).
+        section: section of the datalist.
+        case: case of the datalist.
+        name: name of the image's file.
+        shape: voxels to the left, posterior and superior (rows, columns, 1 for 2D images).
         spacing: mm along the same axes (1 for 2D images).
         channels: 1 (grey) or 3 (colour).
-        modality: of a DICOM series; "" where it is not known.
-        value_range: the 0.5th and 99.5th percentile of the whole image.
-        voxels_sha256: of shape and values, whatever file format holds them.
-        class_counts: voxels of each network class on each slice along each axis, (slices, classes); none without label.
-        largest_fractions: fraction of each foreground class in its largest connected component, where it was asked for.
-        foreground: coordinates (3, N) and values (N,) of evenly spaced foreground voxels; only of CT.
+        modality: modality of a DICOM series; "" if unknown.
+        value_range: 0.5th and 99.5th percentile of the whole image.
+        voxels_sha256: sha256 of shape and values, independent of the file format.
+        class_counts: voxels of each network class on each slice along each axis, (slices, classes); empty without
+            label.
+        largest_fractions: fraction of each foreground class in its largest connected component, where requested.
+        foreground: coordinates (3, N) and values (N,) of evenly spaced foreground voxels; only for CT.
     """
 
     section: str
@@ -70,11 +71,11 @@ class Fingerprint:
     foreground: tuple[np.ndarray, np.ndarray] | None = None
 
     def counts(self, slice_axis: int | None = None, slices: Sequence[int] | None = None) -> np.ndarray:
-        """Returns the voxels of each class, (K,), on some slices along an axis or on all."""
+        """Returns the voxels of each class, (K,), on the given slices along an axis, or on all."""
         return self.class_counts[slice_axis or 0][slice(None) if slices is None else list(slices)].sum(axis=0)
 
     def foreground_range(self, slice_axis: int | None, slices: Sequence[int] | None) -> tuple[float, float] | None:
-        """Returns the 0.5th and 99.5th percentile inside the foreground, None where there is none."""
+        """Returns the 0.5th and 99.5th percentile inside the foreground; None without foreground."""
         if self.foreground is None:
             return None
         coordinates, values = self.foreground
@@ -85,13 +86,13 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a datalist are read.
+    """Settings for reading the files of a datalist.
 
     Attributes:
-        label_values: that the datalist declares, background first.
-        channels: that the datalist declares; None: as the images have them.
-        ct: whether to keep foreground values of images that do not say themselves that they are CT.
-        components_of: the section whose labels say which classes are one connected component.
+        label_values: declared label values, background first.
+        channels: declared number of channels; None: counted from the images.
+        ct: whether foreground values are kept for images that do not state their modality.
+        components_of: section whose labels determine the classes that are one connected component.
     """
 
     label_values: tuple[int, ...]
@@ -101,11 +102,11 @@ class Reading:
 
 
 def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str, Fingerprint]:
-    """Returns the fingerprint of each image of a datalist by its path; nothing is planned from those in `test`.
+    """Returns the fingerprint of each image of a datalist by path; planning does not use those of `test`.
 
     Raises:
-        ValueError: when training, validation or scoring would refuse a file, images are of different kinds, or one
-            image stands in the datalist twice; names the section, the case and the file.
+        ValueError: when training, validation or scoring would refuse a file, images are of different kinds, or an image
+            is listed twice; names the section, the case and the file.
     """
     entries = [(section, entry) for section in SECTIONS for entry in datalist.get(section, [])]
     _check_kinds([entry["image"] for _, entry in entries])
@@ -126,7 +127,7 @@ def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str
 
 @lru_cache(maxsize=1)
 def _steps(label_values: tuple[int, ...]) -> tuple[Callable[[Any], Any], ...]:
-    """Returns what training does to a file before it turns it; building MONAI's loader takes long: once is enough."""
+    """Returns training's transforms before reorientation; building MONAI's loader takes long, so this is done once."""
     return (
         load_image_transform(["image"]),
         load_label_transform(LABEL_KEYS, allow_missing_keys=True),
@@ -137,7 +138,7 @@ def _steps(label_values: tuple[int, ...]) -> tuple[Callable[[Any], Any], ...]:
 
 
 def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fingerprint, str]:
-    """Returns the fingerprint of an entry, and the sha256 of its label where that has any foreground."""
+    """Returns the fingerprint of an entry, and the sha256 of its label if that has any foreground."""
     item: Any = {key: entry[key] for key in ("image", *LABEL_KEYS) if key in entry}
     for step in _steps(reading.label_values):
         item = step(item)
@@ -177,7 +178,7 @@ def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fin
 
 
 def _turned(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
-    """Returns a view of a volume with its axes towards left, posterior, superior; a 2D image (None) as it is."""
+    """Returns a view of a volume with axes to the left, posterior and superior; a 2D image (None) is unchanged."""
     if affine is None:
         return array
     return reoriented(array, affine, AXES)
@@ -203,7 +204,7 @@ def _class_counts(
 
 
 def _largest_fractions(classes: np.ndarray, foreground: tuple[np.ndarray, ...], values: np.ndarray) -> dict[int, float]:
-    """Returns the fraction of each class's voxels in its largest component, neighbours across corners counted too."""
+    """Returns the fraction of each class in its largest component, with connectivity across corners."""
     fractions = {}
     for value in np.unique(values).tolist():
         box = tuple(
@@ -229,12 +230,12 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 def _sha256(array: np.ndarray) -> str:
     digest = hashlib.sha256(repr(array.shape).encode())
-    digest.update(np.ascontiguousarray(array.T).data)  # a volume's first axis is the fastest in its file
+    digest.update(np.ascontiguousarray(array.T).data)  # the first axis of a volume is the fastest in its file
     return digest.hexdigest()
 
 
 def _check_kinds(paths: Sequence[str]) -> None:
-    """Raises ValueError when a datalist has 2D image files and volumes."""
+    """Raises ValueError when a datalist has both 2D image files and volumes."""
     first = {is_image_file(path): Path(path).name for path in reversed(paths)}
     if len(first) > 1:
         raise ValueError(
@@ -257,9 +258,9 @@ def _check_channels(found: Fingerprint, first: Fingerprint, declared: int | None
 
 
 def _check_new(found: Fingerprint, seen: dict[str, Fingerprint]) -> None:
-    """Raises ValueError for an image that stands in the datalist already, under another name or in another format."""
+    """Raises ValueError for an image that is listed already, under another name or in another format."""
     if found.value_range[0] == found.value_range[1]:
-        return  # blank images are alike and no proof
+        return  # blank images are alike
     first = seen.setdefault(found.voxels_sha256, found)
     if first is not found:
         raise ValueError(

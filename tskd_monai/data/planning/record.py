@@ -1,6 +1,6 @@
-"""What a task was planned from: the options and the content of the files, so that a later call can tell what changed.
+"""The record of a plan: its options and the content of its files, to detect later changes.
 
-Files are identified by their content: a dataset that was moved is the same dataset. The `test` section takes no part in
+Files are identified by content: a dataset that was moved is the same dataset. The `test` section is not used in
 training and may change.
 """
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 LEARNED_FROM = ("training", "validation", "unlabeled")
-"""Sections whose content decides what a network learns."""
+"""Sections whose content determines what a network learns."""
 
 DECLARED = ("labels", "channels", "modality")
 SHOWN_CASES = 8
@@ -31,17 +31,17 @@ REPLAN = "plan again with --replan, which keeps the old task beside the new one"
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What one task was planned from.
+    """Data and options from which a task was planned.
 
     Attributes:
-        options: as they were given: `image_size`, `intensity`, `labelled_slices`, `seed` and `fold`.
-        declared: the datalist's `labels`, `channels` and `modality`, where it has them.
-        sections: section to its entries, `{"case", "image", "label", "slices"}` with the sha256 of the files.
-        voxels: sha256 of the voxels of each image that a network learns from, whatever file format holds them.
+        options: options as given: `image_size`, `intensity`, `labelled_slices`, `seed` and `fold`.
+        declared: `labels`, `channels` and `modality` of the datalist, where it has them.
+        sections: entries of each section, `{"case", "image", "label", "slices"}` with the sha256 of the files.
+        voxels: sha256 of the voxels of each training image, independent of the file format.
         slices: number of slices of the training and unlabelled images, labelled or not.
-        chosen: the labelled slices of each case that were drawn under a budget; None without a budget.
-        channels: of the images.
-        axcodes: the orientation in which slices are counted; None for 2D images.
+        chosen: labelled slices of each case that were drawn under a budget; None without a budget.
+        channels: channels of the images.
+        axcodes: orientation in which slices are counted; None for 2D images.
     """
 
     options: Mapping[str, Any]
@@ -56,7 +56,7 @@ class PlanRecord:
     def planned(
         self, task: Task, chosen: Mapping[str, Sequence[int]] | None, prints: Iterable[Fingerprint]
     ) -> PlanRecord:
-        """Returns the record with what planning has found."""
+        """Returns the record with the results of planning."""
         learned_from = [found for found in prints if found.section in LEARNED_FROM]
         axis = 2 if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
         return replace(
@@ -74,7 +74,7 @@ class PlanRecord:
 
 
 def record_of(datalist: Mapping[str, Any], options: Mapping[str, Any], hashes: ContentHashes) -> PlanRecord:
-    """Returns the record of a datalist from `load_datalist`, before anything was planned."""
+    """Returns the record of a datalist from `load_datalist`, before planning."""
     sections = {
         name: [_described(entry, hashes) for entry in datalist.get(name, [])] for name in (*LEARNED_FROM, "test")
     }
@@ -82,10 +82,10 @@ def record_of(datalist: Mapping[str, Any], options: Mapping[str, Any], hashes: C
 
 
 def load_record(path: str | Path) -> PlanRecord | None:
-    """Returns a record, None where there is no file.
+    """Returns a record, or None if there is no file.
 
     Raises:
-        ValueError: when the file is damaged or of another version.
+        ValueError: when the file is damaged or has another version.
     """
     if not Path(path).is_file():
         return None
@@ -100,13 +100,13 @@ def load_record(path: str | Path) -> PlanRecord | None:
 
 
 def check_same_plan(stored: PlanRecord, found: PlanRecord) -> None:
-    """Raises ValueError when the options or the data are not those that a task was planned from; names what differs.
+    """Raises ValueError when the options or the data differ from those of a plan; names what differs.
 
-    Options that the task itself states (image size, intensity) are `check_options`' affair.
+    Options that the task states (image size, intensity) are checked by `check_options`.
     """
     for name in ("labelled_slices", "seed", "fold"):
         if name == "seed" and stored.options.get("labelled_slices") is None:
-            continue  # nothing was drawn
+            continue  # no slices were drawn
         before, now = stored.options.get(name), found.options.get(name)
         if before != now:
             option = f"--{name.replace('_', '-')}"
@@ -127,10 +127,10 @@ def check_options(options: Mapping[str, Any], planned_with: Mapping[str, Any], t
     """Raises ValueError when an option contradicts a task; an option that the task was planned with never does.
 
     Args:
-        options: as given now.
-        planned_with: as they were given when the task was planned; empty where it was not planned here.
-        task: that is used.
-        where: the name of its file.
+        options: options of this call.
+        planned_with: options of the call that planned the task; empty if it was planned elsewhere.
+        task: task in use.
+        where: name of its file.
     """
     size = task.image_size[0] if task.image_size[0] == task.image_size[1] else list(task.image_size)
     for name, stated in (("image_size", size), ("intensity", task.intensity.mode)):
@@ -143,12 +143,12 @@ def check_options(options: Mapping[str, Any], planned_with: Mapping[str, Any], t
 
 
 def check_task_fits(task: Task, record: PlanRecord, where: str) -> None:
-    """Raises ValueError when a task, edited or brought along, is not one for the data of a record.
+    """Raises ValueError when a task, edited or from elsewhere, does not fit the data of a record.
 
     Args:
-        task: to check.
-        record: of the data, planned.
-        where: the name of the task's file.
+        task: task to check.
+        record: record of the data, after planning.
+        where: name of the task's file.
     """
     declared = {str(value): str(name) for value, name in dict(record.declared.get("labels", {})).items()}
     stated = {str(label.value): label.name for label in task.labels}
@@ -158,7 +158,7 @@ def check_task_fits(task: Task, record: PlanRecord, where: str) -> None:
         "images": (_kind(record.axcodes), _kind(task.axcodes)),
     }
     if record.chosen is not None and record.axcodes and task.axcodes:
-        pairs["slices towards"] = (record.axcodes[-1], task.axcodes[-1])  # the labelled ones were counted so
+        pairs["slices towards"] = (record.axcodes[-1], task.axcodes[-1])  # the orientation in which slices were counted
     for name, (expected, found) in pairs.items():
         if expected != found:
             raise ValueError(
@@ -170,16 +170,16 @@ def check_task_fits(task: Task, record: PlanRecord, where: str) -> None:
 
 
 def check_new_tests(datalist: Mapping[str, Any], found: PlanRecord, stored: PlanRecord, task: Task) -> None:
-    """Reads the cases that came to `test` since a task was planned; scoring would refuse them hours later.
+    """Reads the cases added to `test` since a task was planned, so that scoring does not refuse them hours later.
 
     Args:
-        datalist: from `load_datalist`.
-        found: its record.
-        stored: the record of the plan.
-        task: of the study.
+        datalist: datalist from `load_datalist`.
+        found: record of the datalist.
+        stored: record of the plan.
+        task: task of the plan.
 
     Raises:
-        ValueError: when scoring would refuse a case, or it is one that the network learns from.
+        ValueError: when scoring would refuse a case, or the network learns from it.
     """
     known = [_identity(described) for described in stored.sections.get("test", ())]
     described = zip(datalist["test"], found.sections["test"], strict=True)
@@ -201,12 +201,12 @@ def check_new_tests(datalist: Mapping[str, Any], found: PlanRecord, stored: Plan
 
 
 def check_written(existing: Mapping[str, Any], datalist: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError when a datalist that stands in the output folder names other cases or slices than the new one.
+    """Raises ValueError when the datalist in the output folder names other cases or slices than the new one.
 
     Args:
-        existing: content of the file.
-        datalist: to be written over it.
-        name: of the file.
+        existing: content of the existing file.
+        datalist: datalist to overwrite it.
+        name: name of the file.
     """
     differences: list[str] = []
     for section in LEARNED_FROM:
@@ -224,12 +224,12 @@ def check_written(existing: Mapping[str, Any], datalist: Mapping[str, Any], name
 
 
 def in_recorded_order(datalist: Mapping[str, Any], found: PlanRecord, stored: PlanRecord) -> dict[str, Any]:
-    """Returns the datalist with its entries in the order in which they were planned, in which training draws them.
+    """Returns the datalist with its entries in the order of the plan, in which training draws them.
 
     Args:
-        datalist: from `load_datalist`.
-        found: its record.
-        stored: the record of the plan, of the same entries.
+        datalist: datalist from `load_datalist`.
+        found: record of the datalist.
+        stored: record of the plan, with the same entries.
     """
     ordered = dict(datalist)
     for section in LEARNED_FROM:
@@ -241,7 +241,7 @@ def in_recorded_order(datalist: Mapping[str, Any], found: PlanRecord, stored: Pl
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Returns the first eight of some names, and how many others there are."""
+    """Returns the first eight of some names, and the number of others."""
     names = [str(name) for name in names]
     others = len(names) - SHOWN_CASES
     return ", ".join(names[:SHOWN_CASES]) + (f" and {others} more" if others > 0 else "")
@@ -265,7 +265,7 @@ def _identity(described: Mapping[str, Any]) -> tuple[Any, ...]:
 def _section_differences(
     section: str, before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Returns in words which cases of a section came, went or changed."""
+    """Returns a description of the cases of a section that were added, removed or changed."""
     old, new = sorted(map(_identity, before), key=repr), sorted(map(_identity, now), key=repr)
     if old == new:
         return []

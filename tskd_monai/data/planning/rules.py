@@ -1,4 +1,4 @@
-"""Plans a task from a fingerprint of the training data, the way nnU-Net does: every value stays open to editing."""
+"""Planning of a task from a fingerprint of the training data, as nnU-Net does; every value can be edited."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tskd_monai.files.json_files import shown
 
 logger = logging.getLogger(__name__)
 
-# How a radiologist looks at slices along each anatomical axis (sagittal, coronal, axial); slices come last.
+# Viewing direction of radiologists for each anatomical axis (sagittal, coronal, axial); slices come last.
 VIEWS = {0: "IPL", 1: "ILP", 2: "PLS"}
 LARGEST_IMAGE_SIZE = 256
-# A class is one connected component when the largest holds at least this fraction of it in every case looked at.
+# A class is one connected component when the largest holds at least this fraction of it in every examined case.
 ONE_COMPONENT_FRACTION = 0.99
 DEFAULT_FOREGROUND_OVERSAMPLING = 0.67
 
@@ -35,25 +35,25 @@ def plan_task(
     name: str | None = None,
     prints: Prints | None = None,
 ) -> Task:
-    """Returns the task that fits a datalist's training section.
+    """Returns a task planned from a datalist's training section.
 
-    Slices lie along the axis of the largest spacing. The pixel spacing is the largest median extent in the plane
-    over the image size. Intensities are scaled by percentiles of each volume, but CT (by the datalist's `modality` or
-    DICOM) by a window over the foreground's values and colour images from 0 to 255. Only the largest component is kept
-    of a class that is one connected component in every training case; where only slices of these are labelled, in every
+    Slices lie along the axis of the largest spacing. The pixel spacing is the largest median in-plane extent divided by
+    the image size. Intensities are scaled by percentiles of each volume; for CT (by the datalist's `modality` or DICOM)
+    by a window over the foreground values, and for colour images from 0 to 255. Only the largest component is kept of a
+    class that is one connected component in every training case or, if only slices of these are labelled, in every
     validation case. `training_images` are ranges over the training and unlabelled images.
 
     Args:
-        datalist: from `load_datalist`, with `labels` `{"0": "background", …}`; an entry with `slices` is labelled on
-            these slices only.
-        image_size: rows and columns the networks see, a multiple of 16; None: the median matrix, 256 at most.
+        datalist: datalist from `load_datalist`, with `labels` `{"0": "background", …}`; of an entry with `slices`, only
+            these slices are labelled.
+        image_size: rows and columns of the network's input, a multiple of 16; None: the median matrix, at most 256.
         intensity: `percentile`, `hu_window` or `rgb`; None: by modality and channels.
-        name: of the task; None: the datalist's.
-        prints: of the datalist's images, from `fingerprints`; None: they are read, each once.
+        name: name of the task; None: the datalist's.
+        prints: fingerprints of the images, from `fingerprints`; None: they are read.
 
     Raises:
-        ValueError: when there is no training case, labels are not declared, or a file of any section is one that
-            training or scoring would refuse; names the case and the file.
+        ValueError: when there is no training case, labels are not declared, or training or scoring would refuse a file;
+            names the case and the file.
     """
     labels = declared_labels(datalist)
     if prints is None:
@@ -90,15 +90,15 @@ def plan_task(
 def fingerprints(
     datalist: Mapping[str, Any], intensity: str | None = None, partly: bool | None = None
 ) -> dict[str, Fingerprint]:
-    """Returns the fingerprints of a datalist's images by their path; each file is read once.
+    """Returns the fingerprints of a datalist's images by path; each file is read once.
 
     Args:
-        datalist: from `load_datalist`.
-        intensity: as of `plan_task`.
-        partly: whether only slices of the training cases count as labelled; None: as the datalist says.
+        datalist: datalist from `load_datalist`.
+        intensity: see `plan_task`.
+        partly: whether only slices of the training cases are labelled; None: as the datalist states.
 
     Raises:
-        ValueError: as `plan_task`.
+        ValueError: see `plan_task`.
     """
     values = tuple(label.value for label in declared_labels(datalist))
     if not datalist["training"]:
@@ -118,7 +118,7 @@ def fingerprints(
 
 
 def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int | None) -> dict[str, ImageExtent]:
-    """Returns the extent of each image that networks learn from, labelled or not, by its path."""
+    """Returns the extent of each training image, labelled or not, by path."""
     paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
     return {
         path: image_extent(prints[path].shape, prints[path].spacing, prints[path].value_range, slice_axis)
@@ -130,7 +130,7 @@ def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Tas
     """Returns the number of slices of each entry's image along the task's slice axis, by case.
 
     Raises:
-        ValueError: when a case has several images: the count of one would be taken for all.
+        ValueError: when a case has several images, whose numbers of slices could differ.
     """
     cases = [str(entry["case"]) for entry in entries]
     repeated = sorted({case for case in cases if cases.count(case) > 1})
@@ -147,7 +147,7 @@ def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
     """Returns the labels that a datalist declares, in order of their values.
 
     Raises:
-        ValueError: when it declares none, or in another form than value to name.
+        ValueError: when it declares none, or not as a mapping from value to name.
     """
     declared = datalist.get("labels")
     advice = 'write them as {"0": "background", "1": "liver"}'
@@ -167,9 +167,9 @@ def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
 
 
 def _slice_axis(datalist: Mapping[str, Any], prints: Prints) -> int | None:
-    """Axis of the largest median spacing; axial where they are alike within 1 %; None for 2D images.
+    """Returns the axis of the largest median spacing; axial if they agree within 1 %; None for 2D images.
 
-    Unlabelled images count too, so that a case keeps its slices when a budget moves another one there.
+    Unlabelled images are included, so that a case keeps its slices when a budget makes another one unlabelled.
     """
     paths = [entry["image"] for section in LEARNED_FROM for entry in datalist.get(section, [])]
     if is_image_file(paths[0]):
@@ -189,7 +189,7 @@ def _partly_labelled(datalist: Mapping[str, Any]) -> bool:
 
 
 def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence[Label]) -> tuple[int, ...]:
-    """Values of the labels that are one connected component in every case of a section that is labelled throughout."""
+    """Returns the labels that are one connected component in every case of a section with all slices labelled."""
     section = "validation" if _partly_labelled(datalist) else "training"
     found = [prints[entry["image"]].largest_fractions for entry in datalist.get(section, [])]
     known = [fractions for fractions in found if fractions is not None]
@@ -203,7 +203,7 @@ def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence
 
 
 def _check_labels_found(counts: Sequence[np.ndarray], labels: Sequence[Label], partly: bool) -> None:
-    """Raises ValueError for a declared label that no case has; a few labelled slices may lack one, with a warning."""
+    """Raises ValueError for a declared label that no case has; only warns if only slices are labelled."""
     totals = np.sum(counts, axis=0)
     absent = [
         f"{label.value} ({label.name})"
@@ -225,16 +225,16 @@ def _planned_size(prints: Sequence[Fingerprint], plane: Sequence[int]) -> int:
 
 
 def _modality(datalist: Mapping[str, Any]) -> str:
-    """The modality, also where it is written as the Medical Segmentation Decathlon does: `{"0": "CT"}`."""
+    """Returns the modality, also from the form of the Medical Segmentation Decathlon: `{"0": "CT"}`."""
     modality = datalist.get("modality", "")
     return str(modality.get("0", "") if isinstance(modality, Mapping) else modality)
 
 
 def _intensity_mode(mode: str | None, datalist: Mapping[str, Any], prints: Prints) -> str:
-    """Returns the intensity mode: as asked for, by what the datalist says, or by what DICOM series say themselves.
+    """Returns the intensity mode: as given, by the datalist's modality, or by that of DICOM series.
 
     Raises:
-        ValueError: when a DICOM series is of a modality that the mode is not for; training would refuse it.
+        ValueError: when the mode does not suit the modality of a DICOM series; training would refuse it.
     """
     known = {found.modality for found in prints.values()} - {""}
     modality = _modality(datalist) or (known.pop() if len(known) == 1 else "")
