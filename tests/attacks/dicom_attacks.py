@@ -99,7 +99,7 @@ def _claims_memory(folder: Path, monkey: Monkey) -> bool:
     return asked == [65535 * 65535]
 
 
-HELD = "its header claims"
+HELD = "its header states"
 ROWS = [
     Attack("RLE DICOM of 65535 x 65535", _series(65535, RLELossless, RLE), read_series, HELD, _claims_memory),
     Attack("RLE DICOM of 6000 x 6000", _series(6000, RLELossless, RLE), read_series, HELD, _unweighed),

@@ -108,7 +108,7 @@ def _prepared(path: Path) -> Any:
     return PreparedImageDataset([{"image": str(path)}])
 
 
-HELD, COUNT = "its header claims", "Expected at most .* voxels"
+HELD, COUNT = "its header states", "Expected at most .* voxels"
 BIG = 100 * MEGABYTE
 ROWS = [
     Attack(".nii of 10^12 voxels", _nifti("a.nii", _claims(TRILLION)), read_nifti, HELD, _unweighed(read_nifti, BIG)),

@@ -43,7 +43,7 @@ def test_a_cut_file_is_named(tmp_path: Path, name: str, kept: float) -> None:
     (torch.save if name == "model.pt" else save_file)(STATE, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(ValueError, match=rf"Expected weights in .*{name}, found a file that is damaged.* cut short"):
+    with pytest.raises(ValueError, match=rf"Expected weights in .*{name}, found a file that is damaged.* truncated"):
         read_weights(tmp_path / name)
 
 

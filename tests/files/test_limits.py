@@ -17,5 +17,5 @@ def test_more_voxels_than_an_image_may_have_are_refused() -> None:
 
 
 def test_more_than_the_file_can_hold_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a.nii.gz .*its header claims 1001 bytes of voxels, the file holds 1000"):
+    with pytest.raises(ValueError, match=r"a.nii.gz .*its header states 1001 bytes of voxels, the file holds 1000"):
         check_held(1001, 10, 100, "a.nii.gz")

@@ -285,7 +285,13 @@ ROWS = [
         seg=True,
     ),
     Row("localizer alone", REFUSED, [edited(LOCALIZER)], "found only localizers"),
-    Row("text and picture beside the slices", REPAIRED, [with_companions], "ignored 1 text file, 1 picture", seg=True),
+    Row(
+        "text and image file beside the slices",
+        REPAIRED,
+        [with_companions],
+        "ignored 1 text file, 1 image file",
+        seg=True,
+    ),
     Row("two passes whose slices alternate", REFUSED, [edited(_interleaved)], "they differ in AcquisitionNumber"),
     Row("slices of two patients", REFUSED, [edited(_two_patients)], "they differ in PatientID"),
     Row(
@@ -338,5 +344,5 @@ ROWS = [
     Row("MR for a CT model", REFUSED, [dicom], "Expected CT for this model, found MR", modality="CT"),
     Row("truncated DICOM file", REFUSED, [_truncated], "Expected readable pixels in MR0005.dcm"),
     Row("zero-byte DICOM file", REFUSED, [_zero_bytes], "Expected a DICOM file, found MR0005.dcm unreadable"),
-    Row("DICOM header claiming more pixels", REFUSED, [edited(setting(Rows=4000))], "its header claims"),
+    Row("DICOM header claiming more pixels", REFUSED, [edited(setting(Rows=4000))], "its header states"),
 ]

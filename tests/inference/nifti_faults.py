@@ -154,5 +154,5 @@ ROWS = [
     Row("2D image file for a model of volumes", REFUSED, [_picture], "which has no spacing and no orientation"),
     Row("truncated .nii.gz", REFUSED, [_cut(-20), _cut(300)], "scan.nii.gz truncated or damaged"),
     Row("zero-byte .nii.gz", REFUSED, [_cut(0)], "found no gzip data"),
-    Row("NIfTI header claiming more voxels", REFUSED, [_claiming("scan.nii")], "its header claims"),
+    Row("NIfTI header claiming more voxels", REFUSED, [_claiming("scan.nii")], "its header states"),
 ]

@@ -173,11 +173,12 @@ def test_picture_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.LogC
     assert find_cases(tmp_path / "tree" / "Doe") == [{"image": str(tmp_path / "tree" / "Doe")}]
     found = find_cases(tree=tmp_path / "tree", output_dir=tmp_path / "out")
     assert found == [{"image": str(tmp_path / "tree" / "Doe")}]
-    assert "--tree: left out 1 picture." in caplog.text and "Doe" not in caplog.text
+    assert "--tree: left out 1 image file." in caplog.text and "Doe" not in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("where", "file", "kind"), [(".", "scan.nii.gz", r"1 NIfTI file\(s\)"), ("below", "preview.png", r"1 picture\(s\)")]
+    ("where", "file", "kind"),
+    [(".", "scan.nii.gz", r"1 NIfTI file\(s\)"), ("below", "preview.png", r"1 2D image file\(s\)")],
 )
 def test_folder_of_two_kinds_of_images_is_refused(tmp_path: Path, where: str, file: str, kind: str) -> None:
     series(tmp_path / "7" / where)

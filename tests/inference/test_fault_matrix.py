@@ -216,7 +216,7 @@ def test_row_on_a_full_disk(small_disk: Path, segment: Segment, tmp_path: Path) 
 def test_documents_have_these_rows_and_no_other() -> None:
     lines = [row.line for row in [*ROWS, *place_faults.AS_NOBODY, place_faults.ON_A_FULL_DISK]]
     table = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
-    assert table == ["| what is sent | outcome | notice or message |", *lines]
+    assert table == ["| what is sent | outcome | warning or message |", *lines]
 
 
 def test_oracle_tells_a_mirror_image(tmp_path: Path) -> None:

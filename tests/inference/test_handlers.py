@@ -78,7 +78,7 @@ def test_checkpoint_that_exists_is_returned(tmp_path: Path) -> None:
         ),
         (b"<!DOCTYPE html><html>404</html>", "a web page, as a failed download leaves it"),
         (b"", "an empty file; copy or download it again"),
-        (None, "a file that is damaged or cut short; copy or download it again"),
+        (None, "a file that is damaged or truncated; copy or download it again"),
     ],
 )
 def test_what_is_no_checkpoint_is_named_for_what_it_is(tmp_path: Path, content: bytes | None, found: str) -> None:

@@ -80,7 +80,7 @@ def test_content_comes_back_as_it_was(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"<html>Sign in</html>", "a web page"),
         (b"", "an empty file"),
-        (b"PK\x03\x04" + bytes(100), "a file that is damaged or cut short"),
+        (b"PK\x03\x04" + bytes(100), "a file that is damaged or truncated"),
     ],
 )
 def test_what_is_no_checkpoint_is_named_and_may_be_removed(tmp_path: Path, content: bytes, found: str) -> None:

@@ -247,7 +247,7 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
     else:
         affine = header.get_base_affine()
         logger.warning(
-            "%s has neither qform nor sform: spacing comes from pixdim alone, position and left/right are unknown.",
+            "%s has neither qform nor sform: spacing comes only from pixdim, position and left/right are unknown.",
             name,
         )
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0

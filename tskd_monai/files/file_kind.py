@@ -63,13 +63,13 @@ def _kind_of_safetensors(path: Path, head: bytes) -> tuple[str, str] | None:
     if head[8:9] != b"{" and _is_text(head):
         return "a text file", AGAIN
     if 8 + int.from_bytes(head[:8], "little") > path.stat().st_size:
-        return "a file that is damaged or cut short", AGAIN
+        return "a file that is damaged or truncated", AGAIN
     return None
 
 
 def _kind_of_zip(path: Path) -> tuple[str, str] | None:
     """Returns what a zip file is; its list of parts comes last."""
-    damaged = "a file that is damaged or cut short", AGAIN
+    damaged = "a file that is damaged or truncated", AGAIN
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.namelist()

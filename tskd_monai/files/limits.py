@@ -37,7 +37,7 @@ def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
     """
     if claimed > file_bytes * ratio:
         raise ValueError(
-            f"Expected a complete image, found {name} truncated or damaged (its header claims {claimed} bytes of "
+            f"Expected a complete image, found {name} truncated or damaged (its header states {claimed} bytes of "
             f"voxels, the file holds {file_bytes * ratio} at most); copy or export it again."
         )
 

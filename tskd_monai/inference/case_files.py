@@ -36,7 +36,7 @@ class FolderFiles:
     left_out: Counter[str]
 
     @property
-    def pictures(self) -> list[Path]:
+    def flat_images(self) -> list[Path]:
         """The 2D image files among the images."""
         return [path for path in self.images if path.name.lower().endswith(IMAGE_SUFFIXES)]
 

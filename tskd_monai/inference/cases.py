@@ -104,10 +104,10 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = sort_files(path, (file for file in path.iterdir() if file.is_file()))
-    volumes = len(files.images) - len(files.pictures)
-    beside = bool(volumes) if files.dicom else bool(files.pictures) and _has_dicom_below(path)
+    volumes = len(files.images) - len(files.flat_images)
+    beside = bool(volumes) if files.dicom else bool(files.flat_images) and _has_dicom_below(path)
     if beside:
-        kind = f"{volumes} NIfTI file(s)" if volumes else f"{len(files.pictures)} picture(s)"
+        kind = f"{volumes} NIfTI file(s)" if volumes else f"{len(files.flat_images)} 2D image file(s)"
         raise ValueError(
             f"Expected images of one kind in {path}, found {kind} beside a DICOM series; "
             "name the file or the folder that is meant."
@@ -149,10 +149,10 @@ def _cases_below(tree: Path, output_dir: Path) -> list[Case]:
     for parent, folders, names in os.walk(tree, onerror=closed.append):
         folders[:] = sorted(name for name in folders if Path(parent, name) not in own)
         files = sort_files(Path(parent), (Path(parent, name) for name in names))
-        pictures = files.pictures if files.dicom else []
-        images += [file for file in files.images if file not in pictures]
+        skipped = files.flat_images if files.dicom else []
+        images += [file for file in files.images if file not in skipped]
         dicom += files.dicom
-        left_out += files.left_out + Counter({"picture": len(pictures)})
+        left_out += files.left_out + Counter({"image file": len(skipped)})
     folders_of_series, no_images = series_folders(dicom)
     left_out += no_images
     if not images and not folders_of_series and not closed:

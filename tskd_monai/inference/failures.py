@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-TOLD = (ValueError, TypeError, OSError, ImportError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 ERROR_NUMBER = re.compile(r"^\[Errno \d+\] ")
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -16,7 +16,7 @@ def root_cause(error: BaseException) -> BaseException:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, TOLD):
+        if isinstance(cause, USER_ERRORS):
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
@@ -25,7 +25,7 @@ def root_cause(error: BaseException) -> BaseException:
 def describe(error: BaseException) -> str:
     """Returns the message of the root cause, after its type unless the message is written for users."""
     cause = root_cause(error)
-    while not isinstance(cause, TOLD) and cause.__cause__ is not None:
+    while not isinstance(cause, USER_ERRORS) and cause.__cause__ is not None:
         cause = cause.__cause__
     text = str(cause)
     if TRACEBACK in text:  # `SaveImaged` puts a writer's traceback into its message; the last line counts

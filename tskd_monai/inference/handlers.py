@@ -30,8 +30,8 @@ def existing_checkpoint(path: str | Path) -> str:
     """Returns the path of a checkpoint once it is known to exist and to be readable.
 
     Raises:
-        FileNotFoundError: when there is no file; says what to do.
-        ValueError: when it cannot be read; says what kind of file it is, which MONAI would not.
+        FileNotFoundError: when there is no file; states what to do.
+        ValueError: when it cannot be read; names the kind of file, unlike MONAI.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(

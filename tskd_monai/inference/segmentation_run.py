@@ -236,12 +236,12 @@ class SegmentationRun:
         unlike = sum(UNLIKE_TRAINING in record for record in found)
         if unlike:
             logger.warning(
-                "%d of %d cases are unlike the training images; summary.json says in what.", unlike, len(found)
+                "%d of %d cases are unlike the training images; summary.json states how.", unlike, len(found)
             )
         if failed:
             listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
             raise RuntimeError(
-                f"{len(failed)} of {len(found)} cases failed; {FOLDER}/{INPUTS} says which inputs they are:{listing}"
+                f"{len(failed)} of {len(found)} cases failed; {FOLDER}/{INPUTS} states their inputs:{listing}"
             )
 
     def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:

@@ -68,7 +68,7 @@ def save_teacher(
     if not isinstance(spec, TeacherSpec):
         raise ValueError("Expected a segmenter from build_teacher or load_teacher, found one without a spec.")
     if has_lora(segmenter.encoder) != (spec.tuning == "lora") or has_lora(segmenter.decoder) != spec.decoder_lora:
-        raise ValueError("Expected the teacher's LoRA in its place, found it merged; save before merging.")
+        raise ValueError("Expected a teacher with its LoRA not merged, found it merged; save before merging.")
     folder = Path(folder)
     _write_networks(segmenter, spec, folder)
     content = {

@@ -122,9 +122,9 @@ def load_torch_file(path: Path) -> Any:
     except MemoryError:
         raise
     except pickle.UnpicklingError:
-        reason = "that is damaged, cut short or holds more than tensors, which could run code and is not loaded"
+        reason = "that is damaged, truncated or holds more than tensors, which could run code and is not loaded"
     except Exception:  # torch raises many types for damaged bytes and documents few
-        reason = "that is damaged, cut short or of another kind"
+        reason = "that is damaged, truncated or of another kind"
     raise ValueError(f"Expected weights in {path}, found a file {reason}; {AGAIN}, from a source you trust.")
 
 
@@ -142,7 +142,7 @@ def load_safetensors_file(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors raises several types for damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"Expected weights in {path}, found a file that is damaged, cut short or of another kind ({reason}); "
+            f"Expected weights in {path}, found a file that is damaged, truncated or of another kind ({reason}); "
             f"{AGAIN}."
         ) from error
 

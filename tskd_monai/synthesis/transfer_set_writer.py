@@ -245,7 +245,7 @@ def _progress_lines(path: Path) -> list[dict[str, Any]]:
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
         if rest:
-            logger.warning("The last line of %s is cut short; its image is sampled again.", path.name)
+            logger.warning("The last line of %s is truncated; its image is sampled again.", path.name)
         found = [parse_json(line) for line in lines]
     except ValueError as error:
         raise ValueError(f"Expected JSON in every line of {path}: {error}. {ADVICE.capitalize()}.") from error

@@ -59,5 +59,5 @@ def test_header_that_claims_more_than_an_uncompressed_file_is_refused(instance: 
     dataset = dcmread(instance, stop_before_pixels=True)
     check_pixel_claims(dataset, 1, instance.stat().st_size, "a.dcm")
     dataset.Rows = 1000
-    with pytest.raises(ValueError, match=r"a.dcm .*its header claims 40000 bytes"):
+    with pytest.raises(ValueError, match=r"a.dcm .*its header states 40000 bytes"):
         check_pixel_claims(dataset, 1, instance.stat().st_size, "a.dcm")

@@ -84,7 +84,7 @@ def test_claimed_size_takes_no_memory(tmp_path: Path, write_series: Callable[...
 
     folder = write_series(tmp_path / "series", edit=edit).folder
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"found IM\d+\.dcm truncated or damaged \(its header claims"):
+    with pytest.raises(ValueError, match=r"found IM\d+\.dcm truncated or damaged \(its header states"):
         read_series(folder)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -275,7 +275,7 @@ def test_objects_that_are_no_images_are_left_out_with_a_notice(tmp_path, write_s
         ("README", "Zürich\n".encode("utf-16"), "text file"),
         ("LOCKFILE", b"", "text file"),
         ("export.7", "Série d'images\n".encode("latin-1"), "text file"),
-        ("preview.jpg", b"\xff\xd8\xff\xe0", "picture"),
+        ("preview.jpg", b"\xff\xd8\xff\xe0", "image file"),
         ("Doe_Jane.nii.gz", b"\x1f\x8b", "NIfTI file"),
         ("viewer.exe", b"MZ\x00\x01", "other file"),
         ("viewer", b"\x7fELF\x02\x01\x01\x00", "other file"),

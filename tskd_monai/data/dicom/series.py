@@ -132,7 +132,7 @@ def file_kind(path: Path) -> str:
     if name.endswith(NIFTI_SUFFIXES):
         return "NIfTI file"
     if name.endswith(IMAGE_SUFFIXES):
-        return "picture"
+        return "image file"
     return "text file" if is_text(path) else "other file"
 
 
