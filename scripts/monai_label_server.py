@@ -23,7 +23,7 @@ def check_name(name: str) -> str:
     """Returns the model's name when MONAI Label takes a bundle of that name for a segmentation.
 
     Raises:
-        ValueError: when it does not, or the name could not be a folder's or part of an address.
+        ValueError: if it does not, or the name could not be a folder's or part of an address.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"expected a name of letters, digits, _ . and -, found '{name}'. Choose one with --name.")

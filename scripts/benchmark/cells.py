@@ -179,7 +179,7 @@ def data_folder(split: Split) -> Path:
     """Returns the folder of the dataset.
 
     Raises:
-        FileNotFoundError: when `TSKD_REAL_DATA` is unset or has no such dataset.
+        FileNotFoundError: if `TSKD_REAL_DATA` is unset or has no such dataset.
     """
     return _given_file("TSKD_REAL_DATA", f"{split.folder}/datalist.json", "datasets").parent
 
@@ -188,7 +188,7 @@ def weights_file(name: str) -> str:
     """Returns the path of a weights file in `TSKD_WEIGHTS`; `random` and `shipped` stay as they are.
 
     Raises:
-        FileNotFoundError: when it is not there.
+        FileNotFoundError: if it is not there.
     """
     return name if name in (RANDOM, "shipped") else str(_given_file("TSKD_WEIGHTS", name, "weights"))
 

@@ -27,7 +27,7 @@ def load_results(suite: str) -> list[Result]:
     """Returns the results of the suite's cells, as far as there are any.
 
     Raises:
-        ValueError: when one was run with other settings than the suite has now.
+        ValueError: if one was run with other settings than the suite has now.
     """
     found = read_results(suite)
     made = [cell for cell in load_cells(suite) if cell.name in found]
@@ -268,7 +268,7 @@ def replace_block(text: str, name: str, block: str) -> str:
     """Returns a document in which the lines between the two markers of `name` are the block.
 
     Raises:
-        ValueError: when a marker is missing.
+        ValueError: if a marker is missing.
     """
     start, end = f"<!-- benchmark {name} -->", f"<!-- end of benchmark {name} -->"
     if start not in text or end not in text:

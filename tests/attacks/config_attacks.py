@@ -179,7 +179,7 @@ def _writes_over(path: Path, monkey: Monkey) -> bool:
 def _unlisted(bundle: Path) -> None:
     found = unlisted_code(bundle, ALLOWED)
     if found:
-        raise ValueError("; ".join(f"{finding.file} {finding.place} {finding.kind}" for finding in found))
+        raise ValueError("; ".join(f"{finding.file} {finding.position} {finding.kind}" for finding in found))
 
 
 def _runs_metadata(bundle: Path, monkey: Monkey) -> bool:

@@ -222,7 +222,7 @@ def test_every_bundle_has_an_inference_config_and_a_unit_test(bundle: str) -> No
         (["distillation"], "Expected --weights with a student bundle, found none"),
         (["teacher_lora", "--weights", "teacher"], "Expected --task with the task.json that teacher_lora was trained"),
         (["segmentation", "--weights", "nowhere"], "Expected the trained weights at nowhere/models/model.pt"),
-        (["segmentation", "--name", "My Bundle"], "Expected a name of small letters, digits and _"),
+        (["segmentation", "--name", "My Bundle"], "Expected a name of lower-case letters, digits and _"),
         (["segmentation", "--card", "none.yaml"], "Expected a card at none.yaml, found none"),
         (["segmentation", "--url", "model.pt"], "expected PATH=URL"),
     ],

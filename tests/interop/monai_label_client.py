@@ -73,7 +73,7 @@ class LabelServer:
         """Trains in the background as viewers do, waits for the end and returns the task's last state.
 
         Raises:
-            ServerError: when training fails or takes too long.
+            ServerError: if training fails or takes too long.
         """
         self._ask("POST", f"/train/{model}", json.dumps(params).encode(), "application/json")
         end = time.monotonic() + TRAIN_SECONDS

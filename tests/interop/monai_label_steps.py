@@ -36,7 +36,7 @@ def same_label_map(found: Path, expected: Path) -> int:
     """Returns the number of foreground voxels of two label maps that are alike in space.
 
     Raises:
-        AssertionError: when a voxel differs or lies elsewhere; the order and direction of the axes may differ.
+        AssertionError: if a voxel differs or lies elsewhere; the order and direction of the axes may differ.
     """
     theirs, ours = (nib.as_closest_canonical(nib.load(path)) for path in (found, expected))
     expect(theirs.shape == ours.shape, ours.shape, theirs.shape)

@@ -102,7 +102,7 @@ def kill_one(run: BundleRun, rank: int, log: Path) -> tuple[int, float, int, int
     """Kills a process of a job in mid-training; returns exit code, seconds until the end, epoch saved, processes left.
 
     Raises:
-        RuntimeError: when the job ended before it could be killed.
+        RuntimeError: if the job ended before it could be killed.
     """
     with log.open("wb") as file:
         job = subprocess.Popen(command(run, 2), stdout=file, stderr=file)

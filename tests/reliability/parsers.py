@@ -24,7 +24,7 @@ def parser_named(name: str) -> Subject:
     """Returns a parser.
 
     Raises:
-        ValueError: when there is none of that name.
+        ValueError: if there is none of that name.
     """
     module = next((module for module, names in MODULES.items() if name in names), None)
     if module is None:

@@ -22,7 +22,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         size: bytes.
 
     Raises:
-        PermissionError: when this process may not mount.
+        PermissionError: if this process may not mount.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

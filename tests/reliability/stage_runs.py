@@ -134,7 +134,7 @@ class Workplace:
         """Runs a stage into an empty folder without interruption.
 
         Raises:
-            RuntimeError: when it fails; with the end of its log.
+            RuntimeError: if it fails; with the end of its log.
         """
         shutil.rmtree(output_dir, ignore_errors=True)
         self._run(self.bundle_run(stage, output_dir))

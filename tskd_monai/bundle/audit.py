@@ -1,8 +1,9 @@
-"""What code a bundle would run: read from its files, never run.
+"""Lists the code that a bundle would run, by reading its files and never running them.
 
-MONAI evaluates each text of a config that begins with `$`, calls what `_target_` names, reads the file of a text that
-begins with `%`, and Python imports what lies in a bundle's folder. Each of these that is not on an allow-list of exact
-texts is a finding. A pattern would not do: `tskd_monai.files.atomic.os.system` begins as our own names do.
+MONAI evaluates each string of a config that begins with `$`, calls what `_target_` names, and reads the file named by
+a string that begins with `%`; Python imports modules from the bundle's folder. Each of these that is not on an
+allow-list of exact strings is a finding. Patterns would not be safe: `tskd_monai.files.atomic.os.system` begins as our
+own names do.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 WEIGHTS_SUFFIXES = (".pt", ".pth")
 DATA_SUFFIXES = (
     *(".md", ".txt", ".png", ".jpg", ".svg", ".csv", ".jsonl"),
-    ".ipynb",  # nothing but the reader runs a notebook
-    *(".safetensors", ".npz", ".onnx", ".xml", ".bin"),  # of networks: numbers and operations of the engine's own
+    ".ipynb",  # only the reader runs a notebook
+    *(".safetensors", ".npz", ".onnx", ".xml", ".bin"),  # networks: numbers and operations of the engine
     *WEIGHTS_SUFFIXES,
 )
-"""Files that nothing here runs; pickled weights only as long as they are read with `weights_only`."""
+"""File types that nothing here runs; pickled weights only because they are read with `weights_only`."""
 
 ALLOW_LIST = Path(__file__).with_name("allow_list.json")
 KNOWN_FILES = ("LICENSE", "NOTICE", ".gitignore")
@@ -37,27 +38,27 @@ MEANINGS = {"$": "expression", "%": "text of another file"}
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something in a bundle that runs and is on no list.
+    """Something in a bundle that is run and is not on the allow-list.
 
     Attributes:
-        file: relative to the bundle.
-        place: in the file, such as `train#trainer`; empty where it is the file itself.
+        file: path relative to the bundle.
+        position: position within the file, such as `train#trainer`; empty where the finding is the file itself.
         kind: `expression`, `_target_`, `text of another file`, `code`, ...
-        text: what stands there.
+        text: the string found there.
     """
 
     file: str
-    place: str
+    position: str
     kind: str
     text: str
 
 
 @dataclass(frozen=True)
 class AllowList:
-    """What bundles may hold, each as an exact text.
+    """The strings that bundles may contain, each exact.
 
     Attributes:
-        expressions: beginning with `$`.
+        expressions: strings that begin with `$`.
         targets: values of `_target_`.
         logging: values of `class`, `args` and `kwargs` in a `logging.conf`.
     """
@@ -68,34 +69,34 @@ class AllowList:
 
     @classmethod
     def read(cls, path: str | Path) -> AllowList:
-        """Returns the list of a JSON file with one array for each field."""
+        """Returns the allow-list of a JSON file with one array for each field."""
         content = read_json(path)
         return cls(**{name: frozenset(content[name]) for name in ("expressions", "targets", "logging")})
 
     def has(self, finding: Finding) -> bool:
-        """Returns whether it stands here."""
+        """Returns whether the finding is on the list."""
         by_kind = {"expression": self.expressions, "_target_": self.targets, "logging": self.logging}
         return finding.text in by_kind.get(finding.kind, ())
 
 
 def unlisted_code(bundle: str | Path, allowed: AllowList) -> list[Finding]:
-    """Returns what a bundle would run beyond what is allowed, in order of files.
+    """Returns the code that a bundle would run and the allow-list lacks, ordered by file.
 
     Args:
-        bundle: its folder.
-        allowed: what it may run.
+        bundle: folder of the bundle.
+        allowed: strings that it may contain.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError: if the folder does not exist.
     """
     return sorted(finding for finding in bundle_code(bundle) if not allowed.has(finding))
 
 
 def bundle_code(bundle: str | Path) -> Iterator[Finding]:
-    """Yields whatever of a bundle runs, once for each place.
+    """Yields everything in a bundle that would be run, once for each position.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError: if the folder does not exist.
     """
     bundle = Path(bundle)
     if not bundle.is_dir():
@@ -111,7 +112,7 @@ def bundle_code(bundle: str | Path) -> Iterator[Finding]:
 
 
 def odd_weights(bundle: Path) -> Iterator[Finding]:
-    """Yields the weights files that hold more than tensors and plain values, or expand beyond their size."""
+    """Yields the weights files that contain more than tensors and plain values, or expand beyond their size."""
     for path in sorted(file for file in bundle.rglob("*") if file.suffix.lower() in WEIGHTS_SUFFIXES):
         try:
             load_checkpoint(path)
@@ -120,7 +121,7 @@ def odd_weights(bundle: Path) -> Iterator[Finding]:
 
 
 def write_allow_list(bundles: Iterable[Path], path: Path) -> None:
-    """Writes all expressions, targets and logging fields of bundles as the allow-list."""
+    """Writes all expressions, targets and logging fields of the bundles as the allow-list."""
     kinds = {"expression": "expressions", "_target_": "targets", "logging": "logging"}
     lists: dict[str, set[str]] = {name: set() for name in kinds.values()}
     for bundle in bundles:
@@ -145,7 +146,7 @@ def _code_of_file(path: Path, name: str) -> Iterator[Finding]:
 
 
 class Pairs(list[tuple[Any, Any]]):
-    """An object of a config with all its keys, also those that are there twice."""
+    """An object of a config with all its keys, including duplicates."""
 
 
 class _PairLoader(yaml.SafeLoader):
@@ -170,25 +171,25 @@ def _read_config(path: Path) -> Any:
     return yaml.load(text, _PairLoader)  # noqa: S506  # a SafeLoader
 
 
-def _code_of_config(content: Any, file: str, place: str) -> Iterator[Finding]:
+def _code_of_config(content: Any, file: str, position: str) -> Iterator[Finding]:
     if isinstance(content, Pairs):
         for key, value in content:
-            below = f"{place}#{key}" if place else str(key)
+            below = f"{position}#{key}" if position else str(key)
             yield from _code_of_text(key, file, below)
             if key == "_target_" and isinstance(value, str):
-                yield Finding(file, place, "_target_", value)
+                yield Finding(file, position, "_target_", value)
             else:
                 yield from _code_of_config(value, file, below)
     elif isinstance(content, list):
         for number, value in enumerate(content):
-            yield from _code_of_config(value, file, f"{place}#{number}" if place else str(number))
+            yield from _code_of_config(value, file, f"{position}#{number}" if position else str(number))
     else:
-        yield from _code_of_text(content, file, place)
+        yield from _code_of_text(content, file, position)
 
 
-def _code_of_text(text: Any, file: str, place: str) -> Iterator[Finding]:
+def _code_of_text(text: Any, file: str, position: str) -> Iterator[Finding]:
     if isinstance(text, str) and text[:1] in MEANINGS:
-        yield Finding(file, place, MEANINGS[text[0]], text)
+        yield Finding(file, position, MEANINGS[text[0]], text)
 
 
 def _code_of_logging(path: Path, name: str) -> Iterator[Finding]:

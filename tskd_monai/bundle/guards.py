@@ -1,4 +1,4 @@
-"""What is checked, seeded and locked before a training run starts, and given back at its end."""
+"""Checks, seeds and locks of a training run: made before it starts, released at its end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tskd_monai.training.distributed import start_process_group, stop_process_gr
 
 
 class RunGuards:
-    """Holds the output folder and, of several processes, the process group, until `release`.
+    """Holds the lock of the output folder and the membership of the process group until `release`.
 
     Args:
-        lock: of the output folder; None: it is not held.
+        lock: lock of the output folder; None: the folder is not locked.
         distributed: whether this process has joined a process group.
     """
 
@@ -23,7 +23,7 @@ class RunGuards:
         self.lock, self.distributed = lock, distributed
 
     def release(self) -> None:
-        """Gives the output folder back, then leaves the process group."""
+        """Unlocks the output folder, then leaves the process group."""
         release_output_dir(self.lock)
         self.lock = None
         if self.distributed:
@@ -40,27 +40,27 @@ def guard_run(
     distributed: bool = False,
     hold_output: bool = True,
 ) -> RunGuards:
-    """Prepares a training run: a config's step in `initialize`, before a network or an image is needed.
+    """Prepares a training run; called by a config's `initialize`, before any network or image is loaded.
 
-    In this order it checks the bundle's folder and the paths, chooses deterministic algorithms, seeds every source of
-    random numbers, joins the process group, and locks the output folder.
+    In this order: checks the bundle's folder and the paths, selects deterministic algorithms, seeds every random number
+    generator, joins the process group, and locks the output folder.
 
     Args:
-        bundle_root: the option; must be a bundle's folder.
-        output_dir: the option; locked against other processes that write there.
-        seed: of Python, NumPy and torch.
+        bundle_root: value of the option; must be a bundle's folder.
+        output_dir: value of the option; locked against other processes that write to it.
+        seed: seed of Python, NumPy and torch.
         deterministic: see `use_deterministic_algorithms`.
         paths: values of other options that name files or folders, by the option's name.
         distributed: whether this is one of several processes started by torchrun.
         hold_output: False: nothing is written, as in a dry run, and the folder is not locked.
 
     Raises:
-        FileNotFoundError: when `bundle_root` is no bundle.
-        SystemExit: when another process writes to the output folder.
-        TypeError: when `deterministic` is a word.
-        ValueError: when a path is no text.
-        RuntimeError: when `distributed` and the process was not started by torchrun.
-        OSError: when the output folder takes no file.
+        FileNotFoundError: if `bundle_root` is not a bundle.
+        SystemExit: if another process writes to the output folder.
+        TypeError: if `deterministic` is a string.
+        ValueError: if a path is not a string.
+        RuntimeError: if `distributed` is set and the process was not started by torchrun.
+        OSError: if the output folder is not writable.
     """
     check_bundle_root(bundle_root, paths)
     use_deterministic_algorithms(deterministic)

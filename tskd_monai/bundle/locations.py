@@ -1,4 +1,4 @@
-"""Where the four bundles are: beside the package in a checkout."""
+"""Paths of the four bundles: beside the package in a checkout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The options of a bundle: checks at the start of its config, its output folder and device, and their spelling."""
+"""The options of a bundle: checks when its config starts, output folder and device, and quoting of values."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tskd_monai.files.option_path import text_path
 
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 NONE = "$None"
-"""How None is written as an option: MONAI ignores a plain None."""
+"""How None is passed as an option: MONAI ignores a plain None."""
 CODE_MARKS = ("$", "@", "%")
-"""MONAI evaluates an option that begins with `$`, looks `@name` up in the config and reads the file of `%file`."""
+"""MONAI evaluates an option that begins with `$`, resolves `@name` in the config and reads the file of `%file`."""
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
 def end_with_the_reason() -> None:
-    """Makes a command that fails end with the user's error: the first step of a config.
+    """Makes a command that fails end with the user's error; the first expression of a config.
 
-    MONAI wraps the errors of a config's components into a `RuntimeError` of its own, which comes last in a traceback.
+    MONAI wraps the errors of a config's components in a `RuntimeError`, which comes last in the traceback.
     """
     if getattr(sys.excepthook, "func", None) is not _report:
         sys.excepthook = partial(_report, sys.excepthook)
 
 
 def user_error(error: BaseException | None) -> BaseException | None:
-    """Returns the first error of a chain that tells a user what to do, or None where there is none: then it is ours."""
+    """Returns the first error of a chain that states what the user can do, or None if there is none: a bug of ours."""
     while error is not None and not isinstance(error, USER_ERRORS):
         error = error.__cause__ or error.__context__
     return error
@@ -49,14 +49,14 @@ def _report(hook: ExceptHook, kind: type[BaseException], error: BaseException, f
 
 
 def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | None] | None = None) -> None:
-    """Raises FileNotFoundError naming `--bundle_root` when this is not a bundle's folder.
+    """Raises FileNotFoundError naming `--bundle_root` if this is not a bundle's folder.
 
     Args:
         bundle_root: value of the option.
-        paths: values of other options that name files or folders, or None, by option.
+        paths: values of other options that name files or folders, by option; None values are skipped.
 
     Raises:
-        ValueError: when one of them is not text: the command line has read a name as a number.
+        ValueError: if a value is not a string: the command line has parsed a name as a number.
     """
     for option, path in (paths or {}).items():
         if path is not None:
@@ -69,14 +69,14 @@ def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | 
 
 
 def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
-    """Locks the output folder for this run, in the first of several processes.
+    """Locks the output folder for this run, on rank 0 only.
 
     The config keeps the returned lock, as `lock`, until `release_output_dir` at its end.
 
     Raises:
-        SystemExit: with one line that names the other process writing there.
-        ValueError: when the option is not text.
-        OSError: when nothing can be written to the folder.
+        SystemExit: with one line that names the other process writing to it.
+        ValueError: if the option is not a string.
+        OSError: if the folder is not writable.
     """
     if idist.get_rank():
         return None
@@ -93,7 +93,7 @@ def release_output_dir(lock: FolderLock | None) -> None:
 
 
 def default_device() -> torch.device:
-    """Returns the first GPU, else the CPU."""
+    """Returns the first GPU if there is one, else the CPU."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
@@ -103,18 +103,18 @@ def dataset_dir(datalist: str | Path | None) -> str:
 
 
 def plain_option(name: str, value: Any) -> str:
-    """Returns the spelling with which the bundle runner's command line reads a value back, as data and never as code.
+    """Returns the string that the bundle runner's command line parses back as this value, always data and never code.
 
-    A value that comes from a command line, a file's name or a datalist must not run what somebody wrote into it.
+    A value from a command line, a file name or a datalist must never be evaluated.
 
     Args:
         name: name of the option.
-        value: a path, a string, taken as it is, or a number, truth value, None, list or dictionary. A path is a name
-            whatever it looks like: `./` goes in front of one that the command line would read otherwise. `$None`,
-            which sets an option to None, is the one expression that is not refused.
+        value: a path, string, number, truth value, None, list or dictionary. Strings are passed as they are. A path is
+            always a name: one that the command line would parse otherwise is prefixed with `./`. `$None`, which sets an
+            option to None, is the only expression accepted.
 
     Raises:
-        ValueError: when MONAI would evaluate the value or a part of it.
+        ValueError: if MONAI would evaluate the value or a part of it.
     """
     if isinstance(value, Path):
         text = str(value)
@@ -128,7 +128,7 @@ def plain_option(name: str, value: Any) -> str:
 
 
 def _first_code(value: Any) -> str | None:
-    """Returns the first part of a value, as the runner's command line reads it, that MONAI would evaluate."""
+    """Returns the first part of a value, as the runner's command line parses it, that MONAI would evaluate."""
     if isinstance(value, str):
         read = DefaultParseValue(value)
         return value if isinstance(read, str) and read.startswith(CODE_MARKS) else _code_within(read)

@@ -1,8 +1,8 @@
-"""One call of MONAI's bundle runner: the only way in which a stage is started.
+"""One call of MONAI's bundle runner: the only way a stage is started.
 
-Whoever runs a bundle states it as a `BundleRun`: the `tskd train` pipeline, the benchmark, and the programs that test
+Every caller states its run as a `BundleRun`: the `tskd train` pipeline, the benchmark, and the programs that test
 reliability and interoperability. It runs in a child process, as `python -m monai.bundle run` on the command line does,
-or in this process, which saves the ten seconds of imports.
+or in this process, which saves ten seconds of imports.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from tskd_monai.bundle.options import plain_option
 
 PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that wait by spinning cost a factor of thirty as soon as another process wants one of the cores."""
+"""Without it, OpenMP threads that spin while waiting run thirty times slower once another process needs a core."""
 
 RUNNER = ("-m", "monai.bundle", "run")
 
 
 class BundleRunError(RuntimeError):
-    """A bundle's run in a child process failed.
+    """Raised when a bundle's run in a child process failed.
 
     Args:
-        code: exit code; negative: the signal that ended the process.
-        reason: in one line; empty where it went to the terminal.
+        code: exit code; negative: the number of the signal that ended the process.
+        reason: the reason in one line; empty if it was printed to the terminal.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -43,9 +43,9 @@ class BundleRun:
 
     Attributes:
         bundle: folder of the bundle.
-        configs: names of its config files, or absolute paths; later ones override.
-        overrides: values of config ids and of the runner's own options. A `Path` is a name whatever it looks like; any
-            other value that MONAI would evaluate as code is refused.
+        configs: names of its config files, or absolute paths; later ones override earlier ones.
+        overrides: values of config ids and of the runner's own options. A `Path` is always a name; any other value that
+            MONAI would evaluate as code is refused.
     """
 
     bundle: Path
@@ -66,11 +66,11 @@ class BundleRun:
         """Returns the command line.
 
         Args:
-            launcher: arguments of the interpreter that start the runner in several processes, such as
+            launcher: interpreter arguments that start the runner in several processes, such as
                 `-m torch.distributed.run --standalone --nproc_per_node=2`.
 
         Raises:
-            ValueError: when MONAI would evaluate an override.
+            ValueError: if MONAI would evaluate an override.
         """
         files = [str(path) for path in self.config_files]
         options = [f"--{name}={plain_option(name, value)}" for name, value in self.overrides.items()]
@@ -81,20 +81,20 @@ class BundleRun:
     def run(
         self, log: Path | None = None, launcher: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> None:
-        """Runs in a child process and waits for its end.
+        """Runs in a child process and waits until it ends.
 
         Args:
-            log: file for everything that it prints; None: messages and progress bars go to standard error.
-            launcher: as of `command`.
+            log: file for all output; None: messages and progress bars go to standard error.
+            launcher: see `command`.
             environment: variables set in addition to those of this process.
 
         Raises:
-            BundleRunError: when it fails.
-            ValueError: as `command`.
+            BundleRunError: if the run fails.
+            ValueError: see `command`.
         """
         command = self.command(launcher)
         variables = {**PASSIVE_THREADS, **os.environ, **(environment or {})}
-        if log is None:  # the runner's banner, which goes to standard output, is of no use on a terminal
+        if log is None:  # the runner's banner, on standard output, is of no use on a terminal
             code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=variables).returncode
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,10 @@ class BundleRun:
         """Runs in this process.
 
         Args:
-            logging_file: configuration of the log; None: the bundle's, False: this process's as it is.
+            logging_file: configuration of logging; None: the bundle's; False: this process's, unchanged.
 
         Raises:
-            ValueError: as `command`.
+            ValueError: see `command`.
         """
         import monai.bundle  # takes seconds
 

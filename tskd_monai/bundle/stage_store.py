@@ -1,10 +1,9 @@
-"""A folder of stages: each is one run of a bundle, and is not run again once it has finished.
+"""A folder of stages: each is one run of a bundle and is not repeated once it has finished.
 
-What a stage was made from stands beside it, in `stages/NAME.json`: its settings, the content of the bundle's config
-files, the task, hashes of the data and of the results of the stages that it reads. Nothing else decides whether it is
-still valid: no device, no path, no order of cases. A stage that was made from something else is never removed: the
-store refuses to run and states the differences or, where the user asked for it, keeps the previous folder beside the
-new one.
+What a stage was made from is recorded in `stages/NAME.json`: its settings, the content of the bundle's config files,
+the task, hashes of the data and of the results of the stages it depends on. Only this decides whether it is still
+valid, not the device, paths or the order of cases. A stage that was made from other inputs is never removed: the store
+refuses to run and states the differences or, if the user asked for it, keeps the previous folder beside the new one.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ logger = logging.getLogger(__name__)
 STATE_FORMAT = 2
 SHOWN_LENGTH = 40
 NEEDS = "needs"
-"""Group of the parts that are the results of other stages."""
+"""Group of the parts that are results of other stages."""
 
 Parts = dict[str, dict[str, Any]]
 """What a stage is made from: group, such as `settings` or `task.json`, to name to value."""
 
 Runner = Callable[[BundleRun], Mapping[str, Any]]
-"""Runs a stage to its end and returns what is noted of it besides its duration; raises when it fails."""
+"""Runs a stage and returns what is recorded of it besides its duration; raises if it fails."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,16 @@ class Stage:
     """One run of a bundle.
 
     Attributes:
-        name: of the stage, and of its output folder.
+        name: name of the stage and of its output folder.
         title: for display.
         bundle: folder of the bundle.
-        configs: names of its config files, later ones override.
-        settings: overrides of config ids that decide the result.
-        paths: returns the overrides that say where things are, or on which device to run, and decide nothing;
-            `output_dir` is added.
-        inputs: what it reads that no stage has written: group to name to value, such as hashes of cases.
+        configs: names of its config files; later ones override earlier ones.
+        settings: overrides of config ids that determine the result.
+        paths: returns the overrides that set paths or the device and do not affect the result; `output_dir` is added.
+        inputs: inputs that no stage has written: group to name to value, such as hashes of cases.
         needs: names of the stages whose results it reads.
-        results: patterns of the files that later stages read.
-        incremental: names among its inputs whose additions and removals it processes within the same output folder.
+        results: glob patterns of the files that later stages read.
+        incremental: names of inputs to which it adapts within the same output folder when entries are added or removed.
     """
 
     name: str
@@ -75,13 +73,13 @@ def run_in_child(run: BundleRun) -> Mapping[str, Any]:
 
 
 class StageStore:
-    """Runs stages into a folder. A stage that was finished from the same parts is not run again.
+    """Runs stages into a folder, skipping those that have already finished from the same parts.
 
     Args:
-        output_dir: a folder for each stage is made in it.
-        stages: in their order.
-        restart: names of stages that may be run again where they were made from something else, and with them the
-            stages that need them; their previous results are kept beside.
+        output_dir: a folder for each stage is created in it.
+        stages: the stages, in the order in which they run.
+        restart: names of stages that may be run again if they were made from other parts, together with the stages that
+            depend on them; their previous results are kept.
         keep: names of finished stages that are used as they are, whatever they were made from.
         runner: runs one stage.
     """
@@ -105,24 +103,24 @@ class StageStore:
         return self.output_dir / name
 
     def record(self, name: str) -> dict[str, Any]:
-        """Returns the results in a training stage's record."""
+        """Returns the results in the record of a training stage."""
         return dict(read_json(self.folder(name) / "record.json")["results"])
 
     def state(self, name: str) -> dict[str, Any]:
-        """Returns what is noted of a stage: `parts`, `finished`, `seconds` and what the runner added; empty before."""
+        """Returns the record of a stage: `parts`, `finished`, `seconds` and the runner's additions; empty before."""
         path = self._state_file(name)
         return dict(read_json(path)) if path.is_file() else {}
 
     def is_finished(self) -> bool:
-        """Returns whether there is nothing to run."""
+        """Returns whether every stage has finished."""
         return all(self._is_done(stage, self._parts(stage)) for stage in self.stages)
 
     def check(self) -> None:
         """Checks every stage before the first is run.
 
         Raises:
-            ValueError: when stages that have finished or begun were made from something else; states the differences
-                and the options.
+            ValueError: if stages that have finished or started were made from other parts; states the differences and
+                the options.
         """
         self._require_same_parts(self.stages)
         self.hashes.save()
@@ -131,8 +129,8 @@ class StageStore:
         """Runs every stage that has not finished; an interrupted one resumes.
 
         Raises:
-            SystemExit: when a stage fails; what it has written stays for the next call.
-            ValueError: as `check`.
+            SystemExit: if a stage fails; what it has written is kept for the next call.
+            ValueError: see `check`.
         """
         self.check()
         for number, stage in enumerate(self.stages, start=1):
@@ -141,16 +139,16 @@ class StageStore:
             self.run_stage(stage)
 
     def run_stage(self, stage: Stage) -> None:
-        """Runs one stage, those that it needs being finished, unless it has finished.
+        """Runs one stage, unless it has finished; the stages it depends on must have finished.
 
         Raises:
-            SystemExit, ValueError: as `run`.
+            SystemExit, ValueError: see `run`.
         """
-        self._require_same_parts([stage])  # the results of the stages before it are known only now
+        self._require_same_parts([stage])  # the results of earlier stages are known only now
         parts = self._parts(stage)
         state = self.state(stage.name)
         if self._is_done(stage, parts):
-            logger.info("    finished before")
+            logger.info("    already finished")
             self._note(stage, {**state, "parts": parts, "finished": True})
         else:
             if state and self._obstacles(stage, permitted=False):
@@ -182,22 +180,22 @@ class StageStore:
         )
 
     def _is_done(self, stage: Stage, parts: Parts) -> bool:
-        """Whether a stage has finished, its results are there, and it was made from these parts or is kept."""
+        """Returns whether a stage has finished, its results exist, and it was made from these parts or is kept."""
         state = self.state(stage.name)
         if not state.get("finished") or not self._result_files(stage):
             return False
         if stage.name in self.keep or "parts" not in state:
             if "parts" not in state:
-                logger.warning("    %s/ was finished by an earlier version; it is used as it is.", stage.name)
+                logger.warning("    %s/ was finished by an earlier version; using it as it is.", stage.name)
             return True
         return not differences(state["parts"], parts)
 
     def _obstacles(self, stage: Stage, permitted: bool = True) -> list[str]:
-        """Returns how a stage's parts differ from those it was made from; nothing where it may be run or kept.
+        """Returns how a stage's parts differ from those it was made from; empty if it may be run or kept.
 
         Args:
-            stage: to check.
-            permitted: leave out what the user has permitted.
+            stage: the stage to check.
+            permitted: whether to leave out the differences that the user has permitted.
         """
         state = self.state(stage.name)
         if "parts" not in state or (permitted and stage.name in self.restart):
@@ -205,7 +203,7 @@ class StageStore:
         if permitted and stage.name in self.keep:
             return [] if state.get("finished") else [f"--keep {stage.name}, which has never finished"]
         if not all(path.is_file() for path in config_files(stage.bundle, stage.configs)):
-            return []  # of a bundle that another stage has yet to write
+            return []  # another stage has yet to write its bundle
         parts = self._parts(stage)
         known = set(state["parts"].get(NEEDS, {})) & set(parts[NEEDS])
         before, now = (
@@ -215,7 +213,7 @@ class StageStore:
         return differences(before, now, leave_out=stage.incremental)
 
     def _parts(self, stage: Stage) -> Parts:
-        """Returns what a stage would be made from now; of the stages it needs those that have finished."""
+        """Returns what a stage would be made from now, with the results of its finished dependencies only."""
         settings: dict[str, Any] = {}
         for path in config_files(stage.bundle, stage.configs):
             settings |= yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -260,7 +258,7 @@ class StageStore:
         names = [f"{stage.name}.before-{digest}", *(f"{stage.name}.before-{digest}-{n}" for n in range(2, 1000))]
         aside = next(path for path in map(self.folder, names) if not path.exists())
         folder.rename(aside)
-        logger.warning("    made from something else before, which is kept as %s", aside.name)
+        logger.warning("    the previous result, made from other inputs, is kept as %s", aside.name)
 
 
 def differences(before: Parts, now: Parts, leave_out: Iterable[str] = ()) -> list[str]:
@@ -293,5 +291,5 @@ def _difference(group: str, name: str, before: Any, now: Any) -> str:
 
 
 def _as_json(parts: Mapping[str, Mapping[str, Any]]) -> Parts:
-    """Returns the parts as they come back from a JSON file, so that both compare."""
+    """Returns the parts as a JSON file would return them, so that both can be compared."""
     return dict(json.loads(json.dumps(parts, default=str)))

@@ -1,4 +1,4 @@
-"""The student as a bundle: what MONAI Label, the model zoo and the inference stage run."""
+"""The student as a bundle, which MONAI Label, the model zoo and the inference stage run."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ TEMPLATE_FILES = (
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
 OWNER = {"authors": "Not stated by those who trained it.", "copyright": "Not stated by those who trained it."}
-"""In the metadata of a user's model, for its owner to fill in."""
+"""Placeholders in the metadata of a user's model, for its owner to fill in."""
 VENDORED_CODE = "scripts"
-"""Folder of the code that an exported bundle contains; the project's own template has none."""
+"""Folder of code in an exported bundle; the project's own template has none."""
 
 
 def write_student_bundle(
@@ -59,7 +59,7 @@ def write_student_bundle(
         weights: the student's state dict.
 
     Raises:
-        FileNotFoundError: when the template lacks a file.
+        FileNotFoundError: if a file of the template is missing.
     """
     template, output_dir = Path(template), Path(output_dir)
     for name in TEMPLATE_FILES:
@@ -80,11 +80,11 @@ def write_student_bundle(
 
 
 def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, torch.Tensor] | None:
-    """Returns the weights of a student bundle made for this task; None without a bundle.
+    """Returns the weights of a student bundle made for this task; None if no bundle is given.
 
     Raises:
-        FileNotFoundError: when the bundle has no task or no weights.
-        ValueError: when it was made for another task.
+        FileNotFoundError: if the bundle has no task or no weights.
+        ValueError: if it was made for another task.
     """
     if bundle is None:
         return None
@@ -96,16 +96,16 @@ def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, tor
 def start_from(
     network: torch.nn.Module, bundle: str | Path | None, task: Task, encoder_weights: str | Path | None = None
 ) -> torch.nn.Module:
-    """Returns the network with the weights of a student bundle or published encoder weights, or as it is.
+    """Returns the network initialised from a student bundle or published encoder weights, or unchanged.
 
     Args:
         network: the student.
-        bundle: bundle of a student of the same architecture; None: random weights.
-        task: that the bundle has to have been made for.
+        bundle: student bundle of the same architecture; None: random weights.
+        task: the task that the bundle must have been made for.
         encoder_weights: file of ImageNet weights for `vit_tiny`.
 
     Raises:
-        ValueError: when both are given, or what is given does not fit the network.
+        ValueError: if both are given, or the weights do not fit the network.
     """
     if bundle is not None and encoder_weights is not None:
         raise ValueError(
@@ -133,9 +133,9 @@ def finish_student(
     inputs: Mapping[str, str],
     validator: SupervisedEvaluator | None = None,
 ) -> None:
-    """Writes the student of the best validation as a bundle, and `record.json`.
+    """Writes the student of the best validation score as a bundle, and `record.json`.
 
-    The bundle's task leaves out the largest-component filters that lower the validation Dice of this student.
+    The bundle's task omits the largest-component filters that lower the validation Dice of this student.
 
     Args:
         network: the student.
@@ -145,10 +145,10 @@ def finish_student(
         output_dir: folder of the student's bundle.
         task: labels, intensities and geometry of the data.
         student: name for `build_student`.
-        stage: noted in the record.
-        settings: noted in the record.
-        inputs: files noted in the record, by name.
-        validator: of the training run; None: the task's filters stay, as for a network that does not segment yet.
+        stage: name of the stage, for the record.
+        settings: settings of the run, for the record.
+        inputs: input files by name, for the record.
+        validator: evaluator of the run; None: the task's filters are kept, as for a network that does not segment yet.
     """
     if idist.get_rank():
         return

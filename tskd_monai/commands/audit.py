@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     for bundle, findings in found.items():
         for finding in findings:
-            place = f" {finding.place}" if finding.place else ""
-            print(f"{bundle.name}/{finding.file}{place}: {finding.kind} {finding.text!r}")
+            position = f" {finding.position}" if finding.position else ""
+            print(f"{bundle.name}/{finding.file}{position}: {finding.kind} {finding.text!r}")
         print(f"{bundle.name}: {len(findings)} findings")
     return int(any(found.values()))

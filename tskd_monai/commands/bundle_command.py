@@ -31,9 +31,9 @@ def run_bundle(run: BundleRun) -> None:
     output folder.
 
     Raises:
-        OSError: when the output folder takes no file.
-        ValueError: when an option is refused, or what the config builds refuses its input.
-        RuntimeError: when cases failed; names each with the reason.
+        OSError: if the output folder takes no file.
+        ValueError: if an option is refused, or what the config builds refuses its input.
+        RuntimeError: if cases failed; names each with the reason.
     """
     run.output_dir.mkdir(parents=True, exist_ok=True)
     line = runner_line(run)

@@ -46,8 +46,8 @@ def unpacked(source: Sequence[Path], folder: Path) -> Path:
     """Returns the folder of a download: the one given, or `folder`, into which archives are unpacked once.
 
     Raises:
-        FileNotFoundError: when there is no such folder or archive.
-        ValueError: when an archive is damaged, too large, or would write elsewhere.
+        FileNotFoundError: if there is no such folder or archive.
+        ValueError: if an archive is damaged, too large, or would write elsewhere.
     """
     if missing := [path for path in source if not path.exists()]:
         raise FileNotFoundError(f"Expected a folder or archives of the download, found nothing at {missing[0]}.")
@@ -74,8 +74,8 @@ def find_dataset(name: str, source: Path, annotator: int | None = None, channel:
         channel: of a Decathlon task; None: its only one.
 
     Raises:
-        FileNotFoundError: when the layout is not the official one.
-        ValueError: when an option is given that the dataset does not have.
+        FileNotFoundError: if the layout is not the official one.
+        ValueError: if an option is given that the dataset does not have.
     """
     given = {key: value for key, value in {"annotator": annotator, "channel": channel}.items() if value is not None}
     for option in given:

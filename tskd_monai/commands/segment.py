@@ -72,7 +72,7 @@ def student_folder(name: str) -> Path:
     """Return the folder of a student bundle.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: if there is none.
     """
     from tskd_monai.bundle.locations import BUNDLES
 

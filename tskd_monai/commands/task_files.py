@@ -64,8 +64,8 @@ def plan_dataset(
         The paths of both files, and the task.
 
     Raises:
-        FileNotFoundError: when the datalist, a file that it names or `task_file` is missing.
-        ValueError: when the data cannot be planned, or differs from what the stored task was planned from.
+        FileNotFoundError: if the datalist, a file that it names or `task_file` is missing.
+        ValueError: if the data cannot be planned, or differs from what the stored task was planned from.
     """
     files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
     options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
@@ -112,7 +112,7 @@ def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], 
     """Warns of images that are unlike most of those that networks learn from.
 
     Raises:
-        ValueError: when an image's spacing cannot be right at that of the task; training would refuse it.
+        ValueError: if an image's spacing cannot be right at that of the task; training would refuse it.
     """
     axis = None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
     unit = "pixels" if axis is None else "mm"

@@ -22,8 +22,8 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
         seed: of the draw of a folder's sections.
 
     Raises:
-        FileNotFoundError: when there is nothing at `data`.
-        ValueError: when it is neither; see `user_datalist`.
+        FileNotFoundError: if there is nothing at `data`.
+        ValueError: if it is neither; see `user_datalist`.
     """
     if is_datalist(data):
         if labels is not None:

@@ -49,8 +49,8 @@ def find(source: Path) -> PublicDataset:
         source: `Autooral_dataset` or its parent.
 
     Raises:
-        FileNotFoundError: when the layout is another, a mask is missing, or a workbook.
-        ValueError: when a workbook does not say whose an image is.
+        FileNotFoundError: if the layout is another, a mask is missing, or a workbook.
+        ValueError: if a workbook does not say whose an image is.
     """
     training = first_folder([source / "Train", source / "Autooral_dataset" / "Train"], "AutoOral", LAYOUT)
     parts = {name: training.with_name(name) for name in PARTS if training.with_name(name).is_dir()}

@@ -53,8 +53,8 @@ def find_mr(source: Path, sequence: str) -> PublicDataset:
         sequence: `t2spir`, `t1_in` or `t1_out`.
 
     Raises:
-        FileNotFoundError: when the layout is another.
-        ValueError: when a patient's images and labels do not pair.
+        FileNotFoundError: if the layout is another.
+        ValueError: if a patient's images and labels do not pair.
     """
     kind, series = MR_SERIES[sequence]
     samples = []
@@ -76,7 +76,7 @@ def find_ct(source: Path) -> PublicDataset:
         source: holds `Train_Sets`, and perhaps `Test_Sets`, whose images become unlabelled ones.
 
     Raises:
-        FileNotFoundError: when the layout is another.
+        FileNotFoundError: if the layout is another.
     """
     samples = []
     for patient in _patients(source, "Train_Sets", "CT"):

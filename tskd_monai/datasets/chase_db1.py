@@ -40,7 +40,7 @@ def find(source: Path) -> PublicDataset:
         source: the folder of the images.
 
     Raises:
-        FileNotFoundError: when the layout is another, or an image lacks a mask.
+        FileNotFoundError: if the layout is another, or an image lacks a mask.
     """
     samples = []
     for path in files_in(source, r"Image_\d+[LR]\.jpg", "CHASE_DB1", LAYOUT):

@@ -35,8 +35,8 @@ def find(source: Path, channel: int | None = None) -> PublicDataset:
         channel: which image of several is taken (Task01: FLAIR, T1w, T1gd, T2w; Task05: T2, ADC).
 
     Raises:
-        FileNotFoundError: when the layout is another, or a file that `dataset.json` names is missing.
-        ValueError: when `dataset.json` is no task, the task has several channels and none is chosen, or there is no
+        FileNotFoundError: if the layout is another, or a file that `dataset.json` names is missing.
+        ValueError: if `dataset.json` is no task, the task has several channels and none is chosen, or there is no
             such channel.
     """
     task = _read_task(require_file(source / "dataset.json", "Decathlon", LAYOUT))

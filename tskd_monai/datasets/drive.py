@@ -43,8 +43,8 @@ def find(source: Path) -> PublicDataset:
         source: holds `training` and `test`, or `DRIVE` that does.
 
     Raises:
-        FileNotFoundError: when the layout is another, or an image lacks a mask.
-        ValueError: when a set has more or fewer than 20 images.
+        FileNotFoundError: if the layout is another, or an image lacks a mask.
+        ValueError: if a set has more or fewer than 20 images.
     """
     training = first_folder([source / "training", source / "DRIVE" / "training"], "DRIVE", LAYOUT)
     samples = [*_set(training, "training"), *_set(training.with_name("test"), "test")]

@@ -46,7 +46,7 @@ def find(source: Path) -> PublicDataset:
         source: holds `training_set`, and perhaps `test_set`.
 
     Raises:
-        FileNotFoundError: when the layout is another, or an image has no annotation.
+        FileNotFoundError: if the layout is another, or an image has no annotation.
     """
     samples = []
     for path in files_in(source / "training_set", IMAGE, "HC18", LAYOUT):

@@ -45,7 +45,7 @@ def inspect_entry(
         sources: the file of the download behind each key, named in messages; may be empty.
 
     Raises:
-        ValueError: when the image has other channels or values that are not finite, or a label has another size or
+        ValueError: if the image has other channels or values that are not finite, or a label has another size or
             position than its image, or holds a value that is not declared.
     """
     reader = VolumeReader()

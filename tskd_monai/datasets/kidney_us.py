@@ -55,8 +55,8 @@ def find(source: Path, structures: str = "capsule", annotator: int = 1) -> Publi
         annotator: 1 or 2, whose annotations are the labels.
 
     Raises:
-        FileNotFoundError: when the layout is another, or an image is missing.
-        ValueError: when the annotator is not one of the two, or a CSV is not VGG Image Annotator's.
+        FileNotFoundError: if the layout is another, or an image is missing.
+        ValueError: if the annotator is not one of the two, or a CSV is not VGG Image Annotator's.
     """
     if annotator not in ANNOTATORS:
         raise ValueError(f"Expected --annotator 1 or 2, found {annotator}.")
@@ -81,8 +81,8 @@ def read_annotations(path: Path) -> dict[str, list[Polygon]]:
     Rows without a shape, and shapes that are not polygons, count as no annotation.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when a column is missing or a cell is not JSON; names the line.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a column is missing or a cell is not JSON; names the line.
     """
     require_file(path, "KidneyUS", LAYOUT)
     annotations: dict[str, list[Polygon]] = {}

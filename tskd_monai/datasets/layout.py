@@ -16,7 +16,7 @@ def require_folder(path: Path, dataset: str, layout: str) -> Path:
         layout: what the official download looks like, for the message.
 
     Raises:
-        FileNotFoundError: when it is not there.
+        FileNotFoundError: if it is not there.
     """
     if not path.is_dir():
         raise FileNotFoundError(
@@ -35,7 +35,7 @@ def require_file(path: Path, dataset: str, layout: str) -> Path:
         layout: what the official download looks like, for the message.
 
     Raises:
-        FileNotFoundError: when it is not there.
+        FileNotFoundError: if it is not there.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -49,7 +49,7 @@ def first_folder(candidates: Iterable[Path], dataset: str, layout: str) -> Path:
     """Returns the first of the folders that exists; the first is named in the message when none does.
 
     Raises:
-        FileNotFoundError: when none is there.
+        FileNotFoundError: if none is there.
     """
     paths = list(candidates)
     return next((path for path in paths if path.is_dir()), None) or require_folder(paths[0], dataset, layout)
@@ -59,7 +59,7 @@ def files_in(folder: Path, pattern: str, dataset: str, layout: str) -> list[Path
     """Returns the files whose whole name matches a regular expression, in the order of the numbers in their names.
 
     Raises:
-        FileNotFoundError: when the folder is missing or no file matches.
+        FileNotFoundError: if the folder is missing or no file matches.
     """
     require_folder(folder, dataset, layout)
     found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(pattern, path.name)]

@@ -24,7 +24,7 @@ def read_values(path: Path) -> np.ndarray:
     """Returns the whole numbers in a label image, (rows, columns); colour is taken where all channels agree.
 
     Raises:
-        ValueError: when the image has colours, which are no label values.
+        ValueError: if the image has colours, which are no label values.
     """
     pixels = read_image_file(path)[:, :, 0]
     if pixels.ndim == 3:
@@ -42,7 +42,7 @@ def read_binary(path: Path, *, soft: bool = False) -> np.ndarray:
         soft: cut a mask of more values at half of 255, with a warning, instead of refusing it.
 
     Raises:
-        ValueError: when the mask has more than two values and is not taken as soft, or two of which none is 0.
+        ValueError: if the mask has more than two values and is not taken as soft, or two of which none is 0.
     """
     values = read_values(path)
     found = np.unique(values)
@@ -66,7 +66,7 @@ def decode(values: np.ndarray, codes: Mapping[int, tuple[int, int]], path: Path)
         path: of the image, for the message.
 
     Raises:
-        ValueError: when a value is in no range.
+        ValueError: if a value is in no range.
     """
     label = np.zeros(values.shape, np.uint8)
     known = values == 0
@@ -95,7 +95,7 @@ def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
         path: of the image, for the message.
 
     Raises:
-        ValueError: when there is no outline, or the image is a filled mask already.
+        ValueError: if there is no outline, or the image is a filled mask already.
     """
     drawn = outline > 0
     if not drawn.any():

@@ -42,7 +42,7 @@ def find(source: Path) -> PublicDataset:
         source: `PH2Dataset`, its parent, or the folder of the images.
 
     Raises:
-        FileNotFoundError: when the layout is another, or an image has no mask.
+        FileNotFoundError: if the layout is another, or an image has no mask.
     """
     name = "PH2 Dataset images"
     folder = first_folder(

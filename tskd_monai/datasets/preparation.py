@@ -48,7 +48,7 @@ def prepare_dataset(
         allow_partial: take fewer images than the official download has.
 
     Raises:
-        ValueError: when images are missing, a file is not what the dataset describes, or the folder holds another
+        ValueError: if images are missing, a file is not what the dataset describes, or the folder holds another
             preparation.
     """
     folder = Path(output_dir)

@@ -23,7 +23,7 @@ def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> di
         seed: of the draw.
 
     Raises:
-        ValueError: when the split adds up to something else, or training gets nobody.
+        ValueError: if the split adds up to something else, or training gets nobody.
     """
     ends = np.cumsum(_counts(len(cases), split))
     shuffled = np.random.default_rng(seed).permutation(sorted(cases))
@@ -38,7 +38,7 @@ def assign_sections(samples: Sequence[Sample], split: Sequence[float], seed: int
     is drawn among the sections that are not official; then fractions count among these.
 
     Raises:
-        ValueError: when a patient is in two official sections, besides the errors of `draw_sections`.
+        ValueError: if a patient is in two official sections, besides the errors of `draw_sections`.
     """
     official: dict[str, str | None] = {}
     for sample in samples:
@@ -66,7 +66,7 @@ def draw_folds(sections: Mapping[str, str], number: int, seed: int) -> list[dict
         seed: of the draw.
 
     Raises:
-        ValueError: when there are fewer than three folds or fewer patients than folds.
+        ValueError: if there are fewer than three folds or fewer patients than folds.
     """
     if not 3 <= number <= len(sections):
         raise ValueError(f"Expected 3 to {len(sections)} folds, one patient each at least, found {number}.")

@@ -57,8 +57,8 @@ def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: i
         fewest: labelled images that are needed.
 
     Raises:
-        FileNotFoundError: when there is nothing at `data`, or a file that `dataset.json` names is missing.
-        ValueError: when the layout is another, a label has no image, too few images have a label, or the names
+        FileNotFoundError: if there is nothing at `data`, or a file that `dataset.json` names is missing.
+        ValueError: if the layout is another, a label has no image, too few images have a label, or the names
             do not fit the values found.
     """
     if not data.exists():
@@ -154,7 +154,7 @@ def _single_channel(images: Mapping[str, Path], folder: Path) -> dict[str, Path]
     """Return the images by case: of nnU-Net's `case_0000` the case.
 
     Raises:
-        ValueError: when cases have several channels.
+        ValueError: if cases have several channels.
     """
     channels = {name: NNUNET_CHANNEL.search(name) for name in images}
     if any(channel is None for channel in channels.values()):
@@ -171,7 +171,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     """Return the images of a folder by name: files with a known ending, and folders, which hold a DICOM series each.
 
     Raises:
-        ValueError: when two have the same name, or there is none.
+        ValueError: if two have the same name, or there is none.
     """
     found: dict[str, Path] = {}
     for path in _images(folder):
@@ -218,7 +218,7 @@ def _named_labels(names: str | None, described: Mapping[str, str] | None, paths:
     """Return what each label value means, background first.
 
     Raises:
-        ValueError: when the names are not one for each value that the labels hold.
+        ValueError: if the names are not one for each value that the labels hold.
     """
     if names is None and described:
         return dict(described)
@@ -242,7 +242,7 @@ def label_values(paths: Sequence[Path]) -> list[int]:
     """Return the values above 0 that label maps hold, in order.
 
     Raises:
-        ValueError: when they hold none, or so many that they are no label maps; names the file.
+        ValueError: if they hold none, or so many that they are no label maps; names the file.
     """
     found: set[int] = set()
     for path in paths:

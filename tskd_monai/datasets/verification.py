@@ -23,8 +23,8 @@ def verify_dataset(folder: str | Path) -> dict[str, Any]:
     sizes, geometry and label values; no image twice; the counts that the datalist states.
 
     Raises:
-        FileNotFoundError: when the folder was not prepared, or a file is missing.
-        ValueError: when something is not as it was; names the file.
+        FileNotFoundError: if the folder was not prepared, or a file is missing.
+        ValueError: if something is not as it was; names the file.
     """
     folder = Path(folder)
     record = read_json(folder / RECORD)

@@ -20,7 +20,7 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
         path: an `.xlsx` file.
 
     Raises:
-        ValueError: when the file is no workbook.
+        ValueError: if the file is no workbook.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -50,8 +50,8 @@ def unpack_archives(archives: Sequence[str | Path], folder: str | Path, max_byte
         The folder.
 
     Raises:
-        FileExistsError: when there is such a folder.
-        ValueError: when an archive is damaged or larger, or a member is a link, lies outside, or is there twice.
+        FileExistsError: if there is such a folder.
+        ValueError: if an archive is damaged or larger, or a member is a link, lies outside, or is there twice.
     """
     folder = Path(folder)
     if folder.exists():

@@ -43,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path: the file to write; its folder is made when missing.
 
     Raises:
-        OSError: when the disk is full or the folder takes no file; says which and what to do.
+        OSError: if the disk is full or the folder takes no file; says which and what to do.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -103,7 +103,7 @@ def require_writable(folder: str | Path) -> None:
     """Makes a folder and a file in it, which is removed: before hours are spent on what could not be written.
 
     Raises:
-        OSError: when the folder takes no file; says why and what to do.
+        OSError: if the folder takes no file; says why and what to do.
     """
     folder = Path(folder)
     probe = _temporary(folder / "probe")

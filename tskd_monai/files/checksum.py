@@ -37,7 +37,7 @@ class ContentHashes:
         """Returns the hex sha256 of a file's bytes, or of the bytes of all files in a folder, in no order.
 
         Raises:
-            FileNotFoundError: when there is nothing at the path.
+            FileNotFoundError: if there is nothing at the path.
         """
         path = Path(path).absolute()
         if not path.is_dir():

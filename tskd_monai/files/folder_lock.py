@@ -73,8 +73,8 @@ def hold_folder(folder: str | Path) -> FolderLock:
         folder: that is going to be written to. Folders in it are others.
 
     Raises:
-        FolderInUseError: when another process holds the folder; says which, on which host, since when, what to do.
-        OSError: when the folder takes no file.
+        FolderInUseError: if another process holds the folder; says which, on which host, since when, what to do.
+        OSError: if the folder takes no file.
     """
     folder = Path(folder)
     made = None if folder.exists() else folder

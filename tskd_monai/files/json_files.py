@@ -27,8 +27,8 @@ def read_json(path: str | Path) -> Any:
     """Returns the content of a JSON file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not JSON as `parse_json` takes it; names the file and the position or the reason.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not JSON as `parse_json` takes it; names the file and the position or the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,7 +49,7 @@ def parse_json(text: str) -> Any:
     """Returns the content of JSON text.
 
     Raises:
-        ValueError: when it is not JSON, nested too deeply to be read, names a key twice, or holds a number that is not
+        ValueError: if it is not JSON, nested too deeply to be read, names a key twice, or holds a number that is not
             finite or of more than 64 bits, or half a character; says which.
     """
     try:

@@ -22,7 +22,7 @@ def text_path(value: Any, option: str) -> Path:
         option: its name, such as `output_dir`.
 
     Raises:
-        ValueError: when the value is no text; says how to write a name that looks like a number.
+        ValueError: if the value is no text; says how to write a name that looks like a number.
     """
     if isinstance(value, (str, Path)):
         return Path(value)
@@ -40,7 +40,7 @@ def typed_path(value: Any, option: str) -> Path:
         option: its name, such as `image`.
 
     Raises:
-        ValueError: when the value is no text and none on this process' command line is read as it.
+        ValueError: if the value is no text and none on this process' command line is read as it.
     """
     if not isinstance(value, (str, Path)):
         value = next((text for text in _typed(option) if DefaultParseValue(text) == value), value)

@@ -88,7 +88,7 @@ def test_performance_without_metrics_is_the_table_of_the_model_card(
 
 @pytest.mark.parametrize("changes", [{"license": None}, {"licence": "x"}])
 def test_missing_and_unknown_keys_are_refused(tmp_path: Path, changes: dict[str, str | None]) -> None:
-    with pytest.raises(ValueError, match=r"Expected tags, data, license, non_commercial, data_license and perhaps"):
+    with pytest.raises(ValueError, match=r"Expected tags, data, license, non_commercial, data_license and maybe"):
         load_card(write_card(tmp_path / "card.yaml", **changes))
 
 

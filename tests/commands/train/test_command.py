@@ -150,7 +150,7 @@ def check_a_second_call_runs_nothing(folder: Path) -> None:
     options = (*OPTIONS, "--device", "cpu")
     log = succeeded(train(folder, *options, checkout=folder / "checkout", python=sys.executable))
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert log.count("finished before") == STAGES and "Mean difference in Dice" in log
+    assert log.count("already finished") == STAGES and "Mean difference in Dice" in log
     assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < LARGEST_CPU_SECONDS
 
 
@@ -158,7 +158,7 @@ def check_moved_folders_run_nothing(folder: Path) -> None:
     (folder / "run").rename(folder / "moved")
     (folder / "study").rename(folder / "moved_study")
     moved = ("moved_study/datalist.json", "--output-dir", "moved", "--preset", "tiny.yaml")
-    assert succeeded(again(folder, *moved)).count("finished before") == STAGES
+    assert succeeded(again(folder, *moved)).count("already finished") == STAGES
     (folder / "moved").rename(folder / "run")
     (folder / "moved_study").rename(folder / "study")
 
@@ -190,7 +190,7 @@ def check_another_test_case_and_a_restart(folder: Path) -> None:
     write_preset(folder / "tuned.yaml", fine_tuning={"learning_rate": 0.001})
     options = ("study/more.json", *OPTIONS[1:-1], "tuned.yaml", "--no-compare", "--restart", "student")
     log = succeeded(again(folder, *options))
-    assert log.count("finished before") == 5  # up to distillation
+    assert log.count("already finished") == 5  # up to distillation
     for model in ("teacher", "student"):
         assert "new" in (folder / f"run/predictions_{model}/metrics.csv").read_text()
     report = (folder / "run/report.html").read_text()
@@ -254,4 +254,4 @@ def test_a_folder_is_trained_on_without_json_and_without_synthesis(tmp_path: Pat
     assert "synthetic images" not in (run / "report.html").read_text()
     assert read_json(run / "predictions_student/metrics.json") and read_json(run / "private/data.json")["training"]
     again_log = succeeded(train(tmp_path, *options))
-    assert again_log.count("finished before") == 5
+    assert again_log.count("already finished") == 5

@@ -1,1 +1,1 @@
-"""A bundle with the code it needs, as the MONAI Model Zoo wants it."""
+"""Export of a bundle together with the code it needs, as the MONAI Model Zoo requires."""

@@ -27,22 +27,22 @@ SOURCE = ROOT / "tskd_monai"
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
 MODEL_CARD = "model_card.md"
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
-"""Configs of `segmentation` that a bundle which writes students has too: it segments with one."""
+"""Configs of `segmentation` that `distillation` also gets: it segments with a student it holds."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-"""One time for every file: the same bundle is the same zip."""
+"""One timestamp for every file, so that the same bundle gives the same zip."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be exported.
+    """What to export.
 
     Attributes:
-        bundle: one of the project's four.
-        name: in the zoo.
-        trained: what goes into it.
-        card: YAML file of what only those who trained it know; None: not stated.
+        bundle: name of one of the project's four bundles.
+        name: name in the zoo.
+        trained: weights and task to include.
+        card: YAML file with what only those who trained the model know; None: not stated.
         metrics: `metrics.json` of an evaluation, for the README.
-        urls: where files above 25 MB can be fetched, by path below the bundle.
+        urls: download addresses of files above 25 MB, by path relative to the bundle.
     """
 
     bundle: str
@@ -54,22 +54,22 @@ class Export:
 
     @property
     def shipped(self) -> bool:
-        """Whether it is the student that the project ships, which its model card is about."""
+        """Whether this is the student that the project ships, which its model card describes."""
         return self.bundle == "segmentation" and self.trained.weights is None
 
 
 def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
-    """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test; a previous export is replaced.
+    """Writes `output/<name>/`, `output/<name>_v<version>.zip` and the unit test, replacing a previous export.
 
     Returns:
         The folder, the zip, and the files that are too large for the zoo's repository.
 
     Raises:
-        FileNotFoundError: when something to be exported is missing.
-        ValueError: when the name, weights, task, card or an address is not what is wanted.
+        FileNotFoundError: if something to be exported is missing.
+        ValueError: if the name, weights, task, card or an address is not as required.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", export.name):
-        raise ValueError(f"Expected a name of small letters, digits and _, as the zoo has them, found {export.name!r}.")
+        raise ValueError(f"Expected a name of lower-case letters, digits and _, as in the zoo, found {export.name!r}.")
     card = load_card(export.card) if export.card else None
     folder, draft = output / export.name, output / f".{export.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -92,14 +92,14 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
 def fill_bundle(
     bundle: str, name: str, contents: Contents, folder: Path, card: Card | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Writes configs, code, licence and metadata of a bundle.
+    """Writes the configs, code, licence and metadata of a bundle.
 
     Returns:
-        The metadata, and the versions of what the code imports only where it is used. These are not in the metadata:
-        MONAI takes `optional_packages_version` for another name of `required_packages_version` and replaces that.
+        The metadata, and the versions of packages imported only where they are used. These are not in the metadata:
+        MONAI treats `optional_packages_version` as an alias of `required_packages_version`, which it would replace.
 
     Raises:
-        ValueError: when the changelog lacks the current version.
+        ValueError: if the changelog lacks the current version.
     """
     metadata = contents.metadata
     if metadata["version"] not in metadata["changelog"]:
@@ -130,7 +130,7 @@ def needed_code(configs: list[str], student: str | None) -> list[Path]:
 
     Args:
         configs: text of each config.
-        student: of the bundle; None: any that the project has, where the configs build one.
+        student: name of the bundle's student; None: any student of the project, if the configs build one.
     """
     modules = needed_modules(SOURCE, configs)
     if SOURCE / "networks" / "students.py" not in modules:
@@ -139,14 +139,14 @@ def needed_code(configs: list[str], student: str | None) -> list[Path]:
 
 
 def config_sources(bundle: str) -> list[Path]:
-    """Returns the configs of an exported bundle: its own, and what it borrows."""
+    """Returns the configs of an exported bundle: its own, and those it borrows from `segmentation`."""
     own = [path for path in sorted((BUNDLES / bundle / "configs").iterdir()) if path.suffix in (".json", ".yaml")]
     borrowed = [BUNDLES / "segmentation" / "configs" / name for name in BORROWED.get(bundle, ())]
     return [path for path in own if path.name not in ("metadata.json", "task.json")] + borrowed
 
 
 def write_zip(folder: Path, path: Path) -> Path:
-    """Writes a folder as a zip with the folder's name inside, the same for the same content, and returns its path."""
+    """Writes a folder as a reproducible zip, with the folder's name inside, and returns the zip's path."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), ZIP_TIME)
@@ -157,7 +157,7 @@ def write_zip(folder: Path, path: Path) -> Path:
 
 
 def _write_template(name: str, contents: Contents, folder: Path) -> None:
-    """Writes the bundle that students are made from, with the code that goes along with each of them."""
+    """Writes the template of student bundles, with the code that is copied into each of them."""
     metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
     fill_bundle("segmentation", f"{name}/segmentation", Contents(contents.task, metadata, {}), folder, card=None)
     documents = [BUNDLES / "segmentation" / file for file in TEMPLATE_FILES if file.startswith("docs/")]
@@ -165,7 +165,7 @@ def _write_template(name: str, contents: Contents, folder: Path) -> None:
 
 
 def _write_documents(export: Export, readme_text: str, card: Card | None, folder: Path) -> None:
-    """Writes the README in the zoo's template, the project's own as `usage.md`, and the data's licence."""
+    """Writes the README in the zoo's template, the project's own as `usage.md`, and the licence of the data."""
     docs = folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "README.md").write_text(readme_text, encoding="utf-8")

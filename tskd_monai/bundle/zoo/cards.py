@@ -1,4 +1,4 @@
-"""What an exported bundle states about its model: the README in the zoo's template."""
+"""The README of an exported bundle in the zoo's template, and the model card it is filled from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = {
 }
 LIMITS = {
     "teacher_lora": "The network cannot be exported to TorchScript: it is built from `transformers`.",
-    "diffusion_synthesis": "The network takes a time step beside the image, and cannot be exported to TorchScript.",
+    "diffusion_synthesis": "The network takes a time step as a second input and cannot be exported to TorchScript.",
 }
 INTENSITIES = {
     "percentile": "Intensities from percentile {lower:g} to {upper:g} of each volume become 0 to 1.",
@@ -37,18 +37,18 @@ INTENSITIES = {
 
 @dataclass(frozen=True)
 class Card:
-    """What only those who trained a model know of it.
+    """What only those who trained a model know about it.
 
     Attributes:
-        tags: for example Segmentation, MR.
-        data: which images, how many patients, which split, where to get them.
-        license: of the weights, as the hub names it (`apache-2.0`, `cc-by-nc-sa-4.0`).
+        tags: keywords, such as Segmentation, MR.
+        data: images, number of patients, split, and where to get them.
+        license: licence of the weights, as the hub names it (`apache-2.0`, `cc-by-nc-sa-4.0`).
         non_commercial: whether that licence or the data's forbids commercial use.
-        data_license: the data's conditions.
-        training: hardware, steps, time.
-        references: papers and data sets.
-        authors: of the model; None: as its metadata say.
-        copyright: of the weights; None: as its metadata say.
+        data_license: conditions of use of the data.
+        training: hardware, number of steps, duration.
+        references: papers and datasets.
+        authors: authors of the model; None: as in its metadata.
+        copyright: copyright of the weights; None: as in its metadata.
     """
 
     tags: tuple[str, ...]
@@ -66,8 +66,8 @@ def load_card(path: Path) -> Card:
     """Returns the card of a YAML file.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when a key is missing, unknown or empty.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if a key is missing, unknown or empty.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a card at {path}, found none.")
@@ -76,7 +76,7 @@ def load_card(path: Path) -> Card:
     required = known[:5]
     if not isinstance(content, dict) or set(content) - set(known) or set(required) - set(content):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"Expected {', '.join(required)} and perhaps {', '.join(known[5:])} in {path}, found {found}.")
+        raise ValueError(f"Expected {', '.join(required)} and maybe {', '.join(known[5:])} in {path}, found {found}.")
     if not isinstance(content["non_commercial"], bool):
         raise ValueError(f"Expected true or false for non_commercial in {path}, found {content['non_commercial']!r}.")
     content |= {key: tuple(content[key]) for key in ("tags", "references") if key in content}
@@ -96,14 +96,14 @@ def readme(
     """Returns the README in the zoo's template.
 
     Args:
-        name: of the exported bundle.
-        bundle: of the project, that it was made from.
-        metadata: of the exported bundle.
-        optional: versions of packages that are needed now and then.
-        task: that the weights were trained for.
-        card: what is known of the training; None: not stated.
-        metrics: `metrics.json` of an evaluation; None: what the model card says.
-        model_card: the document with the table of results of these weights; None: not measured.
+        name: name of the exported bundle.
+        bundle: name of the project's bundle that it was made from.
+        metadata: metadata of the exported bundle.
+        optional: versions of optional packages.
+        task: the task that the weights were trained for.
+        card: what is known about the training run; None: not stated.
+        metrics: `metrics.json` of an evaluation; None: the table of the model card.
+        model_card: document with the results of these weights; None: not measured.
     """
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=metadata["name"],
@@ -147,11 +147,11 @@ def _weights_license(card: Card | None, copyright_line: str) -> str:
 
 def _preprocessing(task: Task) -> str:
     size, spacing = " x ".join(map(str, task.image_size)), " x ".join(f"{value:g}" for value in task.pixdim)
-    view = f"Slices are viewed as {task.axcodes}, resampled" if task.axcodes else "Images are resampled"
+    view = f"Slices are oriented to {task.axcodes}, resampled" if task.axcodes else "Images are resampled"
     intensity = INTENSITIES[task.intensity.mode].format(lower=task.intensity.lower, upper=task.intensity.upper)
     return (
-        f"{view} to {spacing} mm a pixel, cut or padded to {size} pixels. {intensity} "
-        "The configs do all of it; the result lies on the input's own grid."
+        f"{view} to {spacing} mm per pixel, cropped or padded to {size} pixels. {intensity} "
+        "The configs do all of this; the result is on the input's own grid."
     )
 
 
@@ -167,7 +167,7 @@ def _first_table(document: Path) -> str:
     """Returns the first table of a Markdown document.
 
     Raises:
-        ValueError: when it has none.
+        ValueError: if it has none.
     """
     found = re.search(r"(?:^\|.*\n?)+", document.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
@@ -176,7 +176,7 @@ def _first_table(document: Path) -> str:
 
 
 def _table_of(metrics: Path) -> str:
-    """Returns a table of the means of each class."""
+    """Returns a Markdown table of the mean scores of each class."""
     content = read_json(metrics)
     rows = ["| structure | Dice | HD95 | missed | cases |", "|---|---|---|---|---|"]
     for structure, values in {**content["classes"], "mean": content}.items():

@@ -1,8 +1,8 @@
-"""Configs as they read in an exported bundle: they find the code beside them from any working directory.
+"""Rewrites configs for an exported bundle, so that they find the bundled code from any working directory.
 
-MONAI's runner puts the bundle's folder on Python's path only once `initialize` is over, and its export commands never
-do. So each config gets the expression `vendored_code`, which does it; `initialize` begins with it, and the task, on
-which every network depends, requires it. `--bundle_root`, needed from another folder anyway, is all that must be given.
+MONAI's runner adds the bundle's folder to Python's path only after `initialize`, and its export commands never do.
+So each config gets the expression `vendored_code`, which adds it; `initialize` begins with it, and the task, on which
+every network depends, requires it. Only `--bundle_root`, needed from another folder anyway, must be given.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ FIND = "$sys.path.insert(0, str(@bundle_root))"
 IMPORT = "$import sys"
 TASK_ID = "task_def"
 SIBLING = "$Path(@bundle_root).resolve().parent / 'segmentation'"
-"""Where the project keeps the template of students: beside the bundle. An exported bundle holds it."""
+"""Where the project keeps the template of students: beside the bundle. An exported bundle contains it."""
 INSIDE = "$Path(@bundle_root) / 'segmentation'"
 
 
 def export_config(
     source: Path, target: Path, name: str, extras: Mapping[str, str], settings: Mapping[str, Any]
 ) -> None:
-    """Writes a config of a bundle as it reads in the exported one.
+    """Writes a config of a bundle as the exported bundle has it.
 
     Args:
-        source: JSON or YAML; comments of YAML are kept.
-        target: written.
-        name: of the exported bundle, for the commands in comments.
+        source: JSON or YAML config; comments of YAML are kept.
+        target: file to write.
+        name: name of the exported bundle, for the commands in comments.
         extras: see `vendored_code.rewritten`.
-        settings: new values of top-level ids, each on one line of the config.
+        settings: new values of top-level ids; each must be on one line of the config.
 
     Raises:
-        ValueError: when an id of `settings` is not in the config.
+        ValueError: if an id of `settings` is not in the config.
     """
     text = rewritten(source.read_text(encoding="utf-8"), extras).replace(SIBLING, INSIDE)
     text = text.replace(f"bundles/{source.parent.parent.name}", name)
@@ -70,7 +70,7 @@ def _with_finder(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _yaml_config(text: str, settings: Mapping[str, Any], source: Path) -> str:
-    """The same by lines, which keeps comments: a top-level id begins its line."""
+    """Returns a YAML config rewritten line by line, which keeps comments: a top-level id begins its line."""
     ids = {line.partition(":")[0] for line in text.splitlines()}
     for id_ in settings:
         _require(id_ in ids, id_, source)

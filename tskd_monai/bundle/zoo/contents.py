@@ -1,4 +1,4 @@
-"""What a training run leaves in an exported bundle: weights, task, and the settings that point to them."""
+"""Copies the results of a training run into an exported bundle: weights, task, and the settings that point to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEMO_ENCODER = Path("models") / "demo_sam_encoder.safetensors"
 OWN_TASK = "$@bundle_root + '/configs/task.json'"
 OWN_MODELS = "$@bundle_root + '/models"
 UNSTORED = ("shipped", "random", "None")
-"""Encoder weights that are no file of the user's."""
+"""Encoder weights that are not a file of the user's."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trained:
 
     Attributes:
         weights: folder of a student bundle, a teacher or a diffusion model; None: the shipped student.
-        task: `task.json`, where the folder does not hold it.
+        task: `task.json`, if the folder does not contain it.
         encoder_weights: file of the foundation model that a teacher was trained from, unless it is the shipped one.
     """
 
@@ -42,12 +42,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Contents:
-    """What was put into the bundle.
+    """What was copied into the bundle.
 
     Attributes:
-        task: that the weights are for.
-        metadata: of the bundle, with the task's channels and classes.
-        settings: for each config, new values of its top-level ids.
+        task: the task that the weights were trained for.
+        metadata: metadata of the bundle, with the task's channels and classes.
+        settings: new values of top-level ids, by config.
     """
 
     task: Task
@@ -56,7 +56,7 @@ class Contents:
 
 
 def place_student(trained: Trained, folder: Path) -> Contents:
-    """Puts a student into the `segmentation` bundle."""
+    """Copies a student into the `segmentation` bundle."""
     source = trained.weights or BUNDLES / "segmentation"
     student, task = _copy_student(source, folder)
     own = read_json(source / "configs" / "metadata.json")
@@ -66,7 +66,7 @@ def place_student(trained: Trained, folder: Path) -> Contents:
 
 
 def place_distilled(trained: Trained, folder: Path) -> Contents:
-    """Puts a student into the `distillation` bundle, which segments with it and distils others."""
+    """Copies a student into the `distillation` bundle, which segments with it and distils others."""
     student, task = _copy_student(_needed(trained, "distillation", "a student bundle"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
     metadata = fill_data_format(_metadata("distillation") | OWNER, task)
@@ -74,9 +74,9 @@ def place_distilled(trained: Trained, folder: Path) -> Contents:
 
 
 def place_teacher(trained: Trained, folder: Path) -> Contents:
-    """Puts a teacher, and the weights it was trained from, into the `teacher_lora` bundle.
+    """Copies a teacher, and the weights it was trained from, into the `teacher_lora` bundle.
 
-    `models/model.pt` holds all of it once more, for tools that want one file.
+    `models/model.pt` repeats all of them in one file, for tools that expect one.
     """
     source = _needed(trained, "teacher_lora", "the folder that its train.yaml wrote")
     task = _own_task(trained, "teacher_lora")
@@ -85,7 +85,7 @@ def place_teacher(trained: Trained, folder: Path) -> Contents:
     if recorded not in UNSTORED and trained.encoder_weights is None:
         raise ValueError(
             f"Expected --encoder-weights with the file that the teacher in {source} was trained from ({recorded}, "
-            f"sha256 {record['spec']['weights_sha256'][:12]}), found none; the bundle has to hold it."
+            f"sha256 {record['spec']['weights_sha256'][:12]}), found none; the bundle must contain it."
         )
     teacher = load_teacher(source, trained.encoder_weights, task_hash=task.hash)
     for path in (RECORD_FILE, *record["files"]):
@@ -103,7 +103,7 @@ def place_teacher(trained: Trained, folder: Path) -> Contents:
 
 
 def place_diffusion(trained: Trained, folder: Path) -> Contents:
-    """Puts a diffusion model into the `diffusion_synthesis` bundle; `models/model.pt` holds its U-Net once more."""
+    """Copies a diffusion model into the `diffusion_synthesis` bundle; `models/model.pt` repeats its U-Net."""
     from tskd_monai.synthesis.pipeline_folder import load_diffusion_pipeline
 
     source = _needed(trained, "diffusion_synthesis", "the folder that its train.yaml wrote")
@@ -130,7 +130,7 @@ PLACERS: dict[str, Callable[[Trained, Path], Contents]] = {
 
 
 def _copy_student(source: Path, folder: Path) -> tuple[str, Task]:
-    """Copies weights and task of a student bundle; returns the student's name and its task."""
+    """Copies the weights and task of a student bundle; returns the student's name and its task."""
     if not (source / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"Expected the trained weights at {source / WEIGHTS}, found none; give --weights with a student bundle, "

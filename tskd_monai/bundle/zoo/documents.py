@@ -1,4 +1,4 @@
-"""The project's documents as an exported bundle has them: they name no file that the bundle lacks."""
+"""The project's documents, rewritten for an exported bundle: they name no file that the bundle lacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FENCE = re.compile(r"```.*?```\n*|(?<=\n\n)(?: {4}[^\n]*\n)+\n?", re.DOTALL)
 FILE = re.compile(r"\b(?:scripts|tests|tskd_monai)/[\w./-]*\w")
 """A file of code: an exported bundle has its own under `scripts/`."""
 COMMAND = re.compile(r"\btskd [a-z]+")
-"""A command of the package, which has to be installed for it."""
+"""A command of the package, which must be installed to run it."""
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 PICTURE = re.compile(r"<picture>.*?</picture>\n*|!\[[^\]]*\]\([^)]*\)\n*", re.DOTALL)
@@ -19,12 +19,12 @@ PROJECT = "tskd-monai"
 
 
 def write_documents(sources: Mapping[str, Path], folder: Path, replaced: Mapping[str, str]) -> None:
-    """Writes documents into `folder/docs`, once the bundle's other files are there.
+    """Writes documents into `folder/docs`, after the bundle's other files.
 
     Args:
         sources: the project's document for each name in `docs`.
-        folder: of the exported bundle.
-        replaced: what is written instead of what, first of all.
+        folder: folder of the exported bundle.
+        replaced: strings to replace, with their replacements, applied first.
     """
     docs = folder / "docs"
     docs.mkdir(parents=True, exist_ok=True)
@@ -38,15 +38,15 @@ def write_documents(sources: Mapping[str, Path], folder: Path, replaced: Mapping
 
 
 def exported_document(text: str, files: Collection[str], documents: Collection[str]) -> str:
-    """Returns a document without what an exported bundle does not have.
+    """Returns a document without references to what an exported bundle lacks.
 
-    Blocks with the project's commands and programs are left out, their names in the text state whose they are, and
-    links and pictures lead to files of the bundle or become plain text.
+    Code blocks with the project's commands and programs are removed, names of these in the text are marked as the
+    project's, and links and images lead to files of the bundle or become plain text.
 
     Args:
         text: Markdown.
-        files: of the bundle, by their paths below it.
-        documents: names of the documents beside this one.
+        files: files of the bundle, by path relative to it.
+        documents: names of the documents in the same folder.
     """
     text = FENCE.sub(lambda block: "" if _of_the_project(block.group(), files) else block.group(), text)
     text = PICTURE.sub("", text)
@@ -55,7 +55,7 @@ def exported_document(text: str, files: Collection[str], documents: Collection[s
 
 
 def _of_the_project(text: str, files: Collection[str]) -> bool:
-    """Returns whether a text names a command of the package, or a file of code that the bundle lacks."""
+    """Returns whether a text names a command of the package, or a code file that the bundle lacks."""
     return bool(COMMAND.search(text)) or not set(FILE.findall(text)) <= set(files)
 
 
@@ -67,7 +67,7 @@ def _link(text: str, target: str, documents: Collection[str]) -> str:
 
 
 def _named(code: str, files: Collection[str]) -> str:
-    """Returns code in a line of text; a program or a command of the project states whose it is."""
+    """Returns inline code; a program or command of the project is marked as such."""
     if not _of_the_project(code, files):
         return f"`{code}`"
     return f"{PROJECT}'s `{FILE.sub(lambda file: file.group().removeprefix('scripts/'), code)}`"

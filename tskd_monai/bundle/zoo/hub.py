@@ -1,4 +1,4 @@
-"""What an exported bundle is on the Hugging Face hub: its files and a card with the licence in the header."""
+"""An exported bundle on the Hugging Face hub: its files and a card with the licence in the header."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from tskd_monai.files.json_files import read_json
 
 CARD_NAME = "README.md"
 IGNORED = ("eval/*", "*/__pycache__/*", "*.pyc", ".*", "large_files.yml")
-"""Traces of a run, and the list of files that the zoo fetches from elsewhere: here they are in the repository."""
+"""Leftovers of a run, and the list of large files, which the zoo fetches from elsewhere and the hub stores."""
 NOT_COMMERCIAL = (
     "> **Not for commercial use**: the licence of the weights or of the data they were trained on forbids it."
 )
 
 
 def hub_card(folder: Path) -> str:
-    """Returns the README of the hub: the bundle's own with a header of licence, tags and library.
+    """Returns the README for the hub: the bundle's own with a header of licence, tags and library.
 
     Args:
-        folder: exported bundle.
+        folder: folder of the exported bundle.
 
     Raises:
-        FileNotFoundError: when it is none.
-        ValueError: when the bundle does not say what licence its weights have.
+        FileNotFoundError: if the folder is not an exported bundle.
+        ValueError: if the bundle does not state the licence of its weights.
     """
     metadata = read_json(folder / "configs" / "metadata.json")
     if "weights_license" not in metadata:
         raise ValueError(
             f"Expected weights_license in {folder / 'configs' / 'metadata.json'}, found none; export the bundle with "
-            "--card, which says it."
+            "--card, which states it."
         )
     non_commercial = metadata["non_commercial"]
     tags = ["monai", "medical", *metadata["tags"], *(["non-commercial"] if non_commercial else [])]
@@ -48,13 +48,13 @@ def hub_card(folder: Path) -> str:
 
 
 def files_to_send(folder: Path) -> dict[str, int]:
-    """Returns the size in bytes of each file that `upload_folder` sends, by its path in the repository."""
+    """Returns the size in bytes of each file that `upload_folder` sends, by path in the repository."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: files[name].stat().st_size for name in filter_repo_objects(files, ignore_patterns=list(IGNORED))}
 
 
 def push(folder: Path, repo_id: str, private: bool) -> str:
-    """Sends a bundle and its card, and returns the address of the last commit."""
+    """Uploads a bundle and its card, and returns the address of the last commit."""
     card = hub_card(folder)
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
@@ -68,7 +68,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
 
 
 def contents_for_hub(folder: Path, repo_id: str) -> str:
-    """Returns what `push` would send, as text: the header of the card, and every file with its size in bytes."""
+    """Returns what `push` would upload, as text: the header of the card, and every file with its size in bytes."""
     card = hub_card(folder)
     header = card.split("---\n")[1]
     sizes = {**files_to_send(folder), CARD_NAME: len(card.encode())}

@@ -1,4 +1,4 @@
-"""The zoo's list of files that are too large for its repository, with where to fetch them and their sha256."""
+"""The zoo's list of files that are too large for its repository, with their addresses and SHA-256."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LIST_NAME = "large_files.yml"
 
 
 def write_large_files(bundle: Path, urls: Mapping[str, str]) -> list[str]:
-    """Writes `large_files.yml` where a file is above 25 MB, and returns those files.
+    """Writes `large_files.yml` if a file is above 25 MB, and returns those files.
 
     Args:
         bundle: the exported bundle.
-        urls: where each of them can be fetched, by path below the bundle.
+        urls: download address of each such file, by path relative to the bundle.
 
     Raises:
-        ValueError: when one of them has no address, or an address is of no file of the bundle.
+        ValueError: if a large file has no address, or an address belongs to no file of the bundle.
     """
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if path.is_file()}
     if unknown := sorted(set(urls) - set(files)):
@@ -30,7 +30,7 @@ def write_large_files(bundle: Path, urls: Mapping[str, str]) -> list[str]:
     for name in large:
         if not urls.get(name, "").startswith(("https://", "http://")):
             raise ValueError(
-                f"Expected --url {name}=https://…, found {urls.get(name, 'none')}: the zoo keeps no file above "
+                f"Expected --url {name}=https://…, found {urls.get(name, 'none')}: the zoo accepts no file above "
                 f"25 MB and this one has {files[name].stat().st_size / 1e6:.1f} MB. Upload it and give its address."
             )
     if large:

@@ -1,4 +1,4 @@
-"""Exact versions of what a bundle needs, from the project's constraints."""
+"""Exact versions of the packages that a bundle needs, from the project's constraints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from packaging.utils import canonicalize_name
 from tskd_monai.bundle.zoo.vendored_code import extras_named, outside_packages
 
 ZOO_PYTHON = "3.10"
-"""The zoo's continuous integration runs on it; where two pins differ by Python, that of this one is taken."""
+"""Python version of the zoo's continuous integration; where pins differ by Python, the one for this is used."""
 CORE = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-"""Distributions that have keys of their own in a bundle's metadata."""
+"""Distributions with keys of their own in a bundle's metadata."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Pins:
     """The project's constraints and extras.
 
     Attributes:
-        constraints: the file, for messages.
-        versions: of each distribution, by canonical name.
-        extras: of each extra of the package, its distributions as pip takes them: `highdicom==0.28.2 …`.
+        constraints: name of the file, for messages.
+        versions: version of each distribution, by canonical name.
+        extras: for each extra of the package, its distributions as given to pip: `highdicom==0.28.2 …`.
     """
 
     constraints: Path
@@ -34,22 +34,22 @@ class Pins:
     extras: dict[str, str]
 
     def core(self) -> dict[str, str]:
-        """Returns the versions that have keys of their own in a bundle's metadata."""
+        """Returns the versions with keys of their own in a bundle's metadata."""
         return {key: self.versions[name] for name, key in CORE.items()}
 
     def required(self, modules: Iterable[Path]) -> dict[str, str]:
-        """Returns the version of everything else that importing the modules needs.
+        """Returns the versions of all other distributions that importing the modules requires.
 
         Raises:
-            ValueError: when a distribution has no pin.
+            ValueError: if a distribution has no pin.
         """
         return self._of(outside_packages(modules).at_once)
 
     def optional(self, modules: Iterable[Path]) -> dict[str, str]:
-        """Returns the version of what the modules import, or ask to install, only where it is used.
+        """Returns the versions of distributions that the modules import, or ask to install, only where they are used.
 
         Raises:
-            ValueError: when a distribution has no pin.
+            ValueError: if a distribution has no pin.
         """
         modules = list(modules)
         packages = self._of(outside_packages(modules).later)
@@ -58,7 +58,7 @@ class Pins:
         return dict(sorted(packages.items()))
 
     def _of(self, imported: Iterable[str]) -> dict[str, str]:
-        """The version of the distribution that each imported package, such as `PIL`, comes from."""
+        """Returns the version of the distribution that provides each imported package, such as `PIL`."""
         known = packages_distributions()
         versions: dict[str, str] = {}
         for module in sorted(set(imported) - set(CORE)):
@@ -73,14 +73,14 @@ class Pins:
 
 
 def load_pins(constraints: Path, setup_cfg: Path) -> Pins:
-    """Returns the pins that hold for the zoo's Python.
+    """Returns the pins that apply to the zoo's Python.
 
     Args:
         constraints: lines such as `numpy==2.2.6; python_version < "3.11"`.
-        setup_cfg: with the extras of the package.
+        setup_cfg: file with the extras of the package.
 
     Raises:
-        ValueError: when a line pins no exact version.
+        ValueError: if a line pins no exact version.
     """
     versions: dict[str, str] = {}
     for line in constraints.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""The package's code that a bundle needs, found by following imports and copied into it as `scripts/`."""
+"""Finds the package's code that a bundle needs by following imports, and copies it into the bundle as `scripts/`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = "tskd_monai"
 VENDORED = "scripts"
-"""The zoo's name for a bundle's own code; MONAI Label forgets the module of this name between two bundles."""
+"""The zoo's name for a bundle's own code; MONAI Label unloads the module of this name between two bundles."""
 NAME = re.compile(rf"\b{PACKAGE}(?:\.[A-Za-z_]\w*)+")
 INSTALL_EXTRA = re.compile(r"(?:install the extra `\w+`: )?pip install 'tskd-monai\[(\w+)\]'")
 BUNDLE_FILE = re.compile(r"bundles/\w+/(?=models/)")
@@ -27,8 +27,8 @@ class Imports:
     """What a piece of code imports, as dotted names.
 
     Attributes:
-        at_once: when the module is imported.
-        later: inside a function, or where a failure is caught.
+        at_once: imported when the module is.
+        later: imported inside a function, or where a failure is caught.
     """
 
     at_once: set[str] = field(default_factory=set)
@@ -36,21 +36,21 @@ class Imports:
 
 
 def imports_of(source: str) -> Imports:
-    """Returns what a module imports; what only type checkers see is left out."""
+    """Returns what a module imports, except for type checkers only."""
     found = Imports()
     _collect(ast.parse(source).body, found.at_once, found.later)
     return found
 
 
 def needed_modules(root: Path, configs: Iterable[str]) -> list[Path]:
-    """Returns the files of the modules that configs name and of all that these import, sorted.
+    """Returns the files of the modules that configs name and of all modules these import, sorted.
 
     Args:
         root: folder of the package.
         configs: text of each config.
 
     Raises:
-        ValueError: when a name stands for no module of the package.
+        ValueError: if a name belongs to no module of the package.
     """
     waiting = {name for text in configs for name in NAME.findall(text)}
     found: set[Path] = set()
@@ -65,13 +65,13 @@ def needed_modules(root: Path, configs: Iterable[str]) -> list[Path]:
 
 
 def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[str, str]) -> None:
-    """Copies modules, their packages and the files beside them that they name to `scripts/`, under names of the bundle.
+    """Copies modules, their packages and the data files they name to `scripts/`, renamed for the bundle.
 
     Args:
         root: folder of the package.
-        modules: files below it.
-        bundle: the exported bundle.
-        extras: of each extra of the package, what pip installs instead of it.
+        modules: files of the package.
+        bundle: folder of the exported bundle.
+        extras: for each extra of the package, the requirements that pip installs instead of it.
     """
     packages = {parent / INIT for path in modules for parent in path.parents if parent.is_relative_to(root)}
     for path in sorted({*modules, *packages, root / INIT}):
@@ -85,9 +85,9 @@ def vendor(root: Path, modules: Iterable[Path], bundle: Path, extras: Mapping[st
 
 
 def source_of(path: Path) -> str:
-    """Returns the code of a module without the search for former names; of a package the docstring and constants.
+    """Returns a module's code without the lookup of previous names; for a package, its docstring and constants.
 
-    What else a package has finds components under the names of earlier versions, which no exported config has.
+    The rest of a package looks up components by the names of earlier versions, which no exported config uses.
     """
     code = path.read_text(encoding="utf-8")
     if path.name != INIT:
@@ -97,13 +97,13 @@ def source_of(path: Path) -> str:
 
 
 def rewritten(text: str, extras: Mapping[str, str]) -> str:
-    """Returns code or a config as it reads in the bundle: `scripts` for the package, files below the bundle's root."""
+    """Returns code or a config rewritten for the bundle: `scripts` for the package, files relative to its root."""
     text = INSTALL_EXTRA.sub(lambda match: f"pip install {extras[match[1]]}", text)
     return BUNDLE_FILE.sub("", re.sub(rf"\b{PACKAGE}\b", VENDORED, text))
 
 
 def outside_packages(modules: Iterable[Path]) -> Imports:
-    """Returns the top-level packages that modules import, without this one and Python's own."""
+    """Returns the top-level packages that modules import, without this one and the standard library."""
     found = Imports()
     for path in modules:
         imports = imports_of(source_of(path))
@@ -114,7 +114,7 @@ def outside_packages(modules: Iterable[Path]) -> Imports:
 
 
 def extras_named(modules: Iterable[Path]) -> set[str]:
-    """Returns the extras of the package that the messages of modules ask a user to install."""
+    """Returns the extras of the package that the messages of modules tell a user to install."""
     return {extra for path in modules for extra in INSTALL_EXTRA.findall(path.read_text(encoding="utf-8"))}
 
 
@@ -124,7 +124,7 @@ def _foreign(names: Iterable[str]) -> set[str]:
 
 
 def _module_file(root: Path, name: str) -> Path:
-    """The file of the module that `name`, a module or something in one, stands in."""
+    """Returns the file of the module that `name`, a module or a name in one, belongs to."""
     parts = name.split(".")[1:]
     for count in range(len(parts), 0, -1):
         path = root.joinpath(*parts[:count])

@@ -68,8 +68,8 @@ def check_room(output_dir: Path, dataset: PlannedDataset, synthetic: int) -> Non
         synthetic: number of images to sample.
 
     Raises:
-        OSError: when nothing can be written to the folder.
-        ValueError: when the disk clearly has too little room for the cached targets and the other outputs.
+        OSError: if nothing can be written to the folder.
+        ValueError: if the disk clearly has too little room for the cached targets and the other outputs.
     """
     require_writable(output_dir)
     images = dataset.slices + synthetic

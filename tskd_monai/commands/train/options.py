@@ -41,7 +41,7 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
     """Returns encoder name and weights of `NAME`, `NAME=WEIGHTS` or a hub id such as `facebook/sam-vit-base`.
 
     Raises:
-        ValueError: when the encoder is not known.
+        ValueError: if the encoder is not known.
     """
     name, _, weights = teacher.partition("=")
     if name in ENCODERS:
@@ -58,8 +58,8 @@ def load_preset(name: str) -> dict[str, Any]:
     """Returns a preset by its name, or the one of a YAML file, checked; optional keys are filled in.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when there is no preset of that name, or it has a wrong key or value; says which.
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no preset of that name, or it has a wrong key or value; says which.
     """
     if Path(name).suffix in (".yaml", ".yml"):
         preset, where = _only_preset(Path(name)), Path(name).name

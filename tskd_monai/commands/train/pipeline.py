@@ -38,8 +38,8 @@ def run_pipeline(args: argparse.Namespace) -> None:
         args: the parsed command line.
 
     Raises:
-        ValueError: when an option, the data or a previous run does not fit.
-        OSError: when a file is missing, or the disk is full.
+        ValueError: if an option, the data or a previous run does not fit.
+        OSError: if a file is missing, or the disk is full.
     """
     preset = load_preset(args.preset)
     encoder, weights = parse_teacher(args.teacher)

@@ -89,7 +89,7 @@ def tissue_at(anatomy: Anatomy, points_ras_mm: np.ndarray) -> np.ndarray:
         Values of `Tissue`, uint8 (N,).
 
     Raises:
-        ValueError: when the points are not (N, 3).
+        ValueError: if the points are not (N, 3).
     """
     points = np.asarray(points_ras_mm, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
@@ -126,7 +126,7 @@ def label_at(anatomy: Anatomy, points_ras_mm: np.ndarray) -> np.ndarray:
     """Returns the label (see `LABELS`) at world points (N, 3) in RAS mm, uint8 (N,).
 
     Raises:
-        ValueError: when the points are not (N, 3).
+        ValueError: if the points are not (N, 3).
     """
     return LABEL_OF_TISSUE[tissue_at(anatomy, points_ras_mm)]
 

@@ -56,8 +56,8 @@ def write_dicom_series(
         The files in the order of the slice index.
 
     Raises:
-        ValueError: when volume or affine cannot be represented.
-        FileExistsError: when the folder already holds files.
+        ValueError: if volume or affine cannot be represented.
+        FileExistsError: if the folder already holds files.
     """
     folder = Path(folder)
     slices, matrix = _in_slice_order(np.asarray(volume), np.asarray(affine, dtype=np.float64), slice_axis)

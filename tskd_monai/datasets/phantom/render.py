@@ -86,7 +86,7 @@ def make_grid(
         rotation_deg: turns the grid about its middle, degrees about x, then y, then z.
 
     Raises:
-        ValueError: when `axcodes` does not name each of the three directions once, or a size is not positive.
+        ValueError: if `axcodes` does not name each of the three directions once, or a size is not positive.
     """
     if len(axcodes) != 3 or len({frozenset(pair) for pair in ("RL", "AP", "SI") if set(pair) & set(axcodes)}) != 3:
         raise ValueError(f"Expected axcodes with one of R/L, A/P and S/I each, such as PLS, found {axcodes!r}.")

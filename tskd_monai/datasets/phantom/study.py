@@ -45,7 +45,7 @@ def write_study(
         axcodes: where the array axes point to.
 
     Raises:
-        ValueError: when a section is unknown, a number is out of range, or the folder holds another dataset.
+        ValueError: if a section is unknown, a number is out of range, or the folder holds another dataset.
     """
     cases = _assign_cases(sections)
     if not 0 <= seed < 2**31:

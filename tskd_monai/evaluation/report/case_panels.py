@@ -34,7 +34,7 @@ def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
         labels: value -> name of the foreground labels.
 
     Raises:
-        ValueError: when image, label and prediction do not lie on one grid.
+        ValueError: if image, label and prediction do not lie on one grid.
     """
     scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in case.rows)
     heading = f"<h3>{escape(case.name)} <small>Dice {_dice(case.dice)}</small></h3>"

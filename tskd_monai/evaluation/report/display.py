@@ -83,7 +83,7 @@ def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, s
         names: of both in messages.
 
     Raises:
-        ValueError: when training or the scorer would refuse the reference.
+        ValueError: if training or the scorer would refuse the reference.
     """
     reference = load_reference(path, labels)
     check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)

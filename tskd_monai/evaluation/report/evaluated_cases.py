@@ -50,7 +50,7 @@ def evaluated_cases(
         output_dir: where the segmentations are.
 
     Raises:
-        ValueError: when the metrics are not those of the section.
+        ValueError: if the metrics are not those of the section.
     """
     count = len(task.foreground)
     expected = [(str(entry["case"]), label) for entry in entries for label in task.foreground]

@@ -37,8 +37,8 @@ def write_evaluation_report(
         fold: of the datalist.
 
     Raises:
-        FileNotFoundError: when the metrics or a segmentation are missing.
-        ValueError: when the metrics are those of another section, or `summary.json` is not what a run writes.
+        FileNotFoundError: if the metrics or a segmentation are missing.
+        ValueError: if the metrics are those of another section, or `summary.json` is not what a run writes.
     """
     output_dir = Path(output_dir)
     rows = read_metrics(output_dir / "metrics.csv")

@@ -20,7 +20,7 @@ def unlike_images(output_dir: str | Path) -> dict[str, str]:
         output_dir: of the run.
 
     Raises:
-        ValueError: when `summary.json` is not what a run writes; names file and field.
+        ValueError: if `summary.json` is not what a run writes; names file and field.
     """
     path = Path(output_dir) / SUMMARY
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The bundle's sampling, in the form of the zoo's unit tests."""
+"""Unit tests of the bundle's sampling, in the format of the model zoo."""
 
 import shutil
 import sys
@@ -22,7 +22,7 @@ class TestDiffusion(unittest.TestCase):
     """Samples two images in two steps."""
 
     def setUp(self) -> None:
-        """Makes a folder for them."""
+        """Creates an output folder."""
         self.folder = Path(tempfile.mkdtemp())
         if BUNDLE_ROOT not in sys.path:
             sys.path = [BUNDLE_ROOT, *sys.path]
@@ -33,7 +33,7 @@ class TestDiffusion(unittest.TestCase):
 
     @parameterized.expand([TEST_CASE_1])
     def test_infer_config(self, override: dict[str, Any]) -> None:
-        """A transfer set of two images."""
+        """Writes a transfer set of two images."""
         workflow = ConfigWorkflow(
             workflow_type="infer",
             config_file=f"{BUNDLE_ROOT}/configs/inference.yaml",

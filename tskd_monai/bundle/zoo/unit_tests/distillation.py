@@ -1,4 +1,4 @@
-"""The bundle's inference on a generated scan, in the form of the zoo's unit tests."""
+"""Unit tests of the bundle's inference on a generated scan, in the format of the model zoo."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ TEST_CASE_1 = [{"bundle_root": BUNDLE_ROOT}]  # inference
 
 
 class TestDistilledStudent(unittest.TestCase):
-    """Inference on a volume of noise."""
+    """Runs inference on a volume of noise."""
 
     def setUp(self) -> None:
         """Writes a scan."""

@@ -1,4 +1,4 @@
-"""The bundle's configs on generated scans, in the form of the zoo's unit tests."""
+"""Unit tests of the bundle's configs on generated scans, in the format of the model zoo."""
 
 import json
 import shutil
@@ -25,11 +25,11 @@ TEST_CASE_1 = [  # train
         "val_interval": 1,
     }
 ]
-TEST_CASE_2 = [{"bundle_root": BUNDLE_ROOT}]  # inference, alone and with scores
+TEST_CASE_2 = [{"bundle_root": BUNDLE_ROOT}]  # inference, without and with scores
 
 
 def test_order(test_name1: str, test_name2: str) -> int:
-    """Puts the test of training first."""
+    """Sorts the training test first."""
 
     def get_order(name: str) -> int:
         return 1 if "train" in name else 2
@@ -38,10 +38,10 @@ def test_order(test_name1: str, test_name2: str) -> int:
 
 
 class TestStudent(unittest.TestCase):
-    """Training, inference and evaluation on volumes of noise."""
+    """Runs training, inference and evaluation on volumes of noise."""
 
     def setUp(self) -> None:
-        """Writes four scans with labels, and the list of them."""
+        """Writes four scans with labels, and their datalist."""
         self.folder = Path(tempfile.mkdtemp())
         task = json.loads(Path(BUNDLE_ROOT, "configs/task.json").read_text())
         values = [label["value"] for label in task["labels"]]
@@ -82,7 +82,7 @@ class TestStudent(unittest.TestCase):
 
     @parameterized.expand([TEST_CASE_1])
     def test_train_config(self, override: dict[str, Any]) -> None:
-        """One short epoch."""
+        """Trains one short epoch."""
         output_dir = self.run_configs("train", ["train.json"], {"datalist": self.datalist, **override}, "models")
         assert (output_dir / "model.pt").is_file()
 
@@ -94,7 +94,7 @@ class TestStudent(unittest.TestCase):
 
     @parameterized.expand([TEST_CASE_2])
     def test_evaluate_config(self, override: dict[str, Any]) -> None:
-        """The validation section, with scores."""
+        """Segments and scores the validation section."""
         configs = ["inference.json", "evaluate.json"]
         output_dir = self.run_configs("infer", configs, {"datalist": self.datalist, **override}, "scores")
         assert (output_dir / "metrics.json").is_file()
