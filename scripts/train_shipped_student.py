@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.stage_store import Stage, StageStore
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, PlannedDataset, read_dataset
@@ -22,6 +21,7 @@ from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import ContentHashes, file_sha256
 from tskd_monai.files.json_files import write_json
 from tskd_monai.files.private_files import private_file
+from tskd_monai.files.shipped import BUNDLES
 
 logger = logging.getLogger("train_shipped_student")
 TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100

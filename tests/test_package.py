@@ -83,7 +83,9 @@ def test_wheel_holds_every_file_of_the_package_and_its_command(tmp_path: Path) -
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "tskd_monai", source / "tskd_monai", ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(ROOT / "bundles", source / "bundles", ignore=shutil.ignore_patterns(".*"))
+    (source / "scripts").mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "scripts/constraints.txt"):
         shutil.copyfile(ROOT / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path), "."], cwd=source, check=True, capture_output=True)
@@ -93,6 +95,10 @@ def test_wheel_holds_every_file_of_the_package_and_its_command(tmp_path: Path) -
         content.extractall(tmp_path / "installed")
     files = {path for path in (ROOT / "tskd_monai").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert packed == {path.relative_to(ROOT).as_posix() for path in files}
+    (data,) = (tmp_path / "installed").glob("*.data/data/share/tskd_monai")
+    shipped = subprocess.run(["git", "ls-files", "bundles"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [name for name in shipped.stdout.split() if not (data / name).is_file()] == []
+    assert (data / "scripts/constraints.txt").is_file()
     command = [sys.executable, "-m", "tskd_monai", "--version"]
     done = subprocess.run(
         command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True

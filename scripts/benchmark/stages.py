@@ -15,7 +15,6 @@ from cells import Cell, Split, Stage, data_folder, weights_file
 from results import locked
 
 from tskd_monai.bundle import stage_store
-from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.options import default_device
 from tskd_monai.bundle.run import BundleRun
 from tskd_monai.commands.task_files import plan_dataset
@@ -24,6 +23,7 @@ from tskd_monai.data.task import load_task
 from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
+from tskd_monai.files.shipped import BUNDLES
 
 STAGE_RESULTS = (*TEACHER_RESULTS, *STUDENT_RESULTS, "pipeline/**/*", "images/*", "gates.json")
 LARGE_FILES = ("last.pt", "best.pt")

@@ -133,7 +133,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_an_installation_without_the_bundles_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "a" / "b" / "pretrained.py"))
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"Expected the shipped weights of sam_demo at .*demo_sam_encoder"):
         shipped_weights("sam_demo")
 

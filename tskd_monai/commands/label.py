@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="of the server (default: 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine only)")
     args = parser.parse_args(argv)
-    from tskd_monai.bundle.locations import BUNDLES
     from tskd_monai.commands.segment import student_folder
+    from tskd_monai.files.shipped import BUNDLES
 
     script = BUNDLES.parent / "scripts" / "monai_label.sh"
     if not script.is_file() or shutil.which("bash") is None:

@@ -74,7 +74,7 @@ def student_folder(name: str) -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    from tskd_monai.bundle.locations import BUNDLES
+    from tskd_monai.files.shipped import BUNDLES
 
     folder = BUNDLES / "segmentation" if name == SHIPPED else Path(name).resolve()
     if not (folder / "models" / "model.pt").is_file():

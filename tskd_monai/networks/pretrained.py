@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.file_kind import refuse_other_kinds
+from tskd_monai.files.shipped import ROOT
 from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord, encoder_record
 from tskd_monai.networks.encoders import ImageEncoder, image_size_hw
 from tskd_monai.networks.vit_student import VitStudent
@@ -39,11 +40,11 @@ def shipped_weights(name: str) -> Path:
             f"Weights of {name} are not shipped: pass encoder weights (a file, a Hugging Face folder or a hub id; "
             f"published at {published}), or 'random' for an untrained control."
         )
-    path = Path(__file__).resolve().parents[2] / record.shipped
+    path = ROOT / record.shipped
     if not path.is_file():
         raise FileNotFoundError(
-            f"Expected the shipped weights of {name} at {path}, found none; work in a checkout of the project, or "
-            f"pass the path of {path.name}."
+            f"Expected the shipped weights of {name} at {path}, found none; install the project's wheel or "
+            f"work in a checkout, or pass the path of {path.name}."
         )
     return path
 

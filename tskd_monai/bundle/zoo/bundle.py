@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tskd_monai
 from tskd_monai.bundle.student import TEMPLATE_FILES
 from tskd_monai.bundle.zoo.cards import Card, load_card, readme
 from tskd_monai.bundle.zoo.configs import export_config
@@ -20,10 +21,10 @@ from tskd_monai.bundle.zoo.names import ZOO_NAMES
 from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.shipped import ROOT
 from tskd_monai.networks.students import student_modules
 
-ROOT = BUNDLES.parent
-SOURCE = ROOT / "tskd_monai"
+SOURCE = Path(tskd_monai.__file__).parent
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
 MODEL_CARD = "model_card.md"
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.student import OWNER, fill_data_format, load_student_weights
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import RECORD_FILE, load_teacher, read_teacher_record
 from tskd_monai.training.checkpoint import save_checkpoint

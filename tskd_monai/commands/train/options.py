@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tskd_monai.bundle.locations import BUNDLES
+from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.encoder_records import ENCODERS
 
 PRESETS = Path(__file__).with_name("presets.yaml")

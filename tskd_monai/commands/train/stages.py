@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.locations import BUNDLES
 from tskd_monai.bundle.stage_store import Stage
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.gates_file import read_gates
@@ -18,6 +17,7 @@ from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.record import load_record
 from tskd_monai.data.task import Task
 from tskd_monai.files.checksum import ContentHashes
+from tskd_monai.files.shipped import BUNDLES
 
 logger = logging.getLogger(__name__)
 
