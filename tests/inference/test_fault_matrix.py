@@ -134,6 +134,7 @@ def check_refused(row: Row, given: Given, segment: Segment, output_dir: Path) ->
     assert left <= ({"filler"} if not row.seg else {path for path in left if path.endswith("_seg.nii.gz")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "make"), CASES)
 def test_row(
     row: Row, make: Callable[[Path], Given], segment: Segment, tmp_path: Path, caplog: pytest.LogCaptureFixture
