@@ -148,11 +148,7 @@ def render(scene: Tensor, texture: Tensor, generator: Generator) -> Tensor:
 
 
 def hide_patches(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Fills a random fraction of the patches (0 to 60 %) with one random grey.
-
-    Args:
-        images: ``(batch, side, side)``.
-        generator: of every draw.
+    """Fills a random fraction of the patches (0 to 60 %) of images ``(batch, side, side)`` with one random grey.
 
     Returns:
         The images and a mask of the same shape, 1 where hidden.
@@ -179,8 +175,8 @@ def training_batch(scenes: Tensor, textures: Tensor, generator: Generator) -> tu
 
     Args:
         scenes: the pool, ``(N, side, side)``.
-        textures: of the pool, same shape.
-        generator: of every draw.
+        textures: texture strengths of the pool, same shape.
+        generator: source of every draw.
 
     Returns:
         Degraded images, flat scenes and the mask of hidden pixels, each ``(24, 1, side, side)``.

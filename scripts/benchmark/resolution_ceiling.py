@@ -20,12 +20,7 @@ from tskd_monai.evaluation.label_maps import load_label_map
 
 
 def ceiling(mask: Tensor, side: int) -> float:
-    """Returns the Dice of a mask with what is left of it on a coarser grid.
-
-    Args:
-        mask: (1, 1, H, W), 0 or 1.
-        side: pixels of the coarse grid along the longer side.
-    """
+    """Returns the Dice of a binary mask (1, 1, H, W) with itself on a grid of `side` pixels along the longer side."""
     height, width = mask.shape[-2:]
     size = [round(length * side / max(height, width)) for length in (height, width)]
     coarse = F.interpolate(mask, size, mode="area")

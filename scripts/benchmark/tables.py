@@ -209,12 +209,7 @@ def is_shown(suite: str) -> bool:
 
 
 def suite_text(suite: str, shown: Mapping[str, Sequence[Result]]) -> str:
-    """Returns a suite's tables, one per dataset, with how many patients and labels stand behind each.
-
-    Args:
-        suite: name of the suite's file.
-        shown: what `shown_results` returns for it.
-    """
+    """Returns a suite's tables of `shown_results`, one per dataset, with the numbers of patients and labels."""
     content = read_suite(suite)
     cost_file = COSTS / f"{suite}.json"
     costs = read_json(cost_file)["methods"] if cost_file.is_file() else {}
