@@ -51,7 +51,7 @@ def test_an_override_that_is_code_is_refused_in_a_child_and_here(bundle: Path) -
 
 
 def test_later_configs_and_overrides_count(bundle: Path, tmp_path: Path) -> None:
-    for overrides, expected in (({}, "17"), ({"width": 3}, "4")):
+    for overrides, expected in (({}, "17"), ({"width": 3, "logging_file": False}, "4")):
         BundleRun(bundle, ["train.json", "wide.json"], {"output_dir": tmp_path, **overrides}).run_here()
         assert (tmp_path / "width.txt").read_text() == expected
 

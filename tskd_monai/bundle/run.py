@@ -107,18 +107,20 @@ class BundleRun:
         """Runs in this process.
 
         Args:
-            logging_file: configuration of logging; None: the bundle's; False: this process's, unchanged.
+            logging_file: configuration of logging; None: the bundle's; False: this process's, unchanged. An override
+                of that name takes precedence.
 
         Raises:
             ValueError: see `command`.
         """
         import monai.bundle  # takes seconds
 
-        overrides = {name: str(value) if isinstance(value, Path) else value for name, value in self.overrides.items()}
+        options: dict[str, Any] = {"logging_file": logging_file}
         for name, value in self.overrides.items():
             plain_option(name, value)
+            options[name] = str(value) if isinstance(value, Path) else value
         files = [str(path) for path in self.config_files]
-        monai.bundle.run(bundle_root=str(self.bundle), config_file=files, logging_file=logging_file, **overrides)
+        monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **options)
 
 
 def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:
