@@ -77,7 +77,7 @@ def test_patients_numbered_anew_in_each_part_are_told_apart(
     with caplog.at_level(logging.WARNING):
         datalist = prepare(find(root), split=(0.9, 0.1, 0))
     assert [entry["case"] for entry in datalist["test"]] == ["test_1"]
-    assert "1 patient ids stand in several of Train, Test" in caplog.text
+    assert "1 patient ids occur in several of Train, Test" in caplog.text
 
 
 def test_an_image_without_a_patient_is_named(write_part: Callable[..., Path], save: Callable[..., Any]) -> None:

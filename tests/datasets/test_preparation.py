@@ -86,7 +86,7 @@ def test_other_options_or_files_need_another_folder(dataset: PublicDataset, tmp_
     other = replace(dataset, description=replace(DESCRIPTION, title="Toy images, annotator 2"))
     with pytest.raises(ValueError, match="choose another folder or delete this one"):
         prepare_dataset(other, tmp_path / "a")
-    with pytest.raises(ValueError, match="Expected a new folder or a begun preparation"):
+    with pytest.raises(ValueError, match="Expected a new folder or an unfinished preparation"):
         prepare_dataset(dataset, tmp_path / "source")
 
 
@@ -129,7 +129,7 @@ def test_an_empty_label_is_noticed(
     save(tmp_path / "source/2_mask.png", np.zeros(SHAPE, np.uint8))
     with caplog.at_level(logging.WARNING):
         prepare_dataset(dataset, tmp_path / "a")
-    assert "1 labels are background throughout, the first of images/2.png" in caplog.text
+    assert "1 labels contain only background, the first is that of images/2.png" in caplog.text
 
 
 def _damage(folder: Path, what: str, save: Callable[..., Any]) -> None:

@@ -34,16 +34,16 @@ def test_a_constant_gain_is_found_exactly_and_changes_sign_when_swapped() -> Non
 
 
 def test_few_patients_are_named_as_such() -> None:
-    assert "n = 3 patients: the interval says little" in compare(DICE, dict.fromkeys(DICE, 0.5)).sentence()
+    assert "n = 3 patients: the interval is not informative" in compare(DICE, dict.fromkeys(DICE, 0.5)).sentence()
     alone = compare({"a": 0.9}, {"a": 0.8})
-    assert "n = 1 patient: the interval says little" in alone.sentence()
+    assert "n = 1 patient: the interval is not informative" in alone.sentence()
     assert isnan(alone.interval_95[0]) and "bootstrap" not in alone.sentence()
 
 
 def test_an_interval_around_zero_shows_no_difference() -> None:
     first = {str(index): 0.8 + 0.01 * (-1) ** index for index in range(8)}
     sentence = compare(first, dict.fromkeys(first, 0.8)).sentence()
-    assert "no difference is shown" in sentence and "says little" not in sentence
+    assert "no difference is shown" in sentence and "not informative" not in sentence
 
 
 def test_the_order_of_cases_does_not_matter_but_the_cases_do() -> None:

@@ -20,7 +20,7 @@ STATE = {"weight": torch.arange(4000.0).reshape(40, 100)}
 KINDS = {
     "lfs": (POINTER, r"a Git LFS pointer, which stands for the file; fetch the file itself with `git lfs pull`\."),
     "annex": (b"/annex/objects/SHA256E-s8--00.pt\n", "a git-annex pointer.*`git annex get`"),
-    "html": (b"\n <!DOCTYPE html><html>404</html>", "a web page, as a failed download leaves it; download it again"),
+    "html": (b"\n <!DOCTYPE html><html>404</html>", "a web page, as left by a failed download; download it again"),
     "xml": (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "a web page"),
     "text": (b"Repository not found\n", "a text file; copy or download it again"),
     "json": (b'{"error": "Repository not found"}', "a text file"),

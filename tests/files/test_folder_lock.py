@@ -167,4 +167,4 @@ def test_where_there_are_no_locks_a_warning_says_so(
     monkeypatch.setattr(FileLock, "_acquire", refuse)
     with hold_folder(tmp_path):
         assert not (tmp_path / LOCK_FILE).exists()
-    assert "has no locks: see that no second process writes to it" in caplog.text
+    assert "has no locks: make sure that no other process writes to it" in caplog.text

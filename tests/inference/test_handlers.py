@@ -76,7 +76,7 @@ def test_checkpoint_that_exists_is_returned(tmp_path: Path) -> None:
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n",
             "a Git LFS pointer, .* `git lfs pull`",
         ),
-        (b"<!DOCTYPE html><html>404</html>", "a web page, as a failed download leaves it"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page, as left by a failed download"),
         (b"", "an empty file; copy or download it again"),
         (None, "a file that is damaged or truncated; copy or download it again"),
     ],

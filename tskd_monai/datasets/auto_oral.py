@@ -1,4 +1,4 @@
-"""AutoOral: photographs of oral ulcers with masks, an official training and test set, a workbook that names patients.
+"""AutoOral: photographs of oral ulcers with masks, an official training and test set, workbooks with patient ids.
 
 Layout of the authors' archive (github.com/wurenkai/HF-UNet-and-Autooral-dataset):
 
@@ -7,8 +7,8 @@ Layout of the authors' archive (github.com/wurenkai/HF-UNet-and-Autooral-dataset
     Autooral_dataset/Test/data_test/…, Test/mask_test/…, Val/data_val/…, and their workbooks
 
 Source: two public programs that read the training part of the archive. The names of the other parts follow from it
-and from the authors' loader and are not confirmed; a part that is not there is passed over. That loader takes masks as
-grey values up to 255: one that is not of two values is cut at half.
+and from the authors' loader and are unconfirmed; a missing part is skipped. That loader reads masks as grey values up
+to 255: a mask with more than two values is thresholded at half.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = "Train/data_train/0001.png with Train/mask_train/0001.png, and Training Set disease classification.xlsx"
 PARTS = {"Train": ("train", "training"), "Val": ("val", "validation"), "Test": ("test", "test")}
-"""Ending of the folders below each part, and the section it is."""
+"""Suffix of the folders in each part, and its section."""
 
 DESCRIPTION = Description(
     name="auto_oral",
@@ -37,7 +37,7 @@ DESCRIPTION = Description(
     labels={0: "background", 1: "oral ulcer"},
     licence="academic research only, not for commercial purposes, by the authors' terms",
     reference="https://github.com/wurenkai/HF-UNet-and-Autooral-dataset",
-    patients="`Patient ID` of the workbooks.",
+    patients="`Patient ID` in the workbooks.",
     split="The official test set is `test`; validation is the official one, or drawn by patient from training.",
 )
 
@@ -46,11 +46,11 @@ def find(source: Path) -> PublicDataset:
     """Returns the dataset.
 
     Args:
-        source: `Autooral_dataset` or its parent.
+        source: path of `Autooral_dataset` or its parent.
 
     Raises:
-        FileNotFoundError: if the layout is another, a mask is missing, or a workbook.
-        ValueError: if a workbook does not say whose an image is.
+        FileNotFoundError: if the layout differs, or a mask or a workbook is missing.
+        ValueError: if a workbook does not name the patient of an image.
     """
     training = first_folder([source / "Train", source / "Autooral_dataset" / "Train"], "AutoOral", LAYOUT)
     parts = {name: training.with_name(name) for name in PARTS if training.with_name(name).is_dir()}
@@ -81,12 +81,12 @@ def _sample(case: str, image: Path, mask: Path, name: str, section: str) -> Samp
 
 
 def _owners(folder: Path) -> dict[int, str]:
-    """The patient of each image number, from the workbook beside the part's folder."""
+    """Returns the patient of each image number, from the workbook beside the part's folder."""
     beside = [path for path in folder.parent.glob("*.xlsx") if re.match(rf"(?i){folder.name}", path.name)]
     if len(beside) != 1:
         raise FileNotFoundError(
             f"AutoOral: expected one workbook whose name begins with {folder.name} beside {folder}, found "
-            f"{[path.name for path in beside] or 'none'}; it says which images are of one patient. Unpack the download "
+            f"{[path.name for path in beside] or 'none'}; it states the patient of each image. Unpack the download "
             "again."
         )
     owners = {}
@@ -101,12 +101,12 @@ def _owners(folder: Path) -> dict[int, str]:
 
 
 def _numbered_separately(owners: dict[str, dict[int, str]]) -> bool:
-    """Whether parts share patient ids; then each part is taken to number its own patients, with a warning."""
+    """Returns whether parts share patient ids; then each part is assumed to number its own patients, with a warning."""
     patients = [set(numbers.values()) for numbers in owners.values()]
     shared = sum(map(len, patients)) - len(set().union(*patients))
     if shared:
         logger.warning(
-            "AutoOral: %d patient ids stand in several of %s; each part is taken to number its own patients.",
+            "AutoOral: %d patient ids occur in several of %s; each part is assumed to number its own patients.",
             shared,
             ", ".join(owners),
         )

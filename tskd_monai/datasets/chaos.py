@@ -1,6 +1,6 @@
 """CHAOS: abdominal MR (T2-SPIR, T1-DUAL in and out of phase) and CT, as DICOM with PNG labels.
 
-Layout of `CHAOS_Train_Sets.zip` and `CHAOS_Test_Sets.zip` (Zenodo 3431873), `N` being the patient:
+Layout of `CHAOS_Train_Sets.zip` and `CHAOS_Test_Sets.zip` (Zenodo 3431873), where `N` is the patient:
 
     Train_Sets/MR/N/T2SPIR/{DICOM_anon/IMG-0004-00001.dcm, Ground/IMG-0004-00001.png}
     Train_Sets/MR/N/T1DUAL/{DICOM_anon/{InPhase,OutPhase}/*.dcm, Ground/*.png}
@@ -8,7 +8,7 @@ Layout of `CHAOS_Train_Sets.zip` and `CHAOS_Test_Sets.zip` (Zenodo 3431873), `N`
     Test_Sets/…: the same without Ground
 
 An MR label has the name of its image (T1-DUAL: of the in-phase image). A CT label is paired by its rank among the
-numbers in the file names, whatever the positions say: images are `i0000,0000b.dcm` or `IMG-0002-00001.dcm`.
+numbers in the file names, not by position: images are named `i0000,0000b.dcm` or `IMG-0002-00001.dcm`.
 
 Source: the challenge's data page for the codes (liver 55 to 70, right kidney 110 to 135, left kidney 175 to 200,
 spleen 240 to 255); the CT case in its evaluation repository (github.com/emrekavur/CHAOS-evaluation) for names, ranks
@@ -37,24 +37,24 @@ MR_SERIES = {
     "t1_in": ("T1DUAL", "DICOM_anon/InPhase"),
     "t1_out": ("T1DUAL", "DICOM_anon/OutPhase"),
 }
-"""Folder of the sequence, and of the series below it."""
+"""Folders of the sequence, and of its series."""
 
 LIVER_HU = (0.0, 250.0)
 LIVER_FRACTION = 0.9
-"""In portal phase at least this fraction of liver voxels has such values; 0.99 in the case that was looked at, and 0.81
-with its labels in reverse order."""
+"""Minimum fraction of liver voxels in this range in the portal phase: 0.99 in the case examined, 0.81 with its labels
+in reverse order."""
 
 
 def find_mr(source: Path, sequence: str) -> PublicDataset:
     """Returns the dataset of one MR sequence.
 
     Args:
-        source: holds `Train_Sets`, and perhaps `Test_Sets`, whose images become unlabelled ones.
+        source: folder with `Train_Sets` and optionally `Test_Sets`, whose images become unlabelled.
         sequence: `t2spir`, `t1_in` or `t1_out`.
 
     Raises:
-        FileNotFoundError: if the layout is another.
-        ValueError: if a patient's images and labels do not pair.
+        FileNotFoundError: if the layout differs.
+        ValueError: if the images and labels of a patient do not match.
     """
     kind, series = MR_SERIES[sequence]
     samples = []
@@ -70,13 +70,13 @@ def find_mr(source: Path, sequence: str) -> PublicDataset:
 
 
 def find_ct(source: Path) -> PublicDataset:
-    """Returns the dataset of CT with the liver.
+    """Returns the dataset of liver CT.
 
     Args:
-        source: holds `Train_Sets`, and perhaps `Test_Sets`, whose images become unlabelled ones.
+        source: folder with `Train_Sets` and optionally `Test_Sets`, whose images become unlabelled.
 
     Raises:
-        FileNotFoundError: if the layout is another.
+        FileNotFoundError: if the layout differs.
     """
     samples = []
     for patient in _patients(source, "Train_Sets", "CT"):
@@ -96,7 +96,7 @@ def _description(name: str, images: str, modality: str) -> Description:
         labels=labels,
         licence="CC BY-NC-SA 4.0",
         reference="https://doi.org/10.5281/zenodo.3431873",
-        patients="One series per patient; MR and CT are of different patients.",
+        patients="One series per patient; MR and CT come from different patients.",
         split="Drawn by patient: the official test set has no labels (it is `unlabeled` where it was downloaded).",
         official_images=20,
         official_patients=20,
@@ -104,7 +104,7 @@ def _description(name: str, images: str, modality: str) -> Description:
 
 
 def _patients(source: Path, part: str, modality: str) -> list[Path]:
-    """The folders of the patients in numeric order; none where the test sets were not downloaded."""
+    """Returns the folders of the patients in numeric order; none if the test sets were not downloaded."""
     root = source.parent if source.name == "Train_Sets" else source
     candidates = [root / part / modality, root / f"CHAOS_{part}" / part / modality]
     if part == "Test_Sets" and not any(path.is_dir() for path in candidates):
@@ -124,7 +124,7 @@ def _sample(patient: Path, series: Path, label: OutputFile | None) -> Sample:
 
 
 def _mr_label(case: str, owner: Path, labels: list[Path], series: str) -> OutputFile:
-    """The label volume on the grid of the series whose file names the labels have."""
+    """Returns the label volume on the grid of the series whose file names the labels have."""
 
     def write(path: Path) -> None:
         _, grid = read_grid(owner)
@@ -145,7 +145,7 @@ def _mr_label(case: str, owner: Path, labels: list[Path], series: str) -> Output
 
 
 def _ct_label(patient: Path, labels: list[Path]) -> OutputFile:
-    """The label volume: the n-th label belongs to the n-th image by the numbers in the names."""
+    """Returns the label volume: the n-th label belongs to the n-th image by the numbers in the names."""
 
     def write(path: Path) -> None:
         series = read_series(patient / "DICOM_anon")
@@ -165,7 +165,7 @@ def _ct_label(patient: Path, labels: list[Path]) -> OutputFile:
 
 
 def _stacked(slices: list[np.ndarray], grid: SeriesGrid, paths: list[Path]) -> np.ndarray:
-    """Label images (rows, columns) as a volume on the grid (columns, rows, slices)."""
+    """Returns label images (rows, columns) as a volume on the grid (columns, rows, slices)."""
     columns, rows, _ = grid.shape
     for label, path in zip(slices, paths, strict=True):
         if label.shape != (rows, columns):
@@ -187,7 +187,7 @@ def _require_same_grid(folder: Path, grid: SeriesGrid) -> None:
 
 
 def _require_liver_values(values: np.ndarray, patient: Path) -> None:
-    """Refuses labels that lie on something other than liver: those of another order."""
+    """Rejects labels that do not cover liver tissue: those of another order."""
     fraction = float(((values > LIVER_HU[0]) & (values < LIVER_HU[1])).mean()) if values.size else 0.0
     if fraction < LIVER_FRACTION:
         raise ValueError(

@@ -5,7 +5,7 @@ Layout of `CHASEDB1.zip` (Kingston University), all in one folder:
     Image_01L.jpg, Image_01L_1stHO.png, Image_01L_2ndHO.png, Image_01R.jpg, …
 
 Source: the dataset's page at researchinnovation.kingston.ac.uk (28 images of 14 children, two human observers) and the
-14 images of it that the tests read.
+14 images of it that the tests use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DESCRIPTION = Description(
     labels={0: "background", 1: "vessel"},
     licence="public release of Kingston University for research; see the terms of the download page",
     reference="https://researchinnovation.kingston.ac.uk/en/datasets/chasedb1-retinal-vessel-reference-dataset-4/",
-    patients="The number in the file name is the child; L and R are its eyes.",
+    patients="The number in the file name is the child; L and R are the eyes.",
     split="Drawn by child: there is no official split.",
     official_images=28,
     official_patients=14,
@@ -37,10 +37,10 @@ def find(source: Path) -> PublicDataset:
     """Returns the dataset; the second observer's masks are each entry's `second_reader`.
 
     Args:
-        source: the folder of the images.
+        source: folder of the images.
 
     Raises:
-        FileNotFoundError: if the layout is another, or an image lacks a mask.
+        FileNotFoundError: if the layout differs, or an image lacks a mask.
     """
     samples = []
     for path in files_in(source, r"Image_\d+[LR]\.jpg", "CHASE_DB1", LAYOUT):

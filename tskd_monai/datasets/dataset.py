@@ -1,4 +1,4 @@
-"""A public dataset as it is found in a download: its description, and the samples to write."""
+"""A public dataset as found in a download: its description, and the samples to write."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Description:
-    """A public dataset in words and numbers, which its datalist repeats.
+    """Metadata of a public dataset, copied into its datalist.
 
     Attributes:
-        name: of the datalist.
-        title: in full, with the structures that the labels show.
-        modality: such as CT, MR or US.
-        channels: of its images, 1 for grey and 3 for colour.
+        name: name of the datalist.
+        title: full title, with the structures that are labelled.
+        modality: modality, such as CT, MR or US.
+        channels: number of image channels: 1 for grey and 3 for colour.
         labels: name of each label value, background first.
-        licence: under which the data may be used.
-        reference: where the data and their terms are.
-        patients: how `case` is known.
+        licence: licence of the data.
+        reference: address of the data and their terms.
+        patients: how `case` is determined.
         split: which sections are official and which are drawn.
-        official_images: labelled images in the whole download; None where it depends on the task.
-        official_patients: patients of these images; None likewise.
+        official_images: number of labelled images in the complete download; None if it depends on the task.
+        official_patients: number of patients of these images; None if it depends on the task.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Description:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file to write, and what it is made from.
+    """A file to write, and its source.
 
     Attributes:
         path: relative to the prepared folder, with forward slashes.
-        source: file or folder of the download that messages name.
-        write: writes the file to the path it is given.
+        source: file or folder of the download, for messages.
+        write: writes the file to a given path.
     """
 
     path: str
@@ -58,12 +58,12 @@ class Sample:
     """One image of a dataset with its labels.
 
     Attributes:
-        case: the patient.
-        image: of the sample.
+        case: id of the patient.
+        image: image file of the sample.
         label: its label map; None for an image without one.
         second_reader: the label map of another reader of the same image.
-        official: the section that the dataset's authors put it in, `training`, `validation` or `test`; None where
-            they put it in none.
+        official: section assigned by the authors of the dataset, `training`, `validation` or `test`; None if they
+            assigned none.
     """
 
     case: str
@@ -78,17 +78,17 @@ class Sample:
         return {key: file for key, file in files.items() if file is not None}
 
     def entry(self) -> dict[str, str]:
-        """Returns what the datalist says of the sample."""
+        """Returns the datalist entry of the sample."""
         return {**{key: file.path for key, file in self.files().items()}, "case": self.case}
 
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """A dataset as it was found.
+    """A dataset as found in a download.
 
     Attributes:
-        description: of the dataset.
-        samples: in a fixed order, labelled and unlabelled.
+        description: metadata of the dataset.
+        samples: labelled and unlabelled samples, in a fixed order.
     """
 
     description: Description

@@ -4,7 +4,7 @@ Layout of a task's archive (medicaldecathlon.com):
 
     Task04_Hippocampus/dataset.json, imagesTr/hippocampus_001.nii.gz, labelsTr/…, imagesTs/…
 
-`dataset.json` has `name`, `description`, `licence`, `modality` (`{"0": "MRI"}`, a name per channel), `labels`,
+`dataset.json` has `name`, `description`, `licence`, `modality` (`{"0": "MRI"}`, one name per channel), `labels`,
 `numTraining`, `training` (`[{"image": "./imagesTr/…", "label": "./labelsTr/…"}]`) and `test`
 (`["./imagesTs/…"]`).
 
@@ -28,15 +28,15 @@ LAYOUT = "Task04_Hippocampus/dataset.json with imagesTr/*.nii.gz, labelsTr/*.nii
 
 
 def find(source: Path, channel: int | None = None) -> PublicDataset:
-    """Returns the dataset; official test images, which have no labels, become unlabelled ones.
+    """Returns the dataset; official test images, which have no labels, become unlabelled.
 
     Args:
-        source: the folder of the task.
-        channel: which image of several is taken (Task01: FLAIR, T1w, T1gd, T2w; Task05: T2, ADC).
+        source: folder of the task.
+        channel: channel to use if there are several (Task01: FLAIR, T1w, T1gd, T2w; Task05: T2, ADC).
 
     Raises:
-        FileNotFoundError: if the layout is another, or a file that `dataset.json` names is missing.
-        ValueError: if `dataset.json` is no task, the task has several channels and none is chosen, or there is no
+        FileNotFoundError: if the layout differs, or a file that `dataset.json` names is missing.
+        ValueError: if `dataset.json` is not a task, the task has several channels and none is chosen, or there is no
             such channel.
     """
     task = _read_task(require_file(source / "dataset.json", "Decathlon", LAYOUT))
@@ -62,15 +62,14 @@ def _read_task(path: Path) -> dict[str, Any]:
 
 
 def _channel(task: Mapping[str, Any], channel: int | None, source: Path) -> int | None:
-    """The channel to cut out; None where images have just one."""
+    """Returns the channel to extract; None if images have only one."""
     names = [task["modality"][key] for key in sorted(task["modality"], key=int)]
     if len(names) == 1 and channel in (None, 0):
         return None
     if channel is None or not 0 <= channel < len(names):
         listed = ", ".join(f"{number} {name}" for number, name in enumerate(names))
         raise ValueError(
-            f"{source / 'dataset.json'}: expected --channel as one of {listed}, found {channel}; an image here is one "
-            "volume of numbers."
+            f"{source / 'dataset.json'}: expected --channel as one of {listed}, found {channel}; one channel is used."
         )
     return channel
 
@@ -98,7 +97,7 @@ def _description(task: Mapping[str, Any], channel: int | None) -> Description:
         labels={int(value): str(name) for value, name in task["labels"].items()},
         licence=str(task.get("licence") or task.get("license") or "CC BY-SA 4.0"),
         reference="http://medicaldecathlon.com",
-        patients="The dataset does not say which images are of one patient: each image counts as a patient.",
+        patients="The dataset does not state which images share a patient: each image counts as a patient.",
         split="Drawn by image: the official test set has no labels (it is `unlabeled`).",
         official_images=training,
         official_patients=training,

@@ -40,11 +40,11 @@ def find(source: Path) -> PublicDataset:
     """Returns the dataset.
 
     Args:
-        source: holds `training` and `test`, or `DRIVE` that does.
+        source: folder with `training` and `test`, or its parent with `DRIVE`.
 
     Raises:
-        FileNotFoundError: if the layout is another, or an image lacks a mask.
-        ValueError: if a set has more or fewer than 20 images.
+        FileNotFoundError: if the layout differs, or an image lacks a mask.
+        ValueError: if a set does not have 20 images.
     """
     training = first_folder([source / "training", source / "DRIVE" / "training"], "DRIVE", LAYOUT)
     samples = [*_set(training, "training"), *_set(training.with_name("test"), "test")]

@@ -1,13 +1,13 @@
-"""HC18: the fetal head in ultrasound, its outline an ellipse that is filled here.
+"""HC18: the fetal head in ultrasound; its annotated elliptical outline is filled here.
 
 Layout of `training_set.zip` and `test_set.zip` (Zenodo 1327317, hc18.grand-challenge.org):
 
     training_set/000_HC.png, 000_HC_Annotation.png, 010_HC.png, 010_2HC.png, …
     training_set_pixel_size_and_HC.csv
-    test_set/000_HC.png, … (numbered again, without annotation)
+    test_set/000_HC.png, … (numbered from 000 again, without annotation)
 
-The number in front is the exam; `2HC` is a second image of the same one. Which exams are of one woman is not said. The
-test set is numbered again and its exams are taken for others.
+The number at the start of a name is the exam; `2HC` is a second image of the same exam. Which exams belong to one woman
+is not stated. The test set is numbered from 000 again; its exams are assumed to be others.
 
 Source: public descriptions of the download (training images from `000_HC.png` to `805_HC.png`, 999 of 806 exams; 335
 test images) and public loaders of it.
@@ -32,7 +32,7 @@ DESCRIPTION = Description(
     labels={0: "background", 1: "fetal head"},
     licence="CC BY 4.0",
     reference="https://doi.org/10.5281/zenodo.1327317",
-    patients="The number in front of the file name, which is the exam; which exams are of one woman is not said.",
+    patients="The number at the start of the file name is the exam; which exams share a patient is not stated.",
     split="Drawn by exam: the official test set has no labels (it is `unlabeled` where it was downloaded).",
     official_images=999,
     official_patients=806,
@@ -43,10 +43,10 @@ def find(source: Path) -> PublicDataset:
     """Returns the dataset.
 
     Args:
-        source: holds `training_set`, and perhaps `test_set`.
+        source: folder with `training_set` and optionally `test_set`.
 
     Raises:
-        FileNotFoundError: if the layout is another, or an image has no annotation.
+        FileNotFoundError: if the layout differs, or an image has no annotation.
     """
     samples = []
     for path in files_in(source / "training_set", IMAGE, "HC18", LAYOUT):

@@ -19,12 +19,12 @@ LABEL_KEYS = ("label", "second_reader")
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of one sample after reading it back.
+    """Properties of one sample, read back from its files.
 
     Attributes:
-        shape: of the image, three spatial axes.
-        counts: pixels or voxels of each declared value in its label; empty without one.
-        pixels_sha256: of the image's shape and values, whatever file format holds them.
+        shape: shape of the image, three spatial axes.
+        counts: number of pixels or voxels of each declared value in its label; empty without a label.
+        pixels_sha256: SHA-256 of the image's shape and values, independent of the file format.
     """
 
     shape: tuple[int, ...]
@@ -35,18 +35,18 @@ class Inspection:
 def inspect_entry(
     entry: Mapping[str, Any], folder: Path, labels: Mapping[int, str], channels: int, sources: Mapping[str, Path]
 ) -> Inspection:
-    """Returns what an entry of a datalist holds, read by the reader that training uses.
+    """Returns the properties of a datalist entry, read by the reader that training uses.
 
     Args:
-        entry: with `image`, perhaps `label` and `second_reader`, relative to the folder.
-        folder: of the datalist.
-        labels: declared values.
-        channels: of every image.
-        sources: the file of the download behind each key, named in messages; may be empty.
+        entry: entry with `image` and optionally `label` and `second_reader`, relative to the folder.
+        folder: folder of the datalist.
+        labels: declared label values.
+        channels: number of channels of every image.
+        sources: source file in the download for each key, named in messages; may be empty.
 
     Raises:
-        ValueError: if the image has other channels or values that are not finite, or a label has another size or
-            position than its image, or holds a value that is not declared.
+        ValueError: if the image has other channels or non-finite values, or a label has another size or position than
+            its image, or contains an undeclared value.
     """
     reader = VolumeReader()
     image, metadata = reader.read(folder / entry["image"])
@@ -72,7 +72,7 @@ def inspect_entry(
 def repeated_images(
     entries: Sequence[Mapping[str, Any]], inspections: Sequence[Inspection]
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Returns each entry whose image has the same pixels as an earlier one, with that one."""
+    """Returns each entry whose image has the same pixels as an earlier one, paired with the earlier one."""
     first: dict[str, Mapping[str, Any]] = {}
     repeats = []
     for entry, inspection in zip(entries, inspections, strict=True):

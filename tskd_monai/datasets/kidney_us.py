@@ -6,14 +6,14 @@ Layout: the images, which are sent after registration, beside the repository's l
     labels/reviewed_labels_1.csv, labels/reviewed_labels_2.csv (VGG Image Annotator: one row per polygon)
     labels/reviewed_masks_1/{capsule,regions}/1_IM-0001-0059_anon.png, labels/reviewed_masks_2/… (drawn from the CSV)
 
-Masks are taken where their folder is there; else the polygons of the CSV are drawn. Over all files and both annotators
-they differ along edges only (Dice above 0.99 for each structure) but in one image, whose two capsule polygons overlap.
-`capsule` is 1; `regions` are 1 central echo complex, 2 medulla, 3 cortex, later ones drawn over earlier ones as the
-authors' `create_masks.py` does. The one rectangle in the CSVs, a pixel wide, counts as no annotation.
+Masks are used if their folder exists; else the polygons of the CSV are drawn. Over all files and both annotators they
+differ only along edges (Dice above 0.99 for each structure), except in one image with two overlapping capsule polygons.
+`capsule` is 1; `regions` are 1 central echo complex, 2 medulla, 3 cortex, later ones drawn over earlier ones as in the
+authors' `create_masks.py`. The only rectangle in the CSVs, one pixel wide, counts as no annotation.
 
-The CSVs name 534 files, of which 20 are repeats for measuring intra-rater variability: the same `IM-…` under another
-number. They are left out here. An image in which the first annotator outlined nothing has no label: that is not the
-same as an image without a kidney.
+The CSVs name 534 files, of which 20 are repeats for measuring intra-rater variability: the same `IM-…` with another
+number. They are left out here. An image in which the first annotator outlined nothing has no label, which differs from
+an image without a kidney.
 
 Source: README, CSVs, masks and `create_masks.py` of the repository. The folder name `images` is that of a public
 loader; the repository says "a folder of PNG images".
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = "images/1_IM-0001-0059_anon.png beside labels/reviewed_labels_1.csv and labels/reviewed_masks_1/"
 STRUCTURES = {"capsule": {1: "Capsule"}, "regions": {1: "Central Echo Complex", 2: "Medulla", 3: "Cortex"}}
-"""Label values and the names that the CSV gives them."""
+"""Label values and their names in the CSV."""
 
 ANNOTATORS = (1, 2)
 Polygon = tuple[str, list[float], list[float]]
@@ -50,13 +50,13 @@ def find(source: Path, structures: str = "capsule", annotator: int = 1) -> Publi
     """Returns the dataset; the other annotator's masks are each entry's `second_reader`.
 
     Args:
-        source: holds `images` and `labels`.
+        source: folder with `images` and `labels`.
         structures: `capsule` or `regions`.
-        annotator: 1 or 2, whose annotations are the labels.
+        annotator: annotator whose annotations are the labels, 1 or 2.
 
     Raises:
-        FileNotFoundError: if the layout is another, or an image is missing.
-        ValueError: if the annotator is not one of the two, or a CSV is not VGG Image Annotator's.
+        FileNotFoundError: if the layout differs, or an image is missing.
+        ValueError: if the annotator is not 1 or 2, or a CSV is not in the format of VGG Image Annotator.
     """
     if annotator not in ANNOTATORS:
         raise ValueError(f"Expected --annotator 1 or 2, found {annotator}.")
@@ -81,7 +81,7 @@ def read_annotations(path: Path) -> dict[str, list[Polygon]]:
     Rows without a shape, and shapes that are not polygons, count as no annotation.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if a column is missing or a cell is not JSON; names the line.
     """
     require_file(path, "KidneyUS", LAYOUT)
@@ -108,7 +108,7 @@ def read_annotations(path: Path) -> dict[str, list[Polygon]]:
 def _mask(
     source: Path, reader: int, structures: str, image: Path, polygons: list[Polygon], folder: str
 ) -> OutputFile | None:
-    """The mask of one reader; None where the reader outlined none of the structures."""
+    """Returns the mask of one reader; None if the reader outlined none of the structures."""
     values = {name: value for value, name in STRUCTURES[structures].items()}
     chosen = sorted((values[name], x, y) for name, x, y in polygons if name in values)
     if not chosen:
@@ -127,7 +127,7 @@ def _mask(
 
 
 def _without_repeats(annotations: Mapping[str, Any]) -> list[str]:
-    """The files in order of their number, without those that repeat an image under another number."""
+    """Returns the files in order of their number, without those that repeat an image under another number."""
     first: dict[str, str] = {}
     for name in sorted(annotations, key=lambda name: natural_key(Path(name))):
         first.setdefault(_image_id(name), name)
@@ -138,7 +138,7 @@ def _without_repeats(annotations: Mapping[str, Any]) -> list[str]:
 
 
 def _image_id(name: str) -> str:
-    """`IM-0001-0059_anon.png` of `1_IM-0001-0059_anon.png`."""
+    """Returns the image id, such as `IM-0001-0059_anon.png` for `1_IM-0001-0059_anon.png`."""
     return name.partition("_")[2]
 
 
@@ -156,6 +156,6 @@ def _description(structures: str, annotator: int) -> Description:
         labels={0: "background", **{value: name.lower() for value, name in names.items()}},
         licence="CC BY-NC-SA; images after registration",
         reference="https://github.com/rsingla92/kidneyUS",
-        patients="The number in front of the file name; repeats of an image under another number are left out.",
+        patients="The number at the start of the file name; repeats of an image under another number are left out.",
         split="Drawn by that number: there is no official split. Images without annotation are `unlabeled`.",
     )

@@ -1,4 +1,4 @@
-"""The files of a download, or what is missing from it."""
+"""Finds the files of a download, and reports what is missing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def require_folder(path: Path, dataset: str, layout: str) -> Path:
-    """Returns the folder.
+    """Returns a folder that must exist.
 
     Args:
-        path: where it should be.
-        dataset: name of the dataset in the message.
-        layout: what the official download looks like, for the message.
+        path: expected path.
+        dataset: name of the dataset, for the message.
+        layout: layout of the official download, for the message.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the folder does not exist.
     """
     if not path.is_dir():
         raise FileNotFoundError(
@@ -27,15 +27,15 @@ def require_folder(path: Path, dataset: str, layout: str) -> Path:
 
 
 def require_file(path: Path, dataset: str, layout: str) -> Path:
-    """Returns the file.
+    """Returns a file that must exist.
 
     Args:
-        path: where it should be.
-        dataset: name of the dataset in the message.
-        layout: what the official download looks like, for the message.
+        path: expected path.
+        dataset: name of the dataset, for the message.
+        layout: layout of the official download, for the message.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -46,17 +46,17 @@ def require_file(path: Path, dataset: str, layout: str) -> Path:
 
 
 def first_folder(candidates: Iterable[Path], dataset: str, layout: str) -> Path:
-    """Returns the first of the folders that exists; the first is named in the message when none does.
+    """Returns the first of the folders that exists; if none does, the message names the first.
 
     Raises:
-        FileNotFoundError: if none is there.
+        FileNotFoundError: if none exists.
     """
     paths = list(candidates)
     return next((path for path in paths if path.is_dir()), None) or require_folder(paths[0], dataset, layout)
 
 
 def files_in(folder: Path, pattern: str, dataset: str, layout: str) -> list[Path]:
-    """Returns the files whose whole name matches a regular expression, in the order of the numbers in their names.
+    """Returns the files whose entire name matches a regular expression, sorted by the numbers in their names.
 
     Raises:
         FileNotFoundError: if the folder is missing or no file matches.
@@ -72,12 +72,12 @@ def files_in(folder: Path, pattern: str, dataset: str, layout: str) -> list[Path
 
 
 def natural_key(path: Path) -> tuple[Sequence[int], str]:
-    """Returns a sort key by which `2.png` comes before `10.png`."""
+    """Returns a sort key that orders `2.png` before `10.png`."""
     return [int(number) for number in re.findall(r"\d+", path.name)], path.name
 
 
 def _contents(folder: Path) -> str:
-    """What a folder holds, in a few words."""
+    """Returns a short listing of a folder."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,4 +1,4 @@
-"""Label maps from what public datasets give: binary images, coded values, outlines and polygons."""
+"""Label maps from the annotations of public datasets: binary images, coded values, outlines and polygons."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 SHOWN_VALUES = 8
 SOFT_CUT = 127
 THIN_FRACTION = 0.5
-"""An outline covers at most this fraction of the region inside it."""
+"""Maximum fraction of the enclosed region that an outline covers."""
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Returns the whole numbers in a label image, (rows, columns); colour is taken where all channels agree.
+    """Returns the integers in a label image, (rows, columns); colour images must have equal channels.
 
     Raises:
-        ValueError: if the image has colours, which are no label values.
+        ValueError: if the channels differ.
     """
     pixels = read_image_file(path)[:, :, 0]
     if pixels.ndim == 3:
@@ -35,19 +35,19 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def read_binary(path: Path, *, soft: bool = False) -> np.ndarray:
-    """Returns a mask of two values as 0 and 1, uint8 (rows, columns).
+    """Returns a two-valued mask as 0 and 1, uint8 (rows, columns).
 
     Args:
-        path: of the mask.
-        soft: cut a mask of more values at half of 255, with a warning, instead of refusing it.
+        path: file of the mask.
+        soft: threshold a mask of more values at half of 255, with a warning, instead of rejecting it.
 
     Raises:
-        ValueError: if the mask has more than two values and is not taken as soft, or two of which none is 0.
+        ValueError: if the mask has more than two values and `soft` is not set, or two of which neither is 0.
     """
     values = read_values(path)
     found = np.unique(values)
     if len(found) > 2 and soft:
-        logger.warning("%s has %d values; it is cut at half of 255.", path.name, len(found))
+        logger.warning("%s has %d values; it is thresholded at half of 255.", path.name, len(found))
         return (values > SOFT_CUT).astype(np.uint8)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         raise ValueError(
@@ -58,12 +58,12 @@ def read_binary(path: Path, *, soft: bool = False) -> np.ndarray:
 
 
 def decode(values: np.ndarray, codes: Mapping[int, tuple[int, int]], path: Path) -> np.ndarray:
-    """Returns the label map of an image in which each label is a range of grey values, uint8.
+    """Returns the label map of an image that encodes each label as a range of grey values, uint8.
 
     Args:
-        values: as stored, (rows, columns).
-        codes: lowest and highest grey value, both included, of each label; 0 is background.
-        path: of the image, for the message.
+        values: grey values as stored, (rows, columns).
+        codes: lowest and highest grey value of each label, both inclusive; 0 is background.
+        path: file of the image, for the message.
 
     Raises:
         ValueError: if a value is in no range.
@@ -85,17 +85,17 @@ def decode(values: np.ndarray, codes: Mapping[int, tuple[int, int]], path: Path)
 
 
 def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
-    """Returns the region inside the outline of an ellipse, the outline included, uint8 (rows, columns).
+    """Returns the region enclosed by an elliptical outline, including the outline, uint8 (rows, columns).
 
-    The region is the convex hull of the outline, so one that is broken, or cut by the border of the image, is closed
-    as well.
+    The region is the convex hull of the outline, which also closes an outline that is broken or cut by the image
+    border.
 
     Args:
         outline: non-zero on the outline, (rows, columns).
-        path: of the image, for the message.
+        path: file of the image, for the message.
 
     Raises:
-        ValueError: if there is no outline, or the image is a filled mask already.
+        ValueError: if there is no outline, or the image is already a filled mask.
     """
     drawn = outline > 0
     if not drawn.any():
@@ -112,11 +112,11 @@ def fill_outline(outline: np.ndarray, path: Path) -> np.ndarray:
 def draw_polygons(
     shape: tuple[int, int], polygons: Iterable[tuple[int, Sequence[float], Sequence[float]]]
 ) -> np.ndarray:
-    """Returns a label map with polygons, their edges included, drawn one over the other, uint8.
+    """Returns a label map with polygons drawn over one another, their edges included, uint8.
 
     Args:
-        shape: rows, columns.
-        polygons: label value, columns and rows of the vertices of each.
+        shape: (rows, columns) of the map.
+        polygons: label value, columns and rows of the vertices of each polygon.
     """
     label = np.zeros(shape, np.uint8)
     for value, columns, rows in polygons:

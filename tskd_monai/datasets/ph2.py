@@ -28,7 +28,7 @@ DESCRIPTION = Description(
     labels={0: "background", 1: "skin lesion"},
     licence="free for research and educational purposes, by the terms of the download page",
     reference="https://www.fc.up.pt/addi/ph2%20database.html",
-    patients="The dataset does not say which images are of one patient: each image counts as a patient.",
+    patients="The dataset does not state which images share a patient: each image counts as a patient.",
     split="Drawn by image: there is no official split.",
     official_images=200,
     official_patients=200,
@@ -39,10 +39,10 @@ def find(source: Path) -> PublicDataset:
     """Returns the dataset.
 
     Args:
-        source: `PH2Dataset`, its parent, or the folder of the images.
+        source: path of `PH2Dataset`, its parent, or the folder of the images.
 
     Raises:
-        FileNotFoundError: if the layout is another, or an image has no mask.
+        FileNotFoundError: if the layout differs, or an image has no mask.
     """
     name = "PH2 Dataset images"
     folder = first_folder(

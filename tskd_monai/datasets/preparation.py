@@ -22,7 +22,7 @@ from tskd_monai.files.json_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 RECORD = "preparation.json"
-FORMAT_VERSION = 1  # goes up when the same download gives other files
+FORMAT_VERSION = 1  # increased when the same download gives different files
 
 
 def prepare_dataset(
@@ -36,24 +36,24 @@ def prepare_dataset(
 ) -> Path:
     """Writes the files of a dataset and its datalist, and returns the datalist's path.
 
-    Finished files are kept, so a call that was stopped resumes; the datalist is written last. Everything is read back
+    Finished files are kept, so an interrupted call resumes; the datalist is written last. Every file is read back
     before it is listed. An image whose pixels repeat those of another is left out.
 
     Args:
-        dataset: from a preparer.
-        output_dir: new, or with the same dataset half done.
-        split: fractions, or numbers of patients, of training, validation and test.
-        folds: of cross-validation by patient, besides the sections; 0 for none.
-        seed: of the draw of sections and folds.
-        allow_partial: take fewer images than the official download has.
+        dataset: dataset found by a preparer.
+        output_dir: new folder, or one with an unfinished preparation of the same dataset.
+        split: fractions, or numbers of patients, for training, validation and test.
+        folds: number of folds of cross-validation by patient, besides the sections; 0 for none.
+        seed: seed of sections and folds.
+        allow_partial: accept fewer images than the official download has.
 
     Raises:
-        ValueError: if images are missing, a file is not what the dataset describes, or the folder holds another
-            preparation.
+        ValueError: if images are missing, a file does not match the description of the dataset, or the folder contains
+            another preparation.
     """
     folder = Path(output_dir)
     _check_complete(dataset, allow_partial)
-    _sections_and_folds(dataset.samples, split, folds, seed)  # a wrong split ends here, before anything is written
+    _sections_and_folds(dataset.samples, split, folds, seed)  # rejects a wrong split before anything is written
     record = _claim(folder, dataset, {"split": list(split), "folds": folds, "seed": seed})
     for sample in tqdm(dataset.samples, desc="Writing", unit="image"):
         for file in sample.files().values():
@@ -83,7 +83,7 @@ def count_sections(datalist: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def _check_complete(dataset: PublicDataset, allow_partial: bool) -> None:
-    """Refuses fewer or more labelled images than the official download has, unless that is allowed."""
+    """Rejects fewer or more labelled images than the official download has, unless that is allowed."""
     labelled = [sample for sample in dataset.samples if sample.label is not None]
     if not labelled:
         raise ValueError(f"{dataset.description.name}: expected labelled images, found none; check --source.")
@@ -96,12 +96,12 @@ def _check_complete(dataset: PublicDataset, allow_partial: bool) -> None:
         f"official download, found {found[0]} of {found[1]}"
     )
     if not allow_partial:
-        raise ValueError(f"{message}; complete the download, or take what is there with --allow-partial.")
-    logger.warning("%s; what is there is taken.", message)
+        raise ValueError(f"{message}; complete the download, or use what is there with --allow-partial.")
+    logger.warning("%s; using what is there.", message)
 
 
 def _claim(folder: Path, dataset: PublicDataset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes down what the folder will hold, or checks it against what it was begun with."""
+    """Records what the folder will contain, or checks it against the record."""
     paths = [file.path for sample in dataset.samples for file in sample.files().values()]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
@@ -116,7 +116,9 @@ def _claim(folder: Path, dataset: PublicDataset, options: Mapping[str, Any]) -> 
     path = folder / RECORD
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"Expected a new folder or a begun preparation in {folder}, found other files in it.")
+            raise ValueError(
+                f"Expected a new folder or an unfinished preparation in {folder}, found other files in it."
+            )
         write_json(path, record)
         return record
     found = {key: value for key, value in read_json(path).items() if key != "files"}
@@ -129,7 +131,7 @@ def _claim(folder: Path, dataset: PublicDataset, options: Mapping[str, Any]) -> 
 
 
 def _inspect(sample: Sample, folder: Path, description: Description) -> Inspection:
-    """Returns what a sample's files hold; those that are refused are removed, so that the next run makes them again."""
+    """Returns the properties of a sample's files; rejected files are removed, for the next run to write again."""
     sources = {key: file.source for key, file in sample.files().items()}
     try:
         return inspect_entry(sample.entry(), folder, description.labels, description.channels, sources)
@@ -150,8 +152,9 @@ def _without_repeats(
 ) -> tuple[list[Sample], list[dict[str, str]]]:
     """Returns the samples to list and, with the reason, those to leave out.
 
-    Of images with the same pixels an official test image stays before others, and a labelled one before one without.
-    A patient with labelled images gives none to `unlabeled`, which would share the patient between sections.
+    Of images with the same pixels, an official test image is kept before others, and a labelled one before an
+    unlabelled one. Unlabelled images of a patient with labelled ones are left out, since the patient would be in two
+    sections.
     """
     rank = {"test": 0, "validation": 1}
     order = sorted(
@@ -216,4 +219,4 @@ def _log_empty(kept: Sequence[Sample], samples: Sequence[Sample], inspections: S
         and not any(number for value, number in inspection.counts.items() if value)
     ]
     if empty:
-        logger.warning("%d labels are background throughout, the first of %s.", len(empty), empty[0])
+        logger.warning("%d labels contain only background, the first is that of %s.", len(empty), empty[0])

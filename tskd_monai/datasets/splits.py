@@ -1,4 +1,4 @@
-"""Which patient goes into which section: the official split where there is one, a seeded draw elsewhere."""
+"""Assignment of patients to sections: the official split if there is one, else a seeded draw."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ DEFAULT_SPLIT = (0.7, 0.1, 0.2)
 
 
 def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
-    """Returns the section of each patient, drawn from the seed whatever the order of the patients.
+    """Returns the section of each patient, drawn from the seed independently of the order of the patients.
 
     Args:
-        cases: the patients.
+        cases: ids of the patients.
         split: fractions for training, validation and test, which add up to 1, or numbers of patients, which add up to
-            all.
-        seed: of the draw.
+            their total.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: if the split adds up to something else, or training gets nobody.
+        ValueError: if the split does not add up, or training gets no patient.
     """
     ends = np.cumsum(_counts(len(cases), split))
     shuffled = np.random.default_rng(seed).permutation(sorted(cases))
@@ -34,8 +34,8 @@ def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> di
 def assign_sections(samples: Sequence[Sample], split: Sequence[float], seed: int) -> dict[str, str]:
     """Returns the section of each patient who has a labelled image.
 
-    Official validation and test sections stand. What the authors call training, and all where they made no sections,
-    is drawn among the sections that are not official; then fractions count among these.
+    Official validation and test sections are kept. Official training patients, or all if there is no official split,
+    are distributed over the sections that are not official; fractions then apply to these patients.
 
     Raises:
         ValueError: if a patient is in two official sections, besides the errors of `draw_sections`.
@@ -61,9 +61,9 @@ def draw_folds(sections: Mapping[str, str], number: int, seed: int) -> list[dict
     Validation takes as many patients as it has in `sections`, from those that the next fold tests.
 
     Args:
-        sections: of each patient; those of official sections are to be left out.
-        number: of folds, at least 3.
-        seed: of the draw.
+        sections: section of each patient; leave out those of official sections.
+        number: number of folds, at least 3.
+        seed: seed of the draw.
 
     Raises:
         ValueError: if there are fewer than three folds or fewer patients than folds.
@@ -83,14 +83,14 @@ def draw_folds(sections: Mapping[str, str], number: int, seed: int) -> list[dict
 
 
 def _without(split: Sequence[float], taken: set[str]) -> tuple[float, ...]:
-    """The split with 0 for official sections; fractions are scaled to add up to 1 again."""
+    """Returns the split with 0 for official sections; fractions are rescaled to add up to 1."""
     rest = [0.0 if name in taken else value for name, value in zip(DRAWN, split, strict=True)]
     fractions = abs(sum(split) - 1) < 1e-6 and sum(rest) > 0
     return tuple(value / sum(rest) if fractions else value for value in rest)
 
 
 def _counts(total: int, split: Sequence[float]) -> list[int]:
-    """Patients of each section; what fractions leave over goes to those with the largest remainder."""
+    """Returns the number of patients per section; the rest left by fractions goes to the largest remainders."""
     if abs(sum(split) - 1) < 1e-6:
         exact = np.array(split) * total
         counts = np.floor(exact + 1e-9).astype(int)

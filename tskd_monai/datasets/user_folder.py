@@ -1,14 +1,14 @@
-"""A user's own data as a datalist, without a line of JSON written by hand.
+"""A user's own data as a datalist, without writing JSON by hand.
 
-Three layouts are taken:
+Three layouts are supported:
 
     mydata/images/a.nii.gz, mydata/labels/a.nii.gz, mydata/unlabelled/b.nii.gz     a folder
     Task04_Hippocampus/dataset.json, imagesTr/, labelsTr/, imagesTs/               Medical Segmentation Decathlon
     Dataset017_BTCV/dataset.json, imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz  nnU-Net
 
 An image is a NIfTI file, a 2D image file, or a folder with a DICOM series. Its label has the same name, or that name
-with an ending such as `_seg` or `_mask`. Each image counts as a patient, because a file name does not say whose image
-it is; if patients have several images, write a datalist.
+with a suffix such as `_seg` or `_mask`. Each image counts as a patient, because a file name does not state the patient;
+if patients have several images, write a datalist.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAYOUTS = "a datalist (JSON), a folder with images/ and labels/, or the folder o
 
 
 def is_datalist(data: Path) -> bool:
-    """Return whether a file lists its images with their cases already, as `load_datalist` wants it."""
+    """Returns whether a file is a datalist whose entries already name their case, as `load_datalist` requires."""
     if not data.is_file():
         return False
     content = read_json(data)
@@ -47,19 +47,19 @@ def is_datalist(data: Path) -> bool:
 
 
 def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: int = FEWEST_LABELLED) -> dict[str, Any]:
-    """Return the datalist of a user's folder, with absolute paths; training, validation and test are drawn by image.
+    """Returns the datalist of a user's folder, with absolute paths; training, validation and test are drawn by image.
 
     Args:
-        data: the folder, or its `dataset.json`.
-        names: what the label values mean: `liver,spleen` in the order of the values, or `liver=1,spleen=4`. None: as
-            `dataset.json` says, or `label_1` and so on.
-        seed: of the draw.
-        fewest: labelled images that are needed.
+        data: path of the folder or its `dataset.json`.
+        names: names of the label values: `liver,spleen` in the order of the values, or `liver=1,spleen=4`. None: those
+            of `dataset.json`, or `label_1` and so on.
+        seed: seed of the draw.
+        fewest: minimum number of labelled images.
 
     Raises:
-        FileNotFoundError: if there is nothing at `data`, or a file that `dataset.json` names is missing.
-        ValueError: if the layout is another, a label has no image, too few images have a label, or the names
-            do not fit the values found.
+        FileNotFoundError: if `data` does not exist, or a file that `dataset.json` names is missing.
+        ValueError: if the layout is not supported, a label has no image, too few images have a label, or the names do
+            not match the values found.
     """
     if not data.exists():
         raise FileNotFoundError(f"Expected {LAYOUTS}, found nothing at {data}.")
@@ -95,7 +95,7 @@ def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: i
 
 
 def _of_folder(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, Path]]:
-    """Return image and label by case, and the images without a label by case, of `images/` and `labels/`."""
+    """Returns image and label by case, and the unlabelled images by case, of `images/` and `labels/`."""
     images = _by_name(folder / "images")
     found = _by_name(folder / "labels") if (folder / "labels").is_dir() else {}
     labels: dict[str, Path] = {}
@@ -104,7 +104,7 @@ def _of_folder(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, Pa
         if name is None:
             raise ValueError(
                 f"Expected an image in {folder / 'images'} for each label, found none for {path.name}. A label has the "
-                "name of its image, with or without an ending such as _seg or _mask."
+                "name of its image, with or without a suffix such as _seg or _mask."
             )
         if name in labels:
             raise ValueError(f"Expected one label of {name}, found {labels[name].name} and {path.name} in {folder}.")
@@ -120,7 +120,7 @@ def _of_folder(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, Pa
 
 
 def _image_of_label(label: str, images: Mapping[str, Path]) -> str | None:
-    """Return the name of the image that a label belongs to: the longest that it begins with."""
+    """Returns the name of the image that a label belongs to: the longest that is a prefix of the label's name."""
     if label in images:
         return label
     begun = [name for name in images if label.startswith((f"{name}_", f"{name}-"))]
@@ -128,7 +128,7 @@ def _image_of_label(label: str, images: Mapping[str, Path]) -> str | None:
 
 
 def _of_dataset_json(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, Path], dict[str, Any]]:
-    """Return image and label by case, the images without a label, and what `dataset.json` says of them."""
+    """Returns image and label by case, the unlabelled images by case, and the metadata in `dataset.json`."""
     content = read_json(folder / "dataset.json")
     if not isinstance(content, Mapping):
         raise ValueError(f"{folder / 'dataset.json'}: expected an object, found {type(content).__name__}.")
@@ -151,7 +151,7 @@ def _subfolder(folder: Path, name: str) -> Path:
 
 
 def _single_channel(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Return the images by case: of nnU-Net's `case_0000` the case.
+    """Returns the images by case: nnU-Net's `case_0000` is `case`.
 
     Raises:
         ValueError: if cases have several channels.
@@ -161,14 +161,14 @@ def _single_channel(images: Mapping[str, Path], folder: Path) -> dict[str, Path]
         return dict(images)
     if any(channel and int(channel[1]) for channel in channels.values()):
         raise ValueError(
-            f"Expected images of one channel (case_0000) in {folder}, found several; an image here is one volume. Keep "
+            f"Expected images of one channel (case_0000) in {folder}, found several; only one is supported. Keep "
             "one channel in images/ of a folder of your own."
         )
     return {NNUNET_CHANNEL.sub("", name): path for name, path in images.items()}
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by name: files with a known ending, and folders, which hold a DICOM series each.
+    """Returns the images of a folder by name: files with a known extension, and folders, each a DICOM series.
 
     Raises:
         ValueError: if two have the same name, or there is none.
@@ -194,13 +194,13 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _sections(cases: Sequence[str], seed: int) -> dict[str, str]:
-    """Return the section of each case: 70, 10 and 20 %, at least one case each."""
+    """Returns the section of each case: 70, 10 and 20 %, at least one case each."""
     held_out = [max(1, round(share * len(cases))) for share in DEFAULT_SPLIT[1:]]
     return draw_sections(cases, (len(cases) - sum(held_out), *held_out), seed)
 
 
 def _values_to_names(content: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the labels of a `dataset.json` from value to name; nnU-Net writes them the other way round."""
+    """Returns the labels of a `dataset.json` from value to name; nnU-Net writes them from name to value."""
     labels = content.get("labels")
     if not isinstance(labels, Mapping):
         return None
@@ -215,10 +215,10 @@ def _modality(content: Mapping[str, Any]) -> str:
 
 
 def _named_labels(names: str | None, described: Mapping[str, str] | None, paths: Sequence[Path]) -> dict[str, str]:
-    """Return what each label value means, background first.
+    """Returns the name of each label value, background first.
 
     Raises:
-        ValueError: if the names are not one for each value that the labels hold.
+        ValueError: if there is not one name for each value in the labels.
     """
     if names is None and described:
         return dict(described)
@@ -239,10 +239,10 @@ def _named_labels(names: str | None, described: Mapping[str, str] | None, paths:
 
 
 def label_values(paths: Sequence[Path]) -> list[int]:
-    """Return the values above 0 that label maps hold, in order.
+    """Returns the values above 0 that label maps contain, sorted.
 
     Raises:
-        ValueError: if they hold none, or so many that they are no label maps; names the file.
+        ValueError: if they contain none, or too many for label maps; names the file.
     """
     found: set[int] = set()
     for path in paths:

@@ -1,4 +1,4 @@
-"""A prepared dataset checked again, from its own files only."""
+"""Checks of a prepared dataset, from its own files only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHOWN_FILES = 5
 
 
 def verify_dataset(folder: str | Path) -> dict[str, Any]:
-    """Returns the datalist of a prepared folder after checking all that it names.
+    """Returns the datalist of a prepared folder after checking everything it names.
 
-    Checked are: that every file is there, and byte for byte the one that was written; sections disjoint by patient;
-    sizes, geometry and label values; no image twice; the counts that the datalist states.
+    The checks: every file exists and is byte for byte as written; sections are disjoint by patient; sizes, geometry and
+    label values are valid; no image occurs twice; the counts match those in the datalist.
 
     Raises:
         FileNotFoundError: if the folder was not prepared, or a file is missing.
-        ValueError: if something is not as it was; names the file.
+        ValueError: if a check fails; names the file.
     """
     folder = Path(folder)
     record = read_json(folder / RECORD)
@@ -48,7 +48,7 @@ def verify_dataset(folder: str | Path) -> dict[str, Any]:
     if found != datalist["counts"]:
         raise ValueError(
             f"{folder / 'datalist.json'}: expected {datalist['counts']} as it states, found {found}; entries were "
-            "added or taken out by hand: correct `counts`, or prepare the dataset again."
+            "added or removed by hand: correct `counts`, or prepare the dataset again."
         )
     return dict(datalist)
 
@@ -63,7 +63,7 @@ def _check_unchanged(folder: Path, files: dict[str, str]) -> None:
     if missing:
         raise FileNotFoundError(
             f"{folder}: expected {len(files)} files, found {len(missing)} missing, the first {missing[0]}; prepare the "
-            "dataset again, what is there is kept."
+            "dataset again, existing files are kept."
         )
     changed = [path for path, sha256 in files.items() if file_sha256(folder / path) != sha256]
     if changed:

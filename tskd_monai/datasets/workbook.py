@@ -1,6 +1,6 @@
 """The first sheet of an .xlsx file as text.
 
-A workbook is a zip of XML (ECMA-376 part 1, clause 18). A table of two columns needs no spreadsheet library.
+A workbook is a zip of XML files (ECMA-376 part 1, clause 18). A table of two columns needs no spreadsheet library.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ NAMESPACE = {"s": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}
 
 
 def read_sheet(path: Path) -> list[dict[str, str]]:
-    """Returns the rows below the first as dictionaries, keyed by the first row; empty rows are passed over.
+    """Returns the rows below the first as dictionaries, keyed by the first row; empty rows are skipped.
 
     Args:
-        path: an `.xlsx` file.
+        path: path of an `.xlsx` file.
 
     Raises:
-        ValueError: if the file is no workbook.
+        ValueError: if the file is not a workbook.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -52,7 +52,7 @@ def _column(cell: ElementTree.Element) -> str:
 
 
 def _text(cell: ElementTree.Element, strings: list[str]) -> str:
-    """A cell as text: shared and inline strings as they are, whole numbers without a decimal point."""
+    """Returns a cell as text: shared and inline strings unchanged, whole numbers without a decimal point."""
     if cell.get("t") == "inlineStr":
         return "".join(part.text or "" for part in cell.iterfind(".//s:t", NAMESPACE)).strip()
     value = cell.findtext("s:v", default="", namespaces=NAMESPACE)

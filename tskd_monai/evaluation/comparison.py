@@ -38,7 +38,7 @@ class PairedComparison:
     second_better: int
 
     def sentence(self) -> str:
-        """Returns the comparison in plain words, with its caveat where there are few patients."""
+        """Returns the comparison as sentences, with a caveat if there are few patients."""
         low, high = self.interval_95
         text = f"Mean difference in Dice {self.mean:+.3f}"
         if not math.isnan(low):
@@ -48,7 +48,7 @@ class PairedComparison:
             f"of {count_of_patients(self.patients)}."
         )
         if self.patients < FEW_PATIENTS:
-            return f"{text} n = {count_of_patients(self.patients)}: the interval says little."
+            return f"{text} n = {count_of_patients(self.patients)}: the interval is not informative."
         if low <= 0 <= high:
             return f"{text} The interval includes zero: no difference is shown."
         return text
@@ -62,7 +62,7 @@ def compare(
     Args:
         first: case -> Dice (mean over the classes) of the first method.
         second: the same for the second method, on the same cases.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         resamples: number of bootstrap draws.
 
     Raises:

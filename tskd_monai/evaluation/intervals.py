@@ -1,4 +1,4 @@
-"""Bootstrap interval of a mean, with patients as the unit that is drawn."""
+"""Bootstrap interval of a mean; patients are resampled."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def bootstrap_mean_interval(
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of the mean of `values`.
 
-    One value is one patient: slices or images of a patient are averaged before, since they are not independent.
+    One value is one patient: average slices or images of a patient first, since they are not independent.
 
     Args:
         values: one finite number per patient.
-        seed: of the generator; the same seed gives the same interval.
+        seed: seed of the generator; the same seed gives the same interval.
         resamples: number of draws with replacement.
         confidence: fraction of the resampled means inside the interval, in (0, 1).
 

@@ -1,4 +1,4 @@
-"""Label maps read from files for evaluation: whole numbers on a grid whose geometry is checked, never assumed."""
+"""Label maps read from files for evaluation: integers on a grid whose geometry is checked, never assumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_label_map(path: Path) -> LabelMap:
     """Reads a label map from a NIfTI file or a single-channel 2D image file (png, bmp, tif), as training reads it.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file holds more than one label per voxel, fractions, or a sheared grid.
     """
     path = Path(path)
@@ -56,10 +56,10 @@ def load_label_map(path: Path) -> LabelMap:
 
 
 def load_reference(path: Path, labels: Mapping[int, str]) -> LabelMap:
-    """Reads a reference as `load_label_map`, and refuses what training would refuse.
+    """Reads a reference as `load_label_map`, and rejects what training would reject.
 
     Args:
-        path: of the file.
+        path: file of the reference.
         labels: value -> name of the foreground labels.
 
     Raises:
@@ -72,11 +72,11 @@ def load_reference(path: Path, labels: Mapping[int, str]) -> LabelMap:
 
 
 def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
-    """Reads a prediction as `load_label_map`, on the grid of its reference.
+    """Reads a prediction as `load_label_map`, and requires the grid of its reference.
 
     Args:
-        path: of the file.
-        reference: of the same image.
+        path: file of the prediction.
+        reference: reference of the same image.
         labels: value -> name of the foreground labels.
 
     Raises:
@@ -94,11 +94,11 @@ def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) 
 
 
 def load_second_reader(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
-    """Reads the label map of a second reader as `load_reference`, on the grid of the first reader's.
+    """Reads the label map of a second reader as `load_reference`, and requires the grid of the first reader's.
 
     Args:
-        path: of the file.
-        reference: the first reader's, of the same image.
+        path: file of the second reader's label map.
+        reference: the first reader's label map of the same image.
         labels: value -> name of the foreground labels.
 
     Raises:

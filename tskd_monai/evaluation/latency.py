@@ -1,4 +1,4 @@
-"""Latency of networks on CPU, their size, and the work of training them."""
+"""Latency of networks on a CPU, their size, and the cost of training them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ logger = logging.getLogger(__name__)
 
 WARM_UP = 3
 LARGEST_SPREAD = 0.5
-"""Interquartile range over median beyond which a latency says more of the machine than of the network."""
+"""Interquartile range over median beyond which a latency reflects the machine rather than the network."""
 
 
 def measure_latency(
     networks: Mapping[str, nn.Module], image_shape: tuple[int, int, int, int], repeats: int = 31
 ) -> dict[str, float | None]:
-    """Returns the CPU time of one forward pass in one thread, ms, median over passes measured in turns: A, B, A, B.
+    """Returns the single-thread CPU time of one forward pass, ms: the median of passes interleaved as A, B, A, B.
 
-    CPU time leaves out what other processes take, which wall-clock time does not. A machine that shares its caches and
-    cores with much other work still slows every pass, by another amount each time: where the passes of a network
-    differ too much among themselves its latency is None, with a warning.
+    CPU time excludes what other processes use, which wall-clock time does not. On a machine whose caches and cores are
+    shared with other work, every pass is still slowed by a varying amount: if the passes of a network scatter too much,
+    its latency is None, with a warning.
 
     Args:
-        networks: name -> network on CPU; each is left in the mode it came in.
+        networks: name -> network on CPU; the training or evaluation mode of each is kept.
         image_shape: (B, C, H, W) of the input, drawn from [0, 1] with a fixed seed.
         repeats: timed passes per network, at least 4, after three that are not timed.
 
@@ -58,7 +58,7 @@ def measure_latency(
 
 
 def _steady_median(name: str, milliseconds: list[float]) -> float | None:
-    """Returns the median, or None with a warning where the values scatter too much to mean anything."""
+    """Returns the median, or None with a warning if the values scatter too much to be meaningful."""
     middle = median(milliseconds)
     first, _, third = quantiles(milliseconds, n=4)
     if third - first <= LARGEST_SPREAD * middle:
@@ -74,14 +74,14 @@ def _steady_median(name: str, milliseconds: list[float]) -> float | None:
 
 
 def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int, int], backward: bool = False) -> int:
-    """Returns the multiply-adds of one pass through a network: its matrix products and convolutions.
+    """Returns the multiply-adds of one pass through a network, in matrix products and convolutions.
 
-    They are counted from the shapes of the operations (torch's `FlopCounterMode`), so that they are the same on every
+    They are counted from the shapes of the operations (torch's `FlopCounterMode`), so they do not depend on the
     machine.
 
     Args:
-        network: takes images (B, C, H, W) and gives a tensor or a dictionary of tensors; it is left in its mode.
-        image_shape: (B, C, H, W).
+        network: maps images (B, C, H, W) to a tensor or a dictionary of tensors; its mode is kept.
+        image_shape: (B, C, H, W) of the input.
         backward: count the gradients of the trainable parameters too.
     """
     device = next(network.parameters()).device

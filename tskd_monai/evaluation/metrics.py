@@ -5,10 +5,10 @@ the volume included, and every surface voxel counts once. HD95, ASSD and NSD the
 `monai.metrics.compute_hausdorff_distance(percentile=95)`, `compute_average_surface_distance(symmetric=True)` and
 `compute_surface_dice`, but the surfaces and distances are found once instead of three times.
 
-How far that is from the truth, for two balls of radius 30 mm, 6 mm apart (exact: HD95 5.70, ASSD 3.00 mm): 5.48 and
+Their error, for two balls of radius 30 mm, 6 mm apart (exact: HD95 5.70, ASSD 3.00 mm): 5.48 and
 2.86 at 1 mm voxels; at 1.25 x 1.25 x 7.7 mm, 5.15 and 1.59 for a shift in the plane, 7.70 and 2.81 across it. The
-area-weighted surfaces of MONAI (`use_subvoxels`) gave 5.20 and 2.59; 5.15 and 1.86; 7.70 and 1.81: no nearer on the
-whole. With thick slices distances rank methods on the same scans; they are not lengths to quote between data sets.
+area-weighted surfaces of MONAI (`use_subvoxels`) gave 5.20 and 2.59; 5.15 and 1.86; 7.70 and 1.81: no closer
+overall. With thick slices distances rank methods on the same scans; do not compare their values across datasets.
 
 Conventions for empty classes (those of nnU-Net for the overlap):
 
@@ -17,7 +17,7 @@ Conventions for empty classes (those of nnU-Net for the overlap):
 | empty | empty | NaN, left out of means | NaN | 0 |
 | one of the two empty | | 0 | NaN, left out of means | 1 |
 
-A mean distance says nothing of the cases it leaves out, so it is to be read together with the count of `missed`.
+A mean distance says nothing about the cases it leaves out, so read it together with the count of `missed`.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def case_metrics(
         reference: (H, W, D) integer label map on the same grid.
         spacing: mm per voxel along each of the three axes.
         labels: value -> name of the foreground labels; every other value counts as background.
-        nsd_tolerance_mm: distance in mm up to which a surface voxel counts as right in NSD.
+        nsd_tolerance_mm: distance in mm up to which a surface voxel counts as correct in NSD.
 
     Returns:
         Rows with label, name, dice, iou, nsd in [0, 1], hd95_mm, assd_mm, volume_ml, reference_volume_ml, missed.
 
     Raises:
         ValueError: if shapes differ or are not 3D, spacing or tolerance is not positive, or 0 is among the labels.
-        TypeError: if a map does not hold integers.
+        TypeError: if a map does not contain integers.
     """
     _check_arguments(prediction, reference, spacing, labels, nsd_tolerance_mm)
     rows = []
@@ -112,13 +112,13 @@ def evaluate_cases(
             the agreement of the two readers is measured by the same code on the same grid.
         labels: value -> name of the foreground labels.
         output_csv: file to write, for instance `metrics.csv`; empty cells are NaN. Where all labels are 2D image files,
-            distances and sizes are in pixels there and in the summary, under names that say so.
+            distances and sizes are in pixels there and in the summary, and their names state it.
         nsd_tolerance_mm: tolerance of NSD in mm.
-        seed: of the bootstrap interval.
+        seed: seed of the bootstrap interval.
 
     Returns:
-        The summary, see `tskd_monai.evaluation.summary.summarise`; under "second_reader" the same of the second reader
-        against the reference, on the images that have one. Its rows stand in `second_reader_csv`.
+        The summary, see `tskd_monai.evaluation.summary.summarise`; under "second_reader" the same for the second reader
+        against the reference, on the images that have one, with its rows in `second_reader_csv`.
     """
     if not cases:
         raise ValueError("Expected at least one case to evaluate, found none.")
@@ -145,14 +145,14 @@ def evaluate_cases(
         summary[SECOND_READER] = _summary(second_rows, pixels, images, seed)
         _write_csv(second_csv, second_rows, pixels)
     else:
-        second_csv.unlink(missing_ok=True)  # of an earlier evaluation
+        second_csv.unlink(missing_ok=True)  # left by an earlier evaluation
     _write_csv(output_csv, rows, pixels)
     write_json(output_csv.with_suffix(".json"), summary)
     return summary
 
 
 def second_reader_csv(metrics_csv: Path) -> Path:
-    """Returns where the agreement of a second reader stands beside the metrics of an evaluation, if there was one."""
+    """Returns the path of the second reader's metrics beside those of an evaluation; the file may not exist."""
     return metrics_csv.with_name(f"{metrics_csv.stem}_{SECOND_READER}.csv")
 
 
@@ -184,14 +184,14 @@ def _check_arguments(
 ) -> None:
     if prediction.shape != reference.shape or prediction.ndim != 3:
         raise ValueError(
-            "Expected prediction and reference as (H, W, D) of one shape, found "
+            "Expected prediction and reference as (H, W, D) of the same shape, found "
             f"prediction {prediction.shape} and reference {reference.shape}."
         )
     for name, array in (("prediction", prediction), ("reference", reference)):
         if not np.issubdtype(array.dtype, np.integer):
             raise TypeError(f"Expected integers in the {name}, found {array.dtype}; take the argmax first.")
     if len(spacing) != 3 or not all(step > 0 for step in spacing):
-        raise ValueError(f"Expected three positive numbers of mm as spacing, found {tuple(spacing)}.")
+        raise ValueError(f"Expected a spacing of three positive numbers (mm), found {tuple(spacing)}.")
     if not labels or 0 in labels:
         raise ValueError(f"Expected at least one foreground label and not 0 (background), found {dict(labels)}.")
     if not nsd_tolerance_mm >= 0:
@@ -242,7 +242,7 @@ def _surface_distances(
 
 
 def _in_pixels(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a summary whose distances are named as what they are in images without mm."""
+    """Returns a summary with the metrics renamed for images without mm."""
     return {IN_PIXELS[key][0] if key in IN_PIXELS else key: value for key, value in summary.items()}
 
 

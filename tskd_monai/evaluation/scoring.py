@@ -1,4 +1,4 @@
-"""Scores of written segmentations."""
+"""Scores of the segmentations that a run has written."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from tskd_monai.evaluation.metrics import evaluate_cases
 def score_segmentations(
     task: Task, datalist: str | Path, section: str, output_dir: str | Path, fold: int | None = None
 ) -> dict[str, Any]:
-    """Compares the segmentations in `output_dir` with the labels of a section, on the labels' own grid.
+    """Compares the segmentations in `output_dir` with the labels of a section, on the grid of the labels.
 
-    Writes `metrics.csv` (a row per case and class) and `metrics.json` beside them and returns the latter's content.
-    Where entries have a `second_reader`, the two readers are compared too: how far experts agree is what a Dice is to
-    be read against.
+    Writes `metrics.csv` (a row per case and class) and `metrics.json` to the same folder and returns the content of the
+    latter. If entries have a `second_reader`, the two readers are compared too, as a reference for the Dice.
 
     Args:
-        task: that the segmentations are for.
-        datalist: of the images.
-        section: that was segmented.
-        output_dir: where the segmentations are.
-        fold: of the datalist.
+        task: task of the segmentations.
+        datalist: datalist of the images.
+        section: section that was segmented.
+        output_dir: folder of the segmentations.
+        fold: fold of the datalist.
     """
     entries = load_section(datalist, section, fold)
     cases = [

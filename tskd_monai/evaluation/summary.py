@@ -1,4 +1,4 @@
-"""What a table of metrics says: means over patients, never over voxels or slices."""
+"""Summaries of a table of metrics: means over patients, never over voxels or slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IN_PIXELS = {
     "volume_ml": ("area_px", 1000),
     "reference_volume_ml": ("reference_area_px", 1000),
 }
-"""What files call the numbers of 2D image files, which have no mm, and how many of it a row's number is.
+"""Names of the quantities of 2D image files, which have no mm, in files, and how many of their units a row's value is.
 
 In rows a pixel counts as 1 mm x 1 mm x 1 mm, so that one code compares all images.
 """
@@ -31,7 +31,7 @@ def read_metrics(path: Path) -> list[Row]:
     """Returns the rows of a metrics.csv, in mm and mL or in pixels; empty cells are NaN.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if columns are missing, a row is damaged or there are no rows; names the file.
     """
     path = Path(path)
@@ -44,7 +44,7 @@ def read_metrics(path: Path) -> list[Row]:
             names = pixel_names() if "hd95_px" in found else dict(zip(COLUMNS, COLUMNS, strict=True))
             missing = [name for name in names.values() if name not in found]
             rows = [] if missing else [_typed(row, names) for row in reader]
-    except (ValueError, csv.Error) as error:  # of the encoding, or of a cell
+    except (ValueError, csv.Error) as error:  # in the encoding, or in a cell
         raise ValueError(f"Expected the metrics of a method in {path}, found {error}; evaluate again.") from error
     if missing:
         raise ValueError(f"Expected the columns {', '.join(names.values())} in {path}, missing {', '.join(missing)}.")
@@ -54,7 +54,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def pixel_names() -> dict[str, str]:
-    """Returns the column of a file in pixels for each column of one in mm and mL."""
+    """Returns the column name in pixels for each column name in mm or mL."""
     return {column: IN_PIXELS[column][0] if column in IN_PIXELS else column for column in COLUMNS}
 
 

@@ -1,12 +1,12 @@
-"""Files on disk, whatever is in them; the ground that every other package stands on, and none of it needs torch.
+"""Files on disk, whatever their content; the lowest layer, which imports neither torch nor any other package of ours.
 
-- `atomic`: files that are either whole or absent.
+- `atomic`: files that are either complete or absent.
 - `json_files`: JSON read strictly, written atomically, its fields checked.
-- `checksum`: the sha256 of files and folders, remembered from one call to the next.
-- `limits`: what a header may claim before memory is allocated for it, and how a damaged file is reported.
-- `file_kind`: what a file is that was given as weights and is not.
-- `archives`: public datasets unpacked safely.
+- `checksum`: SHA-256 of files and folders, cached between calls.
+- `limits`: limits on header values before memory is allocated, and errors for damaged files.
+- `file_kind`: recognises files given as weights that are something else.
+- `archives`: safe unpacking of public datasets.
 - `folder_lock`: one process at a time in an output folder.
-- `private_files`, `redaction`: what names a patient, kept apart from outputs and out of messages.
-- `option_path`: paths as the command line of a bundle gives them.
+- `private_files`, `redaction`: keep what identifies a patient out of outputs and messages.
+- `option_path`: paths from a bundle's command line.
 """

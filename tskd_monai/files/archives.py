@@ -1,4 +1,4 @@
-"""Archives of public datasets, unpacked so that nothing of them can lie elsewhere or fill the disk."""
+"""Archives of public datasets, unpacked so that no member leaves the folder or fills the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 MAX_MEMBERS = 1_000_000
 DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError),
-    *(FileExistsError, NotADirectoryError, IsADirectoryError),  # two members of one name, or one inside the other
+    *(FileExistsError, NotADirectoryError, IsADirectoryError),  # two members of the same name, or one inside the other
 )
 
 
@@ -25,9 +25,9 @@ class Member:
     """A file of an archive.
 
     Attributes:
-        name: relative path in it.
-        size: bytes, unpacked, as announced; readers give no more.
-        open: returns a stream of it.
+        name: relative path in the archive.
+        size: unpacked size in bytes, as declared; readers return no more.
+        open: returns a stream of its content.
     """
 
     name: str
@@ -36,22 +36,22 @@ class Member:
 
 
 def unpack_archives(archives: Sequence[str | Path], folder: str | Path, max_bytes: int) -> Path:
-    """Unpacks the files of zip or tar archives into one new folder, which is there whole or not at all.
+    """Unpacks the files of zip or tar archives into one new folder, either completely or not at all.
 
-    Only names are kept: no owner, mode or time. Links, devices and whatever is neither file nor folder are refused,
-    not followed.
+    Owners, modes and times are not restored. Links, devices and anything else that is neither file nor folder are
+    rejected, not followed.
 
     Args:
-        archives: `.zip`, `.tar`, or a tar compressed as `.gz`, `.bz2` or `.xz`.
-        folder: to be made.
-        max_bytes: that the files of each may have together; what the dataset is known to have, and some more.
+        archives: paths of `.zip` or `.tar` files, or of tar files compressed as `.gz`, `.bz2` or `.xz`.
+        folder: folder to create.
+        max_bytes: limit on the total size of the files of each archive: the known size of the dataset with some margin.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: if there is such a folder.
-        ValueError: if an archive is damaged or larger, or a member is a link, lies outside, or is there twice.
+        FileExistsError: if the folder exists.
+        ValueError: if an archive is damaged or too large, or a member is a link, leaves the folder, or occurs twice.
     """
     folder = Path(folder)
     if folder.exists():
@@ -97,7 +97,7 @@ def _members(archive: Path) -> Iterator[Member]:
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as content:
         for info in content.infolist():
-            kind = info.external_attr >> 16 & 0o170000  # as Unix writes it; 0 elsewhere
+            kind = info.external_attr >> 16 & 0o170000  # as written on Unix; 0 elsewhere
             if kind not in (0, 0o100000, 0o040000):
                 raise ValueError(_refusal(archive.name, info.filename, "a link or device"))
             if not info.is_dir():
@@ -121,7 +121,7 @@ def _tar_stream(content: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _checked_name(name: str, archive: str) -> PurePosixPath:
-    """Returns a member's path, which leads nowhere but down, on Windows neither."""
+    """Returns a member's path, checked to stay below the folder, on Windows too."""
     path, foreign = PurePosixPath(name), PureWindowsPath(name)
     leads_out = path.is_absolute() or foreign.is_absolute() or foreign.drive or ".." in (*path.parts, *foreign.parts)
     if leads_out or "\0" in name or not path.parts:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ NOT_WRITABLE = (
     errno.ENOTDIR,
     errno.EEXIST,
 )
-"""What the user can fix: permissions, space, the length of a name, a file where a folder should be."""
+"""Errors the user can fix: permissions, space, the length of a name, a file where a folder should be."""
 PROBE_BYTES = 1 << 20
 TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.tmp\..+")
 ABANDONED_SECONDS = 24 * 3600
-"""After which a temporary file of another machine is nobody's: a container started again is another one."""
+"""Age after which a temporary file of another host is abandoned: a restarted container is another host."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name in the folder of `path` and moves it there once the block has ended well.
+    """Yields a temporary path in the folder of `path` and moves it there once the block has succeeded.
 
-    The name keeps the suffixes of `path`, which some writers go by. The file is flushed to disk before it is moved,
-    so a kill or a full disk leaves the previous file or none, never half of one. What a killed process has left in the
-    folder is removed when this process writes there for the first time.
+    The temporary name keeps the suffixes of `path`, which some writers depend on. The file is flushed to disk before it
+    is moved, so a kill or a full disk leaves the previous file or none, never a partial one. Files left by a killed
+    process are removed when this process first writes to the folder.
 
     Args:
-        path: the file to write; its folder is made when missing.
+        path: file to write; its folder is created if missing.
 
     Raises:
-        OSError: if the disk is full or the folder takes no file; says which and what to do.
+        OSError: if the disk is full or the folder is not writable; states which, and what to do.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -58,15 +58,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def explained_writing(path: Path, probe: Path) -> Iterator[None]:
-    """Says in plain words when the block failed because there is no room or permission to write.
+    """Explains a failure of the block that was caused by missing space or permission.
 
     Args:
-        path: that is written.
-        probe: a file that is made longer to find that out, for some writers hide the reason behind errors of their
-            own; it is removed in any case.
+        path: file that is being written.
+        probe: file that is extended to find the cause, since some writers hide it behind errors of their own; always
+            removed.
 
     Raises:
-        OSError: instead of what the block raised.
+        OSError: instead of the exception of the block.
     """
     try:
         yield
@@ -85,11 +85,11 @@ def explained_writing(path: Path, probe: Path) -> Iterator[None]:
 
 
 def write_once(path: str | Path, text: str) -> None:
-    """Writes a file unless there is one: of several processes that do so at one time, the first one's stays.
+    """Writes a file unless it exists; of several processes that do so at the same time, the first one wins.
 
     Args:
-        path: of the file; its folder exists.
-        text: its content.
+        path: file to write; its folder exists.
+        text: content of the file.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -100,10 +100,10 @@ def write_once(path: str | Path, text: str) -> None:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Makes a folder and a file in it, which is removed: before hours are spent on what could not be written.
+    """Creates a folder and a file in it, which is removed: fails early instead of after hours of computation.
 
     Raises:
-        OSError: if the folder takes no file; says why and what to do.
+        OSError: if the folder is not writable; states why, and what to do.
     """
     folder = Path(folder)
     probe = _temporary(folder / "probe")
@@ -117,7 +117,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _refusal(probe: Path) -> OSError | None:
-    """Returns what keeps a file from growing, None where nothing does."""
+    """Returns the error that keeps a file from growing, None if there is none."""
     try:
         with probe.open("ab") as file:
             file.write(bytes(PROBE_BYTES))
@@ -133,7 +133,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _host() -> str:
-    """This machine or container in eight digits: a number of a process means nothing in another one."""
+    """Returns an eight-digit id of this host or container: process ids are not comparable across hosts."""
     numbering = Path("/proc/self/ns/pid")
     name = f"{platform.node()} {numbering.readlink() if numbering.is_symlink() else ''}"
     return f"{zlib.crc32(name.encode()):08x}"
@@ -141,7 +141,7 @@ def _host() -> str:
 
 @cache
 def _remove_left_over(folder: Path) -> None:
-    """Removes the temporary files of processes that have ended, once for each folder."""
+    """Removes the temporary files of processes that have ended, once per folder."""
     for path in folder.glob(".*.tmp.*"):
         if (match := TEMPORARY.fullmatch(path.name)) and _is_abandoned(path, match["host"], int(match["process"])):
             path.unlink(missing_ok=True)
@@ -152,7 +152,7 @@ def _is_abandoned(path: Path, host: str, process: int) -> bool:
         return not _is_running(process)
     try:
         return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-    except FileNotFoundError:  # its writer has just moved it
+    except FileNotFoundError:  # just moved by its writer
         return False
 
 
@@ -161,6 +161,6 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True

@@ -1,4 +1,4 @@
-"""What a file or folder holds, as a sha256, whatever it is called and wherever it lies."""
+"""SHA-256 of the content of a file or folder, independent of its name and path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def file_sha256(path: str | Path) -> str:
-    """Returns the hex sha256 of a file."""
+    """Returns the hex SHA-256 of a file."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -21,10 +21,10 @@ def file_sha256(path: str | Path) -> str:
 
 
 class ContentHashes:
-    """The sha256 of files and folders; a file is read once and then known by its size and time of change.
+    """SHA-256 of files and folders; a file is read once and then recognised by its size and modification time.
 
     Args:
-        memory: JSON file that keeps what is known, made when missing. It holds paths, which may name patients: keep
+        memory: JSON file that caches the hashes, created if missing. It contains paths, which may name patients: keep
             it in a private folder.
     """
 
@@ -34,10 +34,10 @@ class ContentHashes:
         self._changed = False
 
     def of(self, path: str | Path) -> str:
-        """Returns the hex sha256 of a file's bytes, or of the bytes of all files in a folder, in no order.
+        """Returns the hex SHA-256 of a file's bytes, or of the bytes of all files in a folder, in any order.
 
         Raises:
-            FileNotFoundError: if there is nothing at the path.
+            FileNotFoundError: if the path does not exist.
         """
         path = Path(path).absolute()
         if not path.is_dir():
@@ -46,7 +46,7 @@ class ContentHashes:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def save(self) -> None:
-        """Writes what is known into the memory, if there is anything new."""
+        """Writes the cache file if there are new hashes."""
         if self._changed:
             write_json(self.memory, self._known)
             self._changed = False

@@ -1,4 +1,4 @@
-"""Files given as weights that are something else: a pointer, a web page, an archive; named with what to do."""
+"""Recognises files given as weights that are something else: a pointer, a web page, an archive."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ AGAIN = "copy or download it again"
 
 
 def refuse_other_kinds(path: Path) -> None:
-    """Refuses a file that is no weights file by its first bytes or its size.
+    """Rejects a file that is not a weights file, judged by its first bytes or its size.
 
     Args:
-        path: of an existing file, of torch or safetensors.
+        path: existing file, of torch or safetensors.
 
     Raises:
-        ValueError: naming what it is, and what to do.
+        ValueError: if it is something else; states what it is, and what to do.
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
@@ -32,7 +32,7 @@ def refuse_other_kinds(path: Path) -> None:
 
 
 def _kind(path: Path, head: bytes) -> tuple[str, str] | None:
-    """Returns what the file is and what to do, None where it may hold weights."""
+    """Returns what the file is and what to do, None if it may contain weights."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "an empty file", AGAIN
@@ -41,7 +41,7 @@ def _kind(path: Path, head: bytes) -> tuple[str, str] | None:
     if head.startswith(ANNEX):
         return "a git-annex pointer, which stands for the file", "fetch the file itself with `git annex get`"
     if start.startswith(MARKUP):
-        return "a web page, as a failed download leaves it", "download it again and look at the address and the login"
+        return "a web page, as left by a failed download", "download it again and check the address and the login"
     for mark, name in PACKED.items():
         if head.startswith(mark):
             return f"a {name} archive", "unpack it and give the file in it"
@@ -57,7 +57,7 @@ def _kind(path: Path, head: bytes) -> tuple[str, str] | None:
 
 
 def _kind_of_safetensors(path: Path, head: bytes) -> tuple[str, str] | None:
-    """Returns what a file called `.safetensors` is; its first 8 bytes are the length of the header that follows."""
+    """Returns what a file named `.safetensors` is; its first 8 bytes are the length of the header that follows."""
     if head.startswith((ZIP, b"\x80")):
         return "a file of torch under another name", "give it a name that ends in .pt"
     if head[8:9] != b"{" and _is_text(head):
@@ -68,7 +68,7 @@ def _kind_of_safetensors(path: Path, head: bytes) -> tuple[str, str] | None:
 
 
 def _kind_of_zip(path: Path) -> tuple[str, str] | None:
-    """Returns what a zip file is; its list of parts comes last."""
+    """Returns what a zip file is; its central directory comes last."""
     damaged = "a file that is damaged or truncated", AGAIN
     try:
         with zipfile.ZipFile(path) as archive:
@@ -81,15 +81,15 @@ def _kind_of_zip(path: Path) -> tuple[str, str] | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Returns whether the bytes are printable; protocol 0 of pickle is too, and nobody saves weights in it."""
+    """Returns whether the bytes are printable; so are pickles of protocol 0, in which nobody saves weights."""
     return all(byte >= 32 or byte in b"\t\r\n" for byte in head) and not head.startswith(b"\x80")
 
 
 def damaged_part(path: Path) -> str | None:
-    """Returns the first part of a torch file that differs from its checksum; torch itself would load it.
+    """Returns the first part of a torch file whose checksum does not match; torch itself would load it.
 
     Args:
-        path: of a zip file; of another kind there is no checksum.
+        path: path of a zip file; other kinds of file have no checksums.
     """
     if not zipfile.is_zipfile(path):
         return None

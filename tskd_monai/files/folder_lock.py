@@ -1,6 +1,6 @@
-"""One owner of an output folder: while a process writes there, no other one does.
+"""Exclusive use of an output folder: only one process writes to it at a time.
 
-The lock is the operating system's (``flock``): it ends with its process, however that ends.
+The lock is the operating system's (``flock``), so it is released when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tskd_monai.files.json_files import read_json
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".tskd.lock"
-"""Hidden, so that no folder's list of images has it; it is removed with the lock."""
+"""Hidden, so that it appears in no folder's list of images; removed with the lock."""
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
@@ -33,21 +33,21 @@ class FolderInUseError(OSError):
 
 
 class FolderLock:
-    """A folder that this process has for itself until `release`, the end of a `with` block, or its own end.
+    """A folder locked by this process until `release`, the end of a `with` block, or the end of the process.
 
     Args:
-        lock: held; None where there are no locks.
-        made: the folder, where it was made for this; it goes with the lock if nothing was written to it.
+        lock: the lock held; None where the file system has no locks.
+        made: the folder, if it was created for the lock; removed with it if nothing was written to it.
     """
 
     def __init__(self, lock: BaseFileLock | None, made: Path | None = None) -> None:
         self._finalizer = None if lock is None else weakref.finalize(self, _release, lock, os.getpid(), made)
         if self._finalizer is not None:
-            # At the end of the process finalizers may run after filelock's own end, which leaves the file behind.
+            # At interpreter exit, finalizers may run after filelock's own, which leaves the file behind.
             atexit.register(self._finalizer)
 
     def release(self) -> None:
-        """Lets others write to the folder; again, it does nothing."""
+        """Unlocks the folder; has no effect the second time."""
         if self._finalizer is not None:
             atexit.unregister(self._finalizer)
             self._finalizer()
@@ -64,24 +64,24 @@ class FolderLock:
 
 
 def hold_folder(folder: str | Path) -> FolderLock:
-    """Takes a folder for this process, which may take it more than once; makes it when missing.
+    """Locks a folder for this process, which may lock it more than once; creates it if missing.
 
-    Keep the lock that is returned: the folder is released when nothing refers to it any more. On a file system without
-    locks a warning is logged instead.
+    Keep the returned lock: the folder is unlocked when it is no longer referenced. On a file system without locks a
+    warning is logged instead.
 
     Args:
-        folder: that is going to be written to. Folders in it are others.
+        folder: folder that is going to be written to. Its subfolders are not locked.
 
     Raises:
-        FolderInUseError: if another process holds the folder; says which, on which host, since when, what to do.
-        OSError: if the folder takes no file.
+        FolderInUseError: if another process holds the lock; states which, on which host, since when, and what to do.
+        OSError: if the folder is not writable.
     """
     folder = Path(folder)
     made = None if folder.exists() else folder
     require_writable(folder)
     path = folder / LOCK_FILE
     lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False)
-    left_by = _owner(path) if path.exists() and not lock.is_locked else None  # some releases of filelock empty it
+    left_by = _owner(path) if path.exists() and not lock.is_locked else None  # some releases of filelock truncate it
     try:
         with explained_writing(path, folder / f"{LOCK_FILE}.probe"):
             lock.acquire()
@@ -93,10 +93,10 @@ def hold_folder(folder: str | Path) -> FolderLock:
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-        logger.warning("The file system of %s has no locks: see that no second process writes to it.", folder.name)
+        logger.warning("The file system of %s has no locks: make sure that no other process writes to it.", folder.name)
         return FolderLock(None)
     if left_by is not None:
-        logger.info("The output folder %s was left by %s; taken over.", folder.name, left_by)
+        logger.info("The output folder %s was left by %s; resuming in it.", folder.name, left_by)
     owner = {"process": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     held = FolderLock(lock, made)
     try:
@@ -109,7 +109,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
 
 
 def _owner(path: Path) -> str:
-    """Returns who is written in a lock file; it is empty for a moment, and on some systems not readable for others."""
+    """Returns the owner named in a lock file, which is briefly empty and on some systems unreadable for others."""
     try:
         owner = read_json(path)
         return f"process {int(owner['process'])} on host {owner['host']} (since {owner['since']})"
@@ -118,8 +118,8 @@ def _owner(path: Path) -> str:
 
 
 def _release(lock: BaseFileLock, process: int, made: Path | None) -> None:
-    """Removes the lock file while it is still held, so that nobody can hold a file of another name."""
-    if os.getpid() != process:  # a data-loading process that was forked: the lock is not its own
+    """Removes the lock file while it is still held, so that no process can hold a deleted file."""
+    if os.getpid() != process:  # a forked data-loading process: the lock is not its own
         return
     if lock.lock_counter == 1:
         Path(lock.lock_file).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""JSON files: the one reader and writer, and checks of what a file holds.
+"""JSON files: the only reader and writer, and checks of their content.
 
-Files are read as the standard has it (RFC 8259), for somebody else may have written them.
+Files are read strictly by the standard (RFC 8259), since others may have written them.
 
-Python's own parser takes more: NaN and infinity, a key twice of which the last wins, numbers that no computer counts
-with, text that cannot be encoded. Each has a meaning that the writer did not intend, so each is refused.
+Python's own parser accepts more: NaN and infinity, duplicate keys of which the last wins, numbers beyond 64 bits, text
+that cannot be encoded. The writer intended none of these, so each is rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from tskd_monai.files.atomic import atomic_path
 
 MAX_DIGITS = 20
-"""Of a whole number: those of the largest that 64 bits hold."""
+"""Maximum number of digits of a whole number: that of the largest 64-bit integer."""
 
 SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
@@ -27,8 +27,8 @@ def read_json(path: str | Path) -> Any:
     """Returns the content of a JSON file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is not JSON as `parse_json` takes it; names the file and the position or the reason.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not JSON as `parse_json` accepts it; names the file and the position or the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,8 +49,8 @@ def parse_json(text: str) -> Any:
     """Returns the content of JSON text.
 
     Raises:
-        ValueError: if it is not JSON, nested too deeply to be read, names a key twice, or holds a number that is not
-            finite or of more than 64 bits, or half a character; says which.
+        ValueError: if it is not JSON, is nested too deeply, repeats a key, or contains a number that is not finite or
+            exceeds 64 bits, or an unpaired surrogate; states which.
     """
     try:
         content = json.loads(
@@ -61,9 +61,9 @@ def parse_json(text: str) -> Any:
             parse_int=_whole,
         )
         if SURROGATE.search(text):
-            json.dumps(content, ensure_ascii=False).encode()  # half of a pair cannot be encoded
+            json.dumps(content, ensure_ascii=False).encode()  # an unpaired surrogate cannot be encoded
     except UnicodeEncodeError as error:
-        raise ValueError(f"half a character in a text: {error.reason}") from error
+        raise ValueError(f"an unpaired surrogate in a string: {error.reason}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return content
@@ -96,23 +96,23 @@ def _whole(text: str) -> int:
 
 
 def shown(value: Any) -> str:
-    """Returns what a message shows of a value from a file: the first 80 characters."""
+    """Returns a value from a file as shown in messages: its first 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 Fields = Mapping[str, tuple[type, ...]]
-"""Types that each field may have; `bool` has to be named, although Python counts it among the whole numbers."""
+"""Types that each field may have; `bool` must be named, although it is a subclass of int in Python."""
 
 
 def check_fields(found: Any, fields: Fields, where: str, advice: str) -> None:
-    """Raises ValueError unless `found` is an object that has these fields, each of one of its types.
+    """Raises ValueError unless `found` is an object with these fields, each of one of its types.
 
     Args:
         found: content of a file, or a part of it.
-        fields: that it must have; it may have others.
-        where: the file and the position in it; named in the message.
-        advice: what to do about it, the end of the message.
+        fields: required fields; others are allowed.
+        where: the file and the position in it, named in the message.
+        advice: what to do about it, at the end of the message.
     """
     if not isinstance(found, dict):
         raise ValueError(f"Expected an object in {where}, found {type(found).__name__}; {advice}.")
@@ -125,14 +125,14 @@ def check_fields(found: Any, fields: Fields, where: str, advice: str) -> None:
 
 
 def is_a(value: Any, *types: type) -> bool:
-    """Whether a value is of one of these types, a whole number standing for a number but true and false for none."""
+    """Returns whether a value has one of these types; an int is accepted as a float, a bool only as a bool."""
     if isinstance(value, bool):
         return bool in types
     return isinstance(value, types) or (float in types and isinstance(value, int))
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or folder; a name that no file can have, too long or with a null character, has none."""
+    """Returns whether a file or folder exists; False for invalid names, too long or with a null character."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What an image's header may claim, validated before memory is allocated for it, and how damage is reported."""
+"""Limits on the header values of an image, validated before memory is allocated, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_VOXELS = 2**30
-"""4 GiB in float32: a whole-body CT of 512 x 512 x 2000 is half of it."""
+"""4 GiB in float32, twice a whole-body CT of 512 x 512 x 2000."""
 
 DEFLATE_MAX_RATIO = 1032
-"""Deflate (gzip, zip, PNG) packs at most so many bytes into one."""
+"""Maximum compression ratio of Deflate (gzip, zip, PNG)."""
 
 
 def check_voxel_count(count: int, name: str) -> None:
-    """Raises ValueError when a header claims more voxels than an image may have.
+    """Raises ValueError if a header declares more voxels than an image may have.
 
     Args:
-        count: of voxels, or of pixels times colour channels.
-        name: of the image in the message.
+        count: number of voxels, or of pixels times colour channels.
+        name: name of the image in the message.
     """
     if count > MAX_VOXELS:
         raise ValueError(
@@ -27,13 +27,13 @@ def check_voxel_count(count: int, name: str) -> None:
 
 
 def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
-    """Raises ValueError when a header claims more than a file of its size can hold.
+    """Raises ValueError if a header declares more data than a file of its size can contain.
 
     Args:
-        claimed: bytes of voxels by the header.
-        file_bytes: of the file.
-        ratio: that its compression reaches at most; 1 without.
-        name: of the image in the message.
+        claimed: bytes of voxel data according to the header.
+        file_bytes: size of the file in bytes.
+        ratio: maximum compression ratio of the format; 1 if uncompressed.
+        name: name of the image in the message.
     """
     if claimed > file_bytes * ratio:
         raise ValueError(
@@ -44,17 +44,17 @@ def check_held(claimed: int, file_bytes: int, ratio: int, name: str) -> None:
 
 @contextmanager
 def damage_explained(kind: str, name: str) -> Iterator[None]:
-    """Turns what a library raises on a damaged file into a ValueError that names it.
+    """Converts exceptions that a library raises on a damaged file into a ValueError that names the file.
 
-    A decoder raises dozens of types there and documents none. Put the library's call into the block and
-    nothing else: an error of ours would be taken for damage.
+    Decoders raise dozens of exception types and document none of them. Put only the library's call into the block: an
+    error of ours would be reported as damage.
 
     Args:
-        kind: of the file, such as `NIfTI file`.
-        name: of the file.
+        kind: kind of the file, such as `NIfTI file`.
+        name: name of the file.
 
     Raises:
-        ValueError: for every exception but those that have nothing to do with the file, such as MemoryError.
+        ValueError: for every exception except those unrelated to the file, such as MemoryError.
     """
     try:
         yield

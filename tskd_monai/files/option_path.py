@@ -1,7 +1,7 @@
-"""Paths as the command line of MONAI's bundle runner gives them.
+"""Paths as given on the command line of MONAI's bundle runner.
 
-It reads what looks like Python's: the folder `20240115` arrives as a number, `2024_01` as another, `1e5`, `True` and
-`[1]` as what they are in Python.
+The runner parses Python literals: the folder `20240115` arrives as an int, `2024_01` as another, `1e5` as a float,
+`True` and `[1]` as a bool and a list.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fire.parser import DefaultParseValue
 
 
 def text_path(value: Any, option: str) -> Path:
-    """Returns the path that an option gives.
+    """Returns the path given by an option.
 
     Args:
-        value: of the option.
+        value: value of the option.
         option: its name, such as `output_dir`.
 
     Raises:
-        ValueError: if the value is no text; says how to write a name that looks like a number.
+        ValueError: if the value is not a string; states how to write a name that looks like a number.
     """
     if isinstance(value, (str, Path)):
         return Path(value)
@@ -33,14 +33,14 @@ def text_path(value: Any, option: str) -> Path:
 
 
 def typed_path(value: Any, option: str) -> Path:
-    """Returns the path that an option gives, or where its value is no text the name that was typed.
+    """Returns the path given by an option, or the name that was typed if its value is not a string.
 
     Args:
-        value: of the option.
+        value: value of the option.
         option: its name, such as `image`.
 
     Raises:
-        ValueError: if the value is no text and none on this process' command line is read as it.
+        ValueError: if the value is not a string and no argument of this process is parsed as it.
     """
     if not isinstance(value, (str, Path)):
         value = next((text for text in _typed(option) if DefaultParseValue(text) == value), value)
@@ -48,7 +48,7 @@ def typed_path(value: Any, option: str) -> Path:
 
 
 def _typed(option: str) -> Iterator[str]:
-    """Yields the texts that the command line of this process gives to an option."""
+    """Yields the strings given to an option on the command line of this process."""
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         name, equals, text = word.partition("=")
         if name == f"--{option}":

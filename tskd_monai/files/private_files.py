@@ -1,9 +1,9 @@
-"""The one folder of an output that names inputs: which file is whose stands there, and nowhere else.
+"""The only folder of an output that names inputs: which output belongs to which input is recorded there.
 
-An output folder is passed on: to a colleague, a report, a repository. What in it may name a patient, which is the path
-of an input (folders are called after patients) and a message with such a path, goes into `private/`, which is kept. The
-names of outputs that stand for a path are made with a key that lies there too, so that whoever guesses a path cannot
-check the guess: this is pseudonymisation as in article 4(5) of the GDPR, the key being kept apart.
+Outputs are passed on: to a colleague, in a report, in a repository. What may name a patient, that is the path of an
+input (folders are often named after patients) and messages with such a path, goes into `private/`, which is kept. Names
+of outputs that stand for a path are derived with a key in that folder, so that a guessed path cannot be verified: this
+is pseudonymisation as in article 4(5) of the GDPR, with the key kept separately.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ NOTE = (
 
 
 def private_file(output_dir: str | Path, name: str) -> Path:
-    """Returns the path of a private file of an output folder; the folder is made, readable by its owner only.
+    """Returns the path of a private file of an output folder; creates `private/`, readable by its owner only.
 
     Args:
-        output_dir: that the private folder is part of.
-        name: of the file.
+        output_dir: output folder that contains the private folder.
+        name: name of the file.
     """
     folder = Path(output_dir) / FOLDER
     if not folder.is_dir():
@@ -38,17 +38,17 @@ def private_file(output_dir: str | Path, name: str) -> Path:
 
 
 def private_name(output_dir: str | Path, text: str) -> str:
-    """Returns eight hex digits that stand for a text in the names of this folder's outputs, the same each time.
+    """Returns eight hex digits that stand for a string in the names of this folder's outputs; deterministic.
 
     Args:
-        output_dir: whose key is used, or made.
-        text: such as a path.
+        output_dir: output folder whose key is used, or created.
+        text: string to replace, such as a path.
     """
     return hmac.digest(_key(output_dir), text.encode(), "sha256").hex()[:8]
 
 
 def _key(output_dir: str | Path) -> bytes:
-    """Returns the key; of several processes that make it at one time the first one's is everybody's."""
+    """Returns the key; of several processes that create it at the same time, the first one's is used by all."""
     path = private_file(output_dir, KEY)
     if not path.is_file():
         write_once(path, secrets.token_hex(KEY_BYTES) + "\n")

@@ -1,4 +1,4 @@
-"""Messages without the paths that they name: folders and files of a scanner's export are called after patients."""
+"""Removes paths from messages: folders and files exported by a scanner are often named after patients."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Iterable
 from pathlib import Path
 
 UID = re.compile(r"\b[0-2]((\.\d+){5,}|(\.\d+)+\.\d{10,}(\.\d+)*)\b")
-"""Six numbers or more, or one as long as a UUID is (2.25.…); a version or a measure has neither."""
+"""At least six components, or one as long as a UUID (2.25.…); versions and measurements have neither."""
 
 SPEAKING = re.compile(r"[^\W\d_]{3}|\d{4}")
-"""Three letters or four digits in a row: what could be somebody's name, number or birthday. `IM0` and `17` are not,
-and occur in any message."""
+"""Three letters or four digits in a row: could be a name, number or date of birth. `IM0` and `17` could not, and occur
+in any message."""
 
 ORDINARY = (
     "case", "cases", "data", "dicom", "file", "files", "folder", "image", "images", "label", "labels",
     "model", "nifti", "pixels", "scan", "scans", "series", "slice", "slices", "study", "studies",
     "test", "training", "validation", "volume", "volumes", "voxels",
 )  # fmt: skip
-"""Names of folders that are words of messages, and nobody's."""
+"""Folder names that are ordinary words of messages and identify nobody."""
 
 
 def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | Path | None = None) -> str:
-    """Returns a message in which the paths of inputs, the names of a series' files, and DICOM UIDs are not named.
+    """Returns a message without the paths of inputs, the file names of a series, and DICOM UIDs.
 
-    A file keeps its own name, after which its outputs are called.
+    A single file keeps its own name, since its outputs are named after it.
 
     Args:
-        message: about a case, such as why it was refused.
-        inputs: paths that it may name: files, or folders of series.
-        output_dir: of the run.
+        message: message about a case, such as why it was rejected.
+        inputs: paths it may name: files, or folders of series.
+        output_dir: output folder of the run.
     """
     paths = [Path(path) for path in inputs]
     for path in paths:
@@ -63,7 +63,7 @@ def _without_parents(message: str, path: Path) -> str:
 
 
 def _folder_names(path: Path) -> list[str]:
-    """Returns the names of folders that a message may have without their paths, the longest first."""
+    """Returns the folder names that a message may contain without their paths, longest first."""
     folders = [path.parent, *([] if path.is_file() else [path, *_folders_of(path)])]
     names = {folder.name for folder in folders} | {folder.absolute().name for folder in folders}
     return sorted((name for name in names if name.lower() not in ORDINARY), key=len, reverse=True)
@@ -78,12 +78,12 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _folders_of(path: Path) -> list[Path]:
-    """Returns the folders below a study's, the deepest first."""
+    """Returns the subfolders of a case's folder, deepest first."""
     return sorted((folder for folder in path.rglob("*") if folder.is_dir()), key=lambda folder: -len(folder.parts))
 
 
 def _spellings(path: Path) -> list[str]:
-    """Returns the ways in which a message may write a path, the longest first; not `.` or a bare name."""
+    """Returns the spellings of a path in messages, longest first; not `.` or a bare name."""
     spellings = {str(path), str(path.absolute()), str(path.resolve())}
     return sorted((text for text in spellings if "/" in text or "\\" in text), key=len, reverse=True)
 

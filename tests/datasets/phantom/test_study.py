@@ -78,7 +78,7 @@ def test_an_edited_datalist_stays(tmp_path, caplog):
     edited = path.read_text().replace("phantom_000", "my case", 1)
     path.write_text(edited)
     _write(tmp_path)
-    assert path.read_text() == edited and "it was edited and stays" in caplog.text
+    assert path.read_text() == edited and "it was edited and is kept" in caplog.text
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):

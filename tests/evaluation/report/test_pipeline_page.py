@@ -116,7 +116,7 @@ def test_the_numbers_are_those_of_the_metrics(html: str, report: PipelineContent
     assert f"{summary['dice']['mean']:.3f} ± {summary['dice']['sd']:.3f}" in text
     assert f"{summary['classes']['liver']['dice']['mean']:.3f}" in text
     assert "212 k" in text and "18.7 ms" in text and "1 min 15 s" in text
-    assert "n = 4 patients: the interval says little" in text
+    assert "n = 4 patients: the interval is not informative" in text
 
 
 def test_the_overlays_show_each_method_on_three_patients(html: str) -> None:

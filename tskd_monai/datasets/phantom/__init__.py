@@ -1,1 +1,1 @@
-"""The embedded dataset: images computed from ellipsoids, with exact answers."""
+"""The embedded dataset: images computed from ellipsoids, with exact labels at every point."""

@@ -1,7 +1,7 @@
-"""The patients of the embedded dataset: an upper abdomen of analytic solids, another one for each seed.
+"""The patients of the embedded dataset: an upper abdomen of analytic solids, a different one for each seed.
 
-World coordinates are RAS in mm: +x is the patient's right, where the liver lies, +y anterior, +z superior; the origin
-lies near the first lumbar vertebra.
+World coordinates are RAS in mm: +x is the patient's right, where the liver is, +y anterior, +z superior; the origin is
+near the first lumbar vertebra.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NUM_BOWEL_CONTENTS = 5
 
 
 class Tissue(IntEnum):
-    """What a point is made of; the bowel has several contents, from BOWEL on, which differ in signal."""
+    """Tissue class of a point; bowel contents, from BOWEL on, are several classes with different signal."""
 
     AIR = 0
     FAT = 1
@@ -63,9 +63,9 @@ class Anatomy:
 
     Attributes:
         parts: painted in this order, in body coordinates, mm.
-        warp: deformation, from the posed to the body coordinates.
+        warp: deformation from posed to body coordinates.
         shift_mm: position of the body in the world.
-        rotation_deg: how the body lies, degrees about x, y and z.
+        rotation_deg: orientation of the body, degrees about x, y and z.
     """
 
     parts: tuple[Part, ...]
@@ -112,7 +112,7 @@ def tissue_at(anatomy: Anatomy, points_ras_mm: np.ndarray) -> np.ndarray:
 
 
 def _inside_box(columns: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Returns which points, given as coordinates (3, N), lie between two corners; infinite ones cost nothing."""
+    """Returns which points, given as coordinates (3, N), are between two corners; infinite corners cost nothing."""
     inside = np.ones(columns.shape[1], dtype=bool)
     for coordinates, lower, upper in zip(columns, low, high, strict=True):
         if np.isfinite(lower):
@@ -180,7 +180,7 @@ def _sample_warp(rng: np.random.Generator) -> Warp:
 def _body_wall(rng: np.random.Generator, half_width: float, half_depth: float) -> tuple[Part, ...]:
     """Returns skin fat, muscle and ribs, and the cavity that they enclose."""
     fat = rng.uniform(8, 20)
-    front = rng.uniform(0.8, 1.6)  # fat is thicker or thinner at the belly than at the flanks
+    front = rng.uniform(0.8, 1.6)  # anterior fat relative to that of the flanks
 
     def shell(inset: float, tissue: Tissue, over: tuple[int, ...] = ()) -> Part:
         radii = (half_width - inset, half_depth - inset * front, 2000.0)
@@ -188,7 +188,7 @@ def _body_wall(rng: np.random.Generator, half_width: float, half_depth: float) -
 
     ribs = []
     for height in np.arange(-20, 130, 30) + rng.uniform(-10, 10):
-        # A rib runs downwards from back to front: a tilted flat disc seen where it crosses the muscle.
+        # A rib descends from posterior to anterior: a tilted flat disc, visible where it crosses the muscle.
         disc = Ellipsoid((0.0, 0.0, float(height)), (half_width, half_depth, 5.0), (rng.uniform(18, 26), 0.0, 0.0), 4.0)
         ribs.append(Part(Tissue.BONE, (disc,), over=(Tissue.MUSCLE,)))
     muscle, cavity = shell(fat, Tissue.MUSCLE), shell(fat + rng.uniform(8, 13), Tissue.CAVITY)
@@ -196,7 +196,7 @@ def _body_wall(rng: np.random.Generator, half_width: float, half_depth: float) -
 
 
 def _chest(rng: np.random.Generator, breath: float) -> tuple[Part, ...]:
-    """Returns the lung bases and the heart, which the domes of liver and spleen rise into."""
+    """Returns the lung bases and the heart, above the domes of liver and spleen."""
     lungs = tuple(
         Ellipsoid((side * 72.0, -12.0, 150 + breath), (66.0, 80.0, rng.uniform(105, 125)), exponent=2.5)
         for side in (1, -1)
@@ -209,7 +209,7 @@ def _chest(rng: np.random.Generator, breath: float) -> tuple[Part, ...]:
 
 
 def _bowel(rng: np.random.Generator, inner: tuple[float, float], back: float) -> tuple[Part, ...]:
-    """Returns small bowel in front, the colon along the flanks, and loops that come to lie beside the kidneys."""
+    """Returns anterior small bowel, the colon along the flanks, and loops adjacent to the kidneys."""
     places = [_around(rng, (0, 28, -48), (inner[0] - 30, inner[1] - 45, 52)) for _ in range(26)]
     places += [_around(rng, (-52, 30, 10), (34, 30, 38)) for _ in range(6)]
     places += [_around(rng, (side * 74, back + 22, -24), (24, 20, 66)) for side in (1,) * 6 + (-1,) * 8]
@@ -224,7 +224,7 @@ def _bowel(rng: np.random.Generator, inner: tuple[float, float], back: float) ->
 
 
 def _retroperitoneum(rng: np.random.Generator, back: float) -> tuple[Part, ...]:
-    """Returns spine, muscles along it, great vessels and pancreas."""
+    """Returns spine, paraspinal muscles, great vessels and pancreas."""
     back = back - rng.uniform(8, 16)
     body = Ellipsoid((0.0, back, 0.0), (22.0, 18.0, 900.0), exponent=2.3)
     arch = Ellipsoid((0.0, back - 30, 0.0), (9.0, 20.0, 900.0))
@@ -298,7 +298,7 @@ def _spleen(rng: np.random.Generator, scale: float, inner: tuple[float, float], 
 
 
 def _kidney(rng: np.random.Generator, scale: float, side: int, back: float, breath: float) -> tuple[Part, ...]:
-    """Returns one kidney (side 1 right, -1 left) in its fat: cortex, medulla, and a sinus open to the middle."""
+    """Returns one kidney (side 1 right, -1 left) in its fat: cortex, medulla, and a sinus open medially."""
     grow = scale * rng.uniform(0.85, 1.15)
     height = (-28 if side > 0 else -12) + 0.6 * breath
     center = np.array(_around(rng, (side * 58, back, height), (8, 7, 16)))

@@ -1,6 +1,6 @@
-"""Volumes as DICOM MR series: classic single-frame instances, so that readers and writers meet exact geometry.
+"""Volumes as DICOM MR series: classic single-frame instances with exactly known geometry, for readers and writers.
 
-Everything in the headers is made up and says so; unique identifiers follow from the seed (UUIDs under 2.25,
+All header values are fictitious and state so; unique identifiers are derived from the seed (UUIDs under 2.25,
 PS3.5 annex B.2), so the same call writes the same series again.
 """
 
@@ -16,7 +16,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from tskd_monai.files.atomic import atomic_path
 
-SHEAR_TOLERANCE = 1e-4  # cosine between array axes; PS3.3 C.7.6.2.1.1 asks for orthogonal rows and columns
+SHEAR_TOLERANCE = 1e-4  # cosine between array axes; PS3.3 C.7.6.2.1.1 requires orthogonal rows and columns
 UID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "phantom.tskd-monai")
 STUDY_DATE, STUDY_TIME = "20000101", "120000"
 
@@ -35,29 +35,30 @@ def write_dicom_series(
 ) -> tuple[Path, ...]:
     """Writes a volume as a series of MR Image Storage instances, uncompressed, explicit VR little endian.
 
-    Of the two array axes besides the slice axis the first becomes the rows' index and the second the columns' index,
-    unflipped: in an instance, pixel (row, column) is `volume[row, column, slice]` for the default slice axis. The
-    direction of the second is therefore the first triplet of ImageOrientationPatient, that of the first the second
-    triplet. So any affine without shear is represented exactly, also oblique or left-handed ones; a volume with axes
-    `PLS` looks as radiologists are used to.
+    Of the two array axes besides the slice axis, the first is the row index and the second the column index, without
+    flips: in an instance, pixel (row, column) is `volume[row, column, slice]` for the default slice axis. The direction
+        of
+    the second is therefore the first triplet of ImageOrientationPatient, that of the first the second triplet. So any
+    affine without shear is represented exactly, including oblique and left-handed ones; a volume with axes `PLS`
+    appears in the usual radiological orientation.
 
     Args:
-        folder: where the instances go; it must hold no file yet.
+        folder: folder of the instances; must contain no files yet.
         volume: integers in [0, 65535], three axes.
         affine: (4, 4), from voxel indices to RAS mm.
-        seed: of the identifiers. Series of one seed share study, patient and frame of reference.
+        seed: seed of the identifiers. Series of the same seed share study, patient and frame of reference.
         slice_axis: array axis that runs over the instances.
-        series_number: number of the series in the study; part of its identity.
-        series_description: of the series.
-        patient_id: identifier and name of the imaginary patient.
-        shuffle: whether InstanceNumber and file names come in an order that has nothing to do with position.
+        series_number: number of the series in the study; part of its UID.
+        series_description: value of Series Description.
+        patient_id: Patient ID and name of the imaginary patient.
+        shuffle: whether InstanceNumber and file names are in an order unrelated to position.
 
     Returns:
         The files in the order of the slice index.
 
     Raises:
         ValueError: if volume or affine cannot be represented.
-        FileExistsError: if the folder already holds files.
+        FileExistsError: if the folder already contains files.
     """
     folder = Path(folder)
     slices, matrix = _in_slice_order(np.asarray(volume), np.asarray(affine, dtype=np.float64), slice_axis)
@@ -110,7 +111,7 @@ def _in_slice_order(volume: np.ndarray, affine: np.ndarray, slice_axis: int) -> 
 
 
 def _series_header(seed: int, series_number: int, series_description: str, patient_id: str) -> Dataset:
-    """Returns what all instances share: the patient, study, series, frame of reference and equipment modules."""
+    """Returns the attributes that all instances share: patient, study, series, frame of reference, equipment."""
     header = Dataset()
     header.SOPClassUID = MRImageStorage
     header.PatientName = f"Phantom^{patient_id}"
@@ -157,7 +158,7 @@ def _describe_acquisition(header: Dataset) -> None:
 
 
 def _describe_plane(header: Dataset, matrix: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Adds the pixel format and what all planes share, from an affine of (slice, row, column) to RAS mm."""
+    """Adds the pixel format and the shared plane attributes, from an affine of (slice, row, column) to RAS mm."""
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     directions = matrix[:3, :3] / spacing * np.array([[-1], [-1], [1]])  # RAS to LPS
     header.ImageOrientationPatient = _decimals(np.concatenate([directions[:, 2], directions[:, 1]]))
@@ -184,10 +185,10 @@ def _save(instance: Dataset, path: Path) -> None:
 
 
 def _decimals(values: np.ndarray) -> list[str]:
-    """Returns numbers as decimal strings of at most 16 characters, the longest that DICOM allows."""
+    """Returns numbers as decimal strings of at most 16 characters, the maximum in DICOM."""
     return [format_number_as_ds(float(value) + 0.0) for value in values]
 
 
 def _make_uid(*parts: object) -> UID:
-    """Returns the identifier of these parts, the same each time."""
+    """Returns the UID derived from these parts, the same each time."""
     return UID(f"2.25.{uuid.uuid5(UID_NAMESPACE, '/'.join(map(str, parts))).int}")

@@ -1,7 +1,7 @@
-"""Scans of the embedded dataset: an anatomy rendered into any grid as a T2-weighted abdominal MR with its label map.
+"""Scans of the embedded dataset: an anatomy rendered on any grid as T2-weighted abdominal MR with its label map.
 
-What makes MR hard is simulated: a smooth multiplicative bias field, Rician noise, partial volume of thick slices,
-texture, and a contrast that differs between cases, in which bowel looks like kidney or spleen.
+The difficulties of MR are simulated: a smooth multiplicative bias field, Rician noise, partial volume in thick slices,
+texture, and a contrast that varies between cases, in which bowel resembles kidney or spleen.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ DIRECTIONS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie.
+    """Positions of voxels.
 
     Attributes:
         shape: number of voxels along i, j and k.
-        affine: 4x4, from voxel indices to RAS mm, as nested tuples.
+        affine: 4x4, voxel index to RAS mm, as nested tuples.
     """
 
     shape: tuple[int, int, int]
@@ -56,7 +56,7 @@ class Grid:
 
     @property
     def spacing(self) -> np.ndarray:
-        """Distance in mm of neighbouring voxels along each array axis (3,)."""
+        """Distance in mm between neighbouring voxels along each array axis (3,)."""
         return np.linalg.norm(self.matrix[:3, :3], axis=0)
 
     def points(self, *axes: np.ndarray) -> np.ndarray:
@@ -76,14 +76,14 @@ def make_grid(
     center_mm: Vector = (0.0, 0.0, 0.0),
     rotation_deg: Vector = (0.0, 0.0, 0.0),
 ) -> Grid:
-    """Returns a grid of any orientation, straight or oblique.
+    """Returns a grid of any orientation, axis-aligned or oblique.
 
     Args:
         shape: number of voxels along the array axes.
         spacing: mm along the array axes.
-        axcodes: where the array axes point to, such as `PLS`: to the back, to the left, to the head.
-        center_mm: RAS coordinates of the middle of the grid.
-        rotation_deg: turns the grid about its middle, degrees about x, then y, then z.
+        axcodes: directions of the array axes, such as `PLS`: posterior, left, superior.
+        center_mm: RAS coordinates of the centre of the grid.
+        rotation_deg: rotation of the grid about its centre, degrees about x, then y, then z.
 
     Raises:
         ValueError: if `axcodes` does not name each of the three directions once, or a size is not positive.
@@ -103,17 +103,17 @@ def render(anatomy: Anatomy, grid: Grid, seed: int) -> tuple[np.ndarray, np.ndar
     """Returns an MR volume of the anatomy and its label map.
 
     Contrast, bias field and texture are functions of seed and world position, so two grids show the same tissue; only
-    the noise belongs to the voxel. A voxel averages the tissue within it; its label is that of its centre.
+    the noise is drawn per voxel. A voxel averages the tissue within it; its label is that of its centre.
 
     Args:
         anatomy: the patient.
-        grid: where the voxels lie.
-        seed: of the scan. The result depends on nothing else.
+        grid: positions of the voxels.
+        seed: seed of the scan. The result depends on nothing else.
 
     Returns:
         Image, int16 in [0, 4095], and label, uint8, both of the grid's shape.
     """
-    rng = np.random.default_rng((seed, 1))  # an anatomy of the same seed is drawn from another stream
+    rng = np.random.default_rng((seed, 1))  # the anatomy of the same seed uses another stream
     signal, roughness = _sample_contrast(rng)
     texture = _PlaneWaves.sample(rng, count=24, wavelengths=(9.0, 36.0))
     bias = _PlaneWaves.sample(rng, count=5, wavelengths=(180.0, 600.0))
@@ -138,7 +138,7 @@ class _PlaneWaves:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, count: int, wavelengths: tuple[float, float]) -> _PlaneWaves:
-        """Returns a field of `count` waves in random directions, lengths in mm."""
+        """Returns a field of `count` waves in random directions, wavelengths in mm."""
         directions = rng.standard_normal((count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = rng.uniform(*wavelengths, count)
@@ -150,8 +150,8 @@ class _PlaneWaves:
 
 
 def _sample_contrast(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns signal and relative roughness of each tissue (NUM_TISSUES,), 1 being the brightest water."""
-    bright = rng.uniform(0.45, 0.85)  # kidneys, spleen and much of the bowel share a level, which differs by case
+    """Returns signal and relative roughness of each tissue (NUM_TISSUES,); 1 is the brightest water."""
+    bright = rng.uniform(0.45, 0.85)  # kidneys, spleen and much of the bowel share a level, which varies by case
     liver = rng.uniform(0.22, 0.62)
     fat = rng.uniform(0.05, 0.3)  # how well fat was suppressed
     signal, roughness = np.zeros(NUM_TISSUES), np.full(NUM_TISSUES, 0.1)
@@ -184,7 +184,7 @@ def _sample_contrast(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def average_tissue(anatomy: Anatomy, grid: Grid, values: np.ndarray) -> np.ndarray:
     """Returns tissue values (C, NUM_TISSUES) averaged over each voxel's volume, (C, *grid.shape).
 
-    A voxel is sampled about every SUBVOXEL_MM along each axis, so thick slices mix tissues as a scanner's do.
+    A voxel is sampled about every SUBVOXEL_MM along each axis, so thick slices mix tissues as in a scanner.
     """
     counts = np.clip(np.ceil(grid.spacing / SUBVOXEL_MM), 1, MAX_SUBVOXELS).astype(int)
     offsets = [(np.arange(count) + 0.5) / count - 0.5 for count in counts]

@@ -1,4 +1,4 @@
-"""Analytic solids in mm: what the embedded dataset is drawn from, so that the right label of every point is known."""
+"""Analytic solids in mm, from which the embedded dataset is built, so that the label of every point is exact."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Ellipsoid:
     """A superellipsoid.
 
     Attributes:
-        center: mm.
-        radii: mm along the solid's own axes.
+        center: position of the centre, mm.
+        radii: semi-axes along the solid's own axes, mm.
         tilt_deg: rotation of these axes, degrees about x, then y, then z.
-        exponent: 2 is round, more is box-like.
+        exponent: 2 is an ellipsoid, larger values are more box-like.
     """
 
     center: Vector
@@ -35,7 +35,7 @@ class Ellipsoid:
     exponent: float = 2.0
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """Returns roughly the distance (N,) in mm of points (N, 3) to the surface, negative inside."""
+        """Returns the approximate distance (N,) in mm of points (N, 3) to the surface, negative inside."""
         scaled = (points - self.center) @ rotation_matrix(self.tilt_deg) / self.radii
         if self.exponent == 2.0:
             level = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
@@ -51,14 +51,14 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Part:
-    """A smooth union of solids, smoothly less others, made of one tissue.
+    """A smooth union of solids minus others, made of one tissue.
 
     Attributes:
         tissue: number of the tissue.
-        solids: what the part is made of, at least one.
-        cuts: what is taken away.
-        over: tissues that the part may be painted over, none meaning all. It clips a part to what it lies in.
-        blend_mm: width over which surfaces melt into each other.
+        solids: solids of the union, at least one.
+        cuts: solids that are subtracted.
+        over: tissues that the part may be painted over; empty: all. This clips a part to what contains it.
+        blend_mm: width over which surfaces blend into each other.
     """
 
     tissue: int
@@ -68,7 +68,7 @@ class Part:
     blend_mm: float = 0.0
 
     def contains(self, points: np.ndarray) -> np.ndarray:
-        """Returns whether each of the points (N, 3) lies inside, bool (N,)."""
+        """Returns whether each of the points (N, 3) is inside, bool (N,)."""
         distance = self.solids[0].distance(points)
         for solid in self.solids[1:]:
             distance = smooth_minimum(distance, solid.distance(points), self.blend_mm)
@@ -77,7 +77,7 @@ class Part:
         return distance < 0
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the corners in mm of a box that holds the part."""
+        """Returns the corners in mm of a box around the part."""
         corners = [solid.bounds() for solid in self.solids]
         low, high = (np.array(side) for side in zip(*corners, strict=True))
         margin = self.blend_mm if len(corners) > 1 else 0.0

@@ -18,7 +18,7 @@ from tskd_monai.files.json_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 RECORD = "phantom.json"
-FORMAT_VERSION = 1  # goes up when the same arguments give other images
+FORMAT_VERSION = 1  # increased when the same arguments give different images
 SEEDS_PER_STUDY = 10_000
 
 
@@ -33,19 +33,19 @@ def write_study(
 ) -> Path:
     """Writes a dataset and returns the path of its `datalist.json`.
 
-    Each case is another patient. Finished files are kept, so a call that was stopped resumes, and the same call again
-    changes nothing; a datalist that was edited stays as it is.
+    Each case is a different patient. Finished files are kept, so an interrupted call resumes, and repeating the call
+    changes nothing; an edited datalist is kept.
 
     Args:
         output_dir: folder of the dataset.
-        seed: of the dataset; no two share a patient.
+        seed: seed of the dataset; no two datasets share a patient.
         sections: number of cases in each section, `training`, `validation`, `test` or `unlabeled`.
         shape: voxels along the array axes.
         spacing: mm along the array axes.
-        axcodes: where the array axes point to.
+        axcodes: directions of the array axes.
 
     Raises:
-        ValueError: if a section is unknown, a number is out of range, or the folder holds another dataset.
+        ValueError: if a section is unknown, a number is out of range, or the folder contains another dataset.
     """
     cases = _assign_cases(sections)
     if not 0 <= seed < 2**31:
@@ -74,13 +74,13 @@ def write_study(
     if not path.is_file():
         write_json(path, datalist)
     elif read_json(path) != datalist:
-        logger.warning("%s differs from the one written with the dataset; it was edited and stays.", path.name)
+        logger.warning("%s differs from the one written with the dataset; it was edited and is kept.", path.name)
     logger.info("Phantom dataset with %d cases is ready.", sum(sections.values()))
     return path
 
 
 def _assign_cases(sections: Mapping[str, int]) -> dict[str, range]:
-    """Returns the case numbers of each section, counted through all of them."""
+    """Returns the case numbers of each section, numbered across all sections."""
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown or not sections:
         raise ValueError(f"Expected sections among {SECTIONS}, found {unknown or 'none'}.")
@@ -92,7 +92,7 @@ def _assign_cases(sections: Mapping[str, int]) -> dict[str, range]:
 
 
 def _claim(path: Path, record: dict[str, Any]) -> None:
-    """Writes down what the folder holds, or checks it against what it was made with."""
+    """Records what the folder contains, or checks it against the record."""
     if not path.is_file():
         if (path.parent / "datalist.json").exists():
             raise ValueError(
@@ -108,7 +108,7 @@ def _claim(path: Path, record: dict[str, Any]) -> None:
 
 
 def _write_case(folder: Path, number: int, seed: int, grid: Grid, with_label: bool) -> dict[str, str]:
-    """Renders one case unless its files are there, and returns its entry in the datalist."""
+    """Renders one case unless its files exist, and returns its entry in the datalist."""
     case = f"phantom_{number:03d}"
     entry = {"image": f"images/{case}.nii.gz", "case": case}
     if with_label:

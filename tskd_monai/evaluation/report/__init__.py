@@ -1,1 +1,1 @@
-"""Reports as one HTML file: tables, figures, overlays."""
+"""Self-contained HTML reports: tables, figures, overlays."""

@@ -1,4 +1,4 @@
-"""A case as a row of pictures: image, reference, prediction, and where the two differ most."""
+"""A case as a row of images: input, reference, prediction, and where the two differ most."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ DIFFERENCE_COLOURS = {MISSED: "#ff3b30", ADDED: "#00e5ff", CONFUSED: "#ffe600"} 
 
 
 def case_legend(labels: Mapping[int, str]) -> str:
-    """Returns the HTML of the colours of the labels, and of those of the differences."""
+    """Returns the HTML legend of the label colours and of the difference colours."""
     return legend(labels) + "<p>Differences:</p>" + legend(DIFFERENCES, DIFFERENCE_COLOURS)
 
 
 def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
-    """Returns the HTML of a case: its Dice by class, and the slice on which most pixels differ.
+    """Returns the HTML of a case: its Dice per class, and the slice on which most pixels differ.
 
     Args:
-        case: with its files.
+        case: the case with its files.
         labels: value -> name of the foreground labels.
 
     Raises:
-        ValueError: if image, label and prediction do not lie on one grid.
+        ValueError: if image, label and prediction are not on the same grid.
     """
     scores = ", ".join(f"{row['name']} {_dice(row['dice'])}" for row in case.rows)
     heading = f"<h3>{escape(case.name)} <small>Dice {_dice(case.dice)}</small></h3>"
@@ -62,14 +62,14 @@ def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
 
 
 def difference_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Returns 0 where two label maps agree, else whether a structure was missed, added, or taken for another one."""
+    """Returns 0 where two label maps agree, else whether a structure was missed, added, or confused with another."""
     differ = reference != prediction
     kinds = np.where(prediction == 0, MISSED, np.where(reference == 0, ADDED, CONFUSED))
     return np.where(differ, kinds, 0)
 
 
 def worst_slice(differences: np.ndarray, reference: np.ndarray) -> int:
-    """Returns the index of the slice of (H, W, D) on which most pixels differ; without any, the fullest reference."""
+    """Returns the index of the slice of (H, W, D) with the most differing pixels; if none differ, the fullest one."""
     counts = (differences > 0).sum(axis=(0, 1))
     return int((counts if counts.any() else (reference > 0).sum(axis=(0, 1))).argmax())
 

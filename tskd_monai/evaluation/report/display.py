@@ -1,4 +1,4 @@
-"""Images and label maps arranged for display: radiological orientation, slices last."""
+"""Images and label maps arranged for display: radiological orientation, slice axis last."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DisplayVolume:
         pixel_mm: (mm per row, mm per column); 1 for 2D image files.
         view: "Axial", "Coronal", "Sagittal", or "" for a 2D image file.
         orientation: which way is up and left, in words; "" for a 2D image file.
-        grid: of the file, as stored.
+        grid: grid of the file, as stored.
     """
 
     array: np.ndarray
@@ -47,8 +47,8 @@ def load_for_display(path: Path) -> DisplayVolume:
     The slice axis is an axis of length 1, else one clearly thicker than the others, else the axial one.
 
     Raises:
-        FileNotFoundError: if there is no such file, or no series in a folder.
-        ValueError: if the file is no image or volume, or the series is refused.
+        FileNotFoundError: if the file does not exist, or a folder contains no series.
+        ValueError: if the file is not an image or volume, or the series is rejected.
     """
     path = Path(path)
     if is_image_file(path):
@@ -61,8 +61,8 @@ def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
     """Returns an array in radiological orientation, as `load_for_display` does with a file.
 
     Args:
-        array: (X, Y, Z).
-        affine: to RAS mm, (4, 4); None for a 2D image, which stays as it is.
+        array: (X, Y, Z) voxels.
+        affine: voxel index to RAS mm, (4, 4); None for a 2D image, which is returned unchanged.
     """
     grid = tuple(array.shape[:3]), affine
     if affine is None:
@@ -74,16 +74,16 @@ def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
 
 
 def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, str], names: str) -> LabelMap:
-    """Reads a reference as the scorer does, on the grid of the image that it is drawn over, as training does.
+    """Reads a reference as the scorer does, on the grid of the image it is drawn over, as training does.
 
     Args:
-        path: of the reference.
+        path: file of the reference.
         volume: the image.
         labels: value -> name of the foreground labels.
-        names: of both in messages.
+        names: names of reference and image, for messages.
 
     Raises:
-        ValueError: if training or the scorer would refuse the reference.
+        ValueError: if training or the scorer would reject the reference.
     """
     reference = load_reference(path, labels)
     check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)
@@ -96,7 +96,7 @@ def labels_for_display(label_map: LabelMap) -> np.ndarray:
 
 
 def to_grey_levels(pixels: np.ndarray) -> np.ndarray:
-    """Returns a slice (H, W) or (H, W, 3) as uint8; 8-bit images as they are, others from percentile 1 to 99.5."""
+    """Returns a slice (H, W) or (H, W, 3) as uint8: 8-bit images unchanged, others from percentile 1 to 99.5."""
     if pixels.dtype == np.uint8:
         return pixels
     values = np.nan_to_num(pixels.astype(np.float32))
@@ -105,10 +105,10 @@ def to_grey_levels(pixels: np.ndarray) -> np.ndarray:
 
 
 def fullest_slice(labels: np.ndarray) -> int:
-    """Returns the index of the slice of (H, W, D) that shows most of all structures together.
+    """Returns the index of the slice of (H, W, D) that shows the most of all structures.
 
-    Areas count relative to the structure's own largest slice, so that small organs weigh as much as large ones. The
-    middle slice if there are no structures.
+    Areas are relative to the structure's largest slice, so that small organs count as much as large ones. Without
+    structures it is the middle slice.
     """
     values = [value for value in np.unique(labels) if value != 0]
     if not values:

@@ -1,4 +1,4 @@
-"""The cases of an evaluation: their files and their rows of metrics, the worst first."""
+"""The cases of an evaluation with their files and metrics, sorted by Dice, lowest first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class EvaluatedCase:
     """One image with its label, its segmentation and their metrics.
 
     Attributes:
-        name: of the case, unique in its section.
-        image: file or folder.
-        label: file.
-        prediction: file.
-        rows: one for each foreground class.
+        name: name of the case, unique in its section.
+        image: file or folder of the image.
+        label: file of the label.
+        prediction: file of the segmentation.
+        rows: metrics, one row for each foreground class.
     """
 
     name: str
@@ -34,20 +34,20 @@ class EvaluatedCase:
 
     @property
     def dice(self) -> float:
-        """Mean over the classes; NaN where neither image nor label has any."""
+        """Mean over the classes; NaN if neither label nor prediction contains any."""
         return finite_mean(row["dice"] for row in self.rows)
 
 
 def evaluated_cases(
     task: Task, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row], output_dir: str | Path
 ) -> list[EvaluatedCase]:
-    """Returns the cases of a section, the worst Dice first and those without a Dice last.
+    """Returns the cases of a section, the lowest Dice first and those without a Dice last.
 
     Args:
-        task: of the datalist.
-        entries: of the section that was evaluated.
-        rows: of its metrics.csv, which has the entries' order.
-        output_dir: where the segmentations are.
+        task: task of the datalist.
+        entries: entries of the section that was evaluated.
+        rows: rows of its metrics.csv, in the order of the entries.
+        output_dir: folder of the segmentations.
 
     Raises:
         ValueError: if the metrics are not those of the section.

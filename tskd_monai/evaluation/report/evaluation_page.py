@@ -1,4 +1,4 @@
-"""The report of one evaluation as one HTML file: the worst cases first, with pictures, classes and volumes."""
+"""The report of one evaluation as one HTML file: cases with images, lowest Dice first, classes and volumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tskd_monai.evaluation.report.unlike_images import unlike_images, unlike_not
 from tskd_monai.evaluation.summary import Row, class_means, finite_mean, read_metrics, values_of_class
 from tskd_monai.files.atomic import atomic_path
 
-SHOWN = 12  # cases with pictures
+SHOWN = 12  # cases shown with images
 
 
 def write_evaluation_report(
@@ -30,15 +30,15 @@ def write_evaluation_report(
     """Writes `report.html` beside the segmentations and their `metrics.csv`, whole or not at all; returns its path.
 
     Args:
-        task: of the datalist.
-        datalist: the file.
-        section: that was segmented and scored.
-        output_dir: where `metrics.csv` and the segmentations are.
-        fold: of the datalist.
+        task: task of the datalist.
+        datalist: file of the datalist.
+        section: section that was segmented and scored.
+        output_dir: folder with `metrics.csv` and the segmentations.
+        fold: fold of the datalist.
 
     Raises:
         FileNotFoundError: if the metrics or a segmentation are missing.
-        ValueError: if the metrics are those of another section, or `summary.json` is not what a run writes.
+        ValueError: if the metrics are those of another section, or `summary.json` is not as a run writes it.
     """
     output_dir = Path(output_dir)
     rows = read_metrics(output_dir / "metrics.csv")
@@ -61,7 +61,7 @@ def write_evaluation_report(
 
 
 def _unlike(cases: Sequence[EvaluatedCase], output_dir: Path) -> dict[str, str]:
-    """Returns how images of the section differ from the training images; the folder may hold others too."""
+    """Returns how images of the section differ from the training images; the folder may contain other images too."""
     recorded = unlike_images(output_dir)
     return {case.name: recorded[case.name] for case in cases if case.name in recorded}
 
@@ -84,7 +84,7 @@ def class_table(task: Task, rows: Sequence[Row], caption: str = "By class, over 
 
 
 def volume_table(task: Task, cases: Sequence[EvaluatedCase]) -> str:
-    """Returns the HTML of the volumes of each case, predicted and of the reference; "" for 2D images."""
+    """Returns the HTML table of the predicted and reference volumes of each case; "" for 2D images."""
     if task.axcodes is None:
         return ""
     lines = []

@@ -1,4 +1,4 @@
-"""Charts of the report, drawn by matplotlib on a transparent ground, once for a light page and once for a dark one."""
+"""Charts of the report, drawn by matplotlib on a transparent background, for a light and for a dark page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tskd_monai.evaluation.report.panels import data_uri
 DPI = 200
 INK = {"light": "#3c4043", "dark": "#c9cdd2"}
 FAINT = {"light": "#d5d8dc", "dark": "#4a4f57"}
-METHOD_COLOURS = {  # Okabe and Ito; the dark page gets the lighter shades
+METHOD_COLOURS = {  # Okabe and Ito; lighter shades on the dark page
     "light": ("#0072b2", "#d55e00", "#009e73", "#b4578d", "#8a6d00", "#4a4f57"),
     "dark": ("#56b4e9", "#f08a4b", "#2fc79d", "#e39cc6", "#e6c14a", "#aab0b8"),
 }
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-BINS = (6, 24)  # least and most of a histogram
+BINS = (6, 24)  # minimum and maximum of a histogram
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def strip_plot(
     quantity: str = "Dice per patient, mean over classes",
     one_colour: bool = False,
 ) -> Chart:
-    """Returns the Dice of every patient under every method or of every class, a thin line joining a patient's points.
+    """Returns the Dice of every patient for every method or class, with a thin line joining a patient's points.
 
     Args:
-        dice: title of the method or class -> case -> Dice; NaN is left out.
-        quantity: what the values are.
-        one_colour: whether all marks look alike, where colours mean something else on the page.
+        dice: title of the method or class -> case -> Dice; NaN is omitted.
+        quantity: label of the axis.
+        one_colour: whether all marks have the same colour, where colours have another meaning on the page.
     """
     return _in_both_themes(lambda theme: _draw_strips(dice, quantity, one_colour, theme))
 
@@ -61,12 +61,12 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cha
 
 
 def histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str) -> Chart:
-    """Returns the distributions of groups of any size in common bins, in percent, so that their heights compare.
+    """Returns the distributions of groups of any size in common bins, in percent, so that their heights are comparable.
 
     Args:
         groups: name -> at least one finite value.
-        threshold: drawn as a vertical line; what lies below it was dropped.
-        quantity: what the values are, with its unit if it has one.
+        threshold: drawn as a vertical line; values below it were dropped.
+        quantity: label of the axis, with its unit if it has one.
     """
     return _in_both_themes(lambda theme: _draw_histogram(groups, threshold, quantity, theme))
 
@@ -89,7 +89,7 @@ def percentages(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
 
 
 def chart_figure(chart: Chart, alt: str, caption: str) -> str:
-    """Returns the HTML that shows a chart in the theme of the page; both texts are plain."""
+    """Returns the HTML that shows a chart in the theme of the page; `alt` and `caption` are plain text."""
     return (
         '<figure class="chart"><picture>'
         f'<source srcset="{data_uri(chart.dark)}" media="screen and (prefers-color-scheme: dark)">'

@@ -33,7 +33,7 @@ def gates_section(folder: Path) -> str:
 
 
 def counts_sentence(gates: Gates) -> str:
-    """Returns how many images were sampled, kept and dropped, in plain words."""
+    """Returns how many images were sampled, kept and dropped, as a sentence."""
     sampled, copies, unsure = (gates.counts[name] for name in ("sampled", "near_copies", "low_confidence"))
     kept = f"Of {_images(sampled)} sampled, {gates.counts['accepted']} {_was(gates.counts['accepted'])} accepted"
     near = f"{copies} of the sampled ({100 * copies / sampled:.1f} %) {_was(copies)} near copies of training images"
@@ -56,7 +56,7 @@ def _quality(gates: Gates) -> str:
         "of real images, so the first is good when it is as low. MS-SSIM is the similarity of pairs within a set: "
         "lower is more diverse, and synthetic images well above the training images repeat themselves. The intervals "
         f"hold 95 % of the random draws ({gates.kid_subsets} subsets of {gates.kid_subset_size} images for KID); "
-        "they say nothing about another training run."
+        "they do not cover the variation between training runs."
     )
     return f'<div class="narrow">{table}</div><p class="quiet">{escape(reading)}</p>'
 
@@ -88,7 +88,7 @@ def _histogram(scores: Scores, quantity: str, real: str, caption: str) -> str:
 
 
 def _sheet(path: Path, encoder: str) -> str:
-    """Returns the contact sheet as a figure, which scrolls sideways where the page is narrow."""
+    """Returns the contact sheet as a figure that scrolls sideways on narrow screens."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected {path.name} in {path.parent}, found none; run the gates again.")
     png = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The page that every report is: its template, and the HTML of numbers and tables on it."""
+"""The page shared by all reports: its template, and the HTML of numbers and tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ UNKNOWN = "–"
 
 
 def filled_page(**parts: str) -> str:
-    """Returns the page with its parts, HTML or escaped text by name, filled in; a part that is not given is empty."""
+    """Returns the page with its parts, HTML or escaped text by name, filled in; missing parts are empty."""
     template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
 
 
 def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:
-    """Returns the HTML of the numbers a reader looks for first: name, value and remark of each, plain text."""
+    """Returns the HTML of the key figures: name, value and remark of each, plain text."""
     return "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
         for name, value, remark in numbers
@@ -39,7 +39,7 @@ def html_table(
         caption: plain text.
         header: plain text, one per column.
         rows: cells as HTML (already escaped).
-        marked_row: index of the row to set off.
+        marked_row: index of the row to highlight.
     """
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
     body = ""
@@ -53,7 +53,7 @@ def html_table(
 
 
 def pairs_table(caption: str, pairs: Mapping[str, str]) -> str:
-    """Returns names and values in two columns."""
+    """Returns a two-column table of names and values."""
     rows = [[escape(str(name)), escape(str(value))] for name, value in pairs.items()]
     return html_table(caption, ["Name", "Value"], rows).replace("<table>", '<table class="pairs">')
 

@@ -1,4 +1,4 @@
-"""Pictures of the report, as PNG without text inside and as HTML: a slice with coloured labels, contact sheets."""
+"""Images of the report, as PNG without text and as HTML: slices with coloured labels, contact sheets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from tskd_monai.evaluation.report.display import DisplayVolume, load_for_display, to_grey_levels
 
-# Okabe and Ito's colours, distinct under the common colour vision deficiencies, then Paul Tol's muted set.
+# Okabe and Ito's colours, distinguishable with common colour vision deficiencies, then Paul Tol's muted set.
 LABEL_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2",
     "#882255", "#44aa99", "#ddcc77", "#88ccee", "#aa4499", "#117733", "#332288",
@@ -33,7 +33,7 @@ Box = tuple[slice, slice]
 def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
     """Returns value -> "#rrggbb", in the order of the labels; colours repeat beyond fourteen.
 
-    A single label is blue, since skin and retina, the common colour images, are themselves orange.
+    A single label is blue, since skin and retina, the common colour images, are orange themselves.
     """
     if len(labels) == 1:
         return dict.fromkeys(labels, SINGLE_COLOUR)
@@ -41,7 +41,7 @@ def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
 
 
 def foreground_box(maps: Sequence[np.ndarray]) -> Box:
-    """Returns the rows and columns around the foreground of all maps (H, W), with a margin; everything if none."""
+    """Returns the rows and columns around the foreground of all maps (H, W) plus a margin; all if there is none."""
     foreground = np.any([one > 0 for one in maps], axis=0)
     found = ndimage.find_objects(foreground.astype(np.uint8))
     if not found:
@@ -60,10 +60,10 @@ def render_panel(
     """Returns the PNG of a slice with its labels filled and outlined.
 
     Args:
-        pixels: (H, W) or (H, W, 3), any number type.
+        pixels: (H, W) or (H, W, 3), any numeric type.
         labels: (H, W) integers, or None for the bare image.
         colours: value -> "#rrggbb".
-        pixel_mm: (mm per row, mm per column), so that the picture has the proportions of the body.
+        pixel_mm: (mm per row, mm per column), so that the image keeps its physical aspect ratio.
         box: rows and columns to show; None shows all.
     """
     rows, columns = box or (slice(None), slice(None))
@@ -80,13 +80,13 @@ def render_panel(
 
 @dataclass(frozen=True)
 class Overlay:
-    """One picture of a row: a slice of the image, with or without labels.
+    """One image of a row: a slice, with or without labels.
 
     Attributes:
-        title: below the picture, plain text.
+        title: text below the image.
         labels: (H, W, D); None for the bare image.
         colours: value -> "#rrggbb".
-        remark: beside the title, such as a score.
+        remark: text beside the title, such as a score.
     """
 
     title: str
@@ -100,9 +100,9 @@ def panel_row(volume: DisplayVolume, index: int, overlays: Sequence[Overlay], ca
 
     Args:
         volume: the image.
-        index: of the slice.
-        overlays: in the order of the pictures.
-        case: what the picture is of, for readers who do not see it.
+        index: index of the slice.
+        overlays: the images of the row, in order.
+        case: name of the case, for the alternative text.
     """
     planes = [None if overlay.labels is None else overlay.labels[:, :, index] for overlay in overlays]
     box = foreground_box([plane for plane in planes if plane is not None])
@@ -110,7 +110,7 @@ def panel_row(volume: DisplayVolume, index: int, overlays: Sequence[Overlay], ca
     for overlay, plane in zip(overlays, planes, strict=True):
         png = render_panel(volume.array[:, :, index], plane, overlay.colours, volume.pixel_mm, box)
         panels += _panel(png, overlay, case)
-    # One row up to four pictures, two rows beyond.
+    # One row for up to four images, two rows for more.
     columns = len(overlays) if len(overlays) <= 4 else -(-len(overlays) // 2)
     return f'<div class="panels" style="--columns:{columns}">{panels}</div>'
 
@@ -144,12 +144,12 @@ def evenly_spaced(paths: Sequence[Path], limit: int) -> list[Path]:
 
 
 def data_uri(png: bytes) -> str:
-    """Returns the PNG as a data: address for use in HTML."""
+    """Returns the PNG as a data URI for use in HTML."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def legend(labels: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
-    """Returns the HTML of a list of colours: those of the labels unless others are given."""
+    """Returns the HTML legend of colours: those of the labels unless others are given."""
     items = "".join(
         f'<li><span style="background:{colour}"></span>{escape(labels[value])}</li>'
         for value, colour in (colours or label_colours(labels)).items()

@@ -1,4 +1,4 @@
-"""What the report of a pipeline shows: methods, cases and images, all given as files on disk."""
+"""Content of a pipeline's report: methods, cases and images, all given as files on disk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tskd_monai.files.json_files import is_a
 
 @dataclass(frozen=True)
 class Method:
-    """One method and what it left on disk; whatever is None is shown as not known.
+    """One method and its results on disk; a value of None is shown as unknown.
 
     Attributes:
         key: short name, unique in the report.
-        title: what the reader sees.
-        metrics_csv: written by `tskd_monai.evaluation.metrics.evaluate_cases`.
+        title: name shown to the reader.
+        metrics_csv: file written by `tskd_monai.evaluation.metrics.evaluate_cases`.
         predictions: case -> predicted label map; None leaves the method out of the overlays.
         parameters: number of parameters of the network that runs at inference.
         trainable_parameters: how many of them were trained.
-        latency_ms: one forward pass on CPU, ms.
-        history: history.jsonl of its training, one row per epoch.
-        seconds: wall-clock time of its training.
+        latency_ms: duration of one forward pass on CPU, ms.
+        history: history.jsonl of its training run, one row per epoch.
+        seconds: wall-clock time of its training run.
     """
 
     key: str
@@ -46,15 +46,15 @@ class PipelineContent:
     Attributes:
         title: heading of the report.
         summary: one or two sentences on what was done, in plain text.
-        methods: in the order of the tables; all evaluated on the same cases.
-        comparison: key of the method under study, then those of its baselines, if there are any; a difference is first
-            minus baseline.
+        methods: methods in the order of the tables; all evaluated on the same cases.
+        comparison: key of the method of interest, then those of its baselines, if any; a difference is first minus
+            baseline.
         labels: value -> name of the foreground labels.
         cases: test entries {"case", "image", "label"}; NIfTI or 2D image files.
         synthetic_images: images of the transfer set made by the diffusion model; may be empty.
         real_images: real training images to show beside them; may be empty.
-        settings: what the run was made with, shown as a table.
-        notes: sentences the reader must know, shown as a list.
+        settings: settings of the run, shown as a table.
+        notes: sentences that the reader must know, shown as a list.
         gates: folder with the `gates.json` and `contact_sheet.png` of the transfer set; None leaves the gates out.
     """
 
@@ -83,7 +83,7 @@ class PipelineContent:
 
 @dataclass(frozen=True)
 class Result:
-    """A method with its numbers read: rows of metrics, Dice per patient (class mean) and rows of history."""
+    """A method with its results: rows of metrics, Dice per patient (class mean) and rows of history."""
 
     method: Method
     rows: list[Row]
@@ -117,10 +117,10 @@ def read_results(content: PipelineContent) -> dict[str, Result]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a history.jsonl; a last line cut off by a stop is left out.
+    """Returns the rows of a history.jsonl; a last line cut off by an interruption is dropped.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file is not text, a line before the last is not JSON or a row has no number train_loss; names
             the file and the line.
     """
@@ -130,11 +130,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"Expected text in {path}, found a damaged file ({error}); train again.") from error
+        raise ValueError(f"Expected text in {path}, found a damaged file ({error}); run the training again.") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)  # a loss may be NaN, which is no JSON to `parse_json`
+            row = json.loads(line)  # a loss may be NaN, which `parse_json` rejects
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break

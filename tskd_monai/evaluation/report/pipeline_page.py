@@ -25,12 +25,12 @@ def write_pipeline_page(output: Path, content: PipelineContent) -> None:
     """Writes the report of a pipeline as one self-contained HTML file, whole or not at all.
 
     Args:
-        output: the file, for instance `report.html`.
+        output: file to write, for instance `report.html`.
         content: what to show.
 
     Raises:
         FileNotFoundError: if a file that the content names is missing.
-        ValueError: if files do not fit together (other cases, labels or grids).
+        ValueError: if files do not match (different cases, labels or grids).
     """
     results = read_results(content)
     first, *baselines = (results[key] for key in content.comparison)
@@ -55,11 +55,11 @@ def write_pipeline_page(output: Path, content: PipelineContent) -> None:
 
 
 def headline(first: Result, baselines: Sequence[Result]) -> str:
-    """Returns the finding in one sentence, whichever way it went.
+    """Returns the main result in one sentence, whether positive or negative.
 
     Args:
-        first: of the method under study.
-        baselines: of what it is compared with, on the same cases; may be empty.
+        first: result of the method of interest.
+        baselines: results of the methods it is compared with, on the same cases; may be empty.
     """
     ours = finite_mean(first.dice.values())
     text = f"{first.method.title} reaches a mean Dice of {ours:.3f} on {count_of_patients(len(first.dice))}"
@@ -77,7 +77,7 @@ def _relation(ours: float, baseline: Result) -> str:
 
 
 def _tiles(first: Result, differences: Mapping[str, PairedComparison]) -> str:
-    """Returns the numbers a reader looks for first, each with its name."""
+    """Returns the key figures, each with its name."""
     numbers = [("Mean Dice", f"{finite_mean(first.dice.values()):.3f}", first.method.title)]
     for title, difference in differences.items():
         low, high = difference.interval_95
@@ -114,7 +114,7 @@ def _accuracy(
 
 
 def _cost(results: Mapping[str, Result], marked: str) -> str:
-    """Returns the section on size and time; "" when nothing of it is known."""
+    """Returns the section on size and time; "" if none of it is known."""
     methods = [result.method for result in results.values()]
     known = [value for m in methods for value in (m.parameters, m.latency_ms, m.seconds) if value is not None]
     return f"<section><h2>Cost</h2>{cost_table(results, marked)}</section>" if known else ""

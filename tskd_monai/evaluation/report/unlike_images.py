@@ -1,4 +1,4 @@
-"""Images of an evaluation that are unlike the training images, as the run that segmented them has recorded."""
+"""Images of an evaluation that are unlike the training images, as recorded by the run that segmented them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ADVICE = "segment the section again"
 
 
 def unlike_images(output_dir: str | Path) -> dict[str, str]:
-    """Returns how images differ from the training images, by name, where they do; empty without a `summary.json`.
+    """Returns, by image name, how images differ from the training images; empty without a `summary.json`.
 
     Args:
-        output_dir: of the run.
+        output_dir: folder of the run.
 
     Raises:
-        ValueError: if `summary.json` is not what a run writes; names file and field.
+        ValueError: if `summary.json` is not as a run writes it; names file and field.
     """
     path = Path(output_dir) / SUMMARY
     if not path.is_file():
@@ -37,11 +37,11 @@ def unlike_images(output_dir: str | Path) -> dict[str, str]:
 
 
 def unlike_note(unlike: Mapping[str, str], images: int) -> str:
-    """Returns the HTML of a list of these images; "" where there are none.
+    """Returns the HTML list of these images; "" if there are none.
 
     Args:
-        unlike: from `unlike_images`.
-        images: number of images of the evaluation.
+        unlike: result of `unlike_images`.
+        images: number of images in the evaluation.
     """
     if not unlike:
         return ""
