@@ -26,7 +26,7 @@ def test_the_table_names_every_option_with_its_default() -> None:
 
 def test_the_teachers_options_are_the_same() -> None:
     text = (BUNDLES / "teacher_lora" / "configs" / "inference.yaml").read_text()
-    section = text.split("# What a user overrides\n")[1].split("\n\n")[0]
+    section = text.split("# Options\n")[1].split("\n\n")[0]
     names = set(re.findall(r"^(\w+):", section, re.M))
     config = read_json(BUNDLE / "configs" / "inference.json")
     options = set(list(config)[: list(config).index("task_def")])
