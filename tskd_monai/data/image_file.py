@@ -165,7 +165,7 @@ def _without_palette(image: Image.Image, name: str) -> Image.Image:
 
 
 def _warn_about_losses(image: Image.Image, name: str) -> None:
-    """Warns of what the decoder drops: the low byte of 16-bit colour, and a rotation in EXIF."""
+    """Warns that the decoder drops the low byte of 16-bit colour, or a rotation in EXIF."""
     if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         logger.warning("%s has 16 bits per colour channel; the upper 8 are read.", name)
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)

@@ -38,7 +38,7 @@ def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
     """Returns a label map with values within 1e-3 of a whole number rounded, with a warning; others are unchanged.
 
     Args:
-        label: as read, any shape.
+        label: label map as read, any shape.
         name: name of its file, for the warning.
     """
     if not np.issubdtype(label.dtype, np.floating):

@@ -201,7 +201,7 @@ class CaseDataset(Dataset):
 
     Args:
         data: cases with `image`.
-        transform: from a case to the network's input.
+        transform: transform from a case to the network's input.
     """
 
     def __init__(self, data: Sequence[Case], transform: Callable[[Any], Any]) -> None:

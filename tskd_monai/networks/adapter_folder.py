@@ -95,7 +95,7 @@ def read_adapter_config(path: Path) -> LoraConfig:
     """Returns the configuration of a LoRA adapter.
 
     Args:
-        path: of ``adapter_config.json``, written by peft.
+        path: path of ``adapter_config.json``, written by peft.
 
     Raises:
         ValueError: if it is no JSON object, no LoRA, or sets an option that is not supported; names file and field.

@@ -112,7 +112,7 @@ def patch_size_of(unet: UNet2DModel, image_shape: Sequence[int]) -> int:
     """Returns the patch size of a U-Net for images of a given shape.
 
     Args:
-        unet: from `build_unet`.
+        unet: U-Net from `build_unet`.
         image_shape: (C, H, W).
 
     Raises:
@@ -193,7 +193,7 @@ def predict(
         network: the U-Net, or a wrapper of it such as DDP.
         noisy: images (B, C·p², H/p, W/p).
         timesteps: one timestep, or (B,).
-        conditions: from `position_condition` or `label_map_condition`; {} for none.
+        conditions: conditioning inputs from `position_condition` or `label_map_condition`; {} for none.
     """
     inputs = torch.cat([noisy, conditions["label_map"]], 1) if "label_map" in conditions else noisy
     return network(inputs, timesteps, class_labels=conditions.get("class_labels"), return_dict=False)[0]

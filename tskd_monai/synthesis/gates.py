@@ -194,7 +194,7 @@ def check_transfer_set(
     Args:
         transfer_set: folder of the transfer set.
         output_dir: folder of the two files.
-        task: of the transfer set.
+        task: task of the transfer set.
         training: slices that the diffusion model was trained on, `image` (C, H, W); all are held in memory.
         validation: slices of patients that the diffusion model was not trained on.
         encoder: encoder whose features are compared.

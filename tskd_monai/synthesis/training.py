@@ -47,7 +47,7 @@ def snr_weights(noise_scheduler: NoiseScheduler, snr_range: Sequence[float] | No
     which determine the outline of an image, are not learned last.
 
     Args:
-        noise_scheduler: from `build_noise_scheduler`.
+        noise_scheduler: noise schedule from `build_noise_scheduler`.
         snr_range: (low, high); None: weight 1 at every level, in terms of the network's target.
 
     Raises:
@@ -96,7 +96,7 @@ class DiffusionPrepareBatch(PrepareBatch):
     Noise and timesteps come from torch's global generator of the batch's device.
 
     Args:
-        noise_scheduler: from `build_noise_scheduler`.
+        noise_scheduler: noise schedule from `build_noise_scheduler`.
         patch_size: patch size of the U-Net.
         snr_range: range of `snr_weights`.
         condition: condition that the U-Net was built for.

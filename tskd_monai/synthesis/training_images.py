@@ -75,7 +75,7 @@ def sampling_conditions(
     """Returns the source of conditions for a transfer set, the kind that the U-Net was trained with.
 
     Args:
-        unet: from `build_unet`.
+        unet: U-Net from `build_unet`.
         task: task of the model.
         datalist: datalist with the labelled training slices; used only by a label map model.
         preprocessing: transform of images and label maps.

@@ -74,7 +74,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
-    """Returns the last line of the table: OK, or how many findings prevent the run."""
+    """Returns the last line of the table: OK, or the number of findings that prevent the run."""
     stops = sum(finding.verdict is Verdict.STOP for finding in findings)
     looks = sum(finding.verdict is Verdict.LOOK for finding in findings)
     if stops:

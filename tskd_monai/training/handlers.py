@@ -39,7 +39,7 @@ class HandlerSequence:
     """Handlers that are attached to an engine one after the other, as one component of a config.
 
     Args:
-        handlers: in the order in which ignite calls them at the same event.
+        handlers: handlers in the order in which ignite calls them at the same event.
     """
 
     def __init__(self, handlers: Sequence[Handler]) -> None:

@@ -156,7 +156,7 @@ def neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the pixels before and after each position along an axis, and the weight of the latter in [0, 1].
 
     Args:
-        positions: in pixels, (N,), clamped to the border.
+        positions: positions in pixels, (N,), clamped to the border.
         size: length of the axis, pixels.
     """
     inside = positions.clamp(0, size - 1)
