@@ -55,7 +55,7 @@ def test_dry_run_lists_what_would_be_sent_and_sends_nothing(
     shown = capsys.readouterr().out
     assert "license: cc-by-nc-sa-4.0" in shown and "non_commercial: true" in shown
     assert "2000000  models/model.pt" in shown and "README.md" in shown
-    assert shown.endswith("MB in 4 files. Nothing was sent.\n")
+    assert shown.endswith("MB in 4 files. Nothing was uploaded.\n")
 
 
 def test_push_sends_the_folder_and_then_the_card(

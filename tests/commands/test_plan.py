@@ -208,9 +208,7 @@ def test_a_training_image_unlike_the_others_is_warned_of(
     assert task.training_images.pixel_mm == pytest.approx((1.08, 10.8))
 
 
-@pytest.mark.parametrize(
-    ("suffix", "sentence"), [(".png", "each 1 pixels of the image wide"), (".nii", "2 mm a pixel")]
-)
+@pytest.mark.parametrize(("suffix", "sentence"), [(".png", "each 1 image pixels wide"), (".nii", "2 mm per pixel")])
 def test_the_command_states_mm_only_where_there_are_any(tmp_path: Path, suffix: str, sentence: str) -> None:
     pixels = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32).astype(np.uint8)
     label = (pixels > 100).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""The commands of `tskd`, one file for each: its options and what it prints."""
+"""The commands of `tskd`, one module each with its options and output."""

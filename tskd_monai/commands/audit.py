@@ -1,8 +1,8 @@
-"""Lists what a bundle would run that is not on the allow-list, without running any of it.
+"""Lists the code that a bundle would run and that is not on the allow-list, without running any of it.
 
 tskd audit BUNDLE
 
-Exit code 0: nothing; 1: something is listed, read it before you run the bundle; 2: there is no such bundle.
+Exit code 0: nothing listed; 1: findings listed, read them before you run the bundle; 2: no such bundle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
     parser.add_argument("--allow-list", type=Path, help="JSON with expressions, targets, logging; default: our own")
     parser.add_argument(
-        "--write-allow-list", action="store_true", help="write the list again from these bundles, which you have read"
+        "--write-allow-list", action="store_true", help="rewrite the list from these bundles, after reviewing them"
     )
     args = parser.parse_args(argv)
     from tskd_monai.bundle.audit import ALLOW_LIST, AllowList, odd_weights, unlisted_code, write_allow_list  # torch

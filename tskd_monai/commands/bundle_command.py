@@ -1,7 +1,7 @@
-"""How a command of `tskd` runs a bundle: the runner's line is shown and kept, and its messages are sorted.
+"""Runs a bundle for a command of `tskd`: the runner's command line is shown and recorded, its messages are filtered.
 
-A command is a thin word for one call of MONAI's bundle runner. The line is printed, so that nothing is hidden, and
-appended to `commands.txt` in the output folder; pasted into a shell, it does the same.
+A command is a thin wrapper around one call of MONAI's bundle runner. The command line is printed and appended to
+`commands.txt` in the output folder; pasted into a shell, it does the same.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ OWN_LOGGER = "tskd_monai"
 
 
 def run_bundle(run: BundleRun) -> None:
-    """Run a bundle in this process; show the line that stands for it and keep it in the output folder.
+    """Runs a bundle in this process; prints the equivalent command line and records it in the output folder.
 
     Messages of this project go to the terminal; those of the libraries, with everything else, to `log.txt` in the
     output folder.
 
     Raises:
-        OSError: if the output folder takes no file.
-        ValueError: if an option is refused, or what the config builds refuses its input.
+        OSError: if the output folder is not writable.
+        ValueError: if an option is rejected, or a component of the config rejects its input.
         RuntimeError: if cases failed; names each with the reason.
     """
     run.output_dir.mkdir(parents=True, exist_ok=True)
@@ -45,14 +45,14 @@ def run_bundle(run: BundleRun) -> None:
 
 
 def runner_line(run: BundleRun) -> str:
-    """Return the runner's command line as a shell takes it, from any folder."""
+    """Returns the runner's command line for a shell, valid in any folder."""
     return shlex.join(["python", *run.command()[1:]])
 
 
 @contextmanager
 def sorted_messages(log: Path) -> Iterator[None]:
-    """Send messages of this project to the terminal, and all messages and warnings to a file."""
-    import_module("monai.bundle")  # its loggers write to the terminal from their import on
+    """Sends messages of this project to the terminal, and all messages and warnings to a file."""
+    import_module("monai.bundle")  # its loggers start to write to the terminal when imported
     file = logging.FileHandler(log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler(sys.stderr)

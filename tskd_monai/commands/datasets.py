@@ -1,7 +1,7 @@
-"""Prepares a public dataset: from the official download's layout to checked files and a datalist.
+"""Prepares a public dataset: from the layout of the official download to checked files and a datalist.
 
-The datalist goes straight into `tskd plan`. Nothing is downloaded: get the data from its authors, under its terms.
-Stopped at any moment, the same command resumes. `--verify` checks a prepared folder again.
+The datalist is ready for `tskd plan`. Nothing is downloaded: get the data from its authors, under its terms.
+If interrupted, the same command resumes. `--verify` checks a prepared folder again.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ PREPARERS: dict[str, tuple[str, str, dict[str, str]]] = {
 OWN_OPTIONS = {"annotator": ("kidney_us", "kidney_us_regions"), "channel": ("decathlon",)}
 """Options that only some datasets have."""
 LARGEST_ARCHIVE = 64 * 2**30
-"""Bytes, unpacked: twice what the largest of these datasets has."""
+"""Maximum unpacked size in bytes: twice that of the largest of these datasets."""
 
 
 def unpacked(source: Sequence[Path], folder: Path) -> Path:
     """Returns the folder of a download: the one given, or `folder`, into which archives are unpacked once.
 
     Raises:
-        FileNotFoundError: if there is no such folder or archive.
-        ValueError: if an archive is damaged, too large, or would write elsewhere.
+        FileNotFoundError: if a folder or archive does not exist.
+        ValueError: if an archive is damaged, too large, or contains a path outside the folder.
     """
     if missing := [path for path in source if not path.exists()]:
         raise FileNotFoundError(f"Expected a folder or archives of the download, found nothing at {missing[0]}.")
@@ -57,21 +57,21 @@ def unpacked(source: Sequence[Path], folder: Path) -> Path:
     if folders:
         return folders[0]
     if folder.exists():
-        logger.info("Using what was unpacked before, in %s; remove it to unpack again.", folder)
+        logger.info("Using the unpacked files in %s; remove the folder to unpack again.", folder)
     else:
         unpack_archives(source, folder, LARGEST_ARCHIVE)
-        logger.info("Unpacked into %s, which may be removed when the dataset is prepared.", folder)
+        logger.info("Unpacked into %s, which may be removed once the dataset is prepared.", folder)
     return folder
 
 
 def find_dataset(name: str, source: Path, annotator: int | None = None, channel: int | None = None) -> PublicDataset:
-    """Returns what the preparer of a dataset finds in a folder.
+    """Returns the dataset that its preparer finds in a folder.
 
     Args:
         name: one of `PREPARERS`.
-        source: the unpacked download.
-        annotator: of KidneyUS; None: the first.
-        channel: of a Decathlon task; None: its only one.
+        source: folder of the unpacked download.
+        annotator: annotator of KidneyUS; None: the first.
+        channel: channel of a Decathlon task; None: its only one.
 
     Raises:
         FileNotFoundError: if the layout is not the official one.
@@ -101,11 +101,11 @@ def summary(datalist: Mapping[str, Any]) -> str:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Returns the parser and the command line."""
+    """Returns the parser and the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="tskd datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=PREPARERS, help="of the dataset")
+    parser.add_argument("name", choices=PREPARERS, help="name of the dataset")
     parser.add_argument(
         "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
     )
@@ -119,11 +119,13 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="fractions of the patients, or numbers of them, where the section is not official (default: 0.7 0.1 0.2)",
     )
-    parser.add_argument("--folds", type=int, default=0, help="add so many folds for cross-validation by patient")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of sections and folds")
-    parser.add_argument("--allow-partial", action="store_true", help="take fewer images than the official download has")
-    parser.add_argument("--annotator", type=int, help="KidneyUS: whose labels, 1 (default) or 2")
-    parser.add_argument("--channel", type=int, help="Decathlon: which image of several, counted from 0")
+    parser.add_argument("--folds", type=int, default=0, help="number of folds to add for cross-validation by patient")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sections and folds")
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="accept fewer images than the official download has"
+    )
+    parser.add_argument("--annotator", type=int, help="KidneyUS: annotator of the labels, 1 (default) or 2")
+    parser.add_argument("--channel", type=int, help="Decathlon: index of the channel to use, from 0")
     return parser, parser.parse_args(argv)
 
 

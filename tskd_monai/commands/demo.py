@@ -1,9 +1,9 @@
-"""Runs the whole method on the embedded phantom: teacher, synthesis, distillation, inference, and a report.
+"""Runs the complete method on the embedded phantom: teacher, synthesis, distillation, inference, and a report.
 
 tskd demo
 tskd demo my_demo --seed 1
 
-It needs no data and no download, and takes minutes on two CPU cores. Stopped at any moment, the same command resumes.
+It needs no data and no download, and takes minutes on two CPU cores. If interrupted, the same command resumes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SECTIONS = ("--training", "12", "--validation", "3", "--test", "8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, write the phantom and run `tskd train` on it."""
+    """Reads the command line, writes the phantom and runs `tskd train` on it."""
     parser = argparse.ArgumentParser(
         prog="tskd demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("demo_output"), help="default: demo_output/")
-    parser.add_argument("--seed", type=int, default=0, help="other patients, and other draws in training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the patients and of training")
     parser.add_argument("--preset", default="demo", help="demo, or the path of a YAML file")
     args = parser.parse_args(argv)
     from tskd_monai.commands import phantom

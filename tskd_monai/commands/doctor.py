@@ -1,9 +1,9 @@
-"""Describes this machine and installation: what training and inference will find, and what is missing.
+"""Reports on this machine and installation: what training and inference will find, and what is missing.
 
 tskd doctor
 tskd doctor --json > machine.json
 
-Exit code 0: everything that is installed can be used; 1: something is broken or too small, and the last lines say what.
+Exit code 0: everything installed is usable; 1: something is broken or too small, and the last lines state what.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ DISTRIBUTION = "tskd-monai"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GB = 1e9
 NEEDED_MEMORY_GB = 6
-"""Resident memory of the largest stage of the demo is 2.5 GB; a `small` run on 3D MR takes about 5."""
+"""The largest stage of the demo uses 2.5 GB of resident memory; a `small` run on 3D MR about 5."""
 NEEDED_DISK_GB = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, print the findings and return the exit code."""
+    """Reads the command line, prints the findings and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="tskd doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a page")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
     found = {"machine": machine(), "torch": torch_build(), "versions": versions(), "extras": extras()}
     advice = problems(found)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, memory, disk and Python of this machine; sizes in GB."""
+    """Returns processor, memory, disk and Python of this machine; sizes in GB."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def torch_build() -> dict[str, Any]:
-    """Return what torch was built for, and what it finds here."""
+    """Returns the build of torch and the devices it finds."""
     import torch
 
     from tskd_monai.networks.bfloat16 import cpu_name, lack_of_bfloat16
@@ -75,18 +75,18 @@ def torch_build() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the installed version of each package that this one needs; None where it is missing."""
+    """Returns the installed version of each package that this one requires; None if it is missing."""
     return {name: _version(name) for name in [DISTRIBUTION, *_requirements(None)]}
 
 
 def extras() -> dict[str, list[str]]:
-    """Return, for each extra, which of its packages are not installed."""
+    """Returns the packages of each extra that are not installed."""
     names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     return {extra: [name for name in _requirements(extra) if _version(name) is None] for extra in names}
 
 
 def problems(found: dict[str, Any]) -> list[str]:
-    """Return what keeps this installation from working, a sentence each with what to do."""
+    """Returns what prevents this installation from working, one sentence each with the remedy."""
     advice = []
     missing = [name for name, version in found["versions"].items() if version is None]
     if missing:
@@ -109,7 +109,7 @@ def problems(found: dict[str, Any]) -> list[str]:
 
 
 def page(found: dict[str, Any], advice: Sequence[str]) -> str:
-    """Return the findings as text."""
+    """Returns the findings as text."""
     here, torch = found["machine"], found["torch"]
     arithmetic = "bfloat16 and float32" if torch["bfloat16"] else "float32 (bfloat16 would be emulated, and slow)"
     lines = [
@@ -130,7 +130,7 @@ def page(found: dict[str, Any], advice: Sequence[str]) -> str:
 
 
 def _requirements(extra: str | None) -> list[str]:
-    """Return the names of the packages that the package, or one extra of it, asks for."""
+    """Returns the names of the packages that this package, or one of its extras, requires."""
     from packaging.requirements import Requirement
 
     names = []
@@ -151,5 +151,5 @@ def _version(name: str) -> str | None:
 
 
 def _usable_cores() -> int:
-    """Return the cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,8 +3,8 @@
 tskd evaluate runs/mystudy/student study/datalist.json --section test
 tskd evaluate shipped mydata/ --labels liver=1,spleen=4
 
-DATA is a datalist, of which one section is scored, or a folder with images/ and labels/, of which every labelled image
-is scored.
+DATA is a datalist, of which one section is scored, or a folder with images/ and labels/, whose labelled images are all
+scored.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from typing import Any
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed command line."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="tskd evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("student", help="folder of a student bundle, or `shipped`")
     parser.add_argument("data", type=Path, help="a datalist, or a folder with images/ and labels/")
     parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation/")
-    parser.add_argument("--section", default="test", help="of a datalist: training, validation or test (the default)")
+    parser.add_argument(
+        "--section", default="test", help="section of a datalist: training, validation or test (default)"
+    )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
-    parser.add_argument("--labels", help="what label values mean in a folder, such as liver=1,spleen=4")
+    parser.add_argument("--labels", help="names of a folder's label values, such as liver=1,spleen=4")
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, segment, score, and print the means."""
+    """Reads the command line, segments, scores, and prints the means."""
     args = parse_arguments(argv)
     from tskd_monai.bundle.run import BundleRun
     from tskd_monai.commands.bundle_command import run_bundle

@@ -1,4 +1,4 @@
-"""Exports a student's network for ONNX Runtime and OpenVINO, and prints how far each is from torch.
+"""Exports a student's network for ONNX Runtime and OpenVINO, and prints how far their results are from torch.
 
 tskd export my_run/student --calibration my_dataset/datalist.json
 """
@@ -16,19 +16,21 @@ PACKAGES = ("onnxruntime", "openvino")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, writes the files and the table."""
+    """Reads the command line, writes the files and prints the table."""
     parser = argparse.ArgumentParser(
         prog="tskd export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path, help="student bundle with models/model.pt")
-    parser.add_argument("--engines", nargs="+", choices=PACKAGES, help="default: those installed")
+    parser.add_argument(
+        "--engines", nargs="+", choices=PACKAGES, help="engines to export for (default: those installed)"
+    )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="DATALIST",
         help="int8 is calibrated on its `training` images and kept if `validation` loses less than half a Dice point",
     )
-    parser.add_argument("--fold", type=int, help="of the datalist")
+    parser.add_argument("--fold", type=int, help="fold of the datalist")
     args = parser.parse_args(argv)
     # torch and MONAI take seconds to import
     from tskd_monai.data.datalist import load_section

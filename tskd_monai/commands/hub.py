@@ -3,8 +3,8 @@
 tskd hub zoo/abdomen_mr_tskd_segmentation --repo_id owner/abdomen_mr_tskd_segmentation --dry_run
 tskd hub zoo/abdomen_mr_tskd_segmentation --repo_id owner/abdomen_mr_tskd_segmentation
 
---dry_run shows the card's header and every file that would be sent, without the network. The real call wants a token
-(`hf auth login`, or HF_TOKEN). Fetch a bundle from there with
+--dry_run shows the card's header and every file that would be uploaded, without network access. The upload needs a
+token (`hf auth login`, or HF_TOKEN). Download a bundle from the hub with
 python -m monai.bundle download --name NAME --source huggingface_hub --repo owner/NAME
 """
 
@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="tskd hub", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="that tskd zoo wrote, exported with --card")
+    parser.add_argument("folder", type=Path, help="folder written by tskd zoo with --card")
     parser.add_argument("--repo_id", required=True, help="owner/name")
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry_run", action="store_true", help="send nothing")
     args = parser.parse_args(argv)
     try:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         validate_repo_id(args.repo_id)
         if args.dry_run:
-            sys.stdout.write(f"{hub.contents_for_hub(args.folder, args.repo_id)} Nothing was sent.\n")
+            sys.stdout.write(f"{hub.contents_for_hub(args.folder, args.repo_id)} Nothing was uploaded.\n")
         else:
             sys.stdout.write(f"{hub.push(args.folder, args.repo_id, args.private)}\n")
     except (FileNotFoundError, ValueError, HFValidationError, HfHubHTTPError, LocalTokenNotFoundError) as error:

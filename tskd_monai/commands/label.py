@@ -16,14 +16,14 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line and become the server's process."""
+    """Reads the command line and starts the server in this process."""
     parser = argparse.ArgumentParser(
         prog="tskd label", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("student", help="folder of a student bundle, or `shipped`")
     parser.add_argument("scans", help="folder with .nii.gz files, or the address of a DICOMweb server")
-    parser.add_argument("--port", type=int, default=8000, help="of the server (default: 8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port of the server (default: 8000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     args = parser.parse_args(argv)
     from tskd_monai.commands.segment import student_folder
     from tskd_monai.files.shipped import BUNDLES

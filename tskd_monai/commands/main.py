@@ -1,4 +1,4 @@
-"""The command `tskd`: what a command needs is imported when it is called, slow packages once its options are parsed."""
+"""The command `tskd`: modules of a command are imported when it is called, slow packages after option parsing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 from tskd_monai import __version__
 
 FAILED, INTERRUPTED = 1, 130
-"""Exit codes; 2, from argparse, is a command line that is not understood."""
+"""Exit codes; 2, from argparse, is an invalid command line."""
 
 COMMANDS = {
     "doctor": ("doctor", "describe this machine and installation, and what is missing"),
@@ -31,18 +31,18 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; return its exit code.
+    """Runs the command named by the first argument; returns its exit code.
 
     Args:
-        argv: the arguments behind `tskd`; None: those of the process.
+        argv: arguments after `tskd`; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="tskd",
         usage="tskd COMMAND [options]",
-        description=f"Commands:\n{listed}\n\nOptions of one: tskd COMMAND --help. "
-        "With --debug, an error shows where it arose.",
+        description=f"Commands:\n{listed}\n\nOptions of a command: tskd COMMAND --help. "
+        "With --debug, an error prints its traceback.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tskd {__version__}")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(module.main([argument for argument in arguments[1:] if argument != "--debug"]) or 0)
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. The same command resumes.\n")
+        sys.stderr.write("\nInterrupted. Run the same command to resume.\n")
         return INTERRUPTED
     except Exception as error:
         from tskd_monai.bundle.options import user_error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
     parser = argparse.ArgumentParser(prog="tskd phantom", description=__doc__)
-    parser.add_argument("output_dir", help="folder of the dataset, new or holding part of the same one")
+    parser.add_argument("output_dir", help="folder of the dataset, new, or with part of the same dataset")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--training", type=int, default=12, help="number of cases")
     parser.add_argument("--validation", type=int, default=3, help="number of cases")
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--unlabeled", type=int, default=0, help="number of cases without a label")
     parser.add_argument("--shape", type=int, nargs=3, default=(96, 96, 24), help="voxels along the array axes")
     parser.add_argument("--spacing", type=float, nargs=3, default=(3.6, 3.6, 7.2), help="mm along the array axes")
-    parser.add_argument("--axcodes", default="LAS", help="where the array axes point to")
+    parser.add_argument("--axcodes", default="LAS", help="directions of the array axes")
     args = parser.parse_args(argv)
     from tskd_monai.datasets.phantom.study import write_study  # MONAI takes seconds to import
 

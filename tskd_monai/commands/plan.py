@@ -1,9 +1,9 @@
-"""Plans a task from a dataset: writes task.json once, which every stage reads, open to editing.
+"""Plans a task from a dataset: writes task.json, which every stage reads and which may be edited.
 
 tskd plan study/datalist.json --output-dir runs/study --image-size 192
 tskd plan mydata/ --labels liver,spleen
 
-DATA is a datalist, a folder with images/, labels/ and perhaps unlabelled/, or a Decathlon or nnU-Net dataset.
+DATA is a datalist, a folder with images/, labels/ and optionally unlabelled/, or a Decathlon or nnU-Net dataset.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("data", type=Path, help="datalist or folder")
     parser.add_argument(
-        "--output-dir", type=Path, help="for datalist.json and task.json (default: ./<name of the folder>)"
+        "--output-dir", type=Path, help="folder of datalist.json and task.json (default: ./<name of the folder>)"
     )
     parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
-    parser.add_argument("--image-size", type=int, help="rows and columns the networks see, a multiple of 16")
-    parser.add_argument("--intensity", choices=("percentile", "hu_window", "rgb"), help="default: by the modality")
-    parser.add_argument("--labelled-slices", type=int, help="count only so many training slices as labelled")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of labelled slices")
-    parser.add_argument("--fold", type=int, help="of the datalist's cross-validation")
+    parser.add_argument("--image-size", type=int, help="rows and columns of the network input, a multiple of 16")
+    parser.add_argument(
+        "--intensity", choices=("percentile", "hu_window", "rgb"), help="intensity scaling (default: by modality)"
+    )
+    parser.add_argument("--labelled-slices", type=int, help="number of training slices to use as labelled")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labelled slices")
+    parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--task", type=Path, help="use this task.json instead of a planned one")
-    parser.add_argument("--replan", action="store_true", help="plan again; the old task.json is kept beside")
+    parser.add_argument("--replan", action="store_true", help="plan again; the previous task.json is kept")
     args = parser.parse_args(argv)
     from tskd_monai.commands.task_files import plan_dataset  # MONAI takes seconds to import
     from tskd_monai.commands.user_data import datalist_of
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     size = f"{task.pixdim[0]:.3g}"
-    scale = f"{size} mm a pixel, view {task.axcodes}" if task.axcodes else f"each {size} pixels of the image wide"
+    scale = f"{size} mm per pixel, orientation {task.axcodes}" if task.axcodes else f"each {size} image pixels wide"
     logger.info(
         "%s: %s at %dx%d, %s, %s intensities.",
         path,

@@ -3,7 +3,7 @@
 tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ other.nii.gz --output-dir predictions --dicom-seg
 
-Segmentations lie on the grid of their image. A second call does what is left. `shipped` is the student that comes with
+Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
 """
 
@@ -19,19 +19,24 @@ SUMMARY = "summary.json"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed command line."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="tskd segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("student", help=f"folder of a student bundle, or `{SHIPPED}`")
     parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
-    parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders hold the cases")
+    parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
     parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG for each DICOM series")
-    parser.add_argument("--series-uid", help="SeriesInstanceUID to take where a folder holds several series")
-    parser.add_argument("--irregular", choices=("refuse", "resample"), default="refuse", help="tilted or gappy series")
+    parser.add_argument("--series-uid", help="SeriesInstanceUID to select if a folder contains several series")
+    parser.add_argument(
+        "--irregular",
+        choices=("refuse", "resample"),
+        default="refuse",
+        help="handling of tilted series and missing slices",
+    )
     parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
-    parser.add_argument("--restart", action="store_true", help="segment again what was segmented before")
+    parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
     args = parser.parse_args(argv)
     if args.tree and len(args.image) != 1:
         parser.error(f"expected one folder with --tree, found {len(args.image)}")
@@ -39,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line, segment, and print a line for each case."""
+    """Reads the command line, segments, and prints one line per case."""
     args = parse_arguments(argv)
     from tskd_monai.bundle.run import BundleRun
     from tskd_monai.commands.bundle_command import run_bundle
@@ -69,24 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def student_folder(name: str) -> Path:
-    """Return the folder of a student bundle.
+    """Returns the folder of a student bundle.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if it does not exist.
     """
     from tskd_monai.files.shipped import BUNDLES
 
     folder = BUNDLES / "segmentation" if name == SHIPPED else Path(name).resolve()
     if not (folder / "models" / "model.pt").is_file():
         raise FileNotFoundError(
-            f"Expected a student at {name}, found no models/model.pt there; name the folder that `tskd train` calls "
+            f"Expected a student at {name}, found no models/model.pt there; give the folder that `tskd train` calls "
             f"student, or `{SHIPPED}`."
         )
     return folder
 
 
 def case_line(case: Mapping[str, Any]) -> str:
-    """Return what became of a case in one line: sizes and files, or why it failed."""
+    """Returns the result of a case in one line: sizes and files, or why it failed."""
     name = case["name"] or case["study"]
     if case["status"] != "done":
         return f"{name}: FAILED: {case['message']}"
@@ -96,7 +101,7 @@ def case_line(case: Mapping[str, Any]) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain: MONAI wraps what a component raises."""
+    """Returns the first error of a chain: MONAI wraps exceptions of components."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error

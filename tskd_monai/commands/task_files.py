@@ -1,4 +1,4 @@
-"""The files of a planned task: `task.json`, open to editing, and the checked datalist; written once."""
+"""The files of a planned task: `task.json`, which may be edited, and the checked datalist; written once."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ def plan_dataset(
 ) -> tuple[Path, Path, Task]:
     """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
 
-    A later call reads the task, edited or not, and no image. Files that were moved and another `test` section are
-    written into `datalist.json`; any other difference from what the task was planned from is refused.
+    A later call reads the task, edited or not, and no image. Moved files and a changed `test` section are updated in
+    `datalist.json`; any other difference from the data and options that the task was planned from is rejected.
 
     Args:
         datalist_path: Decathlon-style datalist.
-        output_dir: for both files.
-        image_size: rows and columns that the networks see; None: planned.
-        intensity: how values are scaled; None: planned.
-        labelled_slices: how many training slices count as labelled; None: all of them.
-        seed: of the draw of labelled slices.
-        fold: of the datalist's cross-validation.
-        datalist_dir: for what may name patients: `datalist.json` and `plan.json`; None: `output_dir`.
+        output_dir: folder of both files.
+        image_size: rows and columns of the network input; None: planned.
+        intensity: intensity scaling; None: planned.
+        labelled_slices: number of training slices to use as labelled; None: all of them.
+        seed: seed of the draw of labelled slices.
+        fold: fold of the datalist's cross-validation.
+        datalist_dir: folder of files that may name patients: `datalist.json` and `plan.json`; None: `output_dir`.
         task_file: a task to use instead of a planned one.
-        replan: plan again; the old files are kept beside the new ones, as `task.before-<hash>.json`.
+        replan: plan again; the previous files are kept beside the new ones, as `task.before-<hash>.json`.
 
     Returns:
         The paths of both files, and the task.
 
     Raises:
         FileNotFoundError: if the datalist, a file that it names or `task_file` is missing.
-        ValueError: if the data cannot be planned, or differs from what the stored task was planned from.
+        ValueError: if the data cannot be planned, or differs from the data that the stored task was planned from.
     """
     files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
     options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
@@ -95,24 +95,24 @@ def plan_dataset(
 
 
 def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) -> tuple[PlanRecord, Task]:
-    """Returns the record of a plan, with the labelled slices drawn under a budget, and the task that fits the data."""
+    """Returns the record of a plan, with the labelled slices drawn within the budget, and the task for the data."""
     size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
     prints = fingerprints(source, intensity, partly=None if budget is None else True)
     task = plan_task(source, size, intensity, prints=prints)
     _check_images(source, prints, task)
     if budget is None:
         return found.planned(task, None, prints.values()), task
-    # Which axis is the slices' does not depend on the labels that are about to be left out.
+    # The slice axis does not depend on the labels that are about to be left out.
     chosen = labelled_subset(slice_counts(source["training"], prints, task), budget, options["seed"])
     task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
     return found.planned(task, chosen, prints.values()), task
 
 
 def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], task: Task) -> None:
-    """Warns of images that are unlike most of those that networks learn from.
+    """Warns of images that are unlike most of the images used for training.
 
     Raises:
-        ValueError: if an image's spacing cannot be right at that of the task; training would refuse it.
+        ValueError: if an image's spacing cannot be correct given that of the task; training would reject it.
     """
     axis = None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
     unit = "pixels" if axis is None else "mm"

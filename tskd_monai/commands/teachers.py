@@ -1,4 +1,4 @@
-"""Lists the foundation models that a teacher can be made of: size, input, licence, and whether the weights are here.
+"""Lists the foundation models that a teacher can be built from: size, input, licence, and whether weights are cached.
 
 tskd teachers
 tskd train mydata/ --teacher sam_vit_base=sam_vit_b_01ec64.pth
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line and print the table."""
+    """Reads the command line and prints the table."""
     argparse.ArgumentParser(
         prog="tskd teachers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(argv)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a table is no reason to download gigabytes
+    os.environ["HF_HUB_OFFLINE"] = "1"  # listing must not download gigabytes
     import torch
     from torch import nn
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_here(record: EncoderRecord) -> bool:
-    """Return whether the weights are shipped or in the hub's cache; nothing is downloaded to find out."""
+    """Returns whether the weights are shipped or in the hub's cache, without downloading anything."""
     from tskd_monai.networks.pretrained import weights_path
 
     try:

@@ -1,4 +1,4 @@
-"""What a user calls DATA: a datalist as it is, or a folder, of which a datalist is written into the private folder."""
+"""The argument DATA: a datalist, or a folder, whose datalist is then written into the private folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ FOUND = "data.json"
 
 
 def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0) -> Path:
-    """Return the datalist of a user's data, with its sections.
+    """Returns the datalist of a user's data, with its sections.
 
     Args:
-        data: a datalist, or a folder as of `datasets.user_folder`.
-        output_dir: that the datalist of a folder goes to, as `private/data.json`: names of files may name patients.
+        data: a datalist, or a folder in one of the layouts of `datasets.user_folder`.
+        output_dir: output folder; the datalist of a folder is written to `private/data.json`, as file names may name
+            patients.
         labels: names of the label values of a folder.
-        seed: of the draw of a folder's sections.
+        seed: seed of the draw of a folder's sections.
 
     Raises:
-        FileNotFoundError: if there is nothing at `data`.
+        FileNotFoundError: if `data` does not exist.
         ValueError: if it is neither; see `user_datalist`.
     """
     if is_datalist(data):
@@ -33,7 +34,7 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
 
 
 def labelled_datalist(data: Path, output_dir: Path, labels: str | None = None) -> Path:
-    """Return the datalist of a user's data; every labelled image of a folder is in `test`. Otherwise `datalist_of`."""
+    """Returns the datalist of a user's data, with every labelled image of a folder in `test`; see `datalist_of`."""
     if is_datalist(data):
         return datalist_of(data, output_dir, labels)
     datalist = user_datalist(data, labels, fewest=1)

@@ -4,8 +4,8 @@ tskd zoo segmentation --output zoo
 tskd zoo segmentation --weights my_run/student --card card.yaml --output zoo
 tskd zoo teacher_lora --weights my_run/teacher --task my_run/task.json --output zoo
 
-The shipped student is the default of segmentation; everything else needs the weights of a training run. The exported
-bundle runs where this project is not installed and from any working directory, given --bundle_root.
+The shipped student is the default of `segmentation`; every other bundle needs the weights of a training run. The
+exported bundle runs without this project, from any working directory, given --bundle_root.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", choices=list(ZOO_NAMES), metavar="NAME", help=f"one of {', '.join(ZOO_NAMES)}")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder, zip and unit test go here")
-    parser.add_argument("--name", help=f"in the zoo (default: such as {ZOO_NAMES['segmentation']})")
+    parser.add_argument("--name", help=f"name in the zoo (default: such as {ZOO_NAMES['segmentation']})")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="student bundle, teacher or diffusion model")
     parser.add_argument("--task", type=Path, help="task.json of a teacher or a diffusion model")
     parser.add_argument("--encoder-weights", type=Path, help="file that a teacher was trained from, if not shipped")
@@ -43,7 +43,7 @@ def command_line() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH=URL",
-        help="where a file above 25 MB can be fetched; once for each",
+        help="download address of a file above 25 MB; may be repeated",
     )
     parser.add_argument("--card", type=Path, help=f"what only you know, as in {SHIPPED_CARD.name}")
     parser.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")

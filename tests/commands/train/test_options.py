@@ -67,7 +67,7 @@ def test_a_wrong_key_or_value_is_named(change: dict[str, Any], message: str, tmp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD, r"a preset below a name in .*, found its keys \['diffusion'.* at the top"),
+        (GOOD, r"a preset under a name in .*, found its keys \['diffusion'.* at the top"),
         ({"a": GOOD, "b": GOOD}, r"one preset in .*, found \['a', 'b'\]"),
         ([1], "one preset in .*, found list"),
         ("", "one preset in .*, found NoneType"),

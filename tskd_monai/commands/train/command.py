@@ -3,8 +3,8 @@
 tskd train study/datalist.json --output-dir runs/study --preset small
 tskd train mydata/ --labels liver,spleen --teacher sam_vit_base=sam_vit_b_01ec64.pth --labelled-slices 40
 
-DATA is a datalist, a folder with images/, labels/ and perhaps unlabelled/, or a Decathlon or nnU-Net dataset.
-Every stage is a run of a MONAI bundle and can be repeated by hand. Interrupted at any moment, the same command resumes.
+DATA is a datalist, a folder with images/, labels/ and optionally unlabelled/, or a Decathlon or nnU-Net dataset.
+Every stage is a run of a MONAI bundle and can be repeated by hand. If interrupted, the same command resumes.
 Finished stages are not run again; what was made from other settings or data is never removed.
 """
 
@@ -26,8 +26,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, nargs="?", help="datalist or folder")
-    parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # as 0.1 called it
-    parser.add_argument("--output-dir", type=Path, help="everything is written below it (default: runs/NAME)")
+    parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # its name in 0.1
+    parser.add_argument("--output-dir", type=Path, help="folder of all outputs (default: runs/NAME)")
     parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument(
         "--teacher",
@@ -37,35 +37,39 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
     )
-    parser.add_argument("--student", default="compact_unet_small", help="such as compact_unet_base or vit_tiny")
-    parser.add_argument("--image-size", type=int, help="of the networks' input, instead of the preset's")
-    parser.add_argument("--labelled-slices", type=int, help="number of them, instead of the preset's")
+    parser.add_argument(
+        "--student", default="compact_unet_small", help="student network, such as compact_unet_base or vit_tiny"
+    )
+    parser.add_argument("--image-size", type=int, help="rows and columns of the network input, instead of the preset's")
+    parser.add_argument(
+        "--labelled-slices", type=int, help="number of labelled training slices, instead of the preset's"
+    )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--synthesis",
         choices=(AUTO, ON, OFF),
         default=AUTO,
-        help="add images of a diffusion model to the transfer set; auto: the preset's, else where there is a GPU",
+        help="add images of a diffusion model to the transfer set; auto: as in the preset, else only on a GPU",
     )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="also train the student from scratch and by self-training, with equal effort; default: the preset's",
+        help="also train the student from scratch and by self-training, with equal compute; default: as in the preset",
     )
-    parser.add_argument("--device", help="such as cpu or cuda:0; default: the GPU if there is one")
+    parser.add_argument("--device", help="device, such as cpu or cuda:0; default: the GPU if there is one")
     parser.add_argument("--task", type=Path, help="a task.json to use instead of planning one from the data")
-    parser.add_argument("--replan", action="store_true", help="plan the task again; the previous one is kept beside")
+    parser.add_argument("--replan", action="store_true", help="plan the task again; the previous one is kept")
     parser.add_argument(
         "--restart",
         nargs="+",
         default=[],
         metavar="STAGE",
-        help="stages to run again because their settings or data changed; their previous folders are kept beside",
+        help="stages to run again because their settings or data changed; their previous folders are kept",
     )
     parser.add_argument(
-        "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to use as they are in spite of that"
+        "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to use as they are despite such changes"
     )
     args = parser.parse_args(arguments)
     args.data = args.data or args.datalist

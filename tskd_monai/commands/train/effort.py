@@ -1,6 +1,6 @@
-"""The length of training from scratch: as many multiply-adds as distillation and fine-tuning take together.
+"""The length of training from scratch: as many multiply-adds as distillation and fine-tuning together.
 
-Steps are counted, not timed, so that they are the same on every machine, however busy it is.
+Operations are counted, not timed, so the result does not depend on the machine or its load.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ DECODER_OPTIONS = ("decoder", "refine")
 
 
 def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student: str, images: int) -> int:
-    """Returns the epochs from scratch that take the multiply-adds of distillation and fine-tuning, rounded up.
+    """Returns the epochs from scratch that match the multiply-adds of distillation and fine-tuning, rounded up.
 
-    A step counts forward and backward; the teacher, which predicts each image once, forward only.
+    A step counts forward and backward; the teacher, which predicts each image once, counts forward only.
 
     Args:
         preset: overrides of each stage.
-        task: labels and image size.
+        task: task with labels and image size.
         encoder: name of the teacher's encoder.
         student: name for `build_student`.
         images: number of real slices and synthetic images with cached targets.

@@ -1,4 +1,4 @@
-"""The teacher and the preset that the options name, checked before anything is written."""
+"""Checks the teacher and the preset named by the options, before anything is written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
     """Returns encoder name and weights of `NAME`, `NAME=WEIGHTS` or a hub id such as `facebook/sam-vit-base`.
 
     Raises:
-        ValueError: if the encoder is not known.
+        ValueError: if the encoder is unknown.
     """
     name, _, weights = teacher.partition("=")
     if name in ENCODERS:
@@ -55,11 +55,11 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Returns a preset by its name, or the one of a YAML file, checked; optional keys are filled in.
+    """Returns a preset by name, or that of a YAML file, checked; optional keys are filled in.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there is no preset of that name, or it has a wrong key or value; says which.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if no preset has that name, or it has a wrong key or value; states which.
     """
     if Path(name).suffix in (".yaml", ".yml"):
         preset, where = _only_preset(Path(name)), Path(name).name
@@ -86,8 +86,8 @@ def _only_preset(path: Path) -> Any:
     flat = set(names) & {*GENERAL, *STAGE_CONFIGS}
     if flat:
         raise ValueError(
-            f"Expected a preset below a name in {path}, such as `mine: {{image_size: 96, …}}`, found its keys "
-            f"{sorted(flat)} at the top; indent them below a name."
+            f"Expected a preset under a name in {path}, such as `mine: {{image_size: 96, …}}`, found its keys "
+            f"{sorted(flat)} at the top; indent them under a name."
         )
     if len(names) != 1:
         raise ValueError(f"Expected one preset in {path}, found {names or type(content).__name__}.")
@@ -111,7 +111,7 @@ def _check_keys(preset: Any, where: str) -> None:
 
 
 def _check_stage(settings: Any, stage: str, config: str, where: str) -> None:
-    """Raises ValueError unless each setting is an id of the stage's config and of its kind."""
+    """Raises ValueError unless each setting is an id of the stage's config and of the same type as its value there."""
     defaults = yaml.safe_load((BUNDLES / config).read_text(encoding="utf-8"))
     given = {*SET_BY_THE_PIPELINE, *COMPUTED.get(stage, ())}
     allowed = sorted(

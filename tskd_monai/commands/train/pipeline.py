@@ -1,4 +1,4 @@
-"""Runs a pipeline: checks its options, plans the task, runs the stages that have not finished, writes the report."""
+"""Runs a pipeline: checks its options, plans the task, runs the unfinished stages, writes the report."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ STAND_IN_NOTE = (
 
 
 def run_pipeline(args: argparse.Namespace) -> None:
-    """Checks the options and runs the pipeline in its output folder, which no other process writes into meanwhile.
+    """Checks the options and runs the pipeline in its output folder, which is locked against other processes.
 
     Args:
         args: the parsed command line.
 
     Raises:
-        ValueError: if an option, the data or a previous run does not fit.
+        ValueError: if an option, the data or a previous run is not valid.
         OSError: if a file is missing, or the disk is full.
     """
     preset = load_preset(args.preset)
     encoder, weights = parse_teacher(args.teacher)
     check_device(args.device)
-    # Missing weights and a wrong datalist end the run here, with one line and nothing written.
+    # Missing weights and an invalid datalist end the run here, with one line and nothing written.
     file = weights_path(encoder, weights)
     datalist = datalist_of(args.data, args.output_dir, args.labels, args.seed)
     check_sections(load_datalist(datalist, args.fold), args.data)
@@ -55,14 +55,14 @@ def run_pipeline(args: argparse.Namespace) -> None:
 def _run(
     args: argparse.Namespace, source: Path, preset: dict[str, Any], encoder: str, weights: str, file: Path | None
 ) -> None:
-    """Plans the task, runs every stage that has not finished, and writes the report.
+    """Plans the task, runs every unfinished stage, and writes the report.
 
     Args:
         args: the parsed command line.
         source: datalist of the user's data.
         preset: checked overrides of each stage.
         encoder: name of the teacher's encoder.
-        weights: the encoder's weights as the user gave them.
+        weights: the encoder's weights as given by the user.
         file: path of these weights; None for random weights.
     """
     datalist, task_file, task = plan_dataset(
@@ -111,9 +111,9 @@ def _run(
 
 
 def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> bool:
-    """Returns whether to train a diffusion model: as the option or the preset says, else where it takes minutes.
+    """Returns whether to train a diffusion model: as the option or the preset states, else only on a GPU.
 
-    On a CPU it takes more than half of the time of a run, for images that have not helped the student there.
+    On a CPU it takes more than half of the time of a run, for images that have not improved the student there.
     """
     if wanted != AUTO:
         return wanted == ON
@@ -121,9 +121,7 @@ def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> b
         return bool(preset["synthesis"])
     if torch.cuda.is_available() or (output_dir / "diffusion").is_dir():
         return True
-    logger.info(
-        "Synthesis: off, because this machine has no GPU; --synthesis on trains the diffusion model all the same."
-    )
+    logger.info("Synthesis: off, because this machine has no GPU; --synthesis on trains the diffusion model anyway.")
     return False
 
 

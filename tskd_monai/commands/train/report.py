@@ -1,4 +1,4 @@
-"""The report at the end of the pipeline."""
+"""The report of a pipeline, written at its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRAINED_IN = {
     "scratch": ("scratch",),
     "self-training": ("scratch", "self_distilled", "self_trained"),
 }
-"""Method -> the stages that its training time is the sum of."""
+"""Method -> the stages whose durations add up to its training time."""
 
 CURVE_OF = {
     "teacher": "teacher",
@@ -46,7 +46,7 @@ CURVE_OF = {
     "scratch": "scratch",
     "self-training": "self_distilled",
 }
-"""Method -> the stage whose training curve is shown: of several the longest."""
+"""Method -> the stage whose training curve is shown: the longest one."""
 
 SYNTHETIC_SHOWN = 24
 
@@ -57,11 +57,11 @@ def write_pipeline_report(
     """Writes `report.html` and returns the results as a text table.
 
     Args:
-        store: all of its stages have finished.
-        dataset: that the pipeline ran on.
-        options: what the user chose.
-        settings: shown in the report.
-        notes: sentences the reader must know.
+        store: store whose stages have all finished.
+        dataset: dataset of the pipeline.
+        options: options of the pipeline.
+        settings: settings to show in the report, by name.
+        notes: sentences that the reader must know.
     """
     task, sections = dataset.task, load_datalist(dataset.datalist)
     entries = sections["test"]
@@ -119,10 +119,10 @@ def _unlike(store: StageStore) -> list[str]:
 
 
 def _latency(store: StageStore, task: Task) -> dict[str, float | None]:
-    """Returns the CPU time of one slice in one thread, ms, of the teacher and of the student."""
+    """Returns the single-thread CPU time of one slice, ms, for the teacher and for the student."""
     network = build_student(_student_name(store), task.channels, task.num_classes, task.image_size)
     if count_parameters(network) != store.record("student")["parameters"]:
-        raise ValueError("Expected the student that the record describes, found another number of parameters.")
+        raise ValueError("Expected the student that the record describes, found a different number of parameters.")
     networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(store.folder("teacher")), "student": network}
     return measure_latency(networks, (1, task.channels, *task.image_size))
 
@@ -139,8 +139,8 @@ def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptio
     images = f", and on {synthetic} synthetic images" if options.synthesis else ""
     text = (
         f"{training + unlabelled} patients for training, {labels}; {len(sections['validation'])} patients for "
-        f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads in its last "
-        "stages only. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
+        f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads only in its last "
+        "stages. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
         f"training patients, without labels{images}, and was then fine-tuned on the labelled slices."
     )
     if options.scratch_epochs is None:
@@ -150,7 +150,7 @@ def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptio
     return text + (
         f" The student from scratch had the same labels and {steps:,} steps: as many multiply-adds, forward and "
         f"backward, as distillation and fine-tuning together; {extra} on top of that. For "
-        "self-training the student from scratch took the teacher's place, with the same steps after it."
+        "self-training the student from scratch replaced the teacher, followed by the same steps."
     )
 
 

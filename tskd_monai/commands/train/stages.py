@@ -1,4 +1,4 @@
-"""The stages of the method as a list, with the settings and inputs of each."""
+"""The stages of the method as a list, each with its settings and inputs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SCORED = {"teacher": "teacher", "student": "student", "scratch": "scratch", "sel
 
 @dataclass(frozen=True)
 class PlannedDataset:
-    """A dataset with its task, and what the store of stages knows its content by.
+    """A dataset with its task, and the content hashes by which the store of stages recognises it.
 
     Attributes:
-        datalist: file of the datalist.
-        task_file: file of the task.
-        task: the task in it.
-        digests: section and kind, such as `training images`, to a sorted hash of each entry's content.
+        datalist: path of the datalist.
+        task_file: path of the task.
+        task: content of the task file.
+        digests: section and kind, such as `training images`, to a sorted list of the entries' content hashes.
         slices: number of training and unlabelled slices.
     """
 
@@ -59,10 +59,10 @@ def read_dataset(datalist: Path, task_file: Path, task: Task, hashes: ContentHas
     """Returns a dataset with a hash of the content of each entry.
 
     Args:
-        datalist: file of the datalist.
-        task_file: file of the task.
-        task: the task in it.
-        hashes: to read the files with.
+        datalist: path of the datalist.
+        task_file: path of the task.
+        task: content of the task file.
+        hashes: content hashes, with their cache.
     """
     sections = load_datalist(datalist)
     digests = {}
@@ -83,18 +83,18 @@ def _labelled_digest(entry: Mapping[str, Any], hashes: ContentHashes) -> str:
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What the user chose on the command line.
+    """Options of the pipeline.
 
     Attributes:
         preset: checked overrides of each stage.
         encoder: name of the teacher's encoder.
-        weights: of the encoder: a file, a hub id, `shipped` or `random`.
-        weights_sha256: hash of the file; None where there is none.
+        weights: weights of the encoder: a file, a hub id, `shipped` or `random`.
+        weights_sha256: SHA-256 of the weights file; None without a file.
         student: name for `build_student`.
-        seed: of every training run.
-        device: such as `cuda:0`; None: the GPU if there is one.
-        scratch_epochs: length of the training from scratch; None: no comparison.
-        synthesis: whether the transfer set gets synthetic images.
+        seed: seed of every training run.
+        device: device, such as `cuda:0`; None: the GPU if there is one.
+        scratch_epochs: length of training from scratch, epochs; None: no comparison.
+        synthesis: whether the transfer set includes synthetic images.
     """
 
     preset: Mapping[str, Any]
@@ -109,12 +109,12 @@ class PipelineOptions:
 
 
 def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> list[Stage]:
-    """Returns the stages of the method in their order, and those of the comparison where it is wanted.
+    """Returns the stages of the method in order, followed by those of the comparison if it is requested.
 
     Args:
         output_dir: folder of the pipeline.
-        dataset: with its task.
-        options: what the user chose.
+        dataset: dataset with its task.
+        options: options of the pipeline.
     """
     builder = _Builder(output_dir, dataset, options)
     synthesis = builder.transfer_set() if options.synthesis else []
@@ -127,7 +127,7 @@ def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: Pipeline
 
 
 class _Builder:
-    """Builds the stages of one dataset and one choice of options."""
+    """Builds the stages for one dataset and its options."""
 
     def __init__(self, output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> None:
         self.output_dir, self.dataset, self.options = output_dir, dataset, options
@@ -137,7 +137,7 @@ class _Builder:
             self.paths["device"] = options.device
 
     def teacher(self) -> Stage:
-        """Returns the stage that tunes the foundation model."""
+        """Returns the stage that fine-tunes the foundation model with LoRA."""
         options = self.options
         return Stage(
             "teacher", f"Teacher: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
@@ -149,7 +149,7 @@ class _Builder:
         )  # fmt: skip
 
     def transfer_set(self) -> list[Stage]:
-        """Returns the stages that make synthetic images and decide which of them are used."""
+        """Returns the stages that generate synthetic images and select which of them are used."""
         dataset, preset = self.dataset, self.options.preset
         synthesis = BUNDLES / "diffusion_synthesis"
         sampling_paths = {key: value for key, value in self.paths.items() if key != "datalist"}
@@ -229,7 +229,7 @@ class _Builder:
         return self.output_dir / name
 
     def _distillation_paths(self, teacher: str) -> dict[str, Any]:
-        """Returns the paths of distillation, without the transfer set where the gates accepted no image."""
+        """Returns the input paths of distillation, without the transfer set if the gates accepted no image."""
         paths = {**self.paths, "teacher_dir": self._folder(teacher)}
         if not self.options.synthesis:
             return paths
