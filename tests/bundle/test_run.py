@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fork_server import python_command
+from tskd_monai.bundle.console import copy_output
 from tskd_monai.bundle.run import BundleRun, BundleRunError
 
 CONFIG = {
@@ -72,3 +74,46 @@ def test_the_signal_that_ended_a_child_is_named(bundle: Path, tmp_path: Path, mo
     (bundle / "configs" / "train.json").write_text(json.dumps(killed))
     with pytest.raises(BundleRunError, match="ended with exit code -9; it was ended by SIGKILL"):
         BundleRun(bundle, ["train.json"]).run(tmp_path / "log.txt")
+
+
+class Terminal(io.StringIO):
+    """What would be on a terminal, or in a file."""
+
+    def __init__(self, tty: bool) -> None:
+        super().__init__()
+        self.tty = tty
+
+    def isatty(self) -> bool:
+        return self.tty
+
+
+SAID = (
+    b"parsing config_file train.yaml: any `_target_` value is resolved\n"
+    b"2026-11-28 10:19:46,110 - INFO - Setting logging properties\n"
+    b"2026-11-28 10:19:46,799 INFO tskd_monai.networks.pretrained: Loaded sam_demo.\n"
+    b"Teacher:   0%|          | 0/6 [00:00<?]\rTeacher: 100%|####| 6/6 [00:01<00:00]\n"
+    b"Traceback (most recent call last):\n"
+    b"2026-11-28 10:19:47,000 WARNING tskd_monai.data.nifti: a.nii.gz has no spacing.\nValueError: Expected it"
+)
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_the_terminal_shows_messages_and_a_bar_and_the_log_holds_everything(tty: bool) -> None:
+    shown, log = Terminal(tty), io.BytesIO()
+    copy_output(io.BufferedReader(io.BytesIO(SAID)), log, shown)
+    assert log.getvalue() == SAID
+    text = shown.getvalue()
+    assert ("100%|####" in text) is tty
+    lines = [line.split("\r")[-1].strip() for line in text.split("\n")]
+    assert [line for line in lines if line] == ["Loaded sam_demo.", "a.nii.gz has no spacing."]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_view_has_the_same_result_and_reason(bundle: Path, tmp_path: Path) -> None:
+    shown, log = Terminal(False), tmp_path / "logs" / "run.log"
+    BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log, shown=shown)
+    assert (tmp_path / "width.txt").read_text() == "9" and "parsing config_file" in log.read_text()
+    with pytest.raises(BundleRunError, match="exit code 1; TypeError: "):
+        BundleRun(bundle, ["train.json"], {"output_dir": tmp_path, "width": "wide"}).run(log, shown=shown)
+    assert log.read_text().count("parsing config_file") == 2  # the log of a stage keeps its earlier attempts
+    assert "Traceback" not in shown.getvalue()

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
+from tskd_monai.bundle.console import copy_output
 from tskd_monai.bundle.options import plain_option
 
 PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -79,7 +80,11 @@ class BundleRun:
         return [*start, *options]
 
     def run(
-        self, log: Path | None = None, launcher: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        self,
+        log: Path | None = None,
+        launcher: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        shown: TextIO | None = None,
     ) -> None:
         """Runs in a child process and waits until it ends.
 
@@ -87,6 +92,7 @@ class BundleRun:
             log: file for all output; None: messages and progress bars go to standard error.
             launcher: see `command`.
             environment: variables set in addition to those of this process.
+            shown: terminal for this project's messages and the progress bar while the log takes everything.
 
         Raises:
             BundleRunError: if the run fails.
@@ -98,8 +104,8 @@ class BundleRun:
             code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=variables).returncode
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as file:
-                code = subprocess.run(command, stdout=file, stderr=file, check=False, env=variables).returncode
+            with log.open("wb" if shown is None else "ab") as file:
+                code = _run_logged(command, variables, file, shown)
         if code:
             raise BundleRunError(code, _reason(code, log))
 
@@ -121,6 +127,21 @@ class BundleRun:
             options[name] = str(value) if isinstance(value, Path) else value
         files = [str(path) for path in self.config_files]
         monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **options)
+
+
+def _run_logged(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], shown: TextIO | None) -> int:
+    """Runs a command into a log, and what a person wants to know onto the terminal; returns the exit code."""
+    if shown is None:
+        return subprocess.run(command, stdout=log, stderr=log, check=False, env=environment).returncode
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            copy_output(process.stdout, log, shown)
+        except KeyboardInterrupt:  # the process has had the signal too: it writes its checkpoint before it ends
+            copy_output(process.stdout, log, shown)
+            process.wait()
+            raise
+    return process.returncode
 
 
 def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:

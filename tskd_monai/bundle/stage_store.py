@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
 
 logger = logging.getLogger(__name__)
+LOGS = "logs"
 STATE_FORMAT = 2
 SHOWN_LENGTH = 40
 NEEDS = "needs"
@@ -67,9 +69,14 @@ class Stage:
 
 
 def run_in_child(run: BundleRun) -> Mapping[str, Any]:
-    """Runs a stage in a child process that writes to the terminal."""
-    run.run()
+    """Runs a stage in a child process, with its messages on the terminal and all of its output in `logs/STAGE.log`."""
+    run.run(log_file(run.output_dir), shown=sys.stderr)
     return {}
+
+
+def log_file(folder: Path) -> Path:
+    """Returns the log of the stage that writes to a folder."""
+    return folder.parent / LOGS / f"{folder.name}.log"
 
 
 class StageStore:
@@ -157,6 +164,7 @@ class StageStore:
             started = time.monotonic()
             notes = self._call(stage)
             seconds = round(time.monotonic() - started, 1)
+            logger.info("    done in %s", time.strftime("%H:%M:%S", time.gmtime(seconds)))
             self._note(stage, {"parts": parts, "finished": True, "seconds": seconds, **notes})
         self.hashes.save()
 
@@ -165,7 +173,9 @@ class StageStore:
         try:
             return self.runner(BundleRun(stage.bundle, stage.configs, overrides))
         except BundleRunError as error:
-            raise SystemExit(f"{stage.title} {error} Run the same command to resume.") from None
+            log = log_file(self.folder(stage.name))
+            place = f" The log is {LOGS}/{log.name}." if log.is_file() else ""
+            raise SystemExit(f"{stage.title} {error}{place} Run the same command to resume.") from None
 
     def _require_same_parts(self, stages: Iterable[Stage]) -> None:
         found = {stage.name: differing for stage in stages if (differing := self._obstacles(stage))}
