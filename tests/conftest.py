@@ -1,4 +1,4 @@
-"""What every test gets: threads shared out between the workers, no network, and the paths of real data.
+"""Fixtures of every test: threads divided among the workers, no network, and the paths of real data.
 
 The environment is set before the first import of torch, and reaches the processes that tests start.
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", _THREADS)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# The same examples in every run, and no clock: a loaded machine is slow, and that is no defect.
+# The same examples in every run and no deadline, since a loaded machine is slow.
 settings.register_profile(
     "tests", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -35,7 +35,7 @@ VIT_TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
 
 
 def _folder_from(variable: str) -> Path:
-    """Return the folder an environment variable names; skip without the variable, fail on a wrong one."""
+    """Returns the folder named by an environment variable; skips if it is unset, fails if it is wrong."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} is not set; this test needs the folder it names")
@@ -47,7 +47,7 @@ def _folder_from(variable: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Undoes what a test changes for all that follow: a bundle's logging.conf sets the root's level."""
+    """Restores global state that a test changes: a bundle's logging.conf sets the root logger's level."""
     root, disabled = logging.getLogger(), logging.root.manager.disable
     level = root.level
     yield
@@ -57,7 +57,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def bfloat16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a test compute in bfloat16 on a CPU that emulates it: the figures are the same, and few of them."""
+    """Lets a test compute in bfloat16 on a CPU that emulates it: the results are the same, and the tests are small."""
     monkeypatch.setattr("tskd_monai.networks.bfloat16.cpu_capabilities", lambda: {"avx512_bf16": True})
 
 
@@ -78,7 +78,7 @@ def vit_tiny_weights() -> Path:
 
 @pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
-    """Return the function that makes a small task: two organs on grey volumes, with any field changed."""
+    """Returns the function that builds a small task: two organs on grey volumes, with any field changed."""
     task = Task(
         name="tiny",
         labels=(Label(0, "background"), Label(1, "liver"), Label(4, "spleen")),
@@ -97,7 +97,7 @@ def make_task() -> Callable[..., Task]:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond 100 kB, as where a disk or a quota is full."""
+    """Limits files to 100 kB, as on a full disk or quota."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, former[1]))
     yield

@@ -1,4 +1,4 @@
-"""The pinned and the oldest allowed versions have the security fixes that the project counts on."""
+"""The pinned and the oldest allowed versions have the security fixes that the project relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as installed: cheap to import, one version everywhere, and no training packages where it segments."""
+"""The package as installed: fast to import, one version everywhere, and no training packages for inference."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_segmenting_needs_no_package_of_the_training_extra() -> None:
     modules = sorted(set(re.findall(r'"(tskd_monai[\w.]*)\.\w+"', targets)) | {"tskd_monai.networks.students"})
     code = (
         "import importlib, sys\n"
-        f"sys.modules.update(dict.fromkeys({training}))\n"  # None there makes an import fail
+        f"sys.modules.update(dict.fromkeys({training}))\n"  # None makes an import fail
         f"for module in {modules}: importlib.import_module(module)\n"
         "build = sys.modules['tskd_monai.networks.students'].build_student\n"
         "for name in ('compact_unet_small', 'vit_tiny'): build(name, 1, 2, (64, 64))\n"
@@ -79,7 +79,7 @@ def test_importing_the_package_loads_the_standard_library_only() -> None:
 
 @pytest.mark.slow
 def test_wheel_holds_every_file_of_the_package_and_its_command(tmp_path: Path) -> None:
-    """Built from a copy: setuptools leaves folders of its own beside the sources."""
+    """Built from a copy: setuptools leaves folders beside the sources."""
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "tskd_monai", source / "tskd_monai", ignore=ignored)

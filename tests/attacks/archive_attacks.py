@@ -1,4 +1,4 @@
-"""Archives from outside."""
+"""Attacks by archives from untrusted sources."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _unpack(archive: Path) -> None:
 
 
 def _naive_zip(archive: Path, monkey: Monkey) -> bool:
-    """Joins names as they come, as the code does that such archives are made for."""
+    """Joins names without checks, as the code does that such archives target."""
     target = archive.parent / "naive"
     target.mkdir()
     with zipfile.ZipFile(archive) as content:
@@ -74,7 +74,7 @@ def _naive_tar(archive: Path, monkey: Monkey) -> bool:
 
 
 def _is_harmed(folder: Path, target: Path) -> bool:
-    """Returns whether something lies outside, is no plain file, or is far larger than the archive."""
+    """Returns whether a file is outside the folder, is not a regular file, or is far larger than the archive."""
     outside = (folder / "planted").exists() or (folder.parent / "planted").exists()
     found = [path for path in target.rglob("*") if not path.is_dir() or path.is_symlink()]
     odd = any(path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1 for path in found)
@@ -82,7 +82,7 @@ def _is_harmed(folder: Path, target: Path) -> bool:
 
 
 def _naive_windows(archive: Path, monkey: Monkey) -> bool:
-    """On Windows the name leads out of the folder."""
+    """On Windows the name leaves the folder."""
     import ntpath
 
     with zipfile.ZipFile(archive) as content:

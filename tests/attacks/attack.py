@@ -1,4 +1,4 @@
-"""What an attack is, and the means to see whether it did harm."""
+"""Definition of an attack, and the means to detect whether it did harm."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Unguarded = Callable[[Any, pytest.MonkeyPatch], Any]
 
 @dataclass(frozen=True)
 class Attack:
-    """One file, folder or option made to do harm.
+    """One malicious file, folder or option.
 
     Attributes:
-        name: of the attack.
-        plant: writes it into an empty folder, and returns what `guarded` and `unguarded` take.
-        guarded: what the project does with it; has to raise.
-        message: what the error says, a regular expression.
-        unguarded: the same where the guard is taken out; has to return something true that is the harm.
-        errors: kinds of error that refuse it.
+        name: name of the attack.
+        plant: writes it into an empty folder, and returns the arguments of `guarded` and `unguarded`.
+        guarded: the project's handling of it; must raise.
+        message: regular expression that the error matches.
+        unguarded: the same with the guard removed; must return a true value if harm was done.
+        errors: exception types that reject it.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Payload:
 
 
 def write_marker_code() -> str:
-    """Returns Python code, one expression, that leaves the marker."""
+    """Returns Python code, one expression, that writes the marker file."""
     return f"open(__import__('os').environ['{MARKER}'], 'w').close()"
 
 
@@ -56,12 +56,12 @@ def marker() -> Path:
 
 
 def peak_bytes(act: Callable[[], Any]) -> int:
-    """Returns by how much the process's memory grew at its highest while something ran, whatever it raised."""
+    """Returns the peak growth of the process's memory while a function runs, even if it raises."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _memory("VmRSS")
     try:
         act()
-    except Exception as error:  # what matters is the memory that was taken on the way
+    except Exception as error:  # only the memory allocated on the way matters
         str(error)
     return _memory("VmHWM") - before
 
@@ -74,4 +74,4 @@ def _memory(field: str) -> int:
 
 
 def no_op(*args: Any, **kwargs: Any) -> None:
-    """Stands in for a guard that is taken out."""
+    """Replaces a guard that is removed."""

@@ -1,4 +1,4 @@
-"""Options, tasks, manifests, datalists and metadata from outside that want to be run, or to lead elsewhere."""
+"""Attacks by options, tasks, manifests, datalists and metadata that contain code or lead outside their folder."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ TASK: dict[str, Any] = {
 
 
 def _option(name: str, value: Any) -> Attack:
-    """An option of a user; the runner of bundles would evaluate it."""
+    """A user's option; the bundle runner would evaluate it."""
 
     def runs(folder: Path, monkey: Monkey) -> bool:
         bundle = _bundle(folder, config={"image": None, "run": ["@image"]})
         given = value(folder) if callable(value) else value
-        read = DefaultParseValue(given) if isinstance(given, str) else given  # as the runner's command line does
+        read = DefaultParseValue(given) if isinstance(given, str) else given  # as on the runner's command line
         run_bundle(config_file=str(bundle / "configs" / "inference.json"), logging_file=False, image=read)
         return marker().exists()
 
@@ -59,7 +59,7 @@ def _option(name: str, value: Any) -> Attack:
 
 
 def _imports_os(option: str, monkey: Monkey) -> bool:
-    """Without the guard the module is at hand for every expression of the config."""
+    """Without the guard the module is available to every expression of the config."""
     parser = ConfigParser({"imports": [option], "cwd": "$os.getcwd()"})
     return parser.get_parsed_content("imports") and parser.get_parsed_content("cwd") == str(Path.cwd())
 
@@ -99,7 +99,7 @@ def _label(name: str) -> dict[str, Any]:
 
 
 def _metadata_runs(path: Path, monkey: Monkey) -> bool:
-    """A student's metadata list the task's classes, and MONAI evaluates them when it is asked for them."""
+    """A student's metadata list the task's classes, and MONAI evaluates them when they are requested."""
     names = {str(label["value"]): label["name"] for label in json.loads(path.read_text())["labels"]}
     formats = {"inputs": {"image": {}}, "outputs": {"pred": {"channel_def": names}}}
     return (
@@ -120,7 +120,7 @@ def _takes_memory(path: Path, monkey: Monkey) -> bool:
 
 def _transfer_set(image: str) -> Callable[[Path], Path]:
     def plant(folder: Path) -> Path:
-        """A list whose image lies beside the set's folder."""
+        """A list whose image is outside the set's folder."""
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "secret.png")
         inside = folder / "set"
         inside.mkdir()
@@ -168,7 +168,7 @@ def _studies(path: Path) -> Any:
 
 
 def _writes_over(path: Path, monkey: Monkey) -> bool:
-    """Without the check the output has the name of another case's: MONAI leaves out what comes before the slash."""
+    """Without the check the output gets the name of another case's: MONAI drops everything before the slash."""
     task = Task("t", (Label(0, "b"), Label(1, "a")), 1, (16, 16), (1, 1), "PLS", Intensity("percentile", 1, 99))
     case = json.loads(path.read_text())["test"][0]["case"]
     meta = {"affine": np.eye(4), "original_affine": np.eye(4), "spatial_shape": (4, 4, 4), "output_name": case}
@@ -208,7 +208,7 @@ def _module(folder: Path) -> Path:
 
 
 def _imports_module(bundle: Path, monkey: Monkey) -> bool:
-    monkey.syspath_prepend(str(bundle))  # what the runner does with a bundle's root
+    monkey.syspath_prepend(str(bundle))  # as the runner does with a bundle's root
     __import__("planted_ignite")
     return marker().exists()
 
@@ -237,7 +237,7 @@ def _session(models: Path) -> Any:
 
 
 def _reads_secret(models: Path, monkey: Monkey) -> bool:
-    """The guard is ONNX Runtime's own: the same model with its data beside it is read."""
+    """The guard is ONNX Runtime's own: the same model with its data in the same folder is read."""
     content = (models / "model.onnx").read_bytes()
     model = onnx.ModelProto.FromString(content)
     model.graph.initializer[0].external_data[0].value = "own.bin"
@@ -251,7 +251,7 @@ def _script_in_report(case: str) -> None:
 
 
 class _Result:
-    """What the table of patients asks of a method's result."""
+    """The part of a method's result that the table of patients needs."""
 
     def __init__(self, case: str) -> None:
         self.dice = {case: 0.5}

@@ -1,4 +1,4 @@
-"""DICOM files from outside: headers and frames that lie about size, and files that unpack to far more than they are."""
+"""Attacks by DICOM files: headers and frames with false sizes, and files that unpack to far more than their size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BIG = 50 * MEGABYTE
 
 
 def _series(rows: int, syntax: UID, pixels: bytes, bits: int = 16) -> Callable[[Path], Path]:
-    """Returns what writes a series of one square slice."""
+    """Returns a function that writes a series of one square slice."""
 
     def plant(folder: Path) -> Path:
         meta = FileMetaDataset()
@@ -66,7 +66,7 @@ def _coded(kind: str) -> bytes:
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(stream, kind, **options)
     coded = bytearray(stream.getvalue())
     if kind == "JPEG2000":
-        for field in (6, 22):  # of the image, of a tile
+        for field in (6, 22):  # of the image and of a tile
             struct.pack_into(">II", coded, coded.find(b"\xff\x51") + field, 6000, 6000)
     else:
         struct.pack_into(">HH", coded, coded.find(b"\xff\xc0") + 5, 6000, 6000)
@@ -84,7 +84,7 @@ def _unweighed(folder: Path, monkey: Monkey) -> bool:
 
 
 def _claims_memory(folder: Path, monkey: Monkey) -> bool:
-    """Without the guard pixels are asked for: 4 GB."""
+    """Without the guard 4 GB of pixels are requested."""
     asked: list[Any] = []
 
     def empty(shape: Any, dtype: Any = float, **options: Any) -> np.ndarray:
@@ -128,7 +128,7 @@ ROWS = [
 
 
 def _is_decoded(folder: Path, monkey: Monkey) -> bool:
-    """Without the guard a decoder is given the frame: what it says then is its own."""
+    """Without the guard the frame reaches a decoder, which raises an error of its own."""
     monkey.setattr(dicom_reader, "check_frame_sizes", no_op)
     with pytest.raises(ValueError, match="Expected readable pixels") as raised:
         read_series(folder)

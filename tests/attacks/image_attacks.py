@@ -1,4 +1,4 @@
-"""Images from outside: headers that lie about size, and files that unpack to far more than they are."""
+"""Attacks by images: headers with false sizes, and files that unpack to far more than their size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRILLION = (10_000, 10_000, 10_000)
 
 
 def _nifti(name: str, *edits: tuple[int, bytes], behind: bytes = b"") -> Callable[[Path], Path]:
-    """Returns what writes a NIfTI file of 4 x 4 x 4 bytes whose header is changed at some places."""
+    """Returns a function that writes a NIfTI file of 4 x 4 x 4 bytes with some header fields changed."""
 
     def plant(folder: Path) -> Path:
         content = bytearray(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_bytes())
@@ -60,7 +60,7 @@ def _png(width: int, height: int) -> Callable[[Path], Path]:
 
 
 def _unweighed(read: Callable[[Path], Any], at_least: int) -> Callable[[Path, Monkey], bool]:
-    """Returns whether a reader takes as much memory, or asks for more than there is, where nothing is weighed."""
+    """Returns whether a reader allocates that much memory, or requests more than there is, without validation."""
 
     def unguarded(path: Path, monkey: Monkey) -> bool:
         for name in ("check_held", "check_voxel_count"):
@@ -85,7 +85,7 @@ def _reads_to_the_end(path: Path, monkey: Monkey) -> bool:
 
 
 def _reaches_load(read: Callable[[Path], Any]) -> Callable[[Path, Monkey], bool]:
-    """Returns whether Pillow comes to take memory for pixels where nothing is weighed; a stand-in stops it there."""
+    """Returns whether Pillow would allocate memory for pixels without validation; a stand-in stops it there."""
 
     def unguarded(path: Path, monkey: Monkey) -> bool:
         reached: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Every attack is refused, writes nothing where it should not and runs nothing; without its guard it does harm."""
+"""Every attack is rejected, writes nothing outside its folder and runs nothing; without its guard it does harm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CORPUS = [
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Sets where planted code leaves its marker, and returns the folder that attacks are planted in."""
+    """Sets the path of the marker file of planted code, and returns the folder that attacks are planted in."""
     monkeypatch.setenv(MARKER, str(tmp_path / "harm"))
     (tmp_path / "inbox").mkdir()
     monkeypatch.chdir(tmp_path / "inbox")

@@ -1,4 +1,4 @@
-"""Weights, caches and adapters from outside."""
+"""Attacks by weights, caches and adapters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _torchscript(folder: Path) -> Path:
 
 
 def _tar_weights(folder: Path) -> Path:
-    """The format of the first torch versions, which is extracted while it is read."""
+    """The format of the first torch versions, which is extracted while being read."""
     with tarfile.open(folder / "model.pt", "w:") as archive:
         for name in ("storages", "tensors", "pickle", "sys_info"):
             info = tarfile.TarInfo(name)
@@ -109,8 +109,8 @@ def _lying_header_length(folder: Path) -> Path:
 
 
 def _naive_safetensors(path: Path, monkey: Monkey) -> bool:
-    """Reads as a reader would that takes the header at its word."""
-    with pytest.raises(Exception, match="."):  # safetensors itself holds the header against the file
+    """Reads as a reader would that trusts the header."""
+    with pytest.raises(Exception, match="."):  # safetensors itself compares the header with the file
         load_file(path)
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -130,7 +130,7 @@ IMAGE = torch.zeros(1, 32, 32)
 
 
 def _ask_cache(folder: Path) -> None:
-    """A damaged target is ignored: the teacher is run again."""
+    """A damaged cached target is ignored: the teacher is run again."""
     if _cache_of_zeros(folder).read(IMAGE) is None:
         raise ValueError("refused: the teacher is run again")
 
@@ -204,13 +204,13 @@ def _importing_adapter(folder: Path) -> Path:
 def _imports(folder: Path, monkey: Monkey) -> bool:
     monkey.syspath_prepend(str(folder))
     encoder = _encoder()
-    with pytest.raises(AttributeError):  # what peft wants of the module it has imported
+    with pytest.raises(AttributeError):  # what peft needs from the module it has imported
         PeftModel.from_pretrained(encoder.get_submodule(lora_slot(encoder)), str(folder))
     return marker().exists()
 
 
 def _downloads(folder: Path, monkey: Monkey) -> bool:
-    """Without the guard the record's address is gone to."""
+    """Without the guard the record's address is opened."""
     asked: list[str] = []
 
     def hub(hub_id: str, name: str) -> str:

@@ -31,7 +31,7 @@ def test_own_bundles_hold_what_the_list_has(bundle: Path) -> None:
 
 
 IN_EARLIER_STUDENTS = {"SimpleInferer", "$@train#dataset.classes_present()"}
-"""Students that were written before the guards of their training hold these, and may be checked now."""
+"""Students written before their training had guards contain these, and may be checked now."""
 
 
 def test_list_has_nothing_that_no_bundle_holds() -> None:

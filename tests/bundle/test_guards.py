@@ -33,7 +33,7 @@ def test_the_folder_is_held_until_it_is_given_back(tmp_path: Path) -> None:
     held = guard_run(BUNDLE, output, 0)
     assert list(output.iterdir())  # `tests/bundles/test_one_owner.py` starts a second process
     held.release()
-    assert not output.exists()  # nothing was written there
+    assert not output.exists()  # nothing was written to it
     held.release()
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_locked_before_everything_is_checked(tmp_path: Path) -> None:
 def test_the_process_group_is_joined_before_the_folder_is_taken_and_left_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the first process takes the folder, which none knows before; the others may not find it free too early."""
+    """Only the first process locks the folder, which no process knew before; the others must not find it free early."""
     calls: list[str] = []
     for name in ("check_bundle_root", "use_deterministic_algorithms", "seed_generators", "start_process_group",
                  "hold_output_dir", "release_output_dir", "stop_process_group"):  # fmt: skip

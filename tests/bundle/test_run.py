@@ -1,4 +1,4 @@
-"""A bundle is run by one command line, in a child process or in this one, and a failure states its reason."""
+"""A bundle runs by one command line, in a child process or in this one, and a failure states its reason."""
 
 from __future__ import annotations
 

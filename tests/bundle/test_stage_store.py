@@ -1,4 +1,4 @@
-"""What happens to the files of finished stages: nothing, unless the user says so, and then they are kept beside."""
+"""Files of finished stages are not touched unless the user requests it, and then the previous ones are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("teacher", "student", "predictions")
 
 
 class Calls:
-    """Runs stages in place of the bundle runner: writes a result that follows from settings, and notes who ran."""
+    """Replaces the bundle runner: writes a result that depends on the settings, and records which stages ran."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -62,7 +62,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stages(bundle: Path) -> dict[str, Stage]:
-    """A teacher, a student that needs it, and predictions of the student."""
+    """A teacher, a student that depends on it, and predictions of the student."""
     data = {"data": {"training images": ["a", "b"]}}
     common: dict[str, Any] = {"bundle": bundle, "configs": ["train.yaml"], "results": ["model.pt"]}
     return {
@@ -96,7 +96,7 @@ def finished(tmp_path: Path, stages: dict[str, Stage], calls: Calls) -> Path:
 
 
 def refusal(folder: Path, stages: Mapping[str, Stage], runner: Calls, **options: Any) -> str:
-    """Returns the message with which a call is refused, having changed nothing."""
+    """Returns the message with which a call is rejected without changing anything."""
     before = files(folder)
     with pytest.raises(ValueError, match="Expected") as error:
         run(folder, stages, runner, **options)
@@ -178,7 +178,7 @@ def test_restart_keeps_the_old_folders_beside_and_runs_what_depends_on_them(
     assert sorted(kept.values()) == sorted(before.values())
     names = {path.split("/")[0].split(".")[0] for path in kept}
     assert names == set(NAMES) and "kept as teacher.before-" in caplog.text
-    # The same command once more changes nothing, and so does the one without --restart.
+    # Repeating the command changes nothing, with or without --restart.
     after = files(finished)
     run(finished, changed, calls, restart=["teacher"])
     run(finished, changed, calls)
@@ -200,7 +200,7 @@ def test_keep_takes_a_finished_stage_as_it_is(finished: Path, stages: dict[str, 
     before = files(finished)
     changed = {**stages, "teacher": replace(stages["teacher"], settings={"seed": 1})}
     run(finished, changed, calls, keep=["teacher"])
-    run(finished, changed, calls)  # said once is enough
+    run(finished, changed, calls)  # need not be given again
     assert calls.take() == [] and files(finished) == before
     assert "--restart" in refusal(finished, stages, calls)
 

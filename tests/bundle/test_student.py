@@ -194,7 +194,7 @@ def test_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path, make_ta
 
 
 def finish(folder: Path, task: Task, validator: Any = None) -> tuple[torch.nn.Module, BestCheckpoint]:
-    """Finish a training of four epochs whose second was the best."""
+    """Finishes a training run of four epochs whose second was the best."""
     network = build_student(SMALL, 1, 3, (32, 48))
     best = BestCheckpoint(folder / "best.pt", network)
     engine = Engine(lambda engine, batch: None)

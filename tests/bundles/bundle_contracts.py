@@ -1,4 +1,4 @@
-"""What a bundle must hold to. Each check returns one line per problem, none for a good bundle."""
+"""The contracts of a bundle. Each check returns one line per problem, none for a good bundle."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MAX_LINES_OVERRIDE = 40
 MAX_EXPRESSION = 80
 MAX_OPTIONS = 30
 WORKFLOW_TYPES = {"train": "train", "fine_tune": "train", "inference": "infer", "evaluate": "infer"}
-RUNNER_NAMES = frozenset({"monai", "torch", "np", "numpy"})  # what MONAI's parser brings to every expression
+RUNNER_NAMES = frozenset({"monai", "torch", "np", "numpy"})  # names that MONAI's parser provides to every expression
 RUNNER_IDS = frozenset({"imports", "initialize", "run", "finalize"})
-# What MONAI Label sets or reads in the deployed bundle, beyond what MONAI itself requires.
+# Ids that MONAI Label sets or reads in the deployed bundle, beyond what MONAI itself requires.
 MONAI_LABEL_IDS = {
     "train": (
         "network_def",
@@ -60,10 +60,10 @@ def strings(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def resolve(name: str) -> Any:
-    """Return the object a `_target_` or a dotted name stands for.
+    """Returns the object that a `_target_` or a dotted name refers to.
 
     Raises:
-        LookupError: no such object, or the module that holds it cannot be imported.
+        LookupError: if there is no such object, or its module cannot be imported.
     """
     if "." not in name:
         module = LOCATOR.get_component_module_name(name)
@@ -88,7 +88,7 @@ def resolve(name: str) -> Any:
 
 
 def check_files(bundle: Path, licence: Path) -> list[str]:
-    """Check that the files every bundle has are there, and that its licence is that of the project."""
+    """Checks that the files every bundle has exist, and that its licence is that of the project."""
     wanted = ["LICENSE", "configs/metadata.json", "configs/logging.conf", "docs/README.md"]
     problems = [f"{bundle.name}: {name} is missing" for name in wanted if not (bundle / name).is_file()]
     stems = {path.stem for path in config_files(bundle) if not is_override(path)}
@@ -119,7 +119,7 @@ def check_metadata(bundle: Path) -> list[str]:
 
 
 def check_logging(bundle: Path) -> list[str]:
-    """Check that `logging.conf` is what `logging.config.fileConfig` takes. Leaves the root logger as it was."""
+    """Checks that `logging.config.fileConfig` accepts `logging.conf`, without changing the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -139,7 +139,7 @@ def check_size(config: Path) -> list[str]:
 
 
 def check_options(config: Path) -> list[str]:
-    """Check that a config has few ids for users to override: all top-level ids before the network."""
+    """Checks that a config has few ids for users to override: all top-level ids before the network."""
     if is_override(config):
         return []
     ids = [id_ for id_ in read_config(config) if id_ not in RUNNER_IDS]
@@ -162,12 +162,12 @@ def check_references(configs: list[Path]) -> list[str]:
 
 
 def _shown(id_: str) -> str:
-    """Return an id as the configs write it: MONAI turns `a#b` into `a::b`."""
+    """Returns an id as written in the configs: MONAI turns `a#b` into `a::b`."""
     return id_.replace("::", "#")
 
 
 def _syntax(expression: str) -> ast.AST | None:
-    """Return the syntax tree of a `$` expression, references replaced by a plain name; None if it is not Python."""
+    """Returns the syntax tree of a `$` expression, references replaced by a plain name; None if it is not Python."""
     try:
         return ast.parse(ReferenceResolver.id_matcher.sub("reference", ReferenceResolver.normalize_id(expression[1:])))
     except SyntaxError:
@@ -175,7 +175,7 @@ def _syntax(expression: str) -> ast.AST | None:
 
 
 def check_expressions(config: Path) -> list[str]:
-    """Check that each `$` expression is short, is Python and decides nothing (`if`, `lambda`)."""
+    """Checks that each `$` expression is short, is Python and makes no decision (`if`, `lambda`)."""
     problems = []
     for id_, value in strings(read_config(config)):
         if not value.startswith("$"):
@@ -195,7 +195,7 @@ def check_expressions(config: Path) -> list[str]:
 
 
 def _dotted_names(value: str) -> Iterator[str]:
-    """Yield the names in a string that must exist: of this package anywhere, and of every import in an expression."""
+    """Yields the names in a string that must exist: of this package anywhere, and of every import in an expression."""
     yield from re.findall(r"\btskd_monai(?:\.[A-Za-z_]\w*)+", value)
     tree = _syntax(value) if value.startswith("$") else None
     for node in ast.walk(tree) if tree else ():
@@ -224,7 +224,7 @@ def check_names(config: Path) -> list[str]:
 
 
 def _names_used(value: str) -> set[str]:
-    """Return the variables that an expression reads and does not make itself."""
+    """Returns the variables that an expression reads and does not define itself."""
     tree = _syntax(value)
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)] if tree else []
     made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
@@ -252,22 +252,22 @@ def check_imports(configs: list[Path]) -> list[str]:
 
 
 def _takes_argument(parser: ConfigParser, id_: str) -> bool:
-    """Tell whether `id_` is an argument that the component above it accepts."""
+    """Returns whether `id_` is an argument that the component above it accepts."""
     parent, _, argument = id_.rpartition("#")
     component = parser.get(parent) if parent else None
     if not isinstance(component, dict) or not isinstance(component.get("_target_"), str):
         return False
     target = resolve(component["_target_"])
-    # A class may hand what it does not name to the class it extends.
+    # A class may pass other arguments on to its base class.
     callables = [vars(base).get("__init__") for base in target.__mro__] if inspect.isclass(target) else [target]
     return any(argument in inspect.signature(each).parameters for each in callables if inspect.isfunction(each))
 
 
 def check_override(override: Path) -> list[str]:
-    """Check that what an override sets exists in the configs it is documented to follow.
+    """Checks that the ids an override sets exist in the configs it is documented to follow.
 
-    New ids are fine where a misspelt one could not go unseen: ids the runner reads, ids the override itself refers
-    to, and arguments that the component they are set on accepts.
+    New ids are allowed where a misspelt one would be noticed: ids the runner reads, ids the override itself refers to,
+    and arguments that their component accepts.
     """
     content = read_config(override)
     runs = documented_runs(override)
@@ -293,7 +293,7 @@ def check_override(override: Path) -> list[str]:
 
 
 class _TextWorkflow(ConfigWorkflow):
-    """MONAI's check of a workflow's properties on the text of the configs: nothing is built, no data is read."""
+    """MONAI's check of a workflow's properties on the text of the configs, without building or reading anything."""
 
     def _get_property(self, name: str, property: dict) -> Any:
         id_ = self._get_prop_id(name, property)
@@ -305,7 +305,7 @@ class _TextWorkflow(ConfigWorkflow):
         return property.get("id")
 
     def _check_optional_id(self, name: str, property: dict) -> bool:
-        # A component written in place refers to nothing, so not wrongly; MONAI 1.6 takes it for a reference and stops.
+        # An inline component refers to nothing; MONAI 1.6 treats it as a reference and fails.
         written = property.get("refer_id")
         if written and isinstance(self.parser.get(written), dict | list):
             return True

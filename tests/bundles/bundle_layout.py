@@ -1,4 +1,4 @@
-"""Where the bundles and their configs are, and which configs are run together."""
+"""Paths of the bundles and their configs, and which configs are run together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bundle_folders(root: Path = ROOT) -> list[Path]:
 
 
 def config_files(bundle: Path) -> list[Path]:
-    """Return the configs of a bundle that MONAI's runner is given: all but the metadata and the task."""
+    """Returns the configs of a bundle for MONAI's runner: all but the metadata and the task."""
     paths = sorted((bundle / "configs").glob("*"))
     return [path for path in paths if path.suffix in CONFIG_SUFFIXES and path.name not in NO_CONFIGS]
 
@@ -41,15 +41,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def is_override(path: Path) -> bool:
-    """Tell whether a config only changes another one: it has no `bundle_root` of its own."""
+    """Returns whether a config only overrides another one: it has no `bundle_root` of its own."""
     return "bundle_root" not in read_config(path)
 
 
 def documented_runs(override: Path) -> list[list[Path]]:
-    """Return the lists of configs that an override is documented to end or stand in, up to and including it.
+    """Returns the lists of configs in which an override is documented, each up to and including the override.
 
-    Such a list is written as the runner takes it, `"['configs/train.yaml','configs/mae.yaml']"`, in the comments of
-    the override's file or in the bundle's `docs/README.md`; of each entry only the file's name counts.
+    Such a list is written as for the runner, `"['configs/train.yaml','configs/mae.yaml']"`, in the comments of the
+    override's file or in the bundle's `docs/README.md`; only the file name of each entry counts.
     """
     comments = re.findall(r"^\s*#(.*)", override.read_text(encoding="utf-8"), re.MULTILINE)
     readme = override.parent.parent / "docs" / "README.md"
@@ -65,7 +65,7 @@ def documented_runs(override: Path) -> list[list[Path]]:
 
 
 def runs(bundle: Path) -> list[list[Path]]:
-    """Return everything a user runs: each config that stands alone, and each documented list of several."""
+    """Returns everything a user runs: each stand-alone config, and each documented list of several."""
     found: list[list[Path]] = []
     for path in config_files(bundle):
         found.extend(documented_runs(path) if is_override(path) else [[path]])

@@ -1,4 +1,4 @@
-"""The bundles on disk as parameters, and a small good bundle to plant faults in."""
+"""The bundles on disk as parameters, and a small valid bundle in which to plant faults."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ METADATA = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give `bundle`, `config`, `override` and `run` what is on disk."""
+    """Parametrises `bundle`, `config`, `override` and `run` with what is on disk."""
     if "bundle" in metafunc.fixturenames:
         metafunc.parametrize("bundle", BUNDLES, ids=[path.name for path in BUNDLES], indirect=True)
     if "config" in metafunc.fixturenames:

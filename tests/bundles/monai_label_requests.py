@@ -1,4 +1,4 @@
-"""What MONAI Label 0.8.5 does with a bundle, without the server: the same calls on the same config ids.
+"""The calls that MONAI Label 0.8.5 makes on a bundle's config ids, without the server.
 
 Source: `BundleInferTask`, `BasicInferTask` and `BundleTrainTask` of Project-MONAI/MONAILabel.
 """
@@ -28,7 +28,7 @@ TRAINING_OVERRIDES = (
 
 
 def open_config(bundle: Path, name: str) -> ConfigParser:
-    """Returns one config of a bundle, which knows its root and nothing else."""
+    """Returns one config of a bundle, given only its root."""
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / name)
     parser.config.update({"bundle_root": str(bundle)})
@@ -36,7 +36,7 @@ def open_config(bundle: Path, name: str) -> ConfigParser:
 
 
 def offered_labels(bundle: Path) -> dict[str, int]:
-    """Returns the labels that viewers are offered, and checks the names of input and output."""
+    """Returns the labels offered to viewers, and checks the names of input and output."""
     formats = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert next(iter(formats["inputs"])) == "image"
     name, pred = next(iter(formats["outputs"].items()))
@@ -45,7 +45,7 @@ def offered_labels(bundle: Path) -> dict[str, int]:
 
 
 def infer(bundle: Path, image: Path) -> dict[str, Any]:
-    """Returns the dictionary that MONAI Label writes `pred` from, a label map (1, X, Y, Z) before it drops an axis."""
+    """Returns the dictionary whose `pred` MONAI Label writes: a label map (1, X, Y, Z) before it drops an axis."""
     parser = open_config(bundle, "inference.json")
     data: dict[str, Any] = {"model": "student", "image": str(image), "image_path": str(image), "device": "cpu"}
     data |= {"model_filename": ["model.pt"], "description": "", "result_extension": ".nii.gz"}
@@ -65,7 +65,7 @@ def infer(bundle: Path, image: Path) -> dict[str, Any]:
 
 
 def transforms(parser: ConfigParser, id_: str) -> list[Any]:
-    """Returns the transforms of a config id, which has to be a `Compose` or a list."""
+    """Returns the transforms of a config id, which must be a `Compose` or a list."""
     content = parser.get_parsed_content(id_, instantiate=True)
     return list(content.transforms) if isinstance(content, Compose) else content
 

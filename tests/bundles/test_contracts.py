@@ -1,4 +1,4 @@
-"""Every bundle and every config on disk keeps the contracts, and each check finds the fault it is for."""
+"""Every bundle and config on disk satisfies the contracts, and each check finds the fault it is meant for."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_run_has_the_required_properties(run: list[Path]) -> None:
 
 
 def plant(path: Path, old: str, new: str) -> None:
-    """Replace a text that must be there."""
+    """Replaces a string that must be present."""
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What MONAI Deploy's bundle operator does with a student's TorchScript and the configs inside it, without Deploy.
+"""Runs a student's TorchScript and the configs inside it as MONAI Deploy's bundle operator does, without Deploy.
 
 The operator reads `metadata` and `inference` in the archive, drops every transform with `LoadImage` or `SaveImage` in
-its name, hands an image (W, H, D) with its affine to `preprocessing`, calls `inferer` on the network, then
-`postprocessing`, and sends one channel on as uint8. `configs/task.json` is read below `bundle_root`, so an application
-starts in the bundle's folder.
+its name, passes an image (W, H, D) with its affine to `preprocessing`, calls `inferer` on the network, then
+`postprocessing`, and passes one channel on as uint8. `configs/task.json` is read relative to `bundle_root`, so an
+application starts in the bundle's folder.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parser(student: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigParser:
 
 
 def filtered(compose: Compose) -> Compose:
-    """Return a composition without what reads and writes files."""
+    """Returns a composition without the transforms that read and write files."""
     compose.transforms = tuple(t for t in compose.transforms if not any(name in type(t).__name__ for name in DROPPED))
     return compose
 
@@ -71,7 +71,7 @@ def scan() -> np.ndarray:
 
 
 def infer(parser: ConfigParser, student: Path) -> np.ndarray:
-    """Segment a volume as the operator does; return what it sends on, before the axes are turned."""
+    """Segments a volume as the operator does; returns its output before the axes are permuted."""
     pre, post = (filtered(parser.get_parsed_content(name)) for name in ("preprocessing", "postprocessing"))
     network = torch.jit.load(str(student / "models" / "model.ts"), map_location="cpu").eval()
     voxels = scan()
@@ -80,7 +80,7 @@ def infer(parser: ConfigParser, student: Path) -> np.ndarray:
     inputs: dict[str, Any] = pre({"image": MetaTensor.ensure_torch_and_prune_meta(torch.from_numpy(voxels), meta)})
     with torch.no_grad():
         output = ensure_tuple(parser.get_parsed_content("inferer")(inputs=inputs["image"][None], network=network))[0]
-    assert isinstance(first(post.transforms), MapTransform)  # or the operator would hand over a bare tensor
+    assert isinstance(first(post.transforms), MapTransform)  # or the operator would pass a bare tensor
     sent: MetaTensor = post({"pred": output, **inputs})["pred"]
     assert sent.dtype is torch.uint8
     return np.squeeze(sent.numpy(), 0)
@@ -97,7 +97,7 @@ def test_names_are_those_of_the_metadata(parser: ConfigParser) -> None:
 
 
 def test_every_class_has_a_name_for_its_segment(parser: ConfigParser, student: Path) -> None:
-    """Deploy's SEG writer wants one description for each label value from 1."""
+    """Deploy's SEG writer requires one description for each label value from 1."""
     names = parser["_meta_"]["network_data_format"]["outputs"]["pred"]["channel_def"]
     task = json.loads((student / "configs" / "task.json").read_text())
     assert names == {str(index): label["name"] for index, label in enumerate(task["labels"])}

@@ -1,4 +1,4 @@
-"""The distillation bundle with and without the teacher's answers on disk, as the runner runs its configs."""
+"""The distillation bundle with and without cached targets, run by the bundle runner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SLICES = 6
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a study of one training and one validation case of six slices, with a teacher that was not trained."""
+    """Returns a dataset of one training and one validation case of six slices, with an untrained teacher."""
     folder = tmp_path_factory.mktemp("study")
     write_study(
         folder, seed=3, sections={"training": 1, "validation": 1}, shape=(32, 32, 6), spacing=(10.8, 10.8, 27.0)
@@ -59,20 +59,20 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def options(study: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
-    """Return what a user gives on the command line."""
+    """Returns the options that a user gives on the command line."""
     files = {"datalist": "datalist.json", "task": "task.json", "teacher_dir": "teacher"}
     paths = {name: str(study / file) for name, file in files.items()}
     return {"bundle_root": str(BUNDLE), **paths, "output_dir": str(output_dir), **changes}
 
 
 def distil(study: Path, output_dir: Path, **changes: Any) -> None:
-    """Run train.yaml by the runner that the command line calls."""
+    """Runs train.yaml as on the command line."""
     config = str(BUNDLE / "configs" / "train.yaml")
     run(config_file=config, logging_file=False, **{**SHORT, **options(study, output_dir, **changes)})
 
 
 def asked(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the log says of the teacher's answers, without their size."""
+    """Returns the lines of the log about cached targets, without their size."""
     return [message.split(";")[0] for message in caplog.messages if message.startswith("Teacher targets")]
 
 
@@ -129,7 +129,7 @@ def test_the_cache_is_filled_before_and_elsewhere(
 ) -> None:
     fill(study, tmp_path / "answers")
     assert [path.name for path in tmp_path.iterdir()] == ["answers"]  # nothing was trained
-    next((tmp_path / "answers").iterdir()).unlink()  # as if it had been stopped
+    next((tmp_path / "answers").iterdir()).unlink()  # as if it had been interrupted
     fill(study, tmp_path / "answers")
     distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "answers"))
     assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them computed now" for number in (6, 1, 0)]
@@ -148,7 +148,7 @@ def test_a_student_is_a_teacher_too(study: Path, tmp_path: Path, caplog: pytest.
 
 
 def train(study: Path, output_dir: Path, stop_after: int | None = None) -> dict[str, Any]:
-    """Train for three epochs, or until one is over; return the content of the last checkpoint."""
+    """Trains for three epochs, or until one is over; returns the content of the last checkpoint."""
     torch.manual_seed(0)  # the student's first weights
     workflow = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "train.yaml"),
@@ -182,7 +182,7 @@ def test_stopped_and_resumed_is_uninterrupted(study: Path, tmp_path: Path, caplo
 def test_the_seed_alone_decides_the_student(study: Path, tmp_path: Path) -> None:
     found = {}
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
-        torch.rand(len(found) + 1)  # what ran before in this process has drawn numbers
+        torch.rand(len(found) + 1)  # earlier code in this process has drawn numbers
         distil(study, tmp_path / name, cache_dir=str(tmp_path / "answers"), seed=seed)
         found[name] = weights(study, tmp_path / name)
     assert all(torch.equal(value, found["again"][name]) for name, value in found["first"].items())

@@ -1,4 +1,4 @@
-"""A dry run of every training ends with a table and OK, or with an error, and writes nothing."""
+"""A dry run of every training config ends with a table and OK, or with an error, and writes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def table(caplog: pytest.LogCaptureFixture) -> str:
-    """Return the table in the log, without its line breaks."""
+    """Returns the table in the log, without its line breaks."""
     return next(" ".join(message.split()) for message in caplog.messages if message.startswith("Dry run"))
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_case_is_named_and_ends_the_run(
 def test_a_dry_run_of_a_distillation_counts_answers_and_synthetic_images(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    start(MASKED_AUTOENCODER, study, tmp_path, "mae.yaml", "dry_run.yaml")  # no teacher, no answers
+    start(MASKED_AUTOENCODER, study, tmp_path, "mae.yaml", "dry_run.yaml")  # no teacher, no cached targets
     without = table(caplog)
     caplog.clear()
     start(MASKED_AUTOENCODER, study, tmp_path, "dry_run.yaml")

@@ -1,4 +1,4 @@
-"""One round of MONAI's federated client with the training configs: initialise, train, give weights, evaluate."""
+"""One round of MONAI's federated client with the training configs: initialise, train, return weights, evaluate."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def client(bundle: Path, config: str, evaluates: bool = True, **options: Any) -> MonaiAlgo:
-    """Return an initialised client; where it evaluates, training and evaluation read the same config.
+    """Returns an initialised client; for evaluation, it reads the training config again.
 
-    MONAI's own default for the evaluation, train.json with evaluate.json laid over it, wants an `evaluator` of the
-    training; ours is `validate#evaluator`, which the property of a training workflow names.
+    MONAI's own default for the evaluation, train.json with evaluate.json laid over it, requires an `evaluator` in the
+    training config; ours is `validate#evaluator`, which the property of a training workflow names.
     """
     arguments = {**SHORT, "bundle_root": str(bundle), **options}
     algorithm = MonaiAlgo(
@@ -46,12 +46,12 @@ def client(bundle: Path, config: str, evaluates: bool = True, **options: Any) ->
 
 
 def student_options(study: Path) -> dict[str, Any]:
-    """Return what a client of the student's training is given: the server's weights count, not the bundle's."""
+    """Returns the options of a client that trains the student: the server's weights are used, not the bundle's."""
     return {"datalist": str(study / "datalist.json"), "load_initial_weights": False}
 
 
 def one_round(algorithm: MonaiAlgo) -> tuple[dict[str, torch.Tensor], ExchangeObject]:
-    """Return the weights that a server sends out, and the client's difference after it has trained with them."""
+    """Returns the weights that a server sends out, and the client's difference after training with them."""
     torch.manual_seed(1)
     before = get_state_dict(algorithm.trainer.network)
     sent = {name: value + 0.01 * torch.randn_like(value) if value.is_floating_point() else value
@@ -61,7 +61,7 @@ def one_round(algorithm: MonaiAlgo) -> tuple[dict[str, torch.Tensor], ExchangeOb
 
 
 def check(algorithm: MonaiAlgo, sent: dict[str, torch.Tensor], difference: ExchangeObject) -> None:
-    """Check that the round trained the server's weights for the local epochs, and gave back what changed."""
+    """Checks that the round trained the server's weights for the local epochs, and returned the difference."""
     assert difference.weight_type == WeightType.WEIGHT_DIFF
     assert difference.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS] == LOCAL_EPOCHS * SHORT["epoch_length"]
     now = get_state_dict(algorithm.trainer.network)
@@ -91,7 +91,7 @@ def test_each_round_starts_from_the_servers_weights(study: Path, rounds: int) ->
 
 
 def distillation_client(study: Path, output_dir: Path, learning_rate: float) -> MonaiAlgo:
-    """Return an initialised client of the distillation."""
+    """Returns an initialised client of the distillation."""
     return client(
         BUNDLES / "distillation",
         "configs/train.yaml",
@@ -102,21 +102,21 @@ def distillation_client(study: Path, output_dir: Path, learning_rate: float) -> 
         teacher_dir=str(study / "teacher"),
         output_dir=str(output_dir),
         learning_rate=learning_rate,
-        **{"train#checkpoint#resume": False},  # a round goes on from the server's weights, not from its last epoch
+        **{"train#checkpoint#resume": False},  # a round starts from the server's weights, not from its last epoch
     )
 
 
 def test_the_distillation_is_a_client(study: Path, tmp_path: Path) -> None:
-    """The server averages the student and its projection; each site asks its own copy of the teacher.
+    """The server averages the student and its projection; each site runs its own copy of the teacher.
 
-    MONAI's evaluation hands the trainer's weights to the evaluator, whose network here is the student without the
-    projection; the client's own validation takes its place.
+    MONAI's evaluation passes the trainer's weights to the evaluator, whose network here is the student without the
+    projection; the client's own validation replaces it.
     """
     algorithm = distillation_client(study, tmp_path, learning_rate=0.002)
     sent, difference = one_round(algorithm)
     check(algorithm, sent, difference)
     assert any(name.startswith("projection") for name in sent)
-    assert not any("encoder" in name for name in sent)  # the teacher does not travel
+    assert not any("encoder" in name for name in sent)  # the teacher is not sent
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert 0 <= history[-1]["val_mean_dice"] <= 1
 

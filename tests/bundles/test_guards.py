@@ -1,4 +1,4 @@
-"""Which guards each training has, read from its configs; a guard that is left out has its reason here."""
+"""Which guards each training config has; a guard that is left out has its reason here."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TRAININGS = {
 }
 RUNS = [(bundle, configs) for bundle, lists in TRAININGS.items() for configs in lists]
 WITHOUT_LABELS = {("distillation", "train.yaml"), ("diffusion_synthesis", "train.yaml")}
-"""Nothing to check classes of: the student sees none, and the diffusion model takes them as a condition at most."""
+"""No classes to check: the student sees none, and the diffusion model at most takes them as a condition."""
 
 PATHS = {
     ("distillation", "train.yaml"): {"teacher_dir", "transfer_set"},
     ("distillation", "fine_tune.yaml"): {"initial_student"},
 }
-"""Options of files and folders that are checked to be text."""
+"""Options of files and folders that are checked to be strings."""
 OWN_PARTS = ("dataset", "sampler", "lr_scheduler", "history", "checkpoint")
 OTHER_HANDLERS = {
     "CheckpointLoader": "the weights that the student's training starts from",
@@ -42,7 +42,7 @@ OTHER_HANDLERS = {
 
 @pytest.fixture(params=RUNS, ids=["-".join([bundle, *configs]) for bundle, configs in RUNS])
 def training(request: pytest.FixtureRequest) -> tuple[str, list[str], dict[str, Any]]:
-    """Returns bundle, configs, and what they say together."""
+    """Returns the bundle, its configs, and their merged content."""
     bundle, configs = request.param
     parser = ConfigParser()
     parser.read_config([str(ROOT / "bundles" / bundle / "configs" / name) for name in configs])
@@ -50,7 +50,7 @@ def training(request: pytest.FixtureRequest) -> tuple[str, list[str], dict[str, 
 
 
 def component(reference: Any, config: dict[str, Any]) -> Any:
-    """Returns what a reference stands for, and anything else as it is."""
+    """Returns the value that a reference refers to, and anything else unchanged."""
     while isinstance(reference, str) and reference.startswith("@"):
         node: Any = config
         for part in reference[1:].replace("::", "#").split("#"):
@@ -66,7 +66,7 @@ def targets(steps: list[Any], config: dict[str, Any]) -> list[str]:
 
 
 def test_what_comes_before_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
-    """The precision is checked; then bundle root, seeds, process group and folder: before a network or an image."""
+    """The precision is checked first, then bundle root, seeds, process group and folder, then all else."""
     bundle, configs, config = training
     steps = [step.replace("DiffusionInferer", "PrecisionInferer") for step in targets(config["initialize"], config)]
     assert steps == ["end_with_the_reason", "PrecisionInferer", "guard_run"]
@@ -93,7 +93,7 @@ def test_precision_seed_and_task_reach_what_guards_them(training: tuple[str, lis
 
 
 def test_what_watches_over_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
-    """The standard handlers, whose order `tests/training/test_handlers.py` holds, follow this run's own parts."""
+    """The standard handlers, whose order `tests/training/test_handlers.py` checks, follow this run's own parts."""
     _, _, config = training
     names = targets(config["train"]["handlers"], config)
     assert [name for name in names if name not in OTHER_HANDLERS] == ["standard_handlers"]

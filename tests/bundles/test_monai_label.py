@@ -37,7 +37,7 @@ AFFINE = np.diag([-9.0, 9.0, 20.0, 1.0])
 
 @pytest.fixture
 def student(tmp_path: Path) -> Path:
-    """A student of random weights whose training takes seconds."""
+    """A student of random weights that trains in seconds."""
     torch.manual_seed(0)
     network = build_student("compact_unet_small", TASK.channels, TASK.num_classes, TASK.image_size)
     bundle = tmp_path / "student"
@@ -48,7 +48,7 @@ def student(tmp_path: Path) -> Path:
 
 
 def labelled_scans(folder: Path, count: int) -> list[dict[str, str]]:
-    """Writes scans with a bright liver and a brighter kidney, as items of MONAI Label's."""
+    """Writes scans with a bright liver and a brighter kidney, as items of MONAI Label."""
     items = []
     for number in range(count):
         label = np.zeros(SHAPE, np.uint8)
@@ -75,13 +75,13 @@ def test_everything_that_inference_reads_is_made_without_an_image_or_a_datalist(
     preprocessing = monai_label.transforms(parser, "preprocessing")
     assert isinstance(preprocessing[0], monai_label.LoadImaged)
     saved = [t for t in monai_label.transforms(parser, "postprocessing") if isinstance(t, monai_label.SaveImaged)]
-    assert len(saved) == 1  # what MONAI Label leaves out, or every request would write into predictions/
+    assert len(saved) == 1  # which MONAI Label leaves out, or every request would write into predictions/
 
 
 def test_the_weights_are_those_of_the_network(student: Path) -> None:
     network = monai_label.open_config(student, "inference.json").get_parsed_content("network_def", instantiate=True)
     weights = torch.load(student / "models/model.pt", weights_only=True)
-    assert set(weights) == set(network.state_dict())  # MONAI Label does not ask
+    assert set(weights) == set(network.state_dict())  # MONAI Label does not check
 
 
 def test_a_request_gives_the_bundle_runners_label_map(student: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_request_gives_the_bundle_runners_label_map(student: Path, tmp_path: P
     )
     expected = nib.load(tmp_path / "predictions/scan0_seg.nii.gz")
     np.testing.assert_array_equal(data["pred"][0].numpy(), np.asarray(expected.dataobj))
-    # From the image's metadata MONAI Label takes the size to restore and the affine to write.
+    # MONAI Label takes the size to restore and the affine to write from the image's metadata.
     assert tuple(data["image"].meta["spatial_shape"]) == SHAPE
     np.testing.assert_allclose(data["image"].meta["original_affine"], AFFINE)
     assert not Path("predictions").exists()

@@ -1,4 +1,4 @@
-"""Two calls on one output folder: the second ends in a line; what a killed one left is taken over."""
+"""Two runs on one output folder: the second ends with one line; the lock of a killed run does not block the next."""
 
 from __future__ import annotations
 

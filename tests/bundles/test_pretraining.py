@@ -1,4 +1,4 @@
-"""Each way to pre-train a student, on a study of seconds: it learns, resumes exactly, fine-tuning starts from it."""
+"""Each way to pre-train a student, on a tiny dataset: it learns, resumes exactly, fine-tuning starts from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = [(method, student) for method in METHODS for student in ("compact_unet_s
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with datalist.json and task.json of a planned study of 48 pixels."""
+    """A folder with datalist.json and task.json of a planned dataset of 48 pixels."""
     folder = tmp_path_factory.mktemp("study")
     sections = {"training": 1, "validation": 1, "test": 1}
     write_study(folder / "phantom", seed=3, sections=sections, shape=(48, 48, 6), spacing=(7.2, 7.2, 20.0))

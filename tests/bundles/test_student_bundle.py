@@ -1,4 +1,4 @@
-"""A student bundle as its users meet it: the zoo's checks, and input that must be refused."""
+"""A student bundle from its users' side: the zoo's checks, and input that must be rejected."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def segment(student: Path, image: Path, **overrides: Any) -> Path:
 
 
 def refusal(student: Path, image: Path) -> str:
-    """Segments what must be refused, checks that no segmentation is written, and returns the first cause's message."""
+    """Segments an invalid input, checks that no segmentation is written, and returns the first cause's message."""
     with pytest.raises(RuntimeError) as raised:  # the runner wraps what a config raises
         segment(student, image)
     assert segmentations(student.parent / "predictions") == []
@@ -72,7 +72,7 @@ def refusal(student: Path, image: Path) -> str:
 
 
 def segmentations(folder: Path) -> list[Path]:
-    """Returns what a run wrote beside its report; one that failed holds its folder while its error is looked at."""
+    """Returns what a run wrote beside its report; a failed run keeps its folder locked while its error is examined."""
     beside = ("summary.json", "volumes.csv", LOCK_FILE)
     return [path for path in folder.glob("*") if path.is_file() and path.name not in beside]
 

@@ -1,4 +1,4 @@
-"""A student bundle that version 0.1 wrote still segments, scores and trains: its configs name components of then."""
+"""A student bundle written by version 0.1, whose configs name its components, still segments, scores and trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every training is tracked by TensorBoard and by MONAI's own MLflow handlers, and tells nothing of the patients."""
+"""Every training run is tracked by TensorBoard and MONAI's MLflow handlers, and reveals nothing about patients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def training(request: pytest.FixtureRequest) -> Training:
 
 
 def shown(folder: Path) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Return the steps of the curves and of the pictures that TensorBoard shows."""
+    """Returns the steps of the curves and images that TensorBoard shows."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     curves, pictures = (accumulator.EventAccumulator(str(path)) for path in (folder, folder / "pictures"))
     curves.Reload()

@@ -1,4 +1,4 @@
-"""The tutorial is a clean notebook, and its cells run one after the other, in small, from a folder of their own."""
+"""The tutorial is a clean notebook, and its cells run in order, scaled down, from a folder of their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_the_notebook_links_to_exists() -> None:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the code of all cells as one program below the checkout's docs; return what it wrote."""
+    """Runs the code of all cells as one program inside the checkout's docs; returns its output."""
     folder = tmp_path_factory.mktemp("tutorial")
     program = "\n\n".join("".join(cell["source"]) for cell in cells("code"))
     (folder / "tutorial.py").write_text(program, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every training config of the bundles, on a study of seconds whose paths and cases are named after a patient."""
+"""Every training config of the bundles, on a tiny dataset whose paths and cases are named after a patient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHORT = {"epoch_length": 2, "max_epochs": 2, "batch_size": 2, "seed": 5, "device
 
 @dataclass(frozen=True)
 class Training:
-    """A training config, what it asks for besides datalist and task, and the override that looks before it."""
+    """A training config, the options it requires besides datalist and task, and its dry-run override."""
 
     bundle: str
     config: str
@@ -50,9 +50,9 @@ TRAININGS = (
 
 
 def write_patients(folder: Path) -> Path:
-    """Write a planned study, an untrained teacher and an untrained student; return the study's folder.
+    """Writes a planned dataset, an untrained teacher and an untrained student; returns the dataset's folder.
 
-    Two patients are in `training` and one each in `validation` and `test`; folder and cases bear a name.
+    Two patients are in `training` and one each in `validation` and `test`; folder and cases contain a name.
     """
     study = folder / PATIENT
     sections = {"training": 2, "validation": 1, "test": 1}
@@ -80,7 +80,7 @@ def _write_networks(study: Path, task: Task) -> None:
 
 
 def start(training: Training, study: Path, output_dir: Path, *overrides: str, **changes: Any) -> None:
-    """Run a training by the runner that the command line calls."""
+    """Runs a training config as on the command line."""
     root = study / "student" if training.bundle == "segmentation" else BUNDLES / training.bundle
     options = {**SHORT, **dict(training.options), "logging_file": False, "datalist": study / "datalist.json"}
     if "teacher_dir" in options:
@@ -91,5 +91,5 @@ def start(training: Training, study: Path, output_dir: Path, *overrides: str, **
 
 
 def study_task(study: Path) -> Task:
-    """Return the task of the study."""
+    """Returns the task of the dataset."""
     return load_task(study / "task.json")

@@ -1,4 +1,4 @@
-"""The command prepares a dataset that `tskd plan` takes, checks it again, and names what is wrong."""
+"""The command prepares a dataset for `tskd plan`, verifies it, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(caplog: pytest.LogCaptureFixture) -> Run:
-    """Returns the function that runs a command and returns what it logged."""
+    """Returns the function that runs a command and returns its log."""
 
     def run_command(*arguments: object) -> str:
         caplog.clear()

@@ -1,4 +1,4 @@
-"""`tskd doctor` and `tskd teachers`: what is here, what is missing, and what to do."""
+"""`tskd doctor` and `tskd teachers`: what is installed, what is missing, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tskd_monai.networks.encoder_records import ENCODERS
 
 
 def found(**changes: Any) -> dict[str, Any]:
-    """What doctor finds on a sound machine, with some findings changed."""
+    """The findings of doctor on a working machine, with some changed."""
     machine = {"memory_gb": 16.0, "free_disk_gb": 50.0, **changes.pop("machine", {})}
     torch = {"build": "CPU", "gpus": [], **changes.pop("torch", {})}
     return {"machine": machine, "torch": torch, "versions": {"torch": "2.10"}, "extras": {}, **changes}

@@ -11,7 +11,7 @@ from tskd_monai.files.json_files import write_json
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """The parts of an exported bundle that are sent."""
+    """The parts of an exported bundle that are uploaded."""
     folder = tmp_path / "abdomen"
     metadata = {"name": "A student", "tags": ["MR"], "weights_license": "cc-by-nc-sa-4.0", "non_commercial": True}
     write_json(folder / "configs" / "metadata.json", metadata)
@@ -27,7 +27,7 @@ def push(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 
 
 class RecordingApi:
-    """Stands in for the hub."""
+    """Replaces the hub."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, object]]] = []

@@ -1,4 +1,4 @@
-"""The command `tskd`: help at once, one exit code for what is wrong."""
+"""The command `tskd`: fast help, and one exit code per kind of failure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_unknown_words_end_with_2(arguments: list[str], message: str, capsys: py
 @pytest.mark.slow
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_of_a_command_imports_nothing_slow(command: str) -> None:
-    """The options of a command stand there within a second, where MONAI alone takes five to import."""
+    """The help of a command appears within a second, although MONAI takes five to import."""
     done = subprocess.run([sys.executable, "-c", HELP, command, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: tskd {command} ")

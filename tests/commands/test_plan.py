@@ -1,4 +1,4 @@
-"""A study is planned once: later calls read the task, and name what no longer fits."""
+"""A dataset is planned once: later calls read the task, and report what no longer matches."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(phantom: Path, tmp_path: Path) -> Path:
-    """Return the datalist of a phantom study of this test's own."""
+    """Returns the datalist of a phantom dataset for this test only."""
     shutil.copytree(phantom, tmp_path / "study")
     return tmp_path / "study" / "datalist.json"
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that are read from now on."""
+    """Returns a list that collects the names of the files read from now on."""
     names: list[str] = []
     original = VolumeReader._read_path
     monkeypatch.setattr(VolumeReader, "_read_path", lambda self, path: names.append(path.name) or original(self, path))
@@ -49,7 +49,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def changed(datalist: Path, change: Change) -> Path:
-    """Change a datalist in its place."""
+    """Changes a datalist in place."""
     content = json.loads(datalist.read_text())
     change(content)
     datalist.write_text(json.dumps(content))
@@ -176,7 +176,7 @@ def test_the_seed_of_training_is_no_option_of_a_plan_without_a_draw(study: Path,
 
 
 def _spaced(datalist: Path, section: str, factor: float) -> None:
-    """Write the spacing in the plane of a section's first image and label in another unit."""
+    """Writes the in-plane spacing of a section's first image and label in another unit."""
     entry = load_datalist(datalist)[section][0]
     for key in ("image", "label"):
         if key in entry:
@@ -263,7 +263,7 @@ def test_a_task_can_be_brought_along(study: Path, tmp_path: Path) -> None:
     assert task.image_size == (64, 64)
     kept = [file.name for file in (tmp_path / "run").glob("task.before-*.json")]
     assert len(kept) == 1
-    assert plan_dataset(study, tmp_path / "run")[2] == task  # and is the task from now on
+    assert plan_dataset(study, tmp_path / "run")[2] == task  # and remains the task
     fresh = plan_dataset(study, tmp_path / "fresh", task_file=own)[2]
     assert fresh == task
     edited(own, labels=json.loads(path.read_text())["labels"][:2], class_frequencies=[], keep_largest_component=[])

@@ -1,4 +1,4 @@
-"""`tskd segment` and `tskd evaluate`: a line a case, the runner's line to repeat it, one line for what is wrong."""
+"""`tskd segment` and `tskd evaluate`: one line per case, the runner's line to repeat it, one line per error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_line(line: str, folder: Path) -> None:
-    """Run a line of commands.txt as a shell would."""
+    """Runs a line of commands.txt as a shell would."""
     command = [python_command(), *shlex.split(line)[1:]]
     subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=300)
 

@@ -1,4 +1,4 @@
-"""An exported student is whole: its code needs no tskd_monai, and it segments as the bundle it was made from."""
+"""An exported student is complete: its code needs no tskd_monai, and it segments like the bundle it was made from."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_export_has_the_files_of_the_zoo(zoo: Path) -> None:
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "spleen"
     required = set(metadata["required_packages_version"])
     assert {"nibabel", "pillow"} <= required
-    assert "transformers" not in required  # nothing that a student needs
+    assert "transformers" not in required  # not needed by a student
     assert f'BUNDLE_ROOT = "models/{NAME}"' in (zoo / f"test_{NAME}.py").read_text()
 
 
 def named_files(text: str) -> set[str]:
-    """Returns what looks like the path of a file of a bundle in a README."""
+    """Returns the strings in a README that look like paths of files in a bundle."""
     return set(re.findall(r"[\w./-]+\.(?:py|sh|md|json|yaml|pt|txt)\b", re.sub(r"https?://\S+", "", text)))
 
 

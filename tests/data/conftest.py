@@ -1,4 +1,4 @@
-"""DICOM series of random voxels in any geometry, for the tests of readers and writers."""
+"""DICOM series of random voxels in any geometry, for tests of readers and writers."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def _write_series(
     edit: Edit | None = None,
     seed: int = 0,
 ) -> WrittenSeries:
-    """Writes one slice per place (mm along the normal), under shuffled names and InstanceNumbers.
+    """Writes one slice per position (mm along the normal), with shuffled names and InstanceNumbers.
 
     Args:
-        folder: made when missing.
-        places: of the slices along the normal, mm, ascending.
+        folder: folder of the files, created if missing.
+        places: positions of the slices along the normal, mm, ascending.
         directions: row and column direction, LPS.
         shape: rows, columns.
         modality: Modality tag.
         edit: changes the dataset of the slice with the given index before it is written.
-        seed: of the voxels and the shuffle.
+        seed: seed of the voxels and the shuffle.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

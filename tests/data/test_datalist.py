@@ -127,7 +127,7 @@ def test_budgets_are_nested_seeded_and_exact() -> None:
     assert [len(pairs[n]) for n in chosen] == [10, 25, 100, 179]
     assert pairs[10] < pairs[25] < pairs[100] < pairs[179]
     assert all(0 <= index < COUNTS[case] for case, index in pairs[179])
-    shuffled = dict(reversed(COUNTS.items()))  # the order in which cases are listed does not matter
+    shuffled = dict(reversed(COUNTS.items()))  # the order of the cases does not matter
     assert labelled_subset(shuffled, 25, seed=3) == chosen[25] != labelled_subset(COUNTS, 25, seed=4)
 
 

@@ -1,4 +1,4 @@
-"""Any well-formed datalist is read as it stands, and one that breaks any one rule is refused by file and section."""
+"""Any valid datalist is read unchanged, and one that violates any one rule is rejected by file and section."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CASES = st.integers(0, 999) | st.text(
 
 @st.composite
 def datalists(draw: st.DrawFn) -> dict[str, Any]:
-    """Returns a datalist of files `0`, `1`, ... with cases that are all different as text."""
+    """Returns a datalist of files `0`, `1`, ... whose cases differ as strings."""
     cases = draw(st.lists(CASES, min_size=1, max_size=6, unique_by=str))
     datalist: dict[str, Any] = {"training": []}
     for number, case in enumerate(cases):

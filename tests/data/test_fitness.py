@@ -1,4 +1,4 @@
-"""An image that a task's network was not trained for is recognised by its header and its range of values."""
+"""An image that a task's network was not trained for is recognised by its header and its intensity range."""
 
 from __future__ import annotations
 

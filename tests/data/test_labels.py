@@ -82,7 +82,7 @@ def test_another_shape_is_refused_with_both_names() -> None:
 def test_another_affine_is_refused_with_both_names(flip: bool) -> None:
     other = AFFINE.clone()
     if flip:
-        other[:3, 0] *= -1  # left and right exchanged: same shape, same spacing
+        other[:3, 0] *= -1  # left and right swapped: same shape, same spacing
     else:
         other[2, 3] += 2.5
     data = {"image": _volume("img"), "label": _volume("seg", affine=other)}

@@ -154,7 +154,7 @@ def test_unusable_affine_is_refused(tmp_path):
 
 
 def _header_without_sform(path, pixdim, qform_code=0, shape=(4, 4, 4)):
-    """Writes a file whose geometry is pixdim (qfac and three spacings), perhaps with a qform that does not turn it."""
+    """Writes a file whose geometry is pixdim (qfac and three spacings), optionally with a qform without rotation."""
     nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([1.5, 1.5, 5, 1])), path)
     content = bytearray(path.read_bytes())
     content[76:92] = np.array(pixdim, "<f4").tobytes()

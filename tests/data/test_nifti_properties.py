@@ -1,4 +1,4 @@
-"""Voxels and affine of a NIfTI file are read as they were written, in any orientation and type."""
+"""Voxels and affine of a NIfTI file are read as written, in any orientation and data type."""
 
 from __future__ import annotations
 

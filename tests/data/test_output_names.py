@@ -17,7 +17,7 @@ NAMES = ["case_07", "case.7", "1.2.840.10008", "a b", "scan.nii", "scan.nii.gz",
 
 
 def saved_name(folder: Path, suffix: str = ".nii.gz", **metadata: Any) -> str:
-    """Return the name of the file that MONAI's saver writes under our formatter."""
+    """Returns the name of the file that MONAI's saver writes with our formatter."""
     meta = {"affine": np.eye(4), "original_affine": np.eye(4), "spatial_shape": (3, 4, 1), **metadata}
     writer = "AtomicPngWriter" if suffix == ".png" else "AtomicNiftiWriter"
     SaveImage(

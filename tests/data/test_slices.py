@@ -71,7 +71,9 @@ def test_the_same_seed_gives_the_same_items_and_no_item_changes_the_volumes() ->
     draws = [_images(dataset.set_random_state(seed)) for seed in (5, 5, 6)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    assert not torch.equal(_images(dataset), draws[2])  # the next epoch goes on, it does not begin again
+    assert not torch.equal(
+        _images(dataset), draws[2]
+    )  # the next epoch continues the random stream instead of restarting it
     dataset.slice_transform = None
     assert torch.equal(_images(dataset), _images(plain))
 

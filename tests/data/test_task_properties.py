@@ -1,4 +1,4 @@
-"""Any task comes back equal from its file, and a file that breaks any one rule is refused by file and field."""
+"""Any task round-trips through its file, and a file that violates any one rule is rejected by file and field."""
 
 from __future__ import annotations
 

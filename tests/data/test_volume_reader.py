@@ -177,7 +177,7 @@ def test_palette_is_resolved_to_the_colours_that_are_seen(tmp_path, caplog):
 
 
 def _grey_png(path, values, bits):
-    """Writes a grey PNG of 1, 2 or 4 bits, which Pillow does not write."""
+    """Writes a grey PNG of 1, 2 or 4 bits, which Pillow cannot write."""
     digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].reshape(len(values), -1)
     rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in digits)
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
@@ -195,7 +195,7 @@ def test_values_of_few_bits_are_not_stretched(tmp_path, bits):
 
 
 def _grey_tiff(path, values, bits, white_is_zero):
-    """Writes an uncompressed grey TIFF of some bits."""
+    """Writes an uncompressed grey TIFF of a given bit depth."""
     digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].reshape(len(values), -1)
     pixels = b"".join(np.packbits(row).tobytes() for row in digits)
     rows, columns = values.shape
@@ -271,7 +271,7 @@ def test_real_images_and_labels_share_their_grid(real_data, dataset):
 
 
 def _png(size: tuple[int, int], claimed: int | None = None) -> bytes:
-    """Returns a grey PNG whose header claims a size, and perhaps its pixels a number of bytes."""
+    """Returns a grey PNG whose header states a size, optionally with pixel data of a given number of bytes."""
     pixels = zlib.compress(bytes(64))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
     content = b"\x89PNG\r\n\x1a\n"
@@ -290,7 +290,7 @@ def test_image_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
     assert read_image_file(tmp_path / "chunk.png").shape == (4, 4, 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 1e9  # the headers claim 17 and 4 GB
+    assert peak < 1e9  # the headers state 17 and 4 GB
 
 
 def test_tiff_without_its_size_is_refused_by_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Images in the layout of official downloads, and the way from a dataset to a planned task."""
+"""Images in the layout of official downloads, and the steps from a dataset to a planned task."""
 
 from __future__ import annotations
 

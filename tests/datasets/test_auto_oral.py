@@ -18,7 +18,7 @@ SHAPE = (30, 40)
 
 
 def _write_workbook(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    """Writes an .xlsx as spreadsheet programs do: texts shared, numbers in place."""
+    """Writes an .xlsx as spreadsheet programs do: shared strings, numbers inline."""
     strings = sorted({cell for row in rows for cell in row if isinstance(cell, str)})
     lines = []
     for number, row in enumerate(rows, start=1):

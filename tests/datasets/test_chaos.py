@@ -27,7 +27,7 @@ def volume() -> Callable[[int], np.ndarray]:
 
 @pytest.fixture
 def write_dicom(write_series: Callable[..., Any]) -> Callable[..., list[Path]]:
-    """Returns the function that writes a series with names of one's own, and returns its files in order of position."""
+    """Returns the function that writes a series under given names, and returns its files in order of position."""
 
     def write(folder: Path, names: list[str], stored: np.ndarray, modality: str, seed: int) -> list[Path]:
         def edit(dataset: Any, index: int) -> None:
@@ -48,7 +48,7 @@ def write_dicom(write_series: Callable[..., Any]) -> Callable[..., list[Path]]:
 def write_mr(
     tmp_path: Path, write_dicom: Callable[..., list[Path]], save: Callable[..., Any]
 ) -> Callable[[str, np.ndarray], None]:
-    """Returns the function that writes an MR patient: T2-SPIR numbered downwards, T1-DUAL with both phases."""
+    """Returns the function that writes an MR patient: T2-SPIR numbered in reverse, T1-DUAL with both phases."""
 
     def write(case: str, label: np.ndarray, part: str = "Train_Sets") -> None:
         folder = tmp_path / part / "MR" / case
@@ -57,7 +57,7 @@ def write_mr(
             ("T1DUAL/DICOM_anon/InPhase", [f"IMG-0004-{2 * index + 2:05d}.dcm" for index in range(4)]),
             ("T1DUAL/DICOM_anon/OutPhase", [f"IMG-0004-{2 * index + 1:05d}.dcm" for index in range(4)]),
         ):
-            # Voxels 1000, 1001, … so that a reader that mixed up labels would be seen.
+            # Voxels 1000, 1001, … so that mixed-up labels would be detected.
             stored = 1000 + 10 * label.astype(np.int16) + int(case) + len(series)
             files = write_dicom(folder / series, names, stored, "MR", int(case))
             if part == "Train_Sets" and not series.endswith("OutPhase"):
@@ -84,7 +84,7 @@ def test_mr_labels_lie_on_their_slices(
         image, label = nib.load(entry["image"]), nib.load(entry["label"])
         np.testing.assert_array_equal(np.asarray(label.dataobj), labels[entry["case"]])
         difference = np.asarray(image.dataobj) - 10 * np.asarray(label.dataobj).astype(int)
-        assert np.ptp(difference) == 0  # each voxel's value tells its label
+        assert np.ptp(difference) == 0  # each voxel's value encodes its label
         source = {"t2spir": "T2SPIR/DICOM_anon", "t1_in": "T1DUAL/DICOM_anon/InPhase"}
         series = read_series(
             tmp_path / "Train_Sets/MR" / entry["case"] / source.get(sequence, "T1DUAL/DICOM_anon/OutPhase")

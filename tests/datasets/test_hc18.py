@@ -25,7 +25,7 @@ def _outline(region: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def source(tmp_path: Path, save: Callable[..., Any], noise: Callable[..., np.ndarray]) -> Path:
-    """Four training images of three subjects, one cut by the border, and a test image numbered anew."""
+    """Four training images of three subjects, one cut by the border, and a test image with its own numbering."""
     for seed, (name, row) in enumerate([("000_HC", 24), ("001_HC", 20), ("010_HC", 6), ("010_2HC", 26)]):
         save(tmp_path / f"training_set/{name}.png", noise(seed, *SHAPE))
         outline = _outline(_ellipse(row)).astype(np.uint8) * 255

@@ -76,12 +76,12 @@ def test_capsules_of_both_annotators(source: Path, prepare: Callable[..., dict[s
     datalist = prepare(find(source), split=(1, 0, 1))
     first, second = _by_name(datalist, "label"), _by_name(datalist, "second_reader")
     assert sorted(first) == sorted(second) == NAMES[:3]  # without the repeat
-    assert [entry["case"] for entry in datalist["unlabeled"]] == ["3"]  # nothing outlined is no background
+    assert [entry["case"] for entry in datalist["unlabeled"]] == ["3"]  # no outline does not mean background
     for name in NAMES[:3]:
         np.testing.assert_array_equal(first[name], _box(SHAPES["Capsule"]))
         np.testing.assert_array_equal(second[name], _box(SHAPES["Capsule"], 1))
     sections = [{entry["case"] for entry in datalist[section]} for section in ("training", "test")]
-    assert sorted(sections, key=str) == [{"1"}, {"2"}]  # two images of patient 2 stay together
+    assert sorted(sections, key=str) == [{"1"}, {"2"}]  # the two images of patient 2 are in one section
 
 
 def test_regions_are_drawn_in_the_order_of_their_values(source: Path, prepare: Callable[..., dict[str, Any]]) -> None:
@@ -90,7 +90,7 @@ def test_regions_are_drawn_in_the_order_of_their_values(source: Path, prepare: C
     for value, name in enumerate(["Central Echo Complex", "Medulla", "Cortex"], start=1):
         expected[_box(SHAPES[name], 1)] = value
     labels = _by_name(datalist, "label")
-    assert sorted(labels) == NAMES[:2]  # the third has a capsule alone
+    assert sorted(labels) == NAMES[:2]  # the third has only a capsule
     for mask in labels.values():
         np.testing.assert_array_equal(mask, expected)
     assert datalist["left_out"][0]["reason"] == "no label, and patient 2 has labelled images"

@@ -1,4 +1,4 @@
-"""What holds for every dataset: whole files, going on, repeats, refusals, and the check of a prepared folder."""
+"""Common to all datasets: complete files, resuming, repeats, rejections, and the check of a prepared folder."""
 
 from __future__ import annotations
 

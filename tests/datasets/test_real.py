@@ -1,6 +1,6 @@
-"""Real images, put back into the layout of the official download, give the counts of the data folder's README.
+"""Real images, rearranged in the layout of the official download, give the counts of the data folder's README.
 
-The folder holds subsets, so counts come from `--split` with numbers of patients; which patient is where is drawn anew.
+The folder contains subsets, so counts come from `--split` with numbers of patients; the assignment is drawn again.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_a_folder_of_images_and_labels_becomes_a_datalist_that_loads(tmp_path: P
     write_json(tmp_path / "datalist.json", datalist)
     loaded = load_datalist(tmp_path / "datalist.json")
     assert Path(loaded["training"][0]["image"]).name == f"{found['training'][0]}.nii.gz"
-    assert sections(user_datalist(tmp_path / "data")) == found  # the same draw, whatever the labels are called
+    assert sections(user_datalist(tmp_path / "data")) == found  # the same draw, independent of the label names
     assert sections(user_datalist(tmp_path / "data", seed=1)) != found
 
 

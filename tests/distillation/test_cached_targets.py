@@ -1,4 +1,4 @@
-"""Cached targets agree with the predictions of a teacher that is run on the augmented image itself."""
+"""Cached targets agree with the predictions of a teacher that is run on the augmented image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOREGROUND = torch.tensor([0.3, 0.7])
 
 
 class PixelTeacher(nn.Module):
-    """Looks at single pixels, so that its prediction moves with the image; predicts background where that is 0."""
+    """Looks at single pixels, so its prediction moves with the image; predicts background where that is 0."""
 
     embed_dim = 2
 
@@ -111,7 +111,7 @@ def test_without_augmentation_they_are_the_same(
     }
     found, expected = (targets["logits"].softmax(1) for targets in (cached, online))
     torch.testing.assert_close(found[:, 1:], expected[:, 1:], rtol=0, atol=0.005)
-    torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=0, atol=0.006)  # bears the error of two classes
+    torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=0, atol=0.006)  # includes the error of two classes
     torch.testing.assert_close(cached["features"], online["features"], rtol=2**-10, atol=1e-5)
     assert not cached["logits"].requires_grad and cached["logits"].dtype == torch.float32
 
@@ -144,7 +144,7 @@ def test_where_the_image_does_not_reach_is_background(
     outside = torch.as_tensor(batch["coordinates"])[:, 2] < 0.001
     assert outside.float().mean() > 0.2
     assert bool((cached["logits"].softmax(1)[:, 0][outside] > 0.999).all())
-    assert cached["features"].abs().amin() > 0  # what the border has, not zeros
+    assert cached["features"].abs().amin() > 0  # border values, not zeros
 
 
 def test_classes_are_probabilities_whatever_was_rounded() -> None:
@@ -173,7 +173,7 @@ def test_a_teacher_without_classes_gives_only_features(
 
 
 def losses(prepare: PrepareBatch, dataset: CachedTargetDataset) -> list[float]:
-    """Return the loss of each step of a stock training on the dataset in its order."""
+    """Returns the loss of each step of a stock training run on the dataset in order."""
     torch.manual_seed(0)  # of the student, and of the loader, which seeds the dataset
     student = FeatureProjection(nn.Sequential(nn.Conv2d(1, 8, 4, stride=4), nn.ConvTranspose2d(8, 3, 4, 4)), "0", 8, 2)
     found: list[float] = []

@@ -37,7 +37,7 @@ def teacher() -> SegmentationNetworkTeacher:
 
 
 def survey(slices: int) -> CaseSurvey:
-    """Return a section of so many slices."""
+    """Returns a section of the given number of slices."""
     nothing = np.zeros(TASK.num_classes, dtype=np.int64)
     return CaseSurvey(1, slices, 0, None, nothing, nothing, ())
 

@@ -68,7 +68,7 @@ def test_each_views_query_and_key_lie_at_its_place() -> None:
 
 
 class Noting(MomentumContrast):
-    """Notes what momentum it is updated with."""
+    """Records the momentum of each update."""
 
     def __init__(self) -> None:
         self.momenta: list[float] = []

@@ -85,7 +85,7 @@ def test_probabilities_are_kept_to_half_a_step_of_their_roots() -> None:
     found = probabilities(quantise(logits, torch.zeros(1, 1, 1, 1))[0])[0, 0]
     bound = share.sqrt() / LEVELS + (0.5 / LEVELS) ** 2 + 1e-6
     assert bool(((found - share).abs() <= bound).all())
-    assert (found - share).abs().max() > 0.001  # the bound is not idle
+    assert (found - share).abs().max() > 0.001  # the bound is not trivial
     assert found[0] == 0 and found[-1] == 1
 
 
@@ -210,7 +210,7 @@ def _zip_of_pickles(path: Path) -> None:
 
 
 def _claim_much(path: Path) -> None:
-    """Packs a header that claims 10¹² bytes, with the right checksum."""
+    """Packs a header that states 10¹² bytes, with a valid checksum."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     whole = members["foreground.npy"]

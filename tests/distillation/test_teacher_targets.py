@@ -21,7 +21,7 @@ SIZE = 64
 
 
 def make_teacher(dropout: float = 0.0) -> VfmSegmenter:
-    """Return a tiny teacher in training mode, with dropout in front of its decoder's last layer if wanted."""
+    """Returns a tiny teacher in training mode, optionally with dropout before its decoder's last layer."""
     torch.manual_seed(0)
     architecture = SamArchitecture(32, 4, 2, global_layers=(1, 3), window_size=3, embed_dim=64)
     encoder = SamEncoder(architecture, SIZE, (0.5,) * 3, (0.5,) * 3)
@@ -43,7 +43,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def train(teacher: VfmSegmenter, steps: int = 3) -> FeatureProjection:
-    """Distil for a few steps with the stock trainer; return the student, whose weights have changed."""
+    """Distils for a few steps with the stock trainer; returns the student, whose weights have changed."""
     size = student_size("compact_unet_small")
     student = FeatureProjection(
         build_student("compact_unet_small", 1, 3, (SIZE, SIZE)),
@@ -57,7 +57,7 @@ def train(teacher: VfmSegmenter, steps: int = 3) -> FeatureProjection:
         max_epochs=1,
         train_data_loader=[{"image": torch.rand(2, 1, SIZE, SIZE)} for _ in range(steps)],
         network=student,
-        # A careless optimiser that was given everything.
+        # An optimiser that was given all parameters.
         optimizer=torch.optim.AdamW([*student.parameters(), *teacher.parameters()], lr=1e-2, weight_decay=0.1),
         loss_function=TaskSpecificDistillationLoss(),
         inferer=SimpleInferer(),

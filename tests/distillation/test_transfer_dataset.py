@@ -125,7 +125,7 @@ def test_parts_are_seeded_together() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loader_draws_the_same_after_the_same_seed(num_workers: int) -> None:
-    """As `ReseedEachEpoch` does: an epoch that is resumed draws what it would have drawn without the interruption."""
+    """As `ReseedEachEpoch` does: a resumed epoch draws what it would have drawn without the interruption."""
 
     def epoch(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

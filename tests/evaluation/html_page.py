@@ -1,4 +1,4 @@
-"""A page of HTML as its reader sees it."""
+"""A page of HTML as rendered for its reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOID = {"meta", "img", "source", "br"}
 
 
 class Page(HTMLParser):
-    """Collects tags with their attributes and checks that they close in order."""
+    """Collects tags with their attributes and checks that they are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A history or a table of metrics that is damaged is refused by file, never by what a parser happens to raise."""
+"""A damaged history or table of metrics is rejected by file name, not with an arbitrary parser error."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tskd_monai.evaluation.latency import count_parameters, measure_latency, mul
 
 
 class Recorder(nn.Module):
-    """Notes in what order and state it is called, and works for a given number of CPU seconds."""
+    """Records the order and mode of its calls, and uses a given number of CPU seconds."""
 
     def __init__(self, name: str, calls: list, work: float = 0.002, sleep: float = 0.0) -> None:
         super().__init__()

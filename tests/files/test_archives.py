@@ -1,4 +1,4 @@
-"""Attacks stand in tests/attacks; here, that an honest archive is unpacked whole or not at all."""
+"""A valid archive is unpacked completely or not at all; attacks are in tests/attacks."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 
 @pytest.fixture
 def read_only() -> Iterator[Path]:
-    """A folder that this process cannot write into, even where it is started as root."""
+    """A folder that this process cannot write to, even as root."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         user = os.geteuid()

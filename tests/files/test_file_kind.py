@@ -1,4 +1,4 @@
-"""A file that is no weights file is named for what it is, by every loader of a network."""
+"""A file that is not a weights file is recognised as what it is, by every loader of a network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_cut_file_is_named(tmp_path: Path, name: str, kept: float) -> None:
 
 
 def test_one_changed_byte_of_a_weight_is_found(tmp_path: Path) -> None:
-    """Torch loads such a file, with another number in it."""
+    """Torch loads such a file, with a changed number in it."""
     torch.save(STATE, tmp_path / "model.pt")
     whole = bytearray((tmp_path / "model.pt").read_bytes())
     position = whole.find(STATE["weight"].numpy().tobytes()[:200])

@@ -1,4 +1,4 @@
-"""A folder has one owner at a time, whatever becomes of it."""
+"""A folder has one owner at a time, however that owner ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ sys.stdin.readline()
 
 @contextmanager
 def other_process(folder: Path, program: str = HOLD) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Starts a process that holds a folder, and gives the process and its first line."""
+    """Starts a process that locks a folder, and yields the process and its first line."""
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(folder)],
         stdin=subprocess.PIPE,
@@ -91,7 +91,7 @@ def test_processes_forked_by_a_killed_one_hold_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         try:
-            os.kill(int(child), 0)  # it lives
+            os.kill(int(child), 0)  # it is alive
             lock = hold_folder(tmp_path)
             lock.release()
         finally:

@@ -1,4 +1,4 @@
-"""The ground floor is light: whoever reads a checksum or a JSON file does not wait for torch."""
+"""The lowest layer is light: reading a checksum or a JSON file does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever can be written as JSON comes back equal, and whatever is no JSON is refused by name."""
+"""Whatever can be written as JSON round-trips, and whatever is not JSON is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_json_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, content
     write_json(path, content)
     found = read_json(path)
     assert found == content
-    assert json.dumps(found) == json.dumps(content)  # 1 and 1.0 are equal, and not the same
+    assert json.dumps(found) == json.dumps(content)  # 1 and 1.0 are equal but not the same
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Studies of known voxels on disk, in any orientation."""
+"""Volumes of known voxels on disk, in any orientation."""
 
 from __future__ import annotations
 

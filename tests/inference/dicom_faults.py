@@ -1,4 +1,4 @@
-"""Rows of the fault matrix: what a PACS sends."""
+"""Rows of the fault matrix: inputs from a PACS."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def without_slices(*left_out: int, **overrides: object):
 
 
 def with_extra(edit: Edit, **overrides: object):
-    """A series to which a changed copy of one of its slices was added."""
+    """A series with a changed copy of one of its slices."""
 
     def make(folder: Path) -> Given:
         given = dicom(folder)
@@ -142,7 +142,7 @@ def _baseline(dataset: FileDataset, index: int) -> None:
 
 
 def transcoded(syntax: str):
-    """A series compressed by GDCM, which knows more kinds than pydicom and takes small images."""
+    """A series compressed by GDCM, which supports more codecs than pydicom and accepts small images."""
 
     def make(folder: Path) -> Given:
         import gdcm
@@ -203,7 +203,7 @@ def _two_patients(dataset: FileDataset, index: int) -> None:
 
 
 def with_companions(folder: Path) -> Given:
-    """A series with what archives and viewers put beside it."""
+    """A series with files that archives and viewers put beside it."""
     given = dicom(folder)
     (given.path / "LICENSE").write_text("Creative Commons Attribution 3.0 Unported License")
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(given.path / "preview.png")
@@ -211,7 +211,7 @@ def with_companions(folder: Path) -> Given:
 
 
 def without_file_meta(folder: Path) -> Given:
-    """A series of plain data sets in implicit VR, without preamble and file meta information."""
+    """A series of bare datasets in implicit VR, without preamble and file meta information."""
     given = dicom(folder)
     for path in given.path.iterdir():
         buffer = DicomBytesIO()

@@ -1,4 +1,4 @@
-"""The rows of the fault matrix: an input, what becomes of it, and the words that say so."""
+"""The rows of the fault matrix: an input, its outcome, and the words that state it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EXACT, REPAIRED, REFUSED = "exact", "repaired", "refused"
 
 @dataclass(frozen=True)
 class Given:
-    """An input on disk, and where its voxels truly lie.
+    """An input on disk, and the true positions of its voxels.
 
     Attributes:
-        path: what `--image` names.
-        affine: of the scanned voxels to RAS mm, sheared for a tilt.
+        path: value of `--image`.
+        affine: voxel index to RAS mm of the scan, sheared for a tilt.
         shape: number of scanned voxels along the axes of the affine.
         overrides: options of the run.
-        output_dir: where the run writes; beside the input unless the row is about it.
+        output_dir: output folder of the run; beside the input unless the row tests it.
     """
 
     path: Path
@@ -39,12 +39,12 @@ class Row:
     """One line of the matrix.
 
     Attributes:
-        name: what is sent.
+        name: name of the input.
         outcome: `exact`, `repaired` or `refused`.
-        makes: write it into a folder; several variants have one outcome.
-        message: words of the notice or of the refusal.
-        modality: `MR` or `CT`: the task that is run.
-        dice: least Dice of each class with the analytic mask, on the voxels that were scanned; None where place or
+        makes: functions that write it into a folder; several variants share one outcome.
+        message: words of the warning or of the error.
+        modality: `MR` or `CT`: the task to run.
+        dice: minimum Dice of each class with the analytic mask, on the voxels that were scanned; None where position or
             content is unknown.
         seg: whether a DICOM SEG is written too.
         empty: whether the network finds nothing.
@@ -61,5 +61,5 @@ class Row:
 
     @property
     def line(self) -> str:
-        """The row in the documents' table."""
+        """Returns the row of the table in the documents."""
         return f"| {self.name} | {self.outcome} | {self.message} |"

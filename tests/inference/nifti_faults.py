@@ -1,4 +1,4 @@
-"""Rows of the fault matrix: what a NIfTI file may hold."""
+"""Rows of the fault matrix: contents of a NIfTI file."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _claiming(name: str):
 
 
 def _spaced(factor: float):
-    """The spacing in the plane is written in another unit."""
+    """The in-plane spacing is written in another unit."""
 
     def make(folder: Path) -> Given:
         given = nifti(folder)

@@ -1,4 +1,4 @@
-"""Two solids in world coordinates, scanned into any grid, and the network that finds them."""
+"""Two solids in world coordinates, scanned on any grid, and the network that finds them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Edit = Callable[[FileDataset, int], None]
 
 
 class Oracle(torch.nn.Module):
-    """Finds the label whose level is nearest to the image in [0, 1], or with `empty` always background."""
+    """Finds the label whose level is nearest to the image in [0, 1]; with `empty` always background."""
 
     def __init__(self, empty: bool = False) -> None:
         super().__init__()
@@ -91,7 +91,8 @@ def dicom(
 ) -> Given:
     """Writes a scan, or other values on its grid, as a classic series.
 
-    `edit` changes each dataset, by its place along the slices, before it stays. As CT the HU go from -1000 to 1000.
+    `edit` changes each dataset, by its index along the slices, before it is saved. As CT the HU range from -1000 to
+    1000.
     """
     where = where or grid()
     paths = write_dicom_series(
@@ -129,7 +130,7 @@ def nifti(
 
 
 def dice(found: np.ndarray, affine: np.ndarray, given: Given) -> list[float]:
-    """Returns the Dice of each class with the analytic mask at the voxels' places, where the input was scanned."""
+    """Returns the Dice of each class with the analytic mask at the voxel positions, where the input was scanned."""
     indices = np.stack(np.meshgrid(*map(np.arange, found.shape), indexing="ij"), -1).reshape(-1, 3)
     points = indices @ affine[:3, :3].T + affine[:3, 3]
     inverse = np.linalg.inv(given.affine)

@@ -1,4 +1,4 @@
-"""Rows of the fault matrix: where inputs and outputs lie."""
+"""Rows of the fault matrix: paths of inputs and outputs."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tskd_monai.inference.case_files import sort_files
 
 
 def sorted_names(folder: Path, *names: str) -> tuple[list[str], list[str], Counter[str]]:
-    """Makes files and returns the names of images and DICOM files, and what is left out."""
+    """Creates files and returns the names of images and DICOM files, and of those left out."""
     for name in names:
         (folder / name).write_bytes(b"a text\n" if name.endswith((".txt", "LICENSE")) else b"\0")
     files = sort_files(folder, [path for path in folder.iterdir() if path.is_file()])

@@ -1,4 +1,4 @@
-"""The record of a study: taken when it is whole, refused by file and field when it is not."""
+"""The record of a case: accepted if complete, else rejected by file and field."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def test_alone_a_process_has_all_studies() -> None:
 
 
 class Numbers(Dataset[torch.Tensor]):
-    """Ten numbers; reading one fails, and each reading is noted."""
+    """Ten numbers; reading one fails, and each read is recorded."""
 
     def __init__(self, failing: int | None = None) -> None:
         self.failing = failing

@@ -40,7 +40,7 @@ def write_bundle(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a student bundle with what the installed packages can export."""
+    """Returns a student bundle with every graph that the installed packages can export."""
     bundle = write_bundle(tmp_path_factory.mktemp("exported") / "student")
     export_student(bundle, [name for name in ("onnxruntime", "openvino") if find_spec(name)])
     return bundle
@@ -48,7 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(exported: Path, tmp_path: Path) -> Path:
-    """Return a copy of its models to do harm to."""
+    """Returns a copy of its models to damage."""
     models = tmp_path / "models"
     models.mkdir()
     for path in (exported / "models").iterdir():

@@ -1,4 +1,4 @@
-"""The record of an export: every field of it checked before an engine is chosen by it."""
+"""The record of an export: every field is checked before it selects an engine."""
 
 from __future__ import annotations
 

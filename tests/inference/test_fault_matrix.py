@@ -1,7 +1,7 @@
-"""Everything that may be sent, through the bundle's own `inference.json`: exact, repaired with notice, or refused.
+"""Every kind of input, through the bundle's own `inference.json`: exact, repaired with a warning, or rejected.
 
-The network is an oracle that finds the phantom's solids by their grey level, so whatever differs from the analytic mask
-is the fault of reading, preprocessing, inversion or writing. The documents' table is made of the same rows.
+The network is an oracle that finds the phantom's solids by their grey level, so any difference from the analytic mask
+is a fault of reading, preprocessing, inversion or writing. The documents' table is generated from the same rows.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ Segment = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def bundles(make_task: Callable[..., Task]) -> Iterator[dict[str, Path]]:
-    """Yields a student's bundle for each modality, with the oracle's weights beside the student's."""
+    """Yields a student bundle for each modality, with the oracle's weights beside the student's."""
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)  # pytest's own folders are closed to the rows that run as nobody
+        Path(name).chmod(0o755)  # pytest's own folders are inaccessible to the rows that run as nobody
         folders = {modality: Path(name) / modality for modality in INTENSITIES}
         for modality, folder in folders.items():
             task = make_task(image_size=(32, 32), pixdim=(2.0, 2.0), intensity=INTENSITIES[modality])
@@ -61,7 +61,7 @@ def bundles(make_task: Callable[..., Task]) -> Iterator[dict[str, Path]]:
 
 @pytest.fixture
 def segment(bundles: dict[str, Path], tmp_path: Path) -> Segment:
-    """Returns the function that runs a row's input through `inference.json`; it returns the folder of the outputs."""
+    """Returns the function that runs a row's input through `inference.json`; it returns the output folder."""
 
     def run(row: Row, given: Given) -> Path:
         bundle = bundles[row.modality]
@@ -97,7 +97,7 @@ def _with_axcodes(bundle: Path, axcodes: str, folder: Path) -> str:
 
 
 def check_outputs(row: Row, given: Given, output_dir: Path) -> None:
-    """The one label map lies where the input does, and holds what the analytic mask says."""
+    """The only label map is on the grid of the input, and agrees with the analytic mask."""
     (path,) = output_dir.glob("*_seg.nii.gz")
     assert len(list(output_dir.glob("*_seg.dcm"))) == row.seg
     image = nib.load(path)
@@ -110,14 +110,14 @@ def check_outputs(row: Row, given: Given, output_dir: Path) -> None:
 
 
 def messages(error: BaseException | None) -> Iterator[str]:
-    """Yields what Python prints of an error that others were raised from."""
+    """Yields the text that Python prints for an error and its causes."""
     while error is not None:
         yield str(error)
         error = error.__cause__
 
 
 def private_messages(output_dir: Path) -> list[str]:
-    """Returns the whole messages about studies that failed: those that are printed name no file of a series."""
+    """Returns the complete messages about failed cases: those that are printed name no file of a series."""
     path = output_dir / FOLDER / "studies.csv"
     if not path.is_file():
         return []
@@ -126,7 +126,7 @@ def private_messages(output_dir: Path) -> list[str]:
 
 
 def check_refused(row: Row, given: Given, segment: Segment, output_dir: Path) -> None:
-    """The run fails with the row's words and leaves no file, whole or half."""
+    """The run fails with the row's words and leaves no file, complete or partial."""
     with pytest.raises(Exception, match=".") as raised:
         segment(row, given)
     assert row.message in "\n".join([*messages(raised.value), *private_messages(given.output_dir or output_dir)])
@@ -154,7 +154,7 @@ SAME_AXIS = str.maketrans("LPI", "RAS")
 
 @pytest.mark.parametrize("plane", dicom_faults.TASK_AXES)
 def test_thick_slices_score_alike_however_they_are_stored(plane: str, segment: Segment, tmp_path: Path) -> None:
-    """The pixels are not the task's: they are resampled to it and back."""
+    """The image has another pixel size than the task: it is resampled and the result mapped back."""
     row = Row("thick slices", "exact", ())
     axes = dicom_faults.TASK_AXES[plane]
     slice_axis = axes[2].translate(SAME_AXIS)
@@ -164,7 +164,7 @@ def test_thick_slices_score_alike_however_they_are_stored(plane: str, segment: S
         given = replace(given, overrides={"axcodes": axes}, output_dir=tmp_path / f"{code}_predictions")
         (path,) = segment(row, given).glob("*_seg.nii.gz")
         image = nib.load(path)
-        # Rows and columns differ in number: exchanged, they are another scan.
+        # Rows and columns differ in number, so that a transposed scan would be detected.
         scores.setdefault(code.translate(SAME_AXIS), []).append(
             min(dice(np.asarray(image.dataobj), image.affine, given))
         )
@@ -175,7 +175,7 @@ def test_thick_slices_score_alike_however_they_are_stored(plane: str, segment: S
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Drops root's right to pass over modes."""
+    """Drops root's right to bypass file modes."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)
@@ -187,7 +187,7 @@ def nobody() -> Iterator[None]:
 
 @pytest.mark.parametrize("row", place_faults.AS_NOBODY, ids=lambda row: row.name)
 def test_row_without_permission(row: Row, segment: Segment, tmp_path: Path) -> None:
-    segment(Row("warm", "exact", ()), nifti(tmp_path / "warm"))  # what is imported late is imported by now
+    segment(Row("warm", "exact", ()), nifti(tmp_path / "warm"))  # late imports are done by now
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = replace(row.makes[0](folder), output_dir=folder / "output")

@@ -12,13 +12,13 @@ AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
 
 
 def preprocessed(to_network: np.ndarray, shape: tuple[int, ...], image_shape: tuple[int, ...]) -> MetaTensor:
-    """Return an image (1, H, W, D) whose voxels came to the network's grid by an index mapping."""
+    """Returns an image (1, H, W, D) whose voxels were mapped to the network's grid by an index mapping."""
     meta = {"original_affine": AFFINE, "spatial_shape": np.array(image_shape)}
     return MetaTensor(torch.zeros(1, *shape), affine=AFFINE @ np.linalg.inv(to_network), meta=meta)
 
 
 def dense_linear(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return the classes of logits interpolated everywhere."""
+    """Returns the classes of logits that are interpolated everywhere."""
     height, width = logits.shape[-2:]
     y = 2 * rows.clamp(0, height - 1) / (height - 1) - 1
     x = 2 * columns.clamp(0, width - 1) / (width - 1) - 1
@@ -62,7 +62,7 @@ def test_image_without_metadata_is_refused() -> None:
 @pytest.mark.parametrize("scale", [0.37, 0.5, 1.6])
 def test_linear_is_the_argmax_of_interpolated_logits(smooth: bool, scale: float) -> None:
     logits = torch.randn(3, 5, 12, 17, generator=torch.Generator().manual_seed(0))
-    if smooth:  # then most cells have one class
+    if smooth:  # most cells then have one class
         logits = interpolate(logits[..., :4, :5], (12, 17), mode="bilinear")
     rows, columns = torch.arange(0, 13, scale) - 0.4, torch.arange(0, 18, scale) - 0.3
     expected = dense_linear(logits, rows, columns)

@@ -1,4 +1,4 @@
-"""A label map that was made on the network's grid lies on the scan where it should, however the scan is turned."""
+"""A label map on the network's grid is mapped to the correct voxels of the scan, in any orientation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = 4
 def scans(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
     """Returns the mapping of a scan's indices to the network's (rows, columns, slices), and both shapes.
 
-    The network sees the scan's axes in another order, some turned round, rows and columns finer by a whole number.
+    The network sees the scan's axes permuted, some reversed, rows and columns finer by an integer factor.
     """
     shape = draw(SHAPES)
     order = draw(st.sampled_from(list(permutations(range(3)))))

@@ -16,7 +16,7 @@ MakeTask = Callable[..., Task]
 
 
 def volume(*shape: int) -> MetaTensor:
-    """Return a random image (1, 1, H, W, D) that preprocessing left as it was."""
+    """Returns a random image (1, 1, H, W, D) that preprocessing left unchanged."""
     meta = {"original_affine": np.eye(4), "spatial_shape": np.array(shape)}
     values = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
     return MetaTensor(values, affine=np.eye(4), meta=meta)

@@ -1,4 +1,4 @@
-"""How many of our modules one volume passes through, from its path to its segmentation: what a reader has to follow."""
+"""How many of our modules one volume passes through, from its path to its segmentation: what a reader must follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_MODULES, MOST_OF_DICOM = 18, 10
 
 @contextmanager
 def entered_modules() -> Iterator[set[str]]:
-    """Collects the package's files whose functions are called in the meantime, in any thread that starts in it."""
+    """Collects the package's files whose functions are called meanwhile, in any thread started in it."""
     found: set[str] = set()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:

@@ -36,7 +36,7 @@ GRIDS = [
 
 
 class IntensityNetwork(torch.nn.Module):
-    """A perfect network where intensity tells the class: 0, 1/2 and 1 for three of them."""
+    """A perfect network where intensity encodes the class: 0, 1/2 and 1 for three of them."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class ClassNetwork(torch.nn.Module):
 
 
 def from_classes(task: Task, image: Path, label: Path, upsampling: str = "nearest") -> MetaTensor:
-    """Return the label map that comes of the label itself as the network's classes."""
+    """Returns the label map computed from the label itself as the network's classes."""
     transform = preprocessing(task)
     classes = preprocessing(task, ("image", "label"))({"image": image, "label": label})["label"].as_tensor()
     (item,) = Dataset([{"image": image}], transform)
@@ -192,7 +192,7 @@ def fail() -> None:
 def test_run_ends_when_all_is_written(make_task: Callable[..., Task], tmp_path: Path) -> None:
     thread = WriterThread()
     save = save_segmentation(make_task(), tmp_path, thread, compression_level=9)
-    assert isinstance(save, SaveImaged)  # MONAI Label drops it by this
+    assert isinstance(save, SaveImaged)  # MONAI Label drops it by this type
     engine = Engine(lambda engine, name: save(item(name)))
     thread.attach(engine)
     engine.run(["a", "b", "c"], max_epochs=1)

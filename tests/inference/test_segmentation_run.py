@@ -67,7 +67,7 @@ def run(bundle: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    """Returns a tree of two NIfTI files of one name and a DICOM series, and a file that is cut short."""
+    """Returns a tree of two NIfTI files of the same name, a DICOM series, and a truncated file."""
     tree = tmp_path / "tree"
     nifti(tree / "a")
     nifti(tree / "b", grid("RAS"))
@@ -200,7 +200,7 @@ def test_processes_share_the_cases(run: Run, studies: Path, monkeypatch: pytest.
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     monkeypatch.setattr(idist, "barrier", lambda: None)
     written = []
-    for rank in (1, 0):  # one after the other: the first that writes the summary is the last to come
+    for rank in (1, 0):  # sequentially: the last process to finish writes the summary
         monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
         out = run(tree=str(studies))
         written.append(len(list(out.glob("*_seg.nii.gz"))))

@@ -1,4 +1,4 @@
-"""A trained teacher segments as a student does: the same run, with another network."""
+"""A trained teacher segments like a student: the same run with another network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(tmp_path: Path, make_task: Callable[..., Task]) -> Run:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two NIfTI files of one name, a DICOM series, and a file that is cut short, below folders named after patients."""
+    """Two NIfTI files of the same name, a DICOM series, and a truncated file, in folders named after patients."""
     tree = tmp_path / "tree"
     nifti(tree / "Doe")
     nifti(tree / "Roe", grid("RAS"))

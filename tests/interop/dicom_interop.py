@@ -1,4 +1,4 @@
-"""Writes phantom series, segments them, and compares what other DICOM software makes of the result; see the .sh."""
+"""Writes phantom series, segments them, and compares how other DICOM software reads the result; see the .sh."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROTATIONS = {"axial": (0.0, 0.0, 0.0), "oblique": (8.0, -12.0, 20.0)}
 
 
 def write_bundle(folder: Path) -> Path:
-    """Writes a student of random weights: what it finds has every shape, and nothing to do with organs."""
+    """Writes a student of random weights: its segments have arbitrary shapes, unrelated to organs."""
     labels = tuple(Label(value, name) for value, name in LABELS.items())
     task = Task("interop", labels, 1, (48, 48), (6.0, 6.0), "PLS", Intensity("percentile", 0.5, 99.5))
     torch.manual_seed(0)
@@ -51,14 +51,14 @@ def segment(bundle: Path, image: Path, output_dir: Path) -> tuple[Path, Path]:
 
 
 def check(name: str, good: bool, detail: str = "") -> None:
-    """Prints what was checked; ends the script when it does not hold."""
+    """Prints what was checked; ends the script if it fails."""
     print(f"{'ok' if good else 'FAILED'}: {name}{' (' + detail + ')' if detail else ''}", flush=True)
     if not good:
         raise SystemExit(1)
 
 
 def placed(array: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], source_affine: np.ndarray) -> np.ndarray:
-    """Returns the voxels above 0 of a volume on the source grid; they must lie on its voxels."""
+    """Returns the voxels above 0 of a volume on the source grid; they must be at voxel positions of the grid."""
     places = np.argwhere(array > 0)
     to_source = np.linalg.inv(source_affine) @ affine
     indices = places @ to_source[:3, :3].T + to_source[:3, 3]
@@ -69,7 +69,7 @@ def placed(array: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], source
 
 
 def check_with_highdicom(seg: Path, labels: np.ndarray, affine: np.ndarray) -> None:
-    """Holds the SEG, as highdicom reads it, against the label map (X, Y, Z) and its affine to RAS mm."""
+    """Compares the SEG, as read by highdicom, with the label map (X, Y, Z) and its affine to RAS mm."""
     volume = hd.seg.segread(seg).get_volume(combine_segments=True)
     ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
     found = placed(np.asarray(volume.array), ras, labels.shape, affine)
@@ -79,7 +79,7 @@ def check_with_highdicom(seg: Path, labels: np.ndarray, affine: np.ndarray) -> N
 
 
 def check_with_dcmqi(seg: Path, labels: np.ndarray, affine: np.ndarray, folder: Path) -> None:
-    """Holds the SEG, as dcmqi converts it, against the label map (X, Y, Z) and its affine to RAS mm."""
+    """Compares the SEG, as converted by dcmqi, with the label map (X, Y, Z) and its affine to RAS mm."""
     folder.mkdir()
     command = ["segimage2itkimage", "--inputDICOM", str(seg), "--outputDirectory", str(folder)]
     subprocess.run([*command, "--outputType", "nifti", "--prefix", "part"], check=True, capture_output=True)
@@ -93,14 +93,14 @@ def check_with_dcmqi(seg: Path, labels: np.ndarray, affine: np.ndarray, folder: 
 
 
 def check_with_dciodvfy(path: Path) -> None:
-    """Holds a file against the standard's information object definitions."""
+    """Checks a file against the standard's information object definitions."""
     done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
     errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
     check(f"dciodvfy finds no error in {path.name}", not errors, "; ".join(errors[:3]))
 
 
 def check_with_dcm2niix(series: Path, folder: Path) -> None:
-    """Holds our reading of a series against dcm2niix's."""
+    """Compares our reading of a series with dcm2niix's."""
     folder.mkdir()
     subprocess.run(
         ["dcm2niix", "-z", "n", "-f", "scan", "-o", str(folder), str(series)], check=True, capture_output=True
@@ -114,7 +114,7 @@ def check_with_dcm2niix(series: Path, folder: Path) -> None:
 
 
 def check_series(name: str, bundle: Path, folder: Path) -> Path:
-    """Writes one phantom series, segments it and holds everything against the other software."""
+    """Writes one phantom series, segments it and compares everything with the other software."""
     print(f"-- {name} series")
     grid = make_grid((48, 48, 12), (6.0, 6.0, 14.0), "PLS", rotation_deg=ROTATIONS[name])
     image, _ = render(sample_anatomy(7), grid, 7)
@@ -133,7 +133,7 @@ def check_series(name: str, bundle: Path, folder: Path) -> Path:
 
 
 def check_round_trip(series: Path, bundle: Path, folder: Path) -> None:
-    """Sends a study to Orthanc, segments what comes back from it, and sends the SEG into the same study."""
+    """Sends a study to Orthanc, segments what is retrieved from it, and sends the SEG into the same study."""
     print("-- Orthanc")
     with orthanc(folder / "orthanc") as address:
         for path in series.iterdir():
@@ -162,7 +162,7 @@ def check_round_trip(series: Path, bundle: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Reads the command line and runs every check; the first that does not hold ends it."""
+    """Reads the command line and runs every check; the first failure ends the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="for the files of the check; what an earlier one left is removed")
     folder = parser.parse_args().folder

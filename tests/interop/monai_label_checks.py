@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 def step(title: str, action: Callable[[], Result]) -> Result:
-    """Returns what an action returns and prints how long it took; one that raises ends the script with 1."""
+    """Returns the result of an action and prints its duration; an action that raises ends the script with 1."""
     start = time.monotonic()
     try:
         result = action()
@@ -42,7 +42,7 @@ def step(title: str, action: Callable[[], Result]) -> Result:
 
 
 def annotate(session: LabelSession, labelled: int) -> None:
-    """Runs the round of an annotator: segment, correct some, train, segment again."""
+    """Runs an annotator's loop: segment, correct some, train, segment again."""
     names = list(session.scans)
     step("the server offers the model and finds every scan", session.offers_the_model)
     step("next sample", lambda: session.names_the_next_sample(names))
@@ -106,14 +106,14 @@ def has_segmentations(address: str, uids: list[str]) -> str:
 
 
 def set_up() -> None:
-    """Step: makes the server's environment unless it is there."""
+    """Step: creates the server's environment unless it exists."""
     done = subprocess.run(["bash", str(SETUP)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
 
 
 def prepare(folder: Path, given: Path | None) -> Path:
-    """Returns the bundle to serve: a copy of the given one, for it will be trained, or a new one."""
+    """Returns the bundle to serve: a copy of the given one, since it will be trained, or a new one."""
     if given is None:
         return step("a student is trained on the embedded study", lambda: train_student(folder))
     return Path(shutil.copytree(given, folder / "student"))
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--plugin", type=Path, required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped then too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped as well
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.output or Path(temporary)).resolve()
         for name in OUTPUTS:

@@ -1,4 +1,4 @@
-"""A MONAI Label server that runs for as long as it is asked, and the REST calls of a viewer."""
+"""A MONAI Label server started for a `with` block, and the REST calls of a viewer."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ LOG_TAIL = 3000
 
 
 class ServerError(RuntimeError):
-    """The server answered with an error, did not start, or a task of its failed; the message is what it said."""
+    """The server returned an error, did not start, or one of its tasks failed; the message is the server's."""
 
 
 class LabelServer:
     """The REST calls that 3D Slicer and OHIF make.
 
     Args:
-        address: of the server, `http://host:port`.
+        address: address of the server, `http://host:port`.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
 
     def info(self) -> dict[str, Any]:
-        """Returns what the server offers: models, trainers, labels."""
+        """Returns the server's info: models, trainers, labels."""
         return dict(self._ask("GET", "/info/"))
 
     def datastore_status(self) -> dict[str, Any]:
@@ -48,15 +48,15 @@ class LabelServer:
         return dict(self._ask("GET", "/datastore/"))
 
     def datastore(self) -> dict[str, Any]:
-        """Returns the images that are on the server's disk, and their labels."""
+        """Returns the images on the server's disk, and their labels."""
         return dict(self._ask("GET", "/datastore/", output="all"))
 
     def next_sample(self, strategy: str) -> dict[str, Any]:
-        """Returns the image to label next, `id` and `path`; empty when there is none."""
+        """Returns the image to label next, `id` and `path`; empty if there is none."""
         return dict(self._ask("POST", f"/activelearning/{strategy}", content=b"{}", content_type="application/json"))
 
     def infer(self, model: str, image: str, params: Mapping[str, Any] | None = None) -> bytes:
-        """Returns the label map that a model makes of an image, as a file's content."""
+        """Returns the label map that a model predicts for an image, as a file's content."""
         body, content_type = _form({"params": json.dumps(params or {})})
         return self._request("POST", f"/infer/{model}", body, content_type, image=image, output="image")
 
@@ -104,12 +104,12 @@ class LabelServer:
 
 @contextmanager
 def label_server(bundle: Path, studies: Path | str, log: Path, cache: Path) -> Iterator[LabelServer]:
-    """Yields a server that `monai_label.sh` started, once it answers; stops it at the end.
+    """Yields a server started by `monai_label.sh`, once it responds; stops it at the end.
 
     Args:
-        bundle: to serve.
+        bundle: bundle to serve.
         studies: folder or DICOMweb address.
-        log: file for what it prints.
+        log: file for its output.
         cache: folder for series from a DICOMweb server.
     """
     port = free_port()

@@ -1,4 +1,4 @@
-"""The label maps that a MONAI Label server made, over the images, as a viewer shows them."""
+"""The label maps that a MONAI Label server predicted, drawn over the images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def write_picture(session: LabelSession, path: Path) -> Path:
     """Writes a PNG with a column for each scan, its fullest slice with the labels of both inferences.
 
     Args:
-        session: in which the scans were segmented `before` and `after` training.
-        path: of the PNG.
+        session: session in which the scans were segmented `before` and `after` training.
+        path: path of the PNG.
 
     Returns:
         The path.

@@ -1,4 +1,4 @@
-"""The steps of annotating with a MONAI Label server, each held against what it must give."""
+"""The steps of annotating with a MONAI Label server, each compared with the expected result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tskd_monai.data.task import load_task
 from tskd_monai.training.checkpoint import load_checkpoint
 
 TRAINING = {"max_epochs": 6, "device": "cpu", "val_split": 0}
-"""Of MONAI Label: with so few labels none is set apart, and the best weights are the best on the labelled scans."""
+"""Setting of MONAI Label: with so few labels none is held out, so the best weights are those on the labelled scans."""
 AFFINE_TOLERANCE_MM = 1e-3
 TURNS = ("before", "after")  # training
 
@@ -28,15 +28,15 @@ def expect(condition: bool, expected: object, found: object) -> None:
 
 
 def stem(scan: Scan) -> str:
-    """Returns the name of a scan, which its truth is named after."""
+    """Returns the name of a scan, after which its reference is named."""
     return scan.label.name.removesuffix(".nii.gz")
 
 
 def same_label_map(found: Path, expected: Path) -> int:
-    """Returns the number of foreground voxels of two label maps that are alike in space.
+    """Returns the number of foreground voxels of two label maps that are equal in world coordinates.
 
     Raises:
-        AssertionError: if a voxel differs or lies elsewhere; the order and direction of the axes may differ.
+        AssertionError: if a voxel differs; the order and direction of the axes may differ.
     """
     theirs, ours = (nib.as_closest_canonical(nib.load(path)) for path in (found, expected))
     expect(theirs.shape == ours.shape, ours.shape, theirs.shape)
@@ -50,10 +50,10 @@ class LabelSession:
     """One server, one bundle, and the scans that are annotated.
 
     Args:
-        server: that runs.
-        bundle: which it serves, and which training in it changes.
-        scans: by the identifier that the server has for each.
-        folder: for the label maps.
+        server: running server.
+        bundle: bundle that it serves and trains.
+        scans: scans by the server's identifiers.
+        folder: folder for the label maps.
     """
 
     def __init__(self, server: LabelServer, bundle: Path, scans: Mapping[str, Scan], folder: Path) -> None:
@@ -63,7 +63,7 @@ class LabelSession:
         folder.mkdir(parents=True, exist_ok=True)
 
     def offers_the_model(self) -> str:
-        """Step: `/info/` has the model, its labels by value, and a trainer; every scan is found."""
+        """Step: `/info/` lists the model, its labels by value, and a trainer; every scan is found."""
         info = self.server.info()
         expect(list(info["models"]) == [self.model], f"the model {self.model}", list(info["models"]))
         model = info["models"][self.model]
@@ -76,7 +76,7 @@ class LabelSession:
         return ", ".join(f"{value} {name}" for name, value in labels.items())
 
     def infers(self, turn: str) -> str:
-        """Step: label maps are voxel for voxel those of `python -m monai.bundle run` with the same weights."""
+        """Step: label maps equal those of `python -m monai.bundle run` with the same weights, voxel for voxel."""
         voxels, scans = 0, list(self.scans.values())
         for identifier, scan in self.scans.items():
             content = self.server.infer(self.model, identifier, {"result_extension": ".nii.gz"})
@@ -87,7 +87,7 @@ class LabelSession:
         return f"{len(self.scans)} scans, {voxels} foreground voxels, mean Dice {self.dice(list(self.scans), turn):.3f}"
 
     def saves_labels(self, identifiers: Sequence[str]) -> str:
-        """Step: the server takes finished labels and knows which scans have one."""
+        """Step: the server accepts finished labels and knows which scans have one."""
         names = [{"name": name, "idx": value} for value, name in self.foreground.items()]
         for identifier in identifiers:
             self.server.save_label(identifier, self.corrected(self.scans[identifier]), {"label_info": names})
@@ -97,7 +97,7 @@ class LabelSession:
         return f"{len(stored)} of {len(self.scans)} scans are labelled"
 
     def gives_labels_back(self, identifiers: Sequence[str]) -> str:
-        """Step: finished labels come back as they were saved."""
+        """Step: finished labels are returned as they were saved."""
         voxels = 0
         for identifier in identifiers:
             scan = self.scans[identifier]
@@ -107,7 +107,7 @@ class LabelSession:
         return f"{voxels} foreground voxels"
 
     def names_the_next_sample(self, expected: Sequence[str]) -> str:
-        """Step: each strategy gives a scan that has no label yet."""
+        """Step: each strategy proposes a scan that has no label yet."""
         found = {strategy: self.server.next_sample(strategy).get("id") for strategy in ("first", "random")}
         expect(set(found.values()) <= set(expected), f"one of {list(expected)}", found)
         return str(found["first"])
@@ -123,7 +123,7 @@ class LabelSession:
         return f"{TRAINING['max_epochs']} epochs, {len(changed)} of {len(before)} tensors changed"
 
     def infers_anew(self) -> str:
-        """Step: after training, label maps are those of the new weights, and not those of the old."""
+        """Step: after training, label maps come from the new weights, not from the old ones."""
         said = self.infers("after")
         pairs = [[nib.load(self.label_map(scan, turn)) for turn in TURNS] for scan in self.scans.values()]
         same = [np.array_equal(np.asarray(old.dataobj), np.asarray(new.dataobj)) for old, new in pairs]
@@ -131,7 +131,7 @@ class LabelSession:
         return said
 
     def corrected(self, scan: Scan) -> Path:
-        """Returns the scan's true labels on the grid of the label map that the server made of it."""
+        """Returns the scan's true labels on the grid of the label map that the server predicted for it."""
         grid, truth = nib.load(self.label_map(scan, "before")), nib.load(scan.label)
         turned = truth.as_reoriented(ornt_transform(io_orientation(truth.affine), io_orientation(grid.affine)))
         path = self.folder / f"{stem(scan)}_corrected.nii.gz"
@@ -139,7 +139,7 @@ class LabelSession:
         return path
 
     def label_map(self, scan: Scan, turn: str) -> Path:
-        """Returns the file of the label map that the server made of a scan `before` or `after` training."""
+        """Returns the file of the label map that the server predicted for a scan `before` or `after` training."""
         return self.folder / f"{stem(scan)}_{turn}.nii.gz"
 
     def dice(self, identifiers: Sequence[str], turn: str) -> float:

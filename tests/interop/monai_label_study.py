@@ -1,4 +1,4 @@
-"""What the check of MONAI Label needs: phantom scans of several geometries, and a student trained on others."""
+"""Inputs of the MONAI Label check: phantom scans of several geometries, and a student trained on others."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SCANS = {
     "scan_3": ("RAS", (8.0, -12.0, 20.0)),
     "scan_4": ("LPS", (0.0, 5.0, 0.0)),
 }
-"""Name of each scan to segment: where its array axes point to, and how it is rotated, degrees."""
-SEED = 50_000  # of the first scan's patient, none of the training study's
+"""Name of each scan to segment -> directions of its array axes, and its rotation in degrees."""
+SEED = 50_000  # of the first scan's patient, distinct from those of training
 SERIES_SEEDS = (51_000, 51_001, 51_002)
 
 
@@ -56,7 +56,7 @@ class Scan:
 
 
 def write_scans(folder: Path) -> list[Scan]:
-    """Returns the scans to segment: `images/` is what MONAI Label serves, `truth/` what an annotator would save."""
+    """Returns the scans to segment: MONAI Label serves `images/`; `truth/` holds the labels an annotator would save."""
     scans = []
     for index, (name, (axcodes, rotation)) in enumerate(SCANS.items()):
         scan = Scan(folder / "images" / f"{name}.nii.gz", folder / "truth" / f"{name}.nii.gz")
@@ -71,7 +71,7 @@ def write_scans(folder: Path) -> list[Scan]:
 
 
 def write_series(folder: Path) -> list[Scan]:
-    """Returns the DICOM series to segment, each a study and a patient of its own."""
+    """Returns the DICOM series to segment, each a separate study and patient."""
     series = []
     for seed in SERIES_SEEDS:
         grid = make_grid(SHAPE, SPACING, "PLS")
@@ -84,9 +84,9 @@ def write_series(folder: Path) -> list[Scan]:
 
 
 def train_student(folder: Path) -> Path:
-    """Returns a student bundle, trained briefly on a phantom study by the bundle's own `train.json`."""
+    """Returns a student bundle, trained briefly on a phantom dataset by the bundle's own `train.json`."""
     study = write_study(folder / "study", seed=1, sections=SECTIONS, shape=SHAPE, spacing=SPACING)
-    with (folder / "plan.log").open("w") as log, redirect_stderr(log):  # one line a step is what the reader wants
+    with (folder / "plan.log").open("w") as log, redirect_stderr(log):  # keeps the output at one line per step
         datalist, _, task = plan_dataset(study, folder / "plan", image_size=IMAGE_SIZE)
     torch.manual_seed(0)
     network = build_student(STUDENT, task.channels, task.num_classes, task.image_size)
@@ -98,7 +98,7 @@ def train_student(folder: Path) -> Path:
 
 
 def segment(bundle: Path, scans: Sequence[Scan], output_dir: Path) -> list[Path]:
-    """Returns the label map that the stock bundle runner makes of each scan, in this environment."""
+    """Returns the label map that the stock bundle runner predicts for each scan, in this environment."""
     images = [str(scan.image) for scan in scans]
     options = {"image": images, "output_dir": output_dir, "engine": "torch", "device": "cpu"}
     run = BundleRun(bundle, ["inference.json"], options)

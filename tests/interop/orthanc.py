@@ -1,4 +1,4 @@
-"""An Orthanc of our own on this machine alone, for the checks against real DICOM software."""
+"""A private Orthanc server on this machine only, for the checks against real DICOM software."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def free_port() -> int:
 
 @contextmanager
 def orthanc(folder: Path, plugins: Sequence[Path] = ()) -> Iterator[str]:
-    """Yields the address of an Orthanc that keeps its files in a new folder.
+    """Yields the address of an Orthanc server that stores its files in a new folder.
 
     Args:
-        folder: made here.
+        folder: folder to create.
         plugins: files of Orthanc's plugins to load, such as DICOMweb.
     """
     folder.mkdir()
@@ -61,11 +61,11 @@ def _wait_for(address: str) -> None:
 
 
 def request(address: str, content: bytes | None = None) -> bytes:
-    """Returns the answer to a GET, or with content a POST."""
+    """Returns the response to a GET, or to a POST if there is content."""
     with urllib.request.urlopen(urllib.request.Request(address, data=content), timeout=60) as answer:
         return bytes(answer.read())
 
 
 def ask(address: str, content: bytes | None = None) -> Any:
-    """Returns the answer as JSON."""
+    """Returns the response as JSON."""
     return json.loads(request(address, content))

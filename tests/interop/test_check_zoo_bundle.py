@@ -19,7 +19,7 @@ def check(*arguments: str | Path, **environment: str) -> subprocess.CompletedPro
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository with the file by which the model zoo is known."""
+    """A repository with the file that identifies the model zoo."""
     folder = tmp_path / "model-zoo"
     (folder / "ci").mkdir(parents=True)
     (folder / "ci" / "verify_bundle.py").write_text("print('never run')\n")

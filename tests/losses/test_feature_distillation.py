@@ -31,7 +31,7 @@ def test_a_student_that_gives_the_standardised_features_costs_nothing() -> None:
 def test_the_size_of_an_encoder_s_features_does_not_matter() -> None:
     student, teacher = _features(0), _features(1)
     expected = FeatureMSELoss()(student, teacher).item()
-    gain = 1 + _features(2, (2, 1, 4, 3)).abs() * 50  # of each place its own
+    gain = 1 + _features(2, (2, 1, 4, 3)).abs() * 50  # a different one at each position
     assert FeatureMSELoss()(student, teacher * gain - 3).item() == pytest.approx(expected, rel=1e-3)
     zero = FeatureMSELoss()(torch.zeros_like(student), teacher)
     assert zero.item() == pytest.approx(1, rel=1e-3)

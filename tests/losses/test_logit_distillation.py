@@ -36,7 +36,7 @@ def test_the_formula(temperature: float) -> None:
 
 def test_equal_probabilities_cost_nothing_and_others_something() -> None:
     teacher = _logits(0)
-    shifted = teacher + _logits(1, (2, 1, 5, 3))  # softmax does not see a shift common to all classes
+    shifted = teacher + _logits(1, (2, 1, 5, 3))  # softmax is invariant to a shift common to all classes
     loss = ClassBalancedKLLoss()
     assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
     assert loss(shifted, teacher).item() == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Adapter folders: they come back as they were, strictly; plain peft reads them; only plain LoRA is read."""
+"""Adapter folders: they round-trip strictly; plain peft reads them; only plain LoRA is accepted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def decoder() -> SamMaskDecoder:
 
 
 def train_a_little(network: nn.Module) -> None:
-    """Moves the factors away from zero where they may move, as training would."""
+    """Moves the trainable factors away from zero, as training would."""
     optimiser = torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], lr=1e-2)
     for _ in range(2):
         optimiser.zero_grad()

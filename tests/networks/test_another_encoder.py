@@ -28,7 +28,7 @@ FILE = "toy_published.safetensors"
 
 @dataclass(frozen=True)
 class ToyArchitecture:
-    """Step 1: the numbers, how an encoder is made of them, and which entries of a published file are its own."""
+    """Step 1: the sizes, how an encoder is built from them, and which entries of a published file belong to it."""
 
     hidden_size: int
     depth: int
@@ -41,7 +41,7 @@ class ToyArchitecture:
 
 
 class ToyBackbone(nn.Module):
-    """What the published file holds; LoRA goes in here."""
+    """The entries of the published file; LoRA is inserted here."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ToyBackbone(nn.Module):
 
 
 class ToyEncoder(nn.Module):
-    """Step 2: an encoder that fulfils `ImageEncoder`; it has no positions, so any size is a matter of one line."""
+    """Step 2: an encoder that implements `ImageEncoder`; it has no position embeddings, so any size is one line."""
 
     default_lora_targets = ("blocks.0", "blocks.1", "blocks.2")
     patch_size = 16

@@ -1,4 +1,4 @@
-"""Where bfloat16 is computed in, by what the processor says of itself."""
+"""Where bfloat16 is used, by the capabilities that the processor reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ X86 = {"avx2": True, "avx512_bf16": False, "amx_bf16": False, "cpu_name": "Old X
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], seconds: float = 0.0) -> None:
-    """Stands a processor in, on which a product in bfloat16 takes so much longer than one in float32."""
+    """Simulates a processor on which a bfloat16 product takes the given multiple of the float32 time."""
     monkeypatch.setattr(bfloat16, "cpu_capabilities", lambda: capabilities)
     monkeypatch.setattr(bfloat16, "_seconds", lambda dtype: 1 + seconds * (dtype is torch.bfloat16))
 
@@ -22,13 +22,13 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], secon
 @pytest.mark.parametrize(
     ("capabilities", "seconds", "expected"),
     [
-        (X86, -0.5, False),  # on x86 the instructions decide: no timing
+        (X86, -0.5, False),  # on x86 the instruction set decides: no timing
         ({**X86, "avx512_f": True, "avx_ne_convert": True}, -0.5, False),
         ({**X86, "avx512_bf16": True}, 0.5, True),
         ({**X86, "amx_bf16": True}, 0.5, True),
         ({"neon": True}, -0.5, False),
         ({"neon": True, "bf16": True}, -0.5, True),
-        ({"neon": True, "bf16": True}, 5.0, False),  # a torch that was built without them
+        ({"neon": True, "bf16": True}, 5.0, False),  # a build of torch without them
         ({}, -0.5, True),
         ({}, 5.0, False),
     ],

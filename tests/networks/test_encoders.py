@@ -1,4 +1,4 @@
-"""What holds for every encoder, and running layers with and without recomputation."""
+"""Properties of every encoder, and running layers with and without recomputation."""
 
 from __future__ import annotations
 

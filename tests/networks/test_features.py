@@ -9,11 +9,11 @@ from torch import nn
 from tskd_monai.networks.features import FeatureProjection, LayerFeatures
 from tskd_monai.networks.students import STUDENTS, build_student, student_size
 
-GRIDS = {"unet_large": (2, 3), "vit_tiny": (2, 3)}  # of the distilled layer; an eighth of the image unless told
+GRIDS = {"unet_large": (2, 3), "vit_tiny": (2, 3)}  # of the distilled layer; an eighth of the image by default
 
 
 class TwoPaths(nn.Module):
-    """Runs its second layer only when it is told to."""
+    """Runs its second layer only on request."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Building encoders from records: strict weights, seeds, errors that say what to pass."""
+"""Building encoders from records: strict weights, seeds, errors that state what to pass."""
 
 from __future__ import annotations
 

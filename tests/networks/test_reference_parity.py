@@ -1,6 +1,6 @@
-"""Our SAM is the SAM: agreement with the authors' `segment_anything`, from a checkpoint that it saved itself.
+"""Our SAM agrees with the authors' `segment_anything`, from a checkpoint that it saved itself.
 
-Random weights of ordinary scale; every parameter is moved, so that no two layers can be mistaken for each other. The
+Random weights of ordinary scale; every parameter is moved, so that no two layers can be confused. The
 full-size comparison takes 4 GB and two minutes on a CPU: set TSKD_FULL_SIZE to run it.
 """
 
@@ -37,7 +37,7 @@ REGISTRY_NAMES = {"sam_vit_base": "vit_b", "sam_vit_large": "vit_l", "sam_vit_hu
 
 @pytest.fixture(scope="module")
 def reference() -> Iterator[SimpleNamespace]:
-    """Gives the reference's `modeling` and `build_sam`, without its root module, which wants torchvision."""
+    """Returns the reference's `modeling` and `build_sam`, without its root module, which imports torchvision."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
         pytest.skip("segment-anything is not installed; it is part of the extra dev")
@@ -54,7 +54,7 @@ def reference() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def small(monkeypatch) -> EncoderRecord:
-    """Makes a small SAM a known encoder."""
+    """Registers a small SAM as a known encoder."""
     sam = ENCODERS["sam_vit_base"]
     record = EncoderRecord("sam_small", SMALL, SMALL_SIZE, sam.mean, sam.std, "Apache-2.0", "this test")
     monkeypatch.setitem(ENCODERS, record.name, record)
@@ -87,7 +87,7 @@ def small_reference(modeling: ModuleType) -> nn.Module:
 
 @torch.no_grad()
 def draw_every_parameter(sam: nn.Module) -> nn.Module:
-    """Draws weights from N(0, 1 / fan_in), moves vectors and positions by 0.1, and returns the network."""
+    """Draws weights from N(0, 1 / fan_in), shifts vectors and positions by 0.1, and returns the network."""
     for parameter in sam.parameters():
         if parameter.ndim in (2, 4) and parameter.shape[0] > 1 and parameter[0].numel() > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -109,7 +109,7 @@ def reference_outputs(sam: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def largest_differences(name: str, path: Path, images: Tensor, expected: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """Returns how far embeddings and logits of our teacher, built from a file, are from the reference's."""
+    """Returns the differences of our teacher's embeddings and logits, built from a file, from the reference's."""
     teacher = build_teacher(
         encoder=name,
         encoder_weights=path,

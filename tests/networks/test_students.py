@@ -94,7 +94,7 @@ def test_an_image_is_segmented_alike_alone_and_in_a_batch(name: str, training: b
 def test_every_parameter_learns(name: str) -> None:
     network = build_student(name, 1, 3, SIZE)
     network(torch.rand(2, 1, *SIZE)).square().mean().backward()
-    # A bias in front of a norm cancels out, so a gradient of nothing but rounding is right there.
+    # A bias in front of a norm cancels out, so its gradient may be pure rounding error.
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 

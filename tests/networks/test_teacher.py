@@ -1,4 +1,4 @@
-"""Teacher networks: encoder and decoder together, what they make of thin structures, and any segmentation network."""
+"""Teacher networks: encoder with decoder, their masks of thin structures, and any segmentation network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_another_image_size_is_refused(segmenter):
 
 
 def thin_lines() -> tuple[Tensor, Tensor]:
-    """A noisy image with curves of one and two pixels, and where they are, as ``(1, 1, 64, 64)``."""
+    """A noisy image with curves one and two pixels wide, and their mask, both ``(1, 1, 64, 64)``."""
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     wave = (32 + 20 * torch.sin(columns[0] / 7)).round()
     lines = (rows == wave) | (rows == columns) | ((columns + rows // 4) % 24 < 2)
@@ -50,7 +50,7 @@ def dice(predicted: Tensor, lines: Tensor) -> float:
 
 
 def oracle_at_quarter_resolution(lines: Tensor) -> float:
-    """The best that the label itself, brought to a quarter of its resolution and back, can reach at any threshold."""
+    """The best Dice that the label itself, downsampled to a quarter and upsampled, reaches at any threshold."""
     blurred = F.interpolate(F.avg_pool2d(lines, 4), scale_factor=4, mode="bilinear")
     return max(dice((blurred > threshold).float(), lines) for threshold in torch.linspace(0.05, 0.95, 19))
 

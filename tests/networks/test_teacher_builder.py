@@ -1,4 +1,4 @@
-"""Teachers built from the values of a config: what is trainable, what stays frozen, which options are refused."""
+"""Teachers built from config values: what is trainable, what stays frozen, which options are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher folders: saved, loaded; anything that does not belong together is refused."""
+"""Teacher folders: saved and loaded; parts that do not belong together are rejected."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_only_a_private_file_has_the_path_of_local_weights(tmp_path: Path) -> No
     assert note_weights(folder, str(weights)) == "sam.pth"
     assert noted_weights(folder, "sam_vit_base", "sam.pth") == str(weights)
     assert json.loads((folder / PRIVATE_FILE).read_text()) == {"encoder_weights": str(weights)}
-    (folder / PRIVATE_FILE).unlink()  # as passed on
+    (folder / PRIVATE_FILE).unlink()  # as when shared
     assert noted_weights(folder, "sam_vit_base", "sam.pth") == "sam.pth"
 
 

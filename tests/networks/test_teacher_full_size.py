@@ -1,4 +1,4 @@
-"""SAM ViT-B at 512 pixels trains on a CPU in little memory; runs where TSKD_FULL_SIZE is set, in a few minutes."""
+"""SAM ViT-B at 512 pixels trains on a CPU in little memory; runs if TSKD_FULL_SIZE is set, in a few minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identifiers planted in a study, and the search for them in every byte of what was written."""
+"""Identifiers planted in inputs, and the search for them in every byte of the outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADERS = {
     "StudyID": "STUDYPLANTED1",
 }
 FOLDER = "Plantedfolder_Jane_1964-02-29"
-"""Part of every path of the study."""
+"""Part of every path of the inputs."""
 
 SERIES_FOLDER = "PLANTEDSERIES^JANE"
 INSTANCE = "PLANTEDINSTANCE_JANE"
@@ -57,7 +57,7 @@ def plant(folder: Path) -> None:
 
 
 def found_identifiers(content: bytes) -> set[str]:
-    """Returns the identifiers in some bytes: as they are, in any case, in UTF-16, or packed or encoded inside them."""
+    """Returns the identifiers in some bytes: plain, in any case, in UTF-16, or compressed or encoded."""
     found: set[str] = set()
     for part in _layers(content, depth=3):
         lower = part.lower()
@@ -67,7 +67,7 @@ def found_identifiers(content: bytes) -> set[str]:
 
 
 def _layers(content: bytes, depth: int) -> Iterator[bytes]:
-    """Yields the bytes and what is packed in them: zip (also npz, pt, ts), gzip, zlib streams (PNG, PDF), base64."""
+    """Yields the bytes and those compressed in them: zip (also npz, pt, ts), gzip, zlib streams (PNG, PDF), base64."""
     yield content
     if depth == 0:
         return
@@ -87,7 +87,7 @@ def _unpacked(content: bytes) -> Iterator[bytes]:
     for start in ZLIB_START.finditer(content):
         try:
             yield zlib.decompressobj().decompress(content[start.start() :], LARGEST_STREAM)
-        except zlib.error:  # two bytes that look like a stream's beginning
+        except zlib.error:  # two bytes that look like the start of a stream
             continue
     for text in BASE64_TEXT.finditer(content):
         whole = text.group().rstrip(b"=")
@@ -98,8 +98,8 @@ def search(folder: Path, leave_out: tuple[str, ...]) -> tuple[int, list[str]]:
     """Returns how many files were searched and a line for each identifier found in a name or a content.
 
     Args:
-        folder: of outputs, searched with all below it.
-        leave_out: names of folders, or endings of files, that are knowingly not searched.
+        folder: folder of outputs, searched recursively.
+        leave_out: names of folders, or suffixes of files, that are deliberately not searched.
     """
     searched, found = 0, []
     for path in sorted(folder.rglob("*")):

@@ -1,4 +1,4 @@
-"""Scans of a patient whose headers and folders name her, and a model to segment them with."""
+"""Scans of a patient whose headers and folders name her, and a model to segment them."""
 
 from __future__ import annotations
 

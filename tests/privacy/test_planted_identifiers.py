@@ -1,7 +1,7 @@
-"""Patients' identifiers in DICOM headers and paths come to no output, whatever the stage and the format.
+"""Patients' identifiers in DICOM headers and paths reach no output, whatever the stage and the format.
 
-Knowingly left out: `private/`, which is made to name inputs, and DICOM SEG, a clinical object that belongs to its
-patient and has to carry the patient's module.
+Deliberately not searched: `private/`, whose purpose is to name inputs, and DICOM SEG, a clinical object that belongs to
+its patient and must contain the patient module.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TINY = {
 
 
 def labelled_as_read(series: Path) -> None:
-    """Brings the label to the grid on which the series is read."""
+    """Resamples the label to the grid on which the series is read."""
     read, path = read_series(series), series.parent / "label.nii.gz"
     label = nib.load(path)
     there = np.linalg.solve(label.affine, read.affine)
@@ -84,7 +84,7 @@ def uids(datalist: Path) -> list[str]:
 
 
 def assert_free_of(folder: Path, at_least: int, series_uids: list[str]) -> None:
-    """Searches what a run has written, but for what is knowingly left out."""
+    """Searches the outputs of a run, except those deliberately left out."""
     searched, found = search(folder, LEFT_OUT)
     assert found == []
     assert searched >= at_least

@@ -1,6 +1,6 @@
-"""Folders called after a patient come to no log, no terminal and no output, whatever is sent and whatever is refused.
+"""Folders named after a patient appear in no log, terminal or output, whatever is sent and whatever is rejected.
 
-The DICOM SEG is searched too: it carries its patient's module, and nothing of folders and file names.
+The DICOM SEG is searched too: it contains the patient module, but nothing from folders and file names.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def person(tree: Path, number: int | str) -> Path:
 
 
 def dicom_tree(tree: Path) -> Sent:
-    """Writes two series that are segmented, and one for each reason to refuse the image or its DICOM SEG."""
+    """Writes two series that are segmented, and one for each reason to reject the image or its DICOM SEG."""
     series_with(person(tree, 1), 1)
     odd = {"PatientName": "Plantedname", "PatientBirthDate": "1964-02-29", "PatientSex": "Plantedcomment"}
     series_with(person(tree, 2), 2, setting(**odd))
@@ -82,7 +82,7 @@ def image_files(tree: Path) -> Sent:
 
 
 def datalist(tree: Path) -> Sent:
-    """Writes a datalist of a series that is segmented, one of another modality, and a file that is cut short."""
+    """Writes a datalist of a series that is segmented, one of another modality, and a truncated file."""
     entries = []
     for number, modality in enumerate(("MR", "CT", "MR")):
         folder = person(tree, number)

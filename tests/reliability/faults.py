@@ -1,4 +1,4 @@
-"""What may go wrong around a stage: how it is injected, how it is fixed, and what the user has to be told."""
+"""Faults around a stage: how each is injected, how it is fixed, and the message the user must see."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NO_ROOM = "Expected room and permission to write .*, found: No space left on dev
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a fault happens.
+    """Paths of the run in which a fault is injected.
 
     Attributes:
-        disk: with the output folder.
-        output: of the stage.
+        disk: disk with the output folder.
+        output: output folder of the stage.
         study: folder of the datalist.
     """
 
@@ -43,9 +43,9 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
-        name: shown in the results.
-        stage: in which it is injected, part of the way.
-        message: pattern of what the user is told.
+        name: name in the results.
+        stage: stage in which it is injected, midway.
+        message: pattern of the message to the user.
         spoil: injects it.
         mend: fixes it.
         in_child: injects it into the stage's own process.
@@ -101,7 +101,7 @@ def _damage_targets(scene: Scene) -> None:
 
 
 def _in_workers(act: Callable[[], object]) -> Callable[[], None]:
-    """Returns a fault that strikes a data-loading process at its first slice."""
+    """Returns a fault that hits a data-loading process at its first slice."""
 
     def spoil() -> None:
         original = SliceDataset.__getitem__

@@ -51,7 +51,7 @@ def _write_niftis(folder: Path) -> list[Case]:
 
 
 def _one_folder_each(folder: Path, names: Sequence[str]) -> list[Case]:
-    """Moves files into folders of their own, so that a case is one file."""
+    """Moves each file into its own folder, so that a case is one file."""
     cases = []
     for name in names:
         home = folder / name.partition(".")[0]
@@ -112,7 +112,7 @@ def _tilt(instance: FileDataset, index: int) -> None:
 
 
 def _write_enhanced(folder: Path) -> Case:
-    """Writes one enhanced multi-frame image in the place of a series."""
+    """Writes one enhanced multi-frame image instead of a series."""
     case = _write_one_series(folder, lambda instance, index: None)
     slices = [dcmread(folder / name) for name in case.files]
     whole = slices[0]

@@ -130,7 +130,7 @@ def _write_gates(folder: Path) -> list[Case]:
 
 def _write_export(folder: Path) -> list[Case]:
     for name in ("model.pt", "model.onnx", "model.xml", "model.bin"):
-        (folder / name).write_bytes(b"\x00" + name.encode())  # a text would be refused as no weights
+        (folder / name).write_bytes(b"\x00" + name.encode())  # text would be rejected as weights
     files = {name: file_sha256(folder / name) for name in ("model.onnx", "model.xml", "model.bin")}
     rows = [
         {"engine": "openvino", "precision": precision, "dice": 0.999, "accepted": precision != "int8"}

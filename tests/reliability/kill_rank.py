@@ -44,7 +44,7 @@ class Finding:
 
     Attributes:
         stage: name of the training stage.
-        rank: of the killed process.
+        rank: rank of the killed process.
         saved: last epoch in the checkpoint at that time.
         code: exit code of the job.
         seconds_to_end: from the kill to the end of the job.
@@ -52,7 +52,7 @@ class Finding:
         left_running: number of the job's processes that were still running.
         readable: whether every file was readable.
         equal: whether the restart with two processes ended with the files of the uninterrupted run.
-        alone: epoch after which a single process resumed; None where it failed.
+        alone: epoch after which a single process resumed; None if it failed.
     """
 
     stage: str
@@ -68,7 +68,7 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether the job ended in time, said why, and nothing was lost."""
+        """Whether the job ended in time and stated the reason, and nothing was lost."""
         ended = self.code != 0 and self.seconds_to_end < LONGEST_END and self.told and not self.left_running
         return ended and self.readable and self.equal and self.alone == self.saved
 
@@ -121,7 +121,7 @@ def kill_one(run: BundleRun, rank: int, log: Path) -> tuple[int, float, int, int
 
 
 def try_stage(workplace: Workplace, name: str, rank: int) -> Finding:
-    """Returns what the kill of one process of a stage's training did."""
+    """Returns the effect of killing one process of a stage's training run."""
     stage = next(stage for stage in STAGES if stage.name == name)
     for needed in STAGES:
         if needed.name in stage.inputs.values():
@@ -148,7 +148,7 @@ def try_stage(workplace: Workplace, name: str, rank: int) -> Finding:
 
 
 def main() -> None:
-    """Reads the command line, kills, and ends with an error where anything was lost."""
+    """Reads the command line, kills, and ends with an error if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", action="append", choices=STAGES_BY_SEVERAL, help="default: all")
     parser.add_argument("--work-dir", type=Path, help="default: a temporary folder")

@@ -44,8 +44,8 @@ class Tally:
         runs: runs that were killed, restarted and finished.
         seconds_of_a_run: duration without interruption.
         repeated_equal: whether a second uninterrupted run gave the same files.
-        epochs_lost_at_most: by one kill, beyond the epoch in progress.
-        items_redone_at_most: after one kill.
+        epochs_lost_at_most: maximum lost by one kill, beyond the epoch in progress.
+        items_redone_at_most: maximum after one kill.
         unreadable: files, with the reason.
         not_resumed: starts that did not resume where the last one ended.
         differing: files of finished runs that differ from those of the uninterrupted one.
@@ -73,12 +73,12 @@ class Tally:
 
 
 class StageKiller:
-    """Runs one stage over and over, and kills it.
+    """Runs one stage repeatedly, and kills it.
 
     Args:
-        workplace: with the stages that it needs.
-        stage: to kill.
-        seed: of the moments.
+        workplace: folder with the stages that it needs.
+        stage: stage to kill.
+        seed: seed of the moments.
     """
 
     def __init__(self, workplace: Workplace, stage: StageRun, seed: int) -> None:
@@ -90,7 +90,7 @@ class StageKiller:
         self._file_events = 0
 
     def run(self, kills: int) -> Tally:
-        """Returns the effect of so many kills."""
+        """Returns the effect of the given number of kills."""
         extent = self.workplace.run_reference(self.stage)
         self.tally.seconds_of_a_run, self._file_events = extent.seconds, extent.file_events
         self._expected = digests(self.workplace.reference(self.stage.name))
@@ -141,7 +141,7 @@ class StageKiller:
         return epoch, {}
 
     def _check_resume(self, ending: Ending, epoch: int, items: dict[str, int]) -> None:
-        """Notes a start that did not resume from the saved epoch or items."""
+        """Records a start that did not resume from the saved epoch or items."""
         found = [int(number) for number in RESUMED.findall(ending.log)]
         begun = ending.code == 0 or "Epoch" in ending.log
         if self.stage.items is None and found != [epoch] * bool(epoch) and begun:
@@ -162,7 +162,7 @@ class StageKiller:
 
 
 def main() -> None:
-    """Reads the command line, kills, and ends with an error where anything was lost."""
+    """Reads the command line, kills, and ends with an error if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each stage")
     parser.add_argument("--stage", action="append", choices=[stage.name for stage in STAGES], help="default: all")

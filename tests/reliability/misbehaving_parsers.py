@@ -1,4 +1,4 @@
-"""Parsers that do each of the things that no parser may do, for a test of the harness that looks for them."""
+"""Parsers that each violate one rule, for a test of the harness that detects violations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refuses() -> Subject:
 
 
 def names_no_file() -> Subject:
-    """Refuses with an error that does not say which file it is about."""
+    """Rejects with an error that does not name the file."""
 
     def act(content: bytes) -> None:
         raise ValueError("wrong content")
@@ -47,22 +47,22 @@ def raises_a_subclass() -> Subject:
 
 
 def breaks_its_word() -> Subject:
-    """Returns what it says it does not return."""
+    """Returns a value outside its contract."""
     return _subject(lambda content: require(False, "input.bin was read"))
 
 
 def hangs() -> Subject:
-    """Never answers."""
+    """Hangs forever."""
     return _subject(lambda content: time.sleep(60))
 
 
 def dies() -> Subject:
-    """Takes its process down."""
+    """Crashes its process."""
     return _subject(lambda content: os._exit(3))
 
 
 def takes_memory() -> Subject:
-    """Takes and touches 300 MB."""
+    """Allocates and touches 300 MB."""
 
     def act(content: bytes) -> None:
         pages = bytearray(300 << 20)
@@ -72,5 +72,5 @@ def takes_memory() -> Subject:
 
 
 def asks_for_too_much() -> Subject:
-    """Asks for more memory than there is."""
+    """Requests more memory than there is."""
     return _subject(lambda content: bytearray(1 << 45))

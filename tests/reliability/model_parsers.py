@@ -1,4 +1,4 @@
-"""Parsers of what networks are kept in: weights, cached answers, folders of teachers, students, diffusion models."""
+"""Parsers of stored networks: weights, cached targets, folders of teachers, students, diffusion models."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ IMAGE = torch.linspace(0, 1, 64).reshape(1, 8, 8)
 
 
 class _Teacher(nn.Linear):
-    """Something with weights that a cache can be of."""
+    """A network with weights, for which a cache can be made."""
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Is never asked."""
+        """Is never called."""
         raise NotImplementedError
 
 
@@ -115,7 +115,7 @@ def _write_teacher(folder: Path) -> list[Case]:
 
 
 def _reseal_teacher(folder: Path, name: str) -> None:
-    """Writes the mutated file's sha256 into the record, as who changed it on purpose would."""
+    """Writes the mutated file's SHA-256 into the record, as a deliberate change would."""
     if name != "teacher.json":
         record = json.loads((folder / "teacher.json").read_text())
         record["files"][name] = file_sha256(folder / name)
@@ -158,7 +158,7 @@ def _read_diffusion(folder: Path) -> None:
 
 
 class _Sampler:
-    """Stands for a sampler up to the moment when it is asked for an image: then all files have been read."""
+    """Replaces a sampler until an image is requested: by then all files have been read."""
 
     settings: Mapping[str, Any] = {"image_size": [16, 16], "channels": 1, "sampler": "ddim", "num_inference_steps": 2,
                                    "batch_size": 2, "condition": {"kind": "none"}}  # fmt: skip
@@ -173,7 +173,7 @@ class _Sampler:
 
 
 class _AskedError(Exception):
-    """A sampler was asked for images."""
+    """Images were requested from a sampler."""
 
 
 def _write_progress(folder: Path) -> list[Case]:

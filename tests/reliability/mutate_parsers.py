@@ -1,12 +1,12 @@
-"""Gives mutated files to every parser of ours and counts what they say.
+"""Feeds mutated files to every parser of ours and counts the outcomes.
 
-A parser may read what it is given or refuse it with an error that it documents and that names the file. Anything else
-is an offender: another error, a crash, more than 10 s, more than 2 GB. Inputs are a function of the seed, the parser's
-name and their number; every offender is saved with what is needed to try it again.
+A parser may read its input or reject it with an error that it documents and that names the file. Anything else is an
+offence: another error, a crash, more than 10 s, more than 2 GB. Inputs are a function of the seed, the parser's name
+and their number; every offender is saved with what is needed to reproduce it.
 
 python -m tests.reliability.mutate_parsers --offenders FOLDER            a full run
-python -m tests.reliability.mutate_parsers --parsers task --inputs 500   one parser, so many inputs
-python -m tests.reliability.mutate_parsers --replay FOLDER/task-17       one offender again, with its traceback
+python -m tests.reliability.mutate_parsers --parsers task --inputs 500   one parser, 500 inputs
+python -m tests.reliability.mutate_parsers --replay FOLDER/task-17       repeats one offender, with its traceback
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "parsers.json"
 KEPT_OFFENDERS = 200
-"""Of each parser: more of one kind say nothing new."""
+"""Limit per parser: more offenders of one kind add no information."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 1 when there was an offender."""
+    """Runs the command line; returns 1 if there was an offender."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parsers", nargs="*", help="names; all unless given")
     parser.add_argument("--inputs", type=int, help="of each parser; else each has its share of a full run")
@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Tally:
-    """Counts of one parser's answers, and a folder for each offender.
+    """Counts of one parser's outcomes, and a folder for each offender.
 
     Args:
-        name: of the parser.
-        seed: of the run.
-        folder: for the offenders.
+        name: name of the parser.
+        seed: seed of the run.
+        folder: folder of the offenders.
     """
 
     def __init__(self, name: str, seed: int, folder: Path) -> None:
@@ -78,7 +78,7 @@ class Tally:
         self.slowest, self.peak_mb = 0.0, 0.0
 
     def add(self, index: int, answer: Any, peak_mb: float) -> None:
-        """Counts the answer to input `index`; saves an offender."""
+        """Counts the outcome of input `index`; saves an offender."""
         self.outcomes[answer.outcome] += 1
         self.slowest, self.peak_mb = max(self.slowest, answer.seconds), max(self.peak_mb, peak_mb)
         if answer.outcome == "refused":
@@ -118,7 +118,7 @@ class Tally:
 
 
 def replay(folder: Path) -> int:
-    """Gives a saved offender to its parser once more in this process and lets the error through."""
+    """Feeds a saved offender to its parser again in this process and lets the error propagate."""
     from tests.reliability.parsers import parser_named
     from tests.reliability.subject import Trials, quiet
 
@@ -136,7 +136,7 @@ def replay(folder: Path) -> int:
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Writes the counts with what they depend on; parsers that were not run keep the counts they have in the file."""
+    """Writes the counts with what they depend on; parsers that were not run keep their previous counts."""
     from importlib.metadata import version
 
     from tests.reliability.parsers import NAMES

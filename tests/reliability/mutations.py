@@ -1,6 +1,6 @@
-"""Mutations of bytes, of JSON text, and of what is packed in gzip, zip and safetensors files.
+"""Mutations of bytes, of JSON text, and of the contents of gzip, zip and safetensors files.
 
-Every function takes a `random.Random` and is a function of it and the content alone, so a mutation can be made again.
+Every function takes a `random.Random` and depends only on it and the content, so a mutation is reproducible.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 Mutation = Callable[[Random, bytes, Sequence[bytes]], bytes]
-"""From a valid content, and the valid contents to splice from, to a mutated one."""
+"""Maps a valid content, and valid contents to splice from, to a mutated one."""
 
 MAGIC_BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
 MAGIC_NUMBERS = (0, 1, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -25,7 +25,7 @@ FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e30, 1e-30, 1e3
 
 NESTING = 100_000
 LITERALS = ("NaN", "-Infinity", "1e999", "-1e999", "9" * 5000, "1" + "0" * 400, "1e308", "[" * NESTING + "]" * NESTING)
-"""What `json.dumps` does not write; `json.loads` takes some of it."""
+"""What `json.dumps` does not write; `json.loads` accepts some of it."""
 MARK = "\uffff"
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, 2**31, 2**63, -(2**63), 1e300, "", " ", "0", "a", "x" * 5000, "\x00", "\ud800",
@@ -85,7 +85,7 @@ def mutate_zip(rng: Random, content: bytes, donors: Sequence[bytes] = ()) -> byt
                 continue
             name = info.filename + "x" * (index == at and action == "rename")
             if index == at and action in ("mutate", "head"):
-                head = len(member) if action == "mutate" else min(128, len(member))  # where shapes and types stand
+                head = len(member) if action == "mutate" else min(128, len(member))  # where shapes and types are stored
                 member = mutate_bytes(rng, member[:head]) + member[head:]
             archive.writestr(zipfile.ZipInfo(name), member, compress_type=info.compress_type)
     return packed.getvalue()
@@ -101,7 +101,7 @@ def mutate_safetensors(rng: Random, content: bytes, donors: Sequence[bytes] = ()
 
 
 def mutation_of(name: str) -> Mutation:
-    """Returns the mutation that goes with a file's name."""
+    """Returns the mutation for a file's name."""
     suffixes = {
         ".json": mutate_json, ".jsonl": mutate_lines, ".gz": mutate_gzip, ".npz": mutate_zip, ".pt": mutate_zip,
         ".safetensors": mutate_safetensors,
@@ -110,7 +110,7 @@ def mutation_of(name: str) -> Mutation:
 
 
 def _change_node(rng: Random, root: list[Any]) -> None:
-    """Changes one place of a JSON tree, the tree itself standing in a list of one."""
+    """Changes one node of a JSON tree; the tree itself is in a list of one."""
     places = list(_places(root))
     holder, key = rng.choice(places)
     action = rng.choice(("value", "value", "literal", "drop", "repeat", "swap", "nudge"))
@@ -119,7 +119,7 @@ def _change_node(rng: Random, root: list[Any]) -> None:
     elif action == "drop" and holder is not root:
         del holder[key]
     elif action == "repeat" and isinstance(holder, dict):
-        holder[f"{key}{MARK}"] = _value(rng)  # the mark is taken out of the text: the same key twice
+        holder[f"{key}{MARK}"] = _value(rng)  # the mark is removed from the text, which gives a duplicate key
     elif action == "repeat" and holder is not root:
         holder.insert(key, copy.deepcopy(holder[key]))
     elif action == "swap":
@@ -136,7 +136,7 @@ def _value(rng: Random) -> Any:
 
 
 def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields every place of a JSON tree as what holds it and its key or index."""
+    """Yields every node of a JSON tree as its container and its key or index."""
     keys = holder if isinstance(holder, dict) else range(len(holder))
     for key in list(keys):
         yield holder, key
@@ -145,7 +145,7 @@ def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _at(rng: Random, content: bytearray, size: int = 1) -> int:
-    """Returns a place for `size` bytes; half of them in the first 400, where headers are."""
+    """Returns an offset for `size` bytes; half of them in the first 400, where headers are."""
     end = max(len(content) - size, 0)
     return rng.randint(0, min(end, 400) if rng.random() < 0.5 else end)
 

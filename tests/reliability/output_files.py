@@ -1,4 +1,4 @@
-"""What is in an output folder: whether every file can be read, and what it holds apart from times."""
+"""Contents of an output folder: whether every file can be read, and its content without times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMES = ("seconds", "seconds_per_epoch", "finished", "versions")
 
 
 def finished_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder that are in their place, sorted; hidden ones are temporary."""
+    """Returns the finished files of a folder, sorted; hidden ones are temporary."""
     return [path for path in _files(folder) if not _is_temporary(path.relative_to(folder))]
 
 
@@ -39,13 +39,13 @@ def unreadable_files(folder: Path) -> dict[str, str]:
     for path in finished_files(folder):
         try:
             _content(path)
-        except Exception as error:  # whatever a reader says of a damaged file
+        except Exception as error:  # whatever a reader raises on a damaged file
             wrong[str(path.relative_to(folder))] = f"{type(error).__name__}: {error}"
     return wrong
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Returns a hash of what each finished file holds: tensors bit for bit, times left out."""
+    """Returns a hash of the content of each finished file: tensors bit for bit, times left out."""
     found = {}
     for path in finished_files(folder):
         digest = hashlib.sha256()
@@ -56,13 +56,13 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def saved_epoch(folder: Path) -> int:
-    """Returns the last epoch in a training's checkpoint, 0 without one."""
+    """Returns the last epoch in the checkpoint of a training run, 0 without one."""
     path = folder / "last.pt"
     return int(load_checkpoint(path)["progress"]["epoch"]) if path.is_file() else 0
 
 
 def epochs_in_history(folder: Path) -> int:
-    """Returns the number of epochs in a training's curve."""
+    """Returns the number of epochs in the training curve."""
     path = folder / "history.jsonl"
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
@@ -91,7 +91,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _lines(path: Path) -> list[Any]:
-    # A log that lines are appended to: one that a kill cut short is no line yet, and its reader knows that.
+    # A log to which lines are appended: a line cut short by a kill does not count, as its reader knows.
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
@@ -120,7 +120,7 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
 
 
 def _parts(content: Any, folder: str) -> Iterator[bytes]:
-    """Yields the leaves of nested content as bytes; the output folder's own path is no content."""
+    """Yields the leaves of nested content as bytes; the output folder's own path is left out."""
     if isinstance(content, Mapping):
         for key in sorted(content, key=str):
             if key not in TIMES:

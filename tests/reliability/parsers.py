@@ -1,4 +1,4 @@
-"""Every parser under test, by name; only the module of the one that is asked for is imported."""
+"""Every parser under test, by name; only the module of the requested parser is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk of a few megabytes that can be filled up and made read-only; mounting one takes root."""
+"""A disk of a few megabytes that can be filled up and made read-only; mounting it requires root."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """Yields a folder that is a disk of its own, in memory, while the block runs.
 
     Args:
-        folder: where it is mounted; made when missing.
-        size: bytes.
+        folder: mount point; created if missing.
+        size: size in bytes.
 
     Raises:
         PermissionError: if this process may not mount.
@@ -36,7 +36,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 def fill(disk: Path, left: int) -> None:
-    """Fills a disk with one file until so many bytes are left."""
+    """Fills a disk with one file until the given number of bytes is left."""
     with (disk / FILLER).open("wb", buffering=0) as file:
         try:
             while file.write(BLOCK):
@@ -48,10 +48,10 @@ def fill(disk: Path, left: int) -> None:
 
 
 def make_room(disk: Path) -> None:
-    """Takes back `fill`."""
+    """Undoes `fill`."""
     (disk / FILLER).unlink()
 
 
 def make_read_only(disk: Path, read_only: bool = True) -> None:
-    """Mounts a disk again, for reading alone or for writing too."""
+    """Mounts a disk again, read-only or writable."""
     subprocess.run(["mount", "-o", f"remount,{'ro' if read_only else 'rw'}", str(disk)], check=True)

@@ -28,12 +28,12 @@ class StageRun:
     """A stage with the settings that make it short.
 
     Attributes:
-        name: of the stage and of its folder.
+        name: name of the stage and of its folder.
         bundle: name of the bundle, or of the stage that wrote one.
-        configs: of the bundle.
+        configs: configs of the bundle.
         settings: overrides of config ids.
-        inputs: overrides that are the output folder of another stage, by config id.
-        items: pattern of the files that a stage without epochs makes one by one.
+        inputs: overrides whose value is the output folder of another stage, by config id.
+        items: pattern of the files that a stage without epochs writes one by one.
         seeded: whether the config has a seed.
     """
 
@@ -63,11 +63,11 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Extent:
-    """How long an uninterrupted run is.
+    """Length of an uninterrupted run.
 
     Attributes:
-        seconds: of it.
-        file_events: in its output folder.
+        seconds: duration of the run.
+        file_events: number of file events in its output folder.
     """
 
     seconds: float
@@ -75,11 +75,11 @@ class Extent:
 
 
 class Workplace:
-    """A folder with the dataset and the output of every stage that has run to its end.
+    """A folder with the dataset and the output of every finished stage.
 
     Args:
-        folder: made when missing.
-        seed: of the dataset and of every stage.
+        folder: folder of the outputs; created if missing.
+        seed: seed of the dataset and of every stage.
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
@@ -96,12 +96,12 @@ class Workplace:
         return self.store.folder(name)
 
     def bundle_run(self, stage: StageRun, output_dir: Path, **changes: Any) -> BundleRun:
-        """Returns the run of a stage into a folder, on the uninterrupted outputs of the stages that it needs.
+        """Returns the run of a stage into a folder, with the uninterrupted outputs of the stages it needs.
 
         Args:
-            stage: to run.
-            output_dir: of the run.
-            changes: of config ids, over the stage's own settings.
+            stage: stage to run.
+            output_dir: output folder of the run.
+            changes: overrides of config ids, in addition to the stage's own settings.
         """
         stored = self._stored(stage)
         return BundleRun(
@@ -121,7 +121,7 @@ class Workplace:
         )  # fmt: skip
 
     def run_reference(self, stage: StageRun) -> Extent:
-        """Runs a stage without interruption, and before it those that it needs, unless that was done before."""
+        """Runs a stage without interruption, after the stages it needs, unless that was done before."""
         stored = next(found for found in self.store.stages if found.name == stage.name)
         for needed in STAGES:
             if needed.name in stored.needs:

@@ -1,9 +1,9 @@
 """Injects full disks, lost memory, vanished inputs and the like, and checks that nothing finished is lost.
 
-A stage is killed part of the way, on a small disk of its own; then the fault is injected and the stage restarted. It
-must end with an error that states what is wrong, or recover with a warning; every finished file must still be readable
-and every item the same. Once the fault is fixed, the stage must resume and end with the files of an uninterrupted run.
-Mounting the small disk takes root.
+A stage is killed midway, on a small disk of its own; then the fault is injected and the stage restarted. It must end
+with an error that states what is wrong, or recover with a warning; every finished file must still be readable and every
+item the same. Once the fault is fixed, the stage must resume and end with the files of an uninterrupted run. Mounting
+the small disk requires root.
 
     python -m tests.reliability.starve_stages
 """
@@ -31,7 +31,7 @@ ROOM_FOR_RUNS = 3
 SMALLEST_DISK = 4 << 20
 MESSAGE_LETTERS = 300
 FIRST_PART = 3
-"""One part in three of a training's file events lies in its epochs and not in the files of its end."""
+"""A third of the file events of a training run occurs in its epochs, the others at its end."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Finding:
     """The effect of a fault.
 
     Attributes:
-        fault: its name.
-        stage: in which it was injected.
+        fault: name of the fault.
+        stage: stage in which it was injected.
         code: exit code of the stage.
-        message: what the user was told; None where the expected message is missing.
-        intact: whether everything that had finished was still there, readable and the same.
+        message: message to the user; None if the expected message is missing.
+        intact: whether everything that had finished still existed, readable and unchanged.
         went_on: whether the stage, once the fault was fixed, ended as if nothing had happened.
     """
 
@@ -64,11 +64,11 @@ def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int
     """Returns the effect of a fault.
 
     Args:
-        workplace: with an uninterrupted run of the stage.
-        fault: to inject.
-        stage: in which it is injected.
-        file_events: of the uninterrupted run; the first part of the stage has a third of them.
-        disk: empty, large enough for the stage.
+        workplace: folder with an uninterrupted run of the stage.
+        fault: fault to inject.
+        stage: stage in which it is injected.
+        file_events: number in the uninterrupted run; the first part of the stage has a third of them.
+        disk: empty disk, large enough for the stage.
     """
     scene, log = Scene(disk, disk / "output", workplace.folder / "study"), workplace.log(f"fault {fault.stage}")
     run = workplace.bundle_run(stage, scene.output)
@@ -91,7 +91,7 @@ def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int
 
 
 def _kept(output: Path, before: dict[str, str], stage: StageRun, epoch: int) -> bool:
-    """Returns whether the items or epochs that had finished are there."""
+    """Returns whether the items or epochs that had finished still exist."""
     if stage.items is None:
         return saved_epoch(output) >= epoch
     now = digests(output)
@@ -99,13 +99,13 @@ def _kept(output: Path, before: dict[str, str], stage: StageRun, epoch: int) -> 
 
 
 def _line(log: str, found: re.Match[str]) -> str:
-    """The line of the message, without the path of the place it was found in."""
+    """Returns the line of the message, without the path of the disk."""
     line = log[log.rfind("\n", 0, found.start()) + 1 :].splitlines()[0]
     return re.sub(r"/\S*/", "", line)[:MESSAGE_LETTERS]
 
 
 def main() -> None:
-    """Reads the command line, injects the faults, and ends with an error where one did harm."""
+    """Reads the command line, injects the faults, and ends with an error if one did harm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", action="append", choices=[fault.name for fault in FAULTS], help="default: all")
     parser.add_argument("--work-dir", type=Path, help="default: a temporary folder")

@@ -1,4 +1,4 @@
-"""What is mutated: a parser of ours, valid inputs for it, and what it may answer."""
+"""The subject of mutation: a parser of ours, valid inputs for it, and its permitted outcomes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.reliability.mutations import mutation_of
 
 READ, REFUSED, OFFENDER = "read", "refused", "offender"
 DOCUMENTED = (ValueError, FileNotFoundError)
-"""What a parser raises on a wrong input: these very types, for a subclass comes from somebody else's code."""
+"""What a parser raises on an invalid input: exactly these types, since a subclass comes from other code."""
 
 
 class BrokenContractError(Exception):
-    """A parser returned what it says it does not return."""
+    """A parser returned a value outside its contract."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Case:
     """A valid input.
 
     Attributes:
-        folder: that holds it.
-        files: which of its files are mutated, one at a time, by their names within the folder.
+        folder: folder that contains it.
+        files: names of its files that are mutated, one at a time, relative to the folder.
     """
 
     folder: Path
@@ -41,13 +41,13 @@ class Subject:
     """A parser under test.
 
     Attributes:
-        name: of the parser.
-        inputs: share of a full run, in inputs.
-        write: writes valid inputs below a folder, the same each time.
-        read: reads the input in a case's folder with our parser and checks what it returns.
-        documented: what it may raise.
+        name: name of the parser.
+        inputs: number of inputs in a full run.
+        write: writes valid inputs into a folder, the same each time.
+        read: reads the input in a case's folder with our parser and checks the result.
+        documented: exceptions that it may raise.
         folder_is_input: whether an error may name the folder instead of the file.
-        reseal: puts right what a checksum within the case would notice of a mutated file; half of the inputs get it.
+        reseal: updates checksums within the case that would reveal a mutated file; applied to half of the inputs.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mutated file and where it belongs."""
+    """A mutated file and its path."""
 
     case: Case
     file: str
@@ -70,19 +70,19 @@ class Mutant:
 
     @property
     def path(self) -> Path:
-        """Of the file in its place."""
+        """Path of the file in its case."""
         return self.case.folder / self.file
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a parser said to an input.
+    """The outcome of a parser on an input.
 
     Attributes:
         outcome: `read`, `refused` or `offender`.
         error: type of the exception, or empty.
-        message: of the exception.
-        seconds: that it took.
+        message: message of the exception.
+        seconds: duration.
     """
 
     outcome: str
@@ -92,12 +92,12 @@ class Answer:
 
 
 class Trials:
-    """Mutated inputs of one parser; input i depends on the seed, the parser's name and i alone.
+    """Mutated inputs of one parser; input i depends only on the seed, the parser's name and i.
 
     Args:
         subject: the parser.
-        folder: for its inputs, emptied first.
-        seed: of all mutations.
+        folder: folder for its inputs, emptied first.
+        seed: seed of all mutations.
     """
 
     def __init__(self, subject: Subject, folder: Path, seed: int) -> None:
@@ -117,7 +117,7 @@ class Trials:
         return Mutant(case, file, content, self.subject.reseal is not None and rng.random() < 0.5)
 
     def attempt(self, mutant: Mutant) -> Answer:
-        """Returns what the parser says to an input, and puts the valid one back."""
+        """Returns the parser's outcome on an input, and restores the valid input."""
         mutant.path.write_bytes(mutant.content)
         if mutant.resealed and self.subject.reseal is not None:
             self.subject.reseal(mutant.case.folder, mutant.file)
@@ -125,7 +125,7 @@ class Trials:
         try:
             self.subject.read(mutant.case.folder)
             outcome, error, message = READ, "", ""
-        except Exception as caught:  # whatever it is, it is what we are after
+        except Exception as caught:  # any exception is an outcome
             outcome = REFUSED if self._is_documented(caught, mutant) else OFFENDER
             error, message = type(caught).__name__, str(caught)
         seconds = time.perf_counter() - started
@@ -133,13 +133,15 @@ class Trials:
         return Answer(outcome, error, message, seconds)
 
     def require_valid(self) -> None:
-        """Raises what a parser raises on its valid inputs: nothing, or the mutations prove nothing."""
+        """Raises what a parser raises on its valid inputs; unless it is nothing, the mutations prove nothing."""
         for case in self.cases:
             self.subject.read(case.folder)
 
     def _is_documented(self, error: Exception, mutant: Mutant) -> bool:
         names = [re.escape(mutant.path.name)]
-        if self.subject.folder_is_input:  # a series goes by a hash of its UID: its folder may bear a patient's name
+        if (
+            self.subject.folder_is_input
+        ):  # a series is named by a hash of its UID: its folder may contain a patient's name
             names += [re.escape(mutant.case.folder.name), "series [0-9a-f]{8}"]
         return type(error) in self.subject.documented and bool(re.search("|".join(names), str(error)))
 
@@ -150,12 +152,12 @@ class Trials:
 
 
 def require(condition: bool, what: str) -> None:
-    """Raises BrokenContractError unless a parser kept its word."""
+    """Raises BrokenContractError unless the parser satisfied its contract."""
     if not condition:
         raise BrokenContractError(what)
 
 
 def quiet() -> None:
-    """Silences what parsers and the libraries below them say of wrong inputs: it is the outcome that counts."""
+    """Silences the output of parsers and libraries on invalid inputs: only the outcome counts."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

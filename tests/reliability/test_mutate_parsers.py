@@ -1,4 +1,4 @@
-"""Mutated inputs: the harness sees every kind of offence, and a small run over the parsers finds none."""
+"""Mutated inputs: the harness detects every kind of offence, and a small run over the parsers finds none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_parser_has_its_short_run() -> None:
 
 
 def check_mutants(name: str, inputs: int, folder: Path, seed: int) -> None:
-    """Mutate the input of a parser so many times; it must refuse or read each in time, as it promises."""
+    """Mutates the input of a parser several times; it must reject or read each in time, by its contract."""
     subject = script("subject")
     trials = subject.Trials(script("parsers").parser_named(name), folder / "inputs", seed=seed)
     trials.require_valid()
@@ -43,8 +43,8 @@ def check_mutants(name: str, inputs: int, folder: Path, seed: int) -> None:
         outcomes[answer.outcome] += 1
         assert answer.outcome != subject.OFFENDER, f"input {index}: {answer}"
         assert answer.seconds < 10
-    trials.require_valid()  # every file was put back
-    if name != "target cache":  # which takes a damaged answer for none
+    trials.require_valid()  # every file was restored
+    if name != "target cache":  # which treats a damaged target as missing
         assert outcomes[subject.REFUSED] > 0
 
 

@@ -1,4 +1,4 @@
-"""The harness that kills and starves stages finds what is wrong; a few of its kills and a full disk do no harm."""
+"""The harness that kills and starves stages detects faults; a few of its kills and a full disk do no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a bundle as children of a process that has imported everything: a start costs a second instead of ten.
+"""Runs of a bundle as forks of a process that has imported everything: a start takes a second instead of ten.
 
 The child leads a process group of its own; it can be killed after some seconds or before a file event.
 """
@@ -43,7 +43,7 @@ class Ending:
     Attributes:
         code: exit code, negative for the signal that ended it.
         seconds: duration.
-        file_events: their number in the output folder; None when it was killed.
+        file_events: number in the output folder; None if it was killed.
         log: standard output and error.
     """
 
@@ -64,9 +64,9 @@ def run_in_child(
     """Returns how a run in a child process ended.
 
     Args:
-        run: to start.
+        run: run to start.
         log: file for the child's standard output and error.
-        moment: of the kill of the child and all its processes; None: it runs to its end.
+        moment: moment of the kill of the child and all its processes; None: it runs to its end.
         prepare: called in the child before the run.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _be_child(
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        # The parent's would be shared by all its children, and stay locked after the kill of one that held it.
+        # The parent's would be shared by all its children, and stay locked if one is killed while holding it.
         tqdm.set_lock(threading.RLock())
         counted = _count_file_events(run.output_dir, None if moment is None else moment.file_event)
         if prepare is not None:

@@ -1,4 +1,4 @@
-"""A process of its own for the parser, watched for time and memory, and started again when it dies."""
+"""A separate process for the parser, monitored for time and memory, and restarted when it dies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pathlib import Path
 from tests.reliability.subject import OFFENDER, Answer, Subject, Trials, quiet
 
 STARTING_SECONDS = 300
-"""For imports and the valid inputs, before the first answer."""
+"""Seconds for imports and the valid inputs, before the first result."""
 MB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a parser may take for one input.
+    """Limits of a parser for one input.
 
     Attributes:
-        seconds: without an answer.
-        memory_mb: resident, of the whole process. Its address space may grow by twice as much: more cannot be taken
-            before it is measured.
+        seconds: maximum duration.
+        memory_mb: maximum resident memory of the whole process. Its address space may grow by twice as much, so that no
+            more can be allocated before it is measured.
     """
 
     seconds: float = 10
@@ -40,20 +40,20 @@ HANG, DEATH, MEMORY = FATAL = ("Hang", "Death", "Memory")
 """Offences that end a worker."""
 
 Reply = tuple[int, Answer, float]
-"""Number of the input, what the parser said, peak of resident memory so far in MB."""
+"""Number of the input, the parser's outcome, peak of resident memory so far in MB."""
 
 
 def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limits = LIMITS) -> Iterator[Reply]:
-    """Yields the answer to each input of a parser.
+    """Yields the outcome of each input of a parser.
 
-    A worker that hangs on an input, or dies of it, gives an offender, and a new one goes on with the next input. A
-    first hang on an input is tried once more: on a machine with other work a process may stand still for a while.
+    A worker that hangs on an input, or dies of it, counts as an offender, and a new one continues with the next input.
+    A first hang on an input is retried once: on a busy machine a process may stall for a while.
 
     Args:
         find: returns the parser; it is called in the worker.
-        seed: of the mutations.
-        inputs: how many.
-        limits: of each input.
+        seed: seed of the mutations.
+        inputs: number of inputs.
+        limits: limits of each input.
     """
     done, stalled = 0, -1
     while done < inputs:
@@ -66,7 +66,7 @@ def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limi
 
 
 def _run_worker(find: Callable[[], Subject], seed: int, wanted: range, limits: Limits) -> Iterator[Reply]:
-    """Yields answers to these inputs until there are no more or the worker is gone."""
+    """Yields the outcomes of these inputs until there are no more or the worker is gone."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,7 +95,7 @@ def _is_ready(receiver: Connection) -> bool:
 
 
 def _reply(receiver: Connection, worker: BaseProcess, index: int, seconds: float) -> Reply:
-    """Returns the worker's answer to an input, or what became of the worker instead."""
+    """Returns the worker's outcome on an input, or what happened to the worker instead."""
     if not receiver.poll(seconds):
         return index, Answer(OFFENDER, HANG, f"no answer in {seconds} s", seconds), 0.0
     try:
@@ -109,7 +109,7 @@ def _reply(receiver: Connection, worker: BaseProcess, index: int, seconds: float
 def _work(
     sender: Connection, find: Callable[[], Subject], seed: int, wanted: range, limits: Limits, scratch: str
 ) -> None:
-    """Answers inputs in a process of its own; the first message says that it is ready."""
+    """Processes inputs in a separate process; the first message states that it is ready."""
     quiet()
     trials = Trials(find(), Path(scratch) / "inputs", seed)
     trials.require_valid()
@@ -119,7 +119,7 @@ def _work(
     for index in wanted:
         answer = trials.attempt(trials.mutant(index))
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if peak_mb > limits.memory_mb:  # and never falls again: a new worker goes on
+        if peak_mb > limits.memory_mb:  # which never falls again: a new worker continues
             answer = Answer(OFFENDER, MEMORY, f"{peak_mb:.0f} MB; {answer.error} {answer.message}", answer.seconds)
         sender.send((index, answer, peak_mb))
 

@@ -1,4 +1,4 @@
-"""The benchmark: cells are told apart, a cell runs by the bundles' configs, tables say what the results say."""
+"""The benchmark: cells are distinguished, a cell runs by the bundles' configs, tables agree with the results."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_the_model_card_shows_the_committed_scores_of_the_shipped_weights() -> N
 
 
 def pixels(png: bytes) -> np.ndarray:
-    """The colours of a PNG, (H, W, 4), wide enough to be subtracted."""
+    """The colours of a PNG, (H, W, 4), as a signed type that can be subtracted."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), dtype=np.int16)
 
 

@@ -45,7 +45,7 @@ def test_each_pipeline_segments_and_its_parts_add_up(
     scan, bundle = scan_and_bundle
     script = ROOT / "scripts" / "benchmark" / "inference_speed.py"
     command = [python_command(), str(script), "--child", str(bundle), str(scan), engine, str(tmp_path / "out")]
-    for _ in range(2):  # the second time nothing counts as done before
+    for _ in range(2):  # the second time nothing counts as already done
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         measured = json.loads(done.stdout.splitlines()[-1])

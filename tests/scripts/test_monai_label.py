@@ -13,7 +13,7 @@ SCRIPT = ROOT / "scripts" / "monai_label.sh"
 
 
 def write_bundle(folder: Path, values: tuple[int, ...] = (0, 1, 2), axcodes: str | None = "PLS") -> Path:
-    """Writes the files that a bundle is known by."""
+    """Writes the files that identify a bundle."""
     for name in ("configs/inference.json", "configs/train.json", "configs/metadata.json", "models/model.pt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")

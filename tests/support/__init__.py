@@ -1,1 +1,1 @@
-"""What the tests of several parts share."""
+"""Code shared by the tests of several packages."""

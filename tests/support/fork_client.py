@@ -1,4 +1,4 @@
-"""Stands in for `python`: the server beside this file runs the program, with this process's streams and signals."""
+"""Replaces `python`: the server beside this file runs the program, with this process's streams and signals."""
 
 import json
 import os

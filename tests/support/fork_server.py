@@ -5,8 +5,8 @@ hundreds of them. `python_command()` returns the path of an executable that take
 as `python` does: working directory, environment, standard streams, signals and exit status are the caller's. The
 program itself runs in a fork of the server, as `__main__`. Nothing of this project is imported before the fork.
 
-What a fork cannot show stays with `sys.executable`: CPU seconds and memory of a process, its own process id, limits set
-on the parent, whole process groups that are killed, and that the programs start at all (each bundle has one such test).
+What a fork cannot show uses `sys.executable`: CPU seconds and memory of a process, its own process id, limits set on
+the parent, killing whole process groups, and that the programs start at all (each bundle has one such test).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PRELOADED = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-"""Third-party packages only: a program must find this project where its own environment says."""
+"""Third-party packages only: a program must find this project through its own environment."""
 LONGEST_START = 240
 HOLD = b"hold"
 CLIENT = Path(__file__).with_name("fork_client.py")
@@ -57,7 +57,7 @@ CLIENT = Path(__file__).with_name("fork_client.py")
 
 @cache
 def python_command() -> str:
-    """Return the path of an executable that stands in for `sys.executable`; start the server if there is none.
+    """Returns the path of an executable that replaces `sys.executable`; starts the server if there is none.
 
     All workers of one run of the tests share a server, which ends with the last of them.
     """
@@ -102,12 +102,12 @@ def _start(folder: Path) -> socket.socket:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"Expected the fork server to start, found:\n{(folder / 'log.txt').read_text()[-3000:]}")
         time.sleep(0.05)
-    process.returncode = 0  # it ends by itself: no warning that it still runs
+    process.returncode = 0  # it ends by itself: suppresses the warning that it is still running
     return connection
 
 
 def serve(folder: Path) -> None:
-    """Fork a process for each connection until the last worker of the tests has gone."""
+    """Forks a process for each connection until the last worker of the tests has ended."""
     import torch
 
     for name in PRELOADED:
@@ -148,7 +148,7 @@ def serve(folder: Path) -> None:
 
 
 def _watch(connection: socket.socket, message: bytes, streams: list[int]) -> None:
-    """Run a program in a child, pass signals on to it, and tell the client how it ended."""
+    """Runs a program in a child, forwards signals to it, and reports to the client how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length = int.from_bytes(message[:8], "big")
     while len(message) < length + 8:
@@ -162,7 +162,7 @@ def _watch(connection: socket.socket, message: bytes, streams: list[int]) -> Non
     ended = os.pidfd_open(child)
     while ended not in select.select([connection, ended], [], [])[0]:
         numbers = connection.recv(16)
-        for number in numbers or [signal.SIGKILL]:  # a client that is gone was killed
+        for number in numbers or [signal.SIGKILL]:  # a client that has gone was killed
             os.kill(child, number)
         if not numbers:
             break
@@ -199,7 +199,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _reseed() -> None:
-    """Draw from the system what a new process draws."""
+    """Draws the random numbers from the system that a new process draws."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""A program in a fork finds what a new interpreter shows it: arguments, streams, paths, signals and exit status."""
+"""A program in a fork behaves as in a new interpreter: arguments, streams, paths, signals and exit status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_program_sees_what_a_new_interpreter_shows_it(tmp_path: Path, kind: st
     real = python(*program, "a b", command=sys.executable, input="sent", **options)
     assert forked[0].stdout == real.stdout
     assert json.loads(real.stdout)["input"] == "sent" and json.loads(real.stdout)["own"] == []
-    drawn = [done.stderr.split()[-3:] for done in forked]  # what every process draws for itself
+    drawn = [done.stderr.split()[-3:] for done in forked]  # what every process draws separately
     assert not set(drawn[0]) & set(drawn[1])
 
 

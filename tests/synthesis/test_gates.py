@@ -125,7 +125,7 @@ def sureness(images: torch.Tensor) -> torch.Tensor:
 
 
 def slices(images: torch.Tensor, cases: list[str]) -> SliceDataset:
-    """One slice for each case."""
+    """One slice per case."""
     data = [{"case": case, "index": index} for index, case in enumerate(cases)]
     return SliceDataset(data, lambda item: {"image": images[item["index"]][..., None]}, keys=["image"])
 

@@ -49,7 +49,7 @@ def test_the_same_weights_give_the_same_pictures_and_draw_nothing_from_training(
     assert not torch.equal(first[..., :16], first[..., 16:])
     assert torch.equal(handler.sheet(), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert handler.ema.network.training  # what is trained stays as it was
+    assert handler.ema.network.training  # the trained network is unchanged
 
 
 def test_pictures_are_written_every_few_epochs_and_at_the_end(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:

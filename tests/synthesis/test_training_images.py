@@ -1,4 +1,4 @@
-"""What a diffusion model sees of images that are not of the task's size, and how they are moved."""
+"""How a diffusion model sees images that differ from the task's size, and how they are augmented."""
 
 from __future__ import annotations
 

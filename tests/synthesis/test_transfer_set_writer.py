@@ -34,7 +34,7 @@ def write(folder: Path, unet: UNet2DModel, scheduler: DDPMScheduler, **changes: 
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, images: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    """Makes the writer stop, as a kill would, when it comes to image number `images`."""
+    """Stops the writer, as a kill would, at image number `images`."""
     sample = ImageSampler.sample
 
     def few(self: ImageSampler, seeds: Sequence[int]) -> Iterator[SampledImage]:
@@ -47,7 +47,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, images: int, error: type[BaseExc
 
 
 def count_sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Returns a list to which every seed that is sampled from now on is added."""
+    """Returns a list to which every seed sampled from now on is added."""
     sampled: list[int] = []
     sample = ImageSampler.sample
 

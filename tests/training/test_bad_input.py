@@ -1,4 +1,4 @@
-"""What is wrong with a study is said when a training is started as it is documented, by file and case."""
+"""Faults in the data are reported when the documented training command starts, by file and case."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a sound study: datalist.json, task.json, and a training and a validation case."""
+    """Returns a valid dataset: datalist.json, task.json, and a training and a validation case."""
     folder = tmp_path_factory.mktemp("study")
     write_study(folder, seed=3, sections={"training": 1, "validation": 1}, shape=(48, 48, 6), spacing=(7.2, 7.2, 27.0))
     save_task(plan_task(load_datalist(folder / "datalist.json"), image_size=48), folder / "task.json")
@@ -44,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(study: Path, folder: Path, name: str, change: Change) -> Path:
-    """Return the datalist of the study with one file changed, such as `training_image`: its voxels and affine."""
+    """Returns the datalist of the dataset with one file changed, such as `training_image`: its voxels and affine."""
     datalist = load_datalist(study / "datalist.json")
     section, key = name.split("_")
     entry = datalist[section][0]
@@ -79,7 +79,7 @@ def train(folder: Path, datalist: Path, task: Path, bundle: str = "teacher_lora"
 
 
 def refusal(folder: Path, datalist: Path, task: Path, **options: Any) -> str:
-    """Return the message that the run ends with, below what MONAI puts around it."""
+    """Returns the message that the run ends with, without MONAI's wrapper."""
     with pytest.raises(Exception, match=".") as caught:
         train(folder, datalist, task, **options)
     error: BaseException | None = caught.value
@@ -205,11 +205,11 @@ def test_bfloat16_is_refused_before_an_image_is_read(
     assert not (tmp_path / "output").exists()
 
 
-# Distillation: the teacher, the transfer set and the cache belong to the task.
+# Distillation: the teacher, the transfer set and the cache must match the task.
 
 
 def write_teacher(folder: Path, task: Task) -> Path:
-    """Write a teacher that was not trained."""
+    """Writes an untrained teacher."""
     teacher = build_teacher(
         encoder="sam_demo",
         encoder_weights="random",
@@ -224,7 +224,7 @@ def write_teacher(folder: Path, task: Task) -> Path:
 
 
 def distillation_refusal(study: Path, folder: Path, teacher_dir: Path, **options: Any) -> str:
-    """Return the message that a distillation ends with, before anything was trained or asked for."""
+    """Returns the message that a distillation run ends with, before any training or teacher prediction."""
     files = (study / "datalist.json", study / "task.json")
     message = refusal(folder, *files, bundle="distillation", teacher_dir=str(teacher_dir), **options)
     assert not (folder / "output" / "last.pt").exists()

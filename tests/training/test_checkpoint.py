@@ -23,7 +23,7 @@ from tskd_monai.training.checkpoint import (
 
 
 class Counter:
-    """A part of a training whose state is one number."""
+    """A part of a training run whose state is one number."""
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
@@ -36,7 +36,7 @@ class Counter:
 
 
 class Touch:
-    """Unpickled by a careless reader, it writes a file."""
+    """Writes a file when unpickled without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class Touch:
 
 
 def trainer_with(checkpoint: EpochCheckpoint, counter: Counter) -> Engine:
-    """Return an engine that adds one to the counter in each of its two iterations an epoch."""
+    """Returns an engine that increments the counter in each of its two iterations per epoch."""
 
     def step(engine: Engine, batch: int) -> None:
         counter.value += 1
@@ -58,7 +58,7 @@ def trainer_with(checkpoint: EpochCheckpoint, counter: Counter) -> Engine:
 
 
 def validated(checkpoint: BestCheckpoint, epoch: int, metric: float) -> None:
-    """Tell a checkpoint of a validation as its engine would."""
+    """Reports a validation to a checkpoint as its engine would."""
     engine = Engine(lambda engine, batch: None)
     checkpoint.attach(engine)
     engine.state.metrics = {"val_mean_dice": metric}
@@ -268,7 +268,7 @@ def test_a_folder_that_takes_no_file_is_named_before_the_first_step(tmp_path: Pa
     assert counter.value == 0
 
 
-# A run that was interrupted, one that was completed, and one on other images, as MONAI Label starts them.
+# An interrupted run, a completed one, and one on other images, as MONAI Label starts them.
 
 
 def run_of(path: Path, images: list[str], until_completed: bool = True) -> EpochCheckpoint:
@@ -289,7 +289,7 @@ def interrupt_after_an_epoch(path: Path, images: list[str]) -> None:
 
 
 def counted(checkpoint: EpochCheckpoint) -> tuple[int, int]:
-    """Returns the number of steps in the end, and how many were done now."""
+    """Returns the total number of steps, and the number done now."""
     engine = trainer_with(checkpoint, checkpoint.save_dict["counter"])  # type: ignore[arg-type]
     done: list[int] = []
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: done.append(1))

@@ -1,4 +1,4 @@
-"""A largest-component filter stays where it raises the Dice of validation cases, and goes where it lowers it."""
+"""A largest-component filter is kept if it raises the Dice of validation cases, and removed if it lowers it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLEEN, LIVER = 4, 1
 
 
 class ShowsItsInput(torch.nn.Module):
-    """Gives the class that an image's value says: 0, 1 or 2."""
+    """Predicts the class encoded in an image's value: 0, 1 or 2."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(images[:, 0].long(), 3).movedim(-1, 1).float()

@@ -15,7 +15,7 @@ from tskd_monai.training.samplers import SliceSampler
 
 
 def draws_of_each_epoch(seed: int, start: int, end: int) -> list[tuple[float, ...]]:
-    """Return what each source gives in each epoch; draws before the first epoch must not matter."""
+    """Returns what each source yields in each epoch; draws before the first epoch must not matter."""
     dataset, sampler = Randomizable(), SliceSampler(50, 5)
     random.random(), np.random.rand(), torch.rand(1), dataset.R.rand()
     drawn: list[tuple[float, ...]] = []

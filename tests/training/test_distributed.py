@@ -1,6 +1,6 @@
-"""Two processes with batches of b train like one with batches of 2 b, also when one of them is killed.
+"""Two processes with batches of b train like one with batches of 2 b, even if one of them is killed.
 
-Run as a program under torchrun, this file is one process of the training: `test_distributed.py FOLDER BATCH_SIZE`,
+Run as a program under torchrun, this file is one process of the training run: `test_distributed.py FOLDER BATCH_SIZE`,
 and with a third argument the second process is killed in that iteration.
 """
 
@@ -49,7 +49,7 @@ from tskd_monai.training.validation import dice_evaluator, slice_inferer
 
 EPOCHS, EPOCH_LENGTH, SEED = 4, 3, 7
 LONGEST_END = 60
-"""Seconds that the others may take to end after one process was killed."""
+"""Seconds in which the others must end after one process was killed."""
 TASK = Task(
     name="disc",
     labels=(Label(0, "background"), Label(1, "disc")),
@@ -72,13 +72,13 @@ def volume(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def train(folder: Path, batch_size: int, killed_in: int | None = None) -> None:
-    """Train with the parts of the bundle, and leave this process's weights and validation metrics.
+    """Trains with the components of the bundle, and saves this process's weights and validation metrics.
 
-    Nothing is augmented, for each process draws its own; the network has no batch norm and the Dice loss is of each
+    Nothing is augmented, since each process draws its own; the network has no batch norm and the Dice loss is per
     image, because means over a batch are not means over its halves.
     """
     rank = os.environ.get("RANK", "0")
-    torch.manual_seed(int(rank))  # the processes' networks differ, until the first one's weights go to all
+    torch.manual_seed(int(rank))  # the processes' networks differ until the first one's weights are broadcast
     inner = UNet(2, 1, TASK.num_classes, channels=(4, 8), strides=(2,), norm="instance")
     if "RANK" in os.environ:
         start_process_group()
@@ -87,7 +87,7 @@ def train(folder: Path, batch_size: int, killed_in: int | None = None) -> None:
         network = inner
     dataset = SliceDataset([{"seed": seed} for seed in range(3)], volume)
     sampler = SliceSampler(len(dataset), EPOCH_LENGTH * batch_size, dataset.classes_present(), 0.5, SEED)
-    # Not Adam: it divides by the gradient's size, and some of these gradients are rounding errors around 0.
+    # Not Adam: it divides by the gradient's magnitude, and some of these gradients are rounding errors near 0.
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
     scheduler = lr_schedule(optimizer, EPOCHS * EPOCH_LENGTH)
     validation = process_share([volume({"seed": seed}) for seed in (50, 51, 52)])
@@ -144,7 +144,7 @@ def train_in_two(folder: Path, *arguments: int) -> subprocess.CompletedProcess[s
 
 
 def left(folder: Path, rank: int) -> dict[str, Any]:
-    """Return what a process of a training left."""
+    """Returns what a process of a training run saved."""
     return torch.load(folder / f"rank{rank}.pt", weights_only=True)
 
 
@@ -166,7 +166,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         curve = [row[name] for row in one["rows"]]
         assert [row[name] for row in first["rows"]] == pytest.approx(curve, abs=1e-5)
         assert [row[name] for row in second["rows"]] == [row[name] for row in first["rows"]]
-    # What one process sees alone is another curve: the mean over processes is no accident.
+    # A single process has a different curve, so the agreement of the mean is not a coincidence.
     assert first["losses"] != pytest.approx(second["losses"], abs=1e-3)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "best.pt",

@@ -38,13 +38,13 @@ LABELS = {"0": "background", "1": "liver", "4": "spleen"}
 
 
 def survey(cases: tuple[int, int] = (5, 4), unreadable: tuple[str, ...] = ()) -> CaseSurvey:
-    """Return five cases of which so many show liver and spleen."""
+    """Returns five cases of which the given numbers show liver and spleen."""
     counts = np.array([5, *cases])
     return CaseSurvey(5, 40, 1_000_000, 100 * counts, 8 * counts, counts, unreadable)
 
 
 def run(folder: Path, labels: dict[str, str] = LABELS, **changes: Any) -> None:
-    """Look at a study in which all is well but what is changed."""
+    """Surveys a dataset in which everything is valid except what is changed."""
     write_json(folder / "datalist.json", {"labels": labels, "training": []})
     surveys = changes.pop("surveys", {"training": survey(), "validation": survey()})
     report_findings(

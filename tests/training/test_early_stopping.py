@@ -81,7 +81,7 @@ def test_a_training_that_has_ended_does_no_step_more(tmp_path: Path, caplog: pyt
     assert (tmp_path / "last.pt").read_bytes() == before
     messages = [record.message for record in caplog.records if record.name == early_stopping.__name__]
     assert messages == ["No better validation since epoch 2: training ends."]
-    assert Training(tmp_path, values, None).run() == 10  # more patience, and it goes on
+    assert Training(tmp_path, values, None).run() == 10  # with more patience it continues
 
 
 @pytest.mark.parametrize("patience", [0, -1, "null"])

@@ -21,7 +21,7 @@ AFTER = ["TensorBoardCurves", "EpochCheckpoint", "TrainingProgress", "StopOnSign
 
 
 class Follower:
-    """Notes its name whenever an epoch ends."""
+    """Records its name whenever an epoch ends."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name, self.notes = name, notes

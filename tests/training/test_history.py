@@ -18,7 +18,7 @@ def optimizer() -> torch.optim.Optimizer:
 
 
 def validator(metric: float = 0.5) -> Engine:
-    """Return an engine whose every run measures the metric."""
+    """Returns an engine whose every run measures the metric."""
     engine = Engine(lambda engine, batch: None)
 
     def measure(engine: Engine) -> None:

@@ -25,7 +25,7 @@ def optimizer(rate: float = 0.2) -> torch.optim.Optimizer:
 
 
 def rates(name: str, steps: int = STEPS) -> list[float]:
-    """Return the rate of each step, and the one after the last."""
+    """Returns the learning rate of each step, and the one after the last."""
     stepped = optimizer()
     schedule = lr_schedule(stepped, steps, name)
     found = []
@@ -96,9 +96,9 @@ def test_only_what_needs_a_gradient_is_optimised() -> None:
 
 
 class Accumulation:
-    """A training of 2 epochs of 3 optimiser steps on 8 images each, in batches of `batch_size`.
+    """A training run of 2 epochs of 3 optimiser steps on 8 images each, in batches of `batch_size`.
 
-    The loss is additive: its Dice is of each image.
+    The loss is additive: its Dice is per image.
     """
 
     def __init__(self, folder, batch_size: int) -> None:

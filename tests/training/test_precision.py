@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("bfloat16_anywhere")
 
 
 class Recorder(torch.nn.Module):
-    """Two layers that note the type of what is between them."""
+    """Two layers that record the type of the activations between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_outputs_by_name_are_float32_too(images: torch.Tensor) -> None:
 
 
 def trained(precision: str, images: torch.Tensor) -> tuple[Recorder, float]:
-    """Return the network after a stock training of four steps, and its last loss."""
+    """Returns the network after a stock training run of four steps, and its last loss."""
     network = Recorder()
     batches = [{"image": images, "label": (images > 0.5).long()[:, 0]}] * 4
     trainer = SupervisedTrainer(

@@ -1,6 +1,6 @@
-"""A training that is stopped, killed or terminated and started again ends like one that never was.
+"""A training run that is stopped, killed or terminated and restarted ends like an uninterrupted one.
 
-Run as a program, this file is the training that the tests kill: `python test_resume.py FOLDER MOMENT`.
+Run as a program, this file is the training run that the tests kill: `python test_resume.py FOLDER MOMENT`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TASK = Task(
 
 @dataclass
 class Training:
-    """A trainer and the parts of it that a test looks at."""
+    """A trainer and the parts of it that a test examines."""
 
     trainer: SupervisedTrainer
     network: UNet
@@ -63,7 +63,7 @@ class Training:
     folder: Path
 
     def state(self) -> dict[str, Any]:
-        """Return everything that has to be equal, bit for bit."""
+        """Returns everything that must be equal, bit for bit."""
         best = torch.load(self.folder / "best.pt", weights_only=True)
         rows = [json.loads(line) for line in (self.folder / "history.jsonl").read_text().splitlines()]
         for row in rows:
@@ -83,7 +83,7 @@ def volume(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def build(folder: Path, num_workers: int = 0, reseed: bool = True) -> Training:
-    """Return a training with the handlers of the bundles, in their order."""
+    """Returns a training run with the handlers of the bundles, in their order."""
     torch.manual_seed(SEED)
     # Batch norm has buffers, and dropout draws in this process, not in the loader's.
     network = UNet(2, 1, TASK.num_classes, channels=(4, 8), strides=(2,), norm="batch", dropout=0.2)
@@ -150,7 +150,7 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums are in the same order in this process and in those that it starts."""
+    """Makes sums use the same order in this process and in those that it starts."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -159,7 +159,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Any]]:
-    """Return the function that gives the end of the training that nothing interrupted."""
+    """Returns the function that gives the result of an uninterrupted training run."""
     ends: dict[int, dict[str, Any]] = {}
 
     def end(num_workers: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], d
 
 
 def start_program(folder: Path, *moment: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, which a signal reaches at the given moment."""
+    """Trains in a separate process, which receives a signal at the given moment."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [python_command(), __file__, str(folder), *moment]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -53,7 +53,7 @@ def test_foreground_share_is_kept_and_classes_are_alike(share: float) -> None:
     counts = Counter(SliceSampler(100, number, PRESENT, share))
     any_slice = (1 - share) / 100
     common, rare = sum(counts[index] for index in range(90, 99)), counts[99]
-    # Six standard deviations of a binomial share are at most 0.0213.
+    # Six standard deviations of a binomial proportion are at most 0.0213.
     assert common / number == pytest.approx(share / 2 + 9 * any_slice, abs=0.022)
     assert rare / number == pytest.approx(share / 2 + any_slice, abs=0.022)
     assert sum(counts[index] for index in range(90)) / number == pytest.approx(90 * any_slice, abs=0.022)

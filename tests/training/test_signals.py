@@ -94,7 +94,7 @@ def test_signals_are_given_back_after_an_error(former_handlers: list[object]) ->
 
 
 class Faulty(torch.utils.data.Dataset[torch.Tensor]):
-    """Slices of which one is the end of the process that loads it, or takes more memory than there is."""
+    """Slices of which one ends the process that loads it, or requests more memory than there is."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act = act
@@ -121,7 +121,7 @@ def take_too_much_with_numpy() -> np.ndarray:
 
 
 def failure(act: Callable[[], object], workers: int, answer: Connection) -> None:
-    """Send the message that a training over faulty slices ends with."""
+    """Sends the message that a training run over faulty slices ends with."""
     loader = torch.utils.data.DataLoader(Faulty(act), num_workers=workers)
     try:
         trainer().run(loader, max_epochs=2)
@@ -139,7 +139,7 @@ def failure(act: Callable[[], object], workers: int, answer: Connection) -> None
     ],
 )
 def test_memory_that_is_used_up_is_explained(act: Callable[[], object], workers: int, reason: str) -> None:
-    # In a process of its own: torch raises for a lost worker in whatever the process that lost it does next.
+    # In a separate process: torch raises for a lost worker at an arbitrary later point of the process that lost it.
     context = multiprocessing.get_context("fork")
     answer, sender = context.Pipe(duplex=False)
     process = context.Process(target=failure, args=(act, workers, sender))

@@ -30,7 +30,7 @@ NAMES = ("train_loss", "learning_rate", "val_mean_dice")
 
 
 def run(folder: Path, epochs: int, rows: list[dict[str, Any]], enabled: bool = True) -> list[dict[str, Any]]:
-    """Go on with a training of the given lines to an epoch's end; return all lines."""
+    """Resumes a training run with the given lines up to an epoch's end; returns all lines."""
     validator, engine = Engine(lambda engine, batch: None), Engine(lambda engine, batch: {"loss": torch.tensor(batch)})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     history = TrainingHistory(folder / "history.jsonl", optimizer, validator)
@@ -97,7 +97,7 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
 def test_monais_tracking_finds_its_places_in_the_config(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MONAI appends its handlers to two lists; without these it gives the engines arguments that ours do not have."""
+    """MONAI appends its handlers to two lists; without them it passes arguments that our engines do not have."""
     monkeypatch.chdir(tmp_path)
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / config))

@@ -18,7 +18,7 @@ from tskd_monai.training.validation import ValidateEnds, dice_evaluator, slice_i
 
 
 def validated_epochs(max_epochs: int, interval: int, initial: bool, start: int = 0) -> tuple[list[int], int]:
-    """Return the epochs of the validations that a training ends, and how many passes over the data they took."""
+    """Returns the epochs of the validations that a training run ends, and how many passes over the data they took."""
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=[{"image": torch.zeros(1, 1, 2), "label": torch.zeros(1, 1, 2)}],
@@ -82,7 +82,7 @@ def network() -> UNet:
 
 
 class ClassNetwork(torch.nn.Module):
-    """A network for images that hold classes: logits of the class, after a change of it."""
+    """A network for images that encode classes: logits of the class, after a change of it."""
 
     def __init__(self, change: dict[int, int] | None = None) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ def test_classes_that_a_case_lacks_are_left_out_of_its_mean(make_task: MakeTask)
     assert mean_dice(make_task(), lost, case(1, 2)) == 0.5
     assert mean_dice(make_task(), lost, case(2)) == 1.0
     assert mean_dice(make_task(), lost, case(1)) == 0.0
-    # Cases count alike, however many classes they have.
+    # Cases have equal weight, however many classes they have.
     assert mean_dice(make_task(), lost, case(1, 2), case(2)) == 0.75
 
 

@@ -24,7 +24,7 @@ def label_volume() -> torch.Tensor:
 
 
 class Validator(Engine):
-    """An evaluator of two cases, one a step, that answers with the reference itself."""
+    """An evaluator of two cases, one per step, that returns the reference itself."""
 
     def __init__(self, cases: int = 2) -> None:
         super().__init__(self.step)
@@ -41,7 +41,7 @@ class Validator(Engine):
 
 
 def train(folder: Path, epochs: int, done: int = 0, **options: Any) -> None:
-    """Go on with a training after some epochs, validated at its start and after every second epoch."""
+    """Resumes a training run after some epochs, validated at its start and after every second epoch."""
     trainer, validator = Engine(lambda engine, batch: None), Validator()
 
     @trainer.on(Events.STARTED)
@@ -59,7 +59,7 @@ def train(folder: Path, epochs: int, done: int = 0, **options: Any) -> None:
 
 
 def pictures(folder: Path) -> dict[str, list[int]]:
-    """Return the steps of each picture that TensorBoard shows."""
+    """Returns the steps of each image that TensorBoard shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -121,7 +121,7 @@ def test_image_reference_and_prediction_stand_side_by_side() -> None:
     np.testing.assert_allclose(prediction, bare, atol=1e-6)  # background has no colour
     coloured = np.abs(reference - bare).max(axis=0) > 0.01
     np.testing.assert_array_equal(coloured, label[1:, :, :, 2].any(dim=0).numpy())
-    assert not np.allclose(reference[:, 0, 0], reference[:, 7, 0])  # each class its own
+    assert not np.allclose(reference[:, 0, 0], reference[:, 7, 0])  # a different one for each class
 
 
 def test_colour_images_keep_their_colours() -> None:

@@ -68,7 +68,7 @@ def test_maps_follow_rotation_scaling_and_shift(seed: int) -> None:
 def test_maps_follow_the_bundles_augmentation() -> None:
     image = smooth(32, 32)
     transform = augmentation(KEYS)
-    transform.transforms = transform.transforms[:2]  # not those of the intensity
+    transform.transforms = transform.transforms[:2]  # without those of the intensity
     transform.set_random_state(3)
     item = transform({"image": image})
     coordinates = torch.as_tensor(item["coordinates"])[None]
@@ -109,7 +109,7 @@ def test_zeros_mixed_in_at_the_edge_are_undone_down_to_one_half() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 24), (64, 96)])
 def test_maps_may_have_any_resolution(size: tuple[int, int]) -> None:
-    plane = homogeneous_coordinates(*size)[None, :2]  # maps that tell where they are
+    plane = homogeneous_coordinates(*size)[None, :2]  # maps that encode their position
     after, coordinates = moved(homogeneous_coordinates(32, 48)[:2], affine(rotate_range=0.4))
     inside = ((coordinates[:, 2:] > 0.999) & (coordinates[:, :2].abs().amax(1, keepdim=True) < 0.85)).expand(
         -1, 2, -1, -1

@@ -96,7 +96,7 @@ def test_stored_orientation_does_not_matter(
 def test_training_and_inference_see_equal_arrays(
     make_task: MakeTask, write_nifti: WriteNifti, image_size: tuple[int, int], pixdim: tuple[float, float]
 ) -> None:
-    """What the network is shown slice by slice in inference is what the training's dataset gives."""
+    """The slices that the network sees in inference are those of the training dataset."""
     task = make_task(image_size=image_size, pixdim=pixdim, intensity=Intensity("percentile", 1, 99))
     path = write_nifti("a.nii.gz", scan((25, 31, 5)))
     label = write_nifti("a_label.nii.gz", np.zeros((25, 31, 5), np.uint8))

@@ -1,4 +1,4 @@
-"""The shift is a fraction of the slice, whatever its size, and everything of a slice moves alike."""
+"""The shift is a fraction of the slice, whatever its size, and everything of a slice moves together."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KEYS = ["image", "coordinates"]
 
 
 def shifts(size: tuple[int, int], strength: float = 1.0, draws: int = 50) -> np.ndarray:
-    """Return where the middle of the moved slice was, in fractions of height and width off the middle, (N, 2).
+    """Returns the centre of the moved slice, as offsets from the centre in fractions of height and width, (N, 2).
 
-    Rotation and scaling keep the middle where it is.
+    Rotation and scaling keep the centre fixed.
     """
     transform = RandomAffined(KEYS, strength=strength).set_random_state(0)
     item = AddCoordinatesd()({"image": torch.ones(1, *size)})

@@ -21,7 +21,7 @@ def volume(shape: tuple[int, ...], affine: np.ndarray) -> MetaTensor:
 
 
 @pytest.mark.parametrize("affine", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
-# No position lies halfway between two pixels, where rounding decides which is the nearest.
+# No position is halfway between two pixels, where rounding decides which is nearest.
 @pytest.mark.parametrize("pixdim", [(1.3, 0.7), (2.1, 1.9), (0.41, 0.53)])
 def test_grid_and_values_are_those_of_spacing(affine: np.ndarray, pixdim: tuple[float, float]) -> None:
     image, label = volume((2, 19, 24, 37), affine), volume((1, 19, 24, 37), affine).gt(0.5).float()
@@ -87,7 +87,7 @@ def test_other_modes_are_refused() -> None:
 def test_absurd_spacing_is_refused_before_memory_is_taken(
     shape: tuple[int, ...], spacing: float, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = torch.zeros(1).expand(shape)  # one number: no memory for these either
+    values = torch.zeros(1).expand(shape)  # one number: no memory for these values either
     image = MetaTensor(values, affine=np.diag([spacing, spacing, 5, 1]), meta={"filename_or_obj": "/Doe/a.nii.gz"})
     monkeypatch.setattr(torch, "empty", None)
     with pytest.raises(ValueError, match=message) as raised:

@@ -1,4 +1,4 @@
-"""An exported document names no script, link or picture that the bundle does not have."""
+"""An exported document names no script, link or image that the bundle does not have."""
 
 from __future__ import annotations
 

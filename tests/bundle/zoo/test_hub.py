@@ -12,7 +12,7 @@ from tskd_monai.files.json_files import write_json
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """The parts of an exported bundle that the hub looks at."""
+    """The parts of an exported bundle that the hub uses."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").write_text("# A student\n\nSee [usage.md](usage.md).\n")
     describe(tmp_path)

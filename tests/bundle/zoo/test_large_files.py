@@ -14,7 +14,7 @@ URL = "https://example.org/model.pt"
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle with one file above the limit, which is made small for the test."""
+    """A bundle with one file above the limit, which is lowered for the test."""
     monkeypatch.setattr(large_files, "LIMIT_BYTES", 100)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").write_bytes(b"w" * 101)

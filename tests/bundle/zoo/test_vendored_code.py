@@ -19,7 +19,7 @@ EXTRAS = {"dicom": "highdicom==0.28.2"}
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package of five modules, of which `losses.b` is reached by two steps and `losses.unused` by none."""
+    """A package of five modules: `losses.b` is imported indirectly and `losses.unused` not at all."""
     files = {
         "__init__.py": '__version__ = "1"\n',
         "losses/__init__.py": '"""Losses."""\n\nfrom tskd_monai.former_names import find\n\n__getattr__ = find\n',

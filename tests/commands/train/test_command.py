@@ -1,4 +1,4 @@
-"""The pipeline command runs all stages on a tiny data set, and leaves alone what is finished."""
+"""The pipeline command runs all stages on a tiny dataset, and leaves finished stages untouched."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def environment(checkout: Path) -> dict[str, str]:
 def train(
     folder: Path, *options: str, checkout: Path = ROOT, python: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command in a folder and returns what it left."""
+    """Runs the command in a folder and returns its result."""
     words = command(*options, python=python or python_command())
     return subprocess.run(words, cwd=folder, env=environment(checkout), capture_output=True, text=True, timeout=500)
 
 
 def tiny_study(folder: Path, **sections: int) -> None:
-    """Writes a data set and a preset that takes two steps a stage."""
+    """Writes a dataset and a preset with two steps per stage."""
     write_study(folder / "study", seed=5, sections=sections, shape=(48, 48, 8), spacing=(7.2, 7.2, 20.0))
     write_preset(folder / "tiny.yaml")
 
@@ -91,13 +91,13 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line with which a call was refused."""
+    """Returns the single line with which a call was rejected."""
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
     return done.stderr.strip().splitlines()[-1]
 
 
 def first_run(folder: Path) -> Path:
-    """Runs a pipeline to its end, by a copy of the package and bundles, and returns its output folder."""
+    """Runs a pipeline to its end, from a copy of the package and bundles, and returns its output folder."""
     for name in ("bundles", "tskd_monai"):
         shutil.copytree(ROOT / name, folder / "checkout" / name)
     tiny_study(folder, training=2, validation=1, test=2)
@@ -212,7 +212,7 @@ def test_two_pipelines_on_one_folder_do_not_write_at_once_and_a_killed_one_is_ta
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     write_preset(tmp_path / "tiny.yaml", image_size=64)
-    # The folder is free, and what the killed one has begun is looked at.
+    # The folder is unlocked, and the unfinished stage of the killed run is examined.
     assert "--image-size 64" in refused(train(tmp_path, *OPTIONS))
 
 
@@ -238,7 +238,7 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(
 
 
 def test_a_folder_is_trained_on_without_json_and_without_synthesis(tmp_path: Path) -> None:
-    """No list of images is written by hand, and no diffusion model is trained where it is not asked for."""
+    """No datalist is written by hand, and no diffusion model is trained unless requested."""
     tiny_study(tmp_path, training=4, validation=1, test=1)
     content = read_json(tmp_path / "study/datalist.json")
     for entry in (entry for section in ("training", "validation", "test") for entry in content[section]):

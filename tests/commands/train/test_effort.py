@@ -1,4 +1,4 @@
-"""The student from scratch gets the multiply-adds of distillation and fine-tuning, counted and not timed."""
+"""The student from scratch gets the multiply-adds of distillation and fine-tuning, counted rather than timed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def epochs(make_task: Any, images: int = 0, student: str = "compact_unet_small",
 
 
 def test_it_is_a_little_more_than_the_steps_of_both_stages(make_task: Any) -> None:
-    # 60 + 20 steps; the projection of the features adds about a hundredth, which makes one more epoch of five steps.
+    # 60 + 20 steps; the projection of the features adds about 1 %, hence one more epoch of five steps.
     assert epochs(make_task) == 17
     assert epochs(make_task, fine_tuning={"max_epochs": 8}) == 21
     assert epochs(make_task, scratch={"epoch_length": 10}) == 9

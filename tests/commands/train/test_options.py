@@ -1,4 +1,4 @@
-"""Wrong options and presets are refused before anything runs, each by its name."""
+"""Invalid options and presets are rejected by name before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is weighed in attacks stands in tests/attacks; here, that what scanners and encoders write passes."""
+"""Header values written by scanners and encoders pass validation; attacks on it are in tests/attacks."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ VOXELS = np.random.default_rng(0).integers(0, 4000, GRID.shape, dtype=np.uint16)
 
 @pytest.fixture
 def enhanced(tmp_path: Path) -> Path:
-    """Returns an enhanced MR of frames in shuffled order, made of a classic series by highdicom."""
+    """Returns an enhanced MR with shuffled frames, converted from a classic series by highdicom."""
     paths = write_dicom_series(tmp_path / "classic", VOXELS, GRID.matrix, seed=1, shuffle=True)
     legacy = [dcmread(path) for path in sorted(paths)]
     for number, dataset in enumerate(legacy):
@@ -90,7 +90,7 @@ def edited(folder: Path, edit: Callable[[Dataset, Dataset, int], None]) -> None:
 
 
 def misleading() -> Dataset:
-    """Returns a dataset with elements that place an image, and not where it is."""
+    """Returns a dataset with unrelated elements of the same names as those that position an image."""
     item = Dataset()
     item.ImagePositionPatient, item.ImageOrientationPatient = [7, 11, 2], [0, 1, 0, 0, 0, 1]
     item.PixelSpacing, item.RescaleSlope, item.RescaleIntercept = [9, 9], 3, 1000

@@ -1,4 +1,4 @@
-"""A damaged element is refused where it stands, by the file's name, and nothing is taken at its header's word."""
+"""A damaged element is rejected by its file's name, and no header value is trusted."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def replace(path: Path, old: bytes, new: bytes) -> None:
     [
         (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00TS", "Rows"),  # no such representation
         (b"\x28\x00\x11\x00US\x02\x00", b"\x28\x00\x11\x00UL\x02\x00", "Columns"),  # four bytes in two
-        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00LO", "Rows"),  # a text
-        (b"DS\x0a\x000.75\\1.25 ", b"DS\x0a\x000.7x\\1.25 ", "PixelSpacing"),  # no number
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00LO", "Rows"),  # a string
+        (b"DS\x0a\x000.75\\1.25 ", b"DS\x0a\x000.7x\\1.25 ", "PixelSpacing"),  # not a number
         (b"CS\x02\x00CT", b"SQ\x02\x00CT", "Modality"),
     ],
 )
@@ -60,7 +60,7 @@ def test_element_of_another_type_is_refused(tag: str, value: Any) -> None:
 
 def test_damaged_meta_information_is_named(tmp_path: Path, write_series: Callable[..., Any]) -> None:
     def edit(dataset: FileDataset, index: int) -> None:
-        del dataset.SOPClassUID  # so that the meta information is asked for it
+        del dataset.SOPClassUID  # so that it is taken from the meta information
 
     path = first_file(write_series(tmp_path / "series", edit=edit).folder)
     replace(path, b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00U\xff")

@@ -1,4 +1,4 @@
-"""Slices of a DICOM series come into the order and place of their positions, however they are turned and shuffled."""
+"""Slices of a DICOM series are sorted and positioned correctly in any orientation and file order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def grids(draw: st.DrawFn) -> Grid:
 
 
 def voxels_of(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns voxels that are all different."""
+    """Returns voxels with distinct values."""
     return np.arange(np.prod(shape)).reshape(shape).astype(np.uint16)
 
 
@@ -61,7 +61,7 @@ def test_every_voxel_comes_back_to_its_place(
 
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[list[FileDataset], np.ndarray]:
-    """Returns headers of an upright stack in order of position, and its affine to LPS mm (columns, rows, slices)."""
+    """Returns headers of an orthogonal stack in order of position, and its affine to LPS mm (columns, rows, slices)."""
     rotation = make_grid((2, 2, 2), (1, 1, 1), "LPS", (0, 0, 0), draw(ANGLES)).matrix[:3, :3] * [[-1], [-1], [1]]
     across, down, through = draw(SPACINGS)
     start = np.array(draw(CENTRES))
@@ -97,7 +97,7 @@ def test_a_stack_seen_from_its_other_side_is_the_same_slices(
 ) -> None:
     headers, _ = stack
     forwards = series_grid(headers, "series")
-    for header in headers:  # the column direction turned round: the normal points the other way
+    for header in headers:  # reversed column direction: the normal points the other way
         row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
         header.ImageOrientationPatient = [*row, *-column]
     backwards = series_grid(headers, "series")

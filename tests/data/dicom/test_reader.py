@@ -22,7 +22,7 @@ UPSIDE_DOWN = ((-1, 0, 0), (0, 1, 0))
 
 
 def read_with_itk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns voxels (columns, rows, slices) and the affine to RAS, by an implementation that shares no code."""
+    """Returns voxels (columns, rows, slices) and the affine to RAS, from an independent implementation."""
     names = itk.GDCMSeriesFileNames.New()
     names.SetDirectory(str(folder))
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()

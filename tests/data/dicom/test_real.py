@@ -1,4 +1,4 @@
-"""The two real series against other software: ct_jpeg2000 has blank UIDs and 2 mm steps where it says 3 mm thick."""
+"""The two real series against other software: ct_jpeg2000 has blank UIDs, and 2 mm steps at a stated 3 mm thickness."""
 
 from __future__ import annotations
 

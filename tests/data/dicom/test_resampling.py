@@ -17,7 +17,7 @@ def tilt(dataset, index):
 
 
 def ramp(dataset, index):
-    """Voxels that say where they are: 10 times the posterior coordinate of their centre, mm."""
+    """Voxels that encode their position: 10 times the posterior coordinate of their centre, mm."""
     _, y, _ = (float(value) for value in dataset.ImagePositionPatient)
     rows = np.rint(10 * (y + 0.75 * np.arange(dataset.Rows)))
     pixels = np.repeat(rows[:, None], dataset.Columns, axis=1).astype(np.int16)

@@ -135,7 +135,7 @@ def test_seg_refers_to_its_source(tmp_path, write_series):
 
 def _tilt(dataset: FileDataset, index: int) -> None:
     x, y, z = dataset.ImagePositionPatient
-    dataset.ImagePositionPatient = [x, y + 0.75 * index, z]  # one row a slice
+    dataset.ImagePositionPatient = [x, y + 0.75 * index, z]  # one row per slice
 
 
 @pytest.mark.parametrize(("places", "edit"), [((0, 2.5, 5, 10), None), ((0, 2.5, 5), _tilt)])
@@ -233,7 +233,7 @@ def test_files_that_are_no_longer_those_that_were_read_are_refused(tmp_path, wri
     dataset.save_as(path)
     with pytest.raises(RuntimeError, match="Expected one PixelSpacing in series"):
         save(pred, tmp_path / "out")
-    for moved in folder.iterdir():  # the whole series, 30 mm beside
+    for moved in folder.iterdir():  # the whole series, shifted by 30 mm
         dataset = dcmread(BytesIO(original)) if moved == path else dcmread(moved)
         dataset.ImagePositionPatient = [value + 30 for value in dataset.ImagePositionPatient]
         dataset.save_as(moved)
@@ -267,7 +267,7 @@ def test_blank_uids_are_refused(tmp_path, write_series):
 
 
 def raw(tags: dict[str, Any]) -> Any:
-    """Returns the edit that sets values as files hold them, valid or not."""
+    """Returns the edit that sets values as stored in files, valid or not."""
 
     def edit(dataset: FileDataset, index: int) -> None:
         with config.disable_value_validation():

@@ -60,7 +60,7 @@ def _numbered_slices(axis: int) -> np.ndarray:
 def test_slices_count_in_the_view_whatever_the_file(write: Write, axis: int, axcodes: str, degrees: float) -> None:
     numbers = _numbered_slices(axis)
     image = numbers * 10.0
-    # What each view has at the upper left: anterior superior, right superior, right anterior. RAS counts from left.
+    # The upper left corner of each view: anterior superior, right superior, right anterior. RAS counts from left.
     upper_left = {0: np.s_[:, -5:, -5:], 1: np.s_[-5:, :, -5:], 2: np.s_[-5:, -5:, :]}
     image[upper_left[axis]] = 100
     entry = write("a", image, numbers, np.where(np.arange(3) == axis, 8, 2), axcodes, degrees)

@@ -1,4 +1,4 @@
-"""The embedded study's patients and scans: the right answer is analytic, the image looks like MR to a network."""
+"""Patients and scans of the embedded dataset: labels are analytic, images look like MR to a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded study as a folder."""
+"""The embedded dataset as a folder."""
 
 from __future__ import annotations
 

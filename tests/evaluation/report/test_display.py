@@ -102,7 +102,7 @@ def test_a_reference_that_training_would_refuse_is_not_drawn(tmp_path: Path) -> 
 def test_a_damaged_file_is_not_shown(tmp_path: Path) -> None:
     path = marked_volume("LPS", (1.0, 2.0, 5.0), tmp_path / "v.nii.gz")
     content = bytearray(path.read_bytes())
-    content[-8] ^= 1  # of the checksum, at which nibabel does not look
+    content[-8] ^= 1  # in the checksum, which nibabel does not verify
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"found v\.nii\.gz truncated or damaged"):
         load_for_display(path)

@@ -23,7 +23,7 @@ from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.scoring import score_segmentations
 from tskd_monai.evaluation.summary import read_metrics
 
-# Rows of the liver that are lost: the second image of patient 7 is the worst, 9 is perfect, 8 lacks its spleen.
+# Missing rows of the liver: the second image of patient 7 is the worst, 9 is perfect, 8 lacks its spleen.
 LOST = {"7_left": 1, "7_right": 6, "8": 2, "9": 0}
 IMAGES = {"7_left": "7", "7_right": "7", "8": "8", "9": "9"}
 
@@ -37,7 +37,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def evaluate(folder: Path, task: Task) -> str:
-    """Write and score a section of three patients, one of them with two images; return its report."""
+    """Writes and scores a section of three patients, one of them with two images; returns its report."""
     ending = ".nii.gz" if task.axcodes else ".png"
     label = np.zeros((24, 20, 4), np.uint8)
     label[2:12, 2:12, 1:3], label[14:20, 12:18, 1:3] = 1, 4
@@ -87,7 +87,7 @@ def test_the_worst_case_comes_first(html: str) -> None:
     assert re.findall(r"<h3>(.*?) <small>", html) == ["8", "7_right", "7_left", "9"]
     text = " ".join(Page(html).text.split())
     assert "The worst case is 8 with" in text and "its spleen has 0.000" in text
-    assert text.count("Differences") == 5  # the legend, and a picture of each case
+    assert text.count("Differences") == 5  # the legend, and an image of each case
 
 
 def test_classes_and_volumes_are_those_of_the_metrics(html: str, folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_classes_and_volumes_are_those_of_the_metrics(html: str, folder: Path) -
     assert f"{liver['mean']:.3f} ± {liver['sd']:.3f}" in text
     assert f"Mean Dice {summary['dice']['mean']:.3f} on 3 patients." in text
     reference = 10 * 10 * 2 * 20 / 1000
-    assert f"{reference - 60 * 20 / 1000:.1f} / {reference:.1f}" in text  # six rows of ten voxels are lost
+    assert f"{reference - 60 * 20 / 1000:.1f} / {reference:.1f}" in text  # six rows of ten voxels are missing
     assert f"Mean difference{-sum(LOST.values()) * 10 * 20 / 1000 / 4:+.1f}" in re.sub(r"\s*\n\s*", "", Page(html).text)
 
 

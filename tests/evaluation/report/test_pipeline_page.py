@@ -24,7 +24,7 @@ LABELS = {1: "liver", 2: "spleen <&>"}
 
 
 def study(folder: Path, suffix: str = ".nii.gz", losses: tuple[int, int] = (1, 4)) -> PipelineContent:
-    """Writes four cases with two organs and two methods that lose the first rows of each organ."""
+    """Writes four cases with two organs and two methods that miss the first rows of each organ."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
 
