@@ -16,7 +16,7 @@ from tskd_monai.evaluation.metrics import second_reader_csv
 from tskd_monai.evaluation.report.case_panels import case_legend, case_panels
 from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase, evaluated_cases
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot
-from tskd_monai.evaluation.report.page import UNKNOWN, filled_page, html_table, pairs_table, tiles, versions
+from tskd_monai.evaluation.report.page import UNKNOWN, filled_page, html_table, settings_and_versions, tiles
 from tskd_monai.evaluation.report.unlike_images import unlike_images, unlike_note
 from tskd_monai.evaluation.summary import Row, class_means, finite_mean, read_metrics, values_of_class
 from tskd_monai.files.atomic import atomic_path
@@ -45,15 +45,13 @@ def write_evaluation_report(
     second_csv = second_reader_csv(output_dir / "metrics.csv")
     second_rows = read_metrics(second_csv) if second_csv.is_file() else []
     cases = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir)
+    accuracy = unlike_note(_unlike(cases, output_dir), len(cases)) + _accuracy(task, rows, cases, second_rows)
     page = filled_page(
-        title=escape(f"{task.name}: evaluation"),
-        summary=escape(f"{_count(len(cases), 'image')} of the section {section}, scored on the labels' own grid."),
-        headline=escape(_headline(rows, cases)),
+        title=f"{task.name}: evaluation",
+        summary=f"{_count(len(cases), 'image')} of the section {section}, scored on the labels' own grid.",
+        headline=_headline(rows, cases),
         tiles=_tiles(task, rows, cases),
-        accuracy=unlike_note(_unlike(cases, output_dir), len(cases)) + _accuracy(task, rows, cases, second_rows),
-        patients="Worst first",
-        overlays=_pictures(task, cases),
-        versions=pairs_table("Versions", versions()),
+        sections=[("Accuracy", accuracy), ("Worst first", _pictures(task, cases)), settings_and_versions({})],
     )
     with atomic_path(output_dir / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

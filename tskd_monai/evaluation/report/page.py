@@ -11,15 +11,37 @@ from importlib import metadata, resources
 from string import Template
 
 PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "transformers", "peft", "diffusers", "numpy")
-OPTIONAL_PARTS = ("cost", "transfer_set", "curves", "settings", "notes")
 UNKNOWN = "–"
 
 
-def filled_page(**parts: str) -> str:
-    """Returns the page with its parts, HTML or escaped text by name, filled in; missing parts are empty."""
+def filled_page(title: str, summary: str, headline: str, tiles: str, sections: Iterable[tuple[str, str]]) -> str:
+    """Returns the whole page.
+
+    Args:
+        title: title, plain text.
+        summary: subject of the page, plain text.
+        headline: main finding as a sentence, plain text.
+        tiles: HTML from `tiles`.
+        sections: heading (plain text) and HTML of each section; those without HTML are left out.
+    """
     template = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return Template(template).substitute(dict.fromkeys(OPTIONAL_PARTS, "") | parts | {"date": date})
+    return Template(template).substitute(
+        title=escape(title),
+        summary=escape(summary),
+        headline=escape(headline),
+        tiles=tiles,
+        sections="\n".join(f"<section><h2>{escape(name)}</h2>\n{html}\n</section>" for name, html in sections if html),
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    )
+
+
+def settings_and_versions(settings: Mapping[str, str], notes: Sequence[str] = ()) -> tuple[str, str]:
+    """Returns the last section of a page: heading and HTML; settings and notes are plain text."""
+    html = pairs_table("Settings", settings) if settings else ""
+    html = f'<div class="columns">{html}{pairs_table("Versions", versions())}</div>'
+    if notes:
+        html += "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
+    return ("Settings and versions" if settings else "Versions"), html
 
 
 def tiles(numbers: Iterable[tuple[str, str, str]]) -> str:

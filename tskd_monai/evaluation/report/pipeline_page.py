@@ -11,7 +11,7 @@ from tskd_monai.evaluation.comparison import FEW_PATIENTS, PairedComparison, com
 from tskd_monai.evaluation.report.figures import chart_figure, strip_plot, training_curves
 from tskd_monai.evaluation.report.gates_section import gates_section
 from tskd_monai.evaluation.report.overlays import overlay_section
-from tskd_monai.evaluation.report.page import filled_page, pairs_table, tiles, versions
+from tskd_monai.evaluation.report.page import filled_page, settings_and_versions, tiles
 from tskd_monai.evaluation.report.panels import contact_sheet, data_uri
 from tskd_monai.evaluation.report.pipeline_content import PipelineContent, Result, read_results
 from tskd_monai.evaluation.report.tables import accuracy_table, cost_table, format_count, patient_table
@@ -36,19 +36,18 @@ def write_pipeline_page(output: Path, content: PipelineContent) -> None:
     first, *baselines = (results[key] for key in content.comparison)
     differences = {baseline.method.title: compare(first.dice, baseline.dice) for baseline in baselines}
     page = filled_page(
-        title=escape(content.title),
-        summary=escape(content.summary),
-        headline=escape(headline(first, baselines)),
+        title=content.title,
+        summary=content.summary,
+        headline=headline(first, baselines),
         tiles=_tiles(first, differences),
-        accuracy=_accuracy(content, results, differences),
-        cost=_cost(results, content.comparison[0]),
-        patients="Test patients",
-        overlays=overlay_section(content, results),
-        transfer_set=_transfer_set(content),
-        curves=_curves(results),
-        settings=pairs_table("Settings", content.settings) if content.settings else "",
-        versions=pairs_table("Versions", versions()),
-        notes=_notes(content),
+        sections=[
+            ("Accuracy", _accuracy(content, results, differences)),
+            ("Cost", _cost(results, content.comparison[0])),
+            ("Test patients", overlay_section(content, results)),
+            _transfer_set(content),
+            ("Training", _curves(results)),
+            settings_and_versions(content.settings, content.notes),
+        ],
     )
     with atomic_path(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -114,10 +113,10 @@ def _accuracy(
 
 
 def _cost(results: Mapping[str, Result], marked: str) -> str:
-    """Returns the section on size and time; "" if none of it is known."""
+    """Returns the HTML on size and time; "" when nothing of it is known."""
     methods = [result.method for result in results.values()]
     known = [value for m in methods for value in (m.parameters, m.latency_ms, m.seconds) if value is not None]
-    return f"<section><h2>Cost</h2>{cost_table(results, marked)}</section>" if known else ""
+    return cost_table(results, marked) if known else ""
 
 
 def _distance_unit(content: PipelineContent) -> str:
@@ -125,14 +124,11 @@ def _distance_unit(content: PipelineContent) -> str:
     return "mm" if has_geometry else "pixels"
 
 
-def _transfer_set(content: PipelineContent) -> str:
-    """Returns the section on synthetic images; "" without such images and without gates."""
+def _transfer_set(content: PipelineContent) -> tuple[str, str]:
+    """Returns heading and HTML on synthetic images; no HTML without such images and without gates."""
     sheets = _sheets(content) if content.synthetic_images else ""
     gates = gates_section(content.gates) if content.gates else ""
-    if not sheets and not gates:
-        return ""
-    title = "Synthetic images beside real ones" if sheets else "Synthetic images"
-    return f"<section><h2>{title}</h2>{sheets}{gates}</section>"
+    return "Synthetic images beside real ones" if sheets else "Synthetic images", sheets + gates
 
 
 def _sheets(content: PipelineContent) -> str:
@@ -154,11 +150,4 @@ def _curves(results: Mapping[str, Result]) -> str:
         return ""
     last = "; ".join(f"{title} ends at a loss of {rows[-1]['train_loss']:.3f}" for title, rows in histories.items())
     caption = "Losses of different methods are different functions: compare their shape, not their height."
-    chart = chart_figure(training_curves(histories), f"Training curves. {last}.", caption)
-    return f"<section><h2>Training</h2>{chart}</section>"
-
-
-def _notes(content: PipelineContent) -> str:
-    if not content.notes:
-        return ""
-    return "<h3>Notes</h3><ul>" + "".join(f"<li>{escape(note)}</li>" for note in content.notes) + "</ul>"
+    return chart_figure(training_curves(histories), f"Training curves. {last}.", caption)
