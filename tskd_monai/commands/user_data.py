@@ -12,8 +12,8 @@ from tskd_monai.files.private_files import private_file
 FOUND = "data.json"
 
 
-def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0) -> Path:
-    """Returns the datalist of a user's data, with its sections.
+def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0, lenient: bool = False) -> Path:
+    """Returns the datalist of a user\'s data, with its sections.
 
     Args:
         data: a datalist, or a folder in one of the layouts of `datasets.user_folder`.
@@ -21,6 +21,7 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
             patients.
         labels: names of the label values of a folder.
         seed: seed of the draw of a folder's sections.
+        lenient: see `user_datalist`.
 
     Raises:
         FileNotFoundError: if `data` does not exist.
@@ -30,7 +31,7 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
         if labels is not None:
             raise ValueError(f"Expected --labels with a folder only, found a datalist; its `labels` name them: {data}.")
         return data.resolve()
-    return _written(user_datalist(data, labels, seed), output_dir)
+    return _written(user_datalist(data, labels, seed, lenient=lenient), output_dir)
 
 
 def labelled_datalist(data: Path, output_dir: Path, labels: str | None = None) -> Path:

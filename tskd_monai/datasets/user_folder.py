@@ -46,7 +46,9 @@ def is_datalist(data: Path) -> bool:
     )
 
 
-def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: int = FEWEST_LABELLED) -> dict[str, Any]:
+def user_datalist(
+    data: Path, names: str | None = None, seed: int = 0, fewest: int = FEWEST_LABELLED, lenient: bool = False
+) -> dict[str, Any]:
     """Returns the datalist of a user's folder, with absolute paths; training, validation and test are drawn by image.
 
     Args:
@@ -55,6 +57,7 @@ def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: i
             of `dataset.json`, or `label_1` and so on.
         seed: seed of the draw.
         fewest: minimum number of labelled images.
+        lenient: whether labels that cannot be read are skipped when label values are collected.
 
     Raises:
         FileNotFoundError: if `data` does not exist, or a file that `dataset.json` names is missing.
@@ -76,7 +79,7 @@ def user_datalist(data: Path, names: str | None = None, seed: int = 0, fewest: i
             f"{' (one each for training, validation and test)' if fewest > 1 else ''}, found {len(pairs)}."
         )
     sections = _sections(sorted(pairs), seed) if fewest > 1 else dict.fromkeys(pairs, "test")
-    labels = _named_labels(names, described.get("labels"), [label for _, label in pairs.values()])
+    labels = _named_labels(names, described.get("labels"), [label for _, label in pairs.values()], lenient)
     first = next(iter(pairs.values()))[0]
     datalist: dict[str, Any] = {
         "name": described.get("name", folder.resolve().name),
@@ -214,7 +217,9 @@ def _modality(content: Mapping[str, Any]) -> str:
     return str(channels.get("0", "")) if isinstance(channels, Mapping) else str(channels)
 
 
-def _named_labels(names: str | None, described: Mapping[str, str] | None, paths: Sequence[Path]) -> dict[str, str]:
+def _named_labels(
+    names: str | None, described: Mapping[str, str] | None, paths: Sequence[Path], lenient: bool
+) -> dict[str, str]:
     """Returns the name of each label value, background first.
 
     Raises:
@@ -228,7 +233,7 @@ def _named_labels(names: str | None, described: Mapping[str, str] | None, paths:
         if wrong:
             raise ValueError(f"Expected whole numbers in --labels, such as liver=1,spleen=4, found {wrong[0]!r}.")
         return {"0": "background", **{value.strip(): name.strip() for name, _, value in pairs}}
-    values = label_values(paths)
+    values = label_values(paths, lenient)
     if pairs and len(pairs) != len(values):
         raise ValueError(
             f"Expected --labels with a name for each label value found ({listed_values(values)}), found {len(pairs)} "
@@ -238,21 +243,33 @@ def _named_labels(names: str | None, described: Mapping[str, str] | None, paths:
     return {"0": "background", **{str(value): name for value, name in zip(values, listed, strict=True)}}
 
 
-def label_values(paths: Sequence[Path]) -> list[int]:
+def label_values(paths: Sequence[Path], lenient: bool = False) -> list[int]:
     """Returns the values above 0 that label maps contain, sorted.
+
+    Args:
+        paths: paths of the label maps.
+        lenient: whether files that cannot be read, or are no label maps, are skipped.
 
     Raises:
         ValueError: if they contain none, or too many for label maps; names the file.
     """
     found: set[int] = set()
     for path in paths:
-        label, _ = VolumeReader(labels=True).read(path)
-        values = np.unique(whole_labels(np.asarray(label), path.name))
-        if len(values) > LARGEST_NUMBER_OF_LABELS or not np.array_equal(values, np.rint(values)) or values.min() < 0:
-            raise ValueError(
-                f"{path}: expected a label map (whole numbers from 0), found {listed_values(values)}; is it an image?"
-            )
-        found |= {int(value) for value in values if value > 0}
+        try:
+            found |= _values_of(path)
+        except (ValueError, FileNotFoundError):
+            if not lenient:
+                raise
     if not found:
         raise ValueError("Expected label values above 0 in labels/, found background only.")
     return sorted(found)
+
+
+def _values_of(path: Path) -> set[int]:
+    label, _ = VolumeReader(labels=True).read(path)
+    values = np.unique(whole_labels(np.asarray(label), path.name))
+    if len(values) > LARGEST_NUMBER_OF_LABELS or not np.array_equal(values, np.rint(values)) or values.min() < 0:
+        raise ValueError(
+            f"{path}: expected a label map (whole numbers from 0), found {listed_values(values)}; is it an image?"
+        )
+    return {int(value) for value in values if value > 0}
