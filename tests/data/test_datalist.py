@@ -180,6 +180,35 @@ def test_two_patients_do_not_share_a_label_but_two_images_of_one_may(write: Writ
         load_datalist(write(training=[_entry("a")], test=[{**_entry("b"), "label": "lab/a.nii"}]))
 
 
+def test_entries_with_an_error_are_reported_and_left_out_where_asked(write: Write, tmp_path: Path) -> None:
+    path = write(
+        training=[_entry("a"), _entry("b"), {"image": "img/c.nii", "case": "c"}, {**_entry("d"), "label": "lab/a.nii"}],
+        test=[_entry("t"), _entry("e", image="img/a.nii"), _entry("a", image="img/a2.nii")],
+        folds=[{"training": ["a", "b", "c", "t"], "test": []}],
+    )
+    (tmp_path / "img/b.nii").unlink()
+    faults: list[tuple[str, Any, str]] = []
+
+    def refuse(section: str, entry: Any, error: Exception) -> None:
+        faults.append((section, entry["case"], str(error).removeprefix(f"{path}: ")))
+
+    found = load_datalist(path, refuse=refuse)
+    assert {section: [entry["case"] for entry in found[section]] for section in ("training", "test")} == {
+        "training": ["a"],
+        "test": ["t"],
+    }
+    assert [(section, case) for section, case, _ in faults] == [
+        ("training", "b"), ("training", "c"), ("test", "a"), ("training", "d"), ("test", "e"),
+    ]  # fmt: skip
+    for (*_, message), start in zip(faults, ("expected img/b.nii of `training`", "expected an entry with",
+                                             "expected sections disjoint", "expected a label of each case's own",
+                                             "expected each image once"), strict=True):  # fmt: skip
+        assert message.startswith(start)
+    faults.clear()
+    found = load_datalist(path, 0, refuse)
+    assert [entry["case"] for entry in found["training"]] == ["a", "a", "t"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -23,8 +23,8 @@ from tskd_monai.data.planning.record import (
     load_record,
     record_of,
 )
-from tskd_monai.data.planning.rules import fingerprints, image_extents, plan_task, slice_counts
-from tskd_monai.data.task import AXIS_OF_LETTER, Task, load_task
+from tskd_monai.data.planning.rules import fingerprints, image_extents, plan_task, slice_axis_of, slice_counts
+from tskd_monai.data.task import Task, load_task
 from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.transforms.slice_spacing import check_resampling
 
@@ -114,13 +114,19 @@ def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], 
     Raises:
         ValueError: if an image's spacing cannot be correct given that of the task; training would reject it.
     """
-    axis = None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
-    unit = "pixels" if axis is None else "mm"
-    in_plane = [other for other in range(3) if other != (2 if axis is None else axis)]
     for found in prints.values():
-        size, spacing = ([values[other] for other in in_plane] for values in (found.shape, found.spacing))
-        slices = math.prod(found.shape) // math.prod(size)
-        name = f"{found.name} (`{found.section}` case {found.case})"
-        check_resampling([found.channels, *map(int, size), int(slices)], spacing, task.pixdim, name, unit)
-    for path, differences in unlike_most(image_extents(source, prints, axis), unit).items():
+        check_spacing(found, task)
+    unit = "pixels" if task.axcodes is None else "mm"
+    for path, differences in unlike_most(image_extents(source, prints, slice_axis_of(task)), unit).items():
         logger.warning("Case %s is unlike the other images: %s.", prints[path].case, "; ".join(differences))
+
+
+def check_spacing(found: Fingerprint, task: Task) -> None:
+    """Raises ValueError when an image's spacing cannot be right at that of the task; training would refuse it."""
+    axis = slice_axis_of(task)
+    in_plane = [other for other in range(3) if other != (2 if axis is None else axis)]
+    size, spacing = ([values[other] for other in in_plane] for values in (found.shape, found.spacing))
+    slices = math.prod(found.shape) // math.prod(size)
+    name = f"{found.name} (`{found.section}` case {found.case})"
+    unit = "pixels" if axis is None else "mm"
+    check_resampling([found.channels, *map(int, size), int(slices)], spacing, task.pixdim, name, unit)

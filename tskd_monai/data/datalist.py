@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ SECTIONS = ("training", "validation", "test", "unlabeled")
 LABEL_KEYS = ("label", "second_reader")
 GOLDEN_RATIO = 0.6180339887498949
 
+Refuse = Callable[[str, Any, Exception], None]
+"""Function of a section, an entry of it, and the error of the entry."""
 
-def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str, Any]:
+
+def load_datalist(path: str | Path | None, fold: int | None = None, refuse: Refuse | None = None) -> dict[str, Any]:
     """Returns a datalist with absolute paths, checked.
 
     Args:
@@ -23,6 +27,7 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
             `{"image", "label", "case"}`, optionally with `second_reader`, another label of the image; paths are
             relative to the file's folder. Labels in `unlabeled` are ignored.
         fold: index of the cross-validation fold in `folds`, which lists the cases of each section.
+        refuse: called with each entry that has an error, which is then left out; None: the first error is raised.
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.
@@ -37,15 +42,27 @@ def load_datalist(path: str | Path | None, fold: int | None = None) -> dict[str,
         raise ValueError(f"{path}: expected an object with a list `training`{_listless_advice(content)}.")
     folder = Path(path).resolve().parent
     datalist = {**content, "folder": str(folder)}
+    refused: list[Any] = []
+
+    def leave_out(section: str, entry: Any, error: Exception) -> None:
+        if refuse is None:
+            raise error
+        refused.append(entry)
+        refuse(section, entry, error)
+
     for section in SECTIONS:
         entries = content.get(section, [])
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list in `{section}`, found {type(entries).__name__}.")
-        datalist[section] = [_check_entry(entry, section, folder, path) for entry in entries]
+        datalist[section] = _accepted(entries, section, partial(_check_entry, folder=folder, path=path), leave_out)
     if fold is not None:
-        datalist = _select_fold(datalist, fold, path)
-    _check_disjoint(datalist, path)
-    _check_distinct_files(datalist, path)
+        datalist = _select_fold(datalist, fold, path, {str(e.get("case")) for e in refused if isinstance(e, Mapping)})
+    for check in (
+        partial(_check_disjoint, owners={}, path=path),
+        partial(_check_distinct_files, images={}, labels={}, path=path),
+    ):
+        for section in SECTIONS:
+            datalist[section] = _accepted(datalist[section], section, check, leave_out)
     return datalist
 
 
@@ -129,6 +146,19 @@ def _spread(count: int, offset: float) -> list[int]:
     return list(order) + [index for index in range(count) if index not in order]
 
 
+def _accepted(
+    entries: Iterable[Any], section: str, check: Callable[[Any, str], dict[str, Any]], refuse: Refuse
+) -> list[dict[str, Any]]:
+    """Returns the entries that pass a check, as the check returns them."""
+    kept = []
+    for entry in entries:
+        try:
+            kept.append(check(entry, section))
+        except (ValueError, FileNotFoundError) as error:
+            refuse(section, entry, error)
+    return kept
+
+
 def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> dict[str, Any]:
     needed = {"image", "case"} if section == "unlabeled" else {"image", "label", "case"}
     if not isinstance(entry, dict) or not needed <= set(entry):
@@ -186,38 +216,41 @@ def _check_case(case: Any, section: str, path: str | Path) -> str:
     return str(case)
 
 
-def _check_disjoint(datalist: Mapping[str, Any], path: str | Path) -> None:
-    owner: dict[str, str] = {}
-    for section in SECTIONS:
-        for case in {entry["case"] for entry in datalist[section]}:
-            if case in owner:
-                raise ValueError(
-                    f"{path}: expected sections disjoint by `case`, found case {case} in both `{owner[case]}` and "
-                    f"`{section}`. A patient belongs to one section."
-                )
-            owner[case] = section
+def _check_disjoint(entry: dict[str, Any], section: str, owners: dict[str, str], path: str | Path) -> dict[str, Any]:
+    """Returns an entry; raises ValueError when its case is listed in another section too."""
+    owner = owners.setdefault(entry["case"], section)
+    if owner != section:
+        raise ValueError(
+            f"{path}: expected sections disjoint by `case`, found case {entry['case']} in both `{owner}` and "
+            f"`{section}`. A patient belongs to one section."
+        )
+    return entry
 
 
-def _check_distinct_files(datalist: Mapping[str, Any], path: str | Path) -> None:
-    """Raises ValueError when the datalist lists an image twice, or a label for two patients.
+def _check_distinct_files(
+    entry: dict[str, Any],
+    section: str,
+    images: dict[tuple[int, int], tuple[str, Mapping[str, Any]]],
+    labels: dict[tuple[int, int], Mapping[str, Any]],
+    path: str | Path,
+) -> dict[str, Any]:
+    """Returns an entry; raises ValueError for an image that is listed twice, or a label of two patients.
 
     Links are resolved. Copies are detected only by reading them, as planning does.
     """
-    images: dict[tuple[int, int], tuple[str, Mapping[str, Any]]] = {}
-    labels: dict[tuple[int, int], Mapping[str, Any]] = {}
-    for section, entry in [(name, entry) for name in SECTIONS for entry in datalist[name]]:
-        first_section, first = images.setdefault(_identity(entry["image"]), (section, entry))
-        if first is not entry:
-            raise ValueError(
-                f"{path}: expected each image once, found {Path(first['image']).name} of `{first_section}` case "
-                f"{first['case']} again in `{section}` case {entry['case']}; leave one of them out."
-            )
-        owner = labels.setdefault(_identity(entry["label"]), entry) if "label" in entry else entry
-        if owner["case"] != entry["case"]:
-            raise ValueError(
-                f"{path}: expected a label of each case's own, found {Path(entry['label']).name} for the cases "
-                f"{owner['case']} and {entry['case']}; pair each image with its label."
-            )
+    first_section, first = images.setdefault(_identity(entry["image"]), (section, entry))
+    if first is not entry:
+        raise ValueError(
+            f"{path}: expected each image once, found {Path(first['image']).name} of `{first_section}` case "
+            f"{first['case']} again in `{section}` case {entry['case']}; leave one of them out."
+        )
+    owner = labels.setdefault(_identity(entry["label"]), entry) if "label" in entry else entry
+    if owner["case"] != entry["case"]:
+        raise ValueError(
+            f"{path}: expected a label of each case's own, found {Path(entry['label']).name} for the cases "
+            f"{owner['case']} and {entry['case']}; pair each image with its label."
+        )
+    return entry
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -226,7 +259,10 @@ def _identity(path: str) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _select_fold(datalist: Mapping[str, Any], fold: int, path: str | Path) -> dict[str, Any]:
+def _select_fold(
+    datalist: Mapping[str, Any], fold: int, path: str | Path, refused: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Returns the datalist with the sections of a fold; refused cases are skipped."""
     folds = datalist.get("folds", [])
     if not isinstance(folds, list):
         raise ValueError(f"{path}: expected a list in `folds`, found {type(folds).__name__}.")
@@ -242,7 +278,7 @@ def _select_fold(datalist: Mapping[str, Any], fold: int, path: str | Path) -> di
         named = folds[fold].get(section, [])
         if not isinstance(named, list):
             raise ValueError(f"{path}: expected a list in `{section}` of fold {fold}, found {type(named).__name__}.")
-        cases = [str(case) for case in named]
+        cases = [str(case) for case in named if str(case) in entries or str(case) not in refused]
         missing = [case for case in cases if case not in entries]
         if missing:
             raise ValueError(f"{path}: fold {fold} names case {missing[0]}, which no section has.")

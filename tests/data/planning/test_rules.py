@@ -410,7 +410,9 @@ def test_another_modality_than_the_datalist_says_is_refused(tmp_path: Path, writ
     nib.save(nib.Nifti1Image((np.asarray(image) > np.median(image)).astype(np.uint8), np.asarray(image.affine)), label)
     entry = {"case": "a", "image": str(series.folder), "label": str(label)}
     assert plan_task(_datalist(entry)).intensity.mode == "hu_window"  # DICOM says that it is CT
-    with pytest.raises(ValueError, match=r"Expected images for `percentile` .*, found CT in scan of case a; correct"):
+    with pytest.raises(
+        ValueError, match=r"Expected images for `percentile` .*, found CT in series \w{8} of case a; correct"
+    ):
         plan_task(_datalist(entry, modality="MR"))
 
 

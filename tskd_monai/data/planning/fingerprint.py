@@ -85,6 +85,38 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
+class ReadCase:
+    """An image with its label, in memory, and their fingerprint.
+
+    Attributes:
+        fingerprint: fingerprint of both.
+        label_sha256: sha256 of the label's shape and classes; "" without any foreground.
+        image: voxels as stored, (X, Y, Z) or, in colour, (X, Y, Z, 3).
+        classes: network classes, (X, Y, Z); None without a label.
+        affine: affine to RAS mm, (4, 4); None for 2D images.
+    """
+
+    fingerprint: Fingerprint
+    label_sha256: str
+    image: np.ndarray
+    classes: np.ndarray | None
+    affine: np.ndarray | None
+
+
+class RefusedCase(ValueError):
+    """Error of a single case.
+
+    Args:
+        found: fingerprint of the case.
+        message: error message.
+    """
+
+    def __init__(self, found: Fingerprint, message: str) -> None:
+        super().__init__(message)
+        self.found = found
+
+
+@dataclass(frozen=True)
 class Reading:
     """Settings for reading the files of a datalist.
 
@@ -109,18 +141,22 @@ def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str
             is listed twice; names the section, the case and the file.
     """
     entries = [(section, entry) for section in SECTIONS for entry in datalist.get(section, [])]
-    _check_kinds([entry["image"] for _, entry in entries])
+    first = entries[0][1]["image"] if entries else ""
+    for _, entry in entries:
+        check_kind(entry["image"], first)
     prints: dict[str, Fingerprint] = {}
     seen: dict[str, Fingerprint] = {}
     labels: dict[str, Fingerprint] = {}
     for section, entry in tqdm(entries, desc="Fingerprint", unit="case"):
         try:
-            found, label_sha256 = _read(entry, section, reading)
-        except ValueError as error:
-            raise ValueError(f"`{section}` case {entry['case']}: {error}") from error
-        _check_channels(found, next(iter(prints.values()), found), reading.channels)
-        _check_new(found, seen)
-        _warn_of_same_label(found, label_sha256, labels)
+            case = read_case(entry, section, reading)
+        except (ValueError, FileNotFoundError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"`{section}` case {entry['case']}: {error}") from error
+        found = case.fingerprint
+        check_channels(found, next(iter(prints.values()), found), reading.channels)
+        check_new(found, seen)
+        _warn_of_same_label(found, labels.setdefault(case.label_sha256, found) if case.label_sha256 else found)
         prints[entry["image"]] = found
     return prints
 
@@ -137,8 +173,18 @@ def _steps(label_values: tuple[int, ...]) -> tuple[Callable[[Any], Any], ...]:
     )
 
 
-def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fingerprint, str]:
-    """Returns the fingerprint of an entry, and the sha256 of its label if that has any foreground."""
+def read_case(entry: Mapping[str, Any], section: str, reading: Reading) -> ReadCase:
+    """Reads the image and the labels of an entry, and returns them with their fingerprint.
+
+    Args:
+        entry: entry of a datalist from `load_datalist`.
+        section: section of the entry.
+        reading: settings for reading its files.
+
+    Raises:
+        FileNotFoundError: when a folder has no DICOM image.
+        ValueError: when training or scoring would refuse a file; names it.
+    """
     item: Any = {key: entry[key] for key in ("image", *LABEL_KEYS) if key in entry}
     for step in _steps(reading.label_values):
         item = step(item)
@@ -147,11 +193,12 @@ def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fin
     volume = _turned(np.moveaxis(image, 0, -1), affine)
     modality = str(meta.get("modality") or "")
     found: dict[str, Any] = {}
-    label_sha256 = ""
+    label_sha256, stored = "", None
     if "label" in item:
         if section == SCORED and affine is not None:
             require_orthogonal(affine, image_title(item["label"].meta))
-        classes = _turned(np.asarray(item["label"])[0], affine)
+        stored = np.asarray(item["label"])[0]
+        classes = _turned(stored, affine)
         foreground = np.nonzero(classes)
         values = classes[foreground]
         found["class_counts"] = _class_counts(classes.shape, foreground, values, len(reading.label_values))
@@ -174,7 +221,8 @@ def _read(entry: Mapping[str, Any], section: str, reading: Reading) -> tuple[Fin
         voxels_sha256=_sha256(volume),
         **found,
     )
-    return fingerprint, label_sha256
+    shown = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+    return ReadCase(fingerprint, label_sha256, shown, stored, affine)
 
 
 def _turned(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
@@ -234,17 +282,18 @@ def _sha256(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _check_kinds(paths: Sequence[str]) -> None:
-    """Raises ValueError when a datalist has both 2D image files and volumes."""
-    first = {is_image_file(path): Path(path).name for path in reversed(paths)}
-    if len(first) > 1:
+def check_kind(path: str, first: str) -> None:
+    """Raises ValueError unless two paths are both of 2D image files or both of volumes."""
+    if is_image_file(path) != is_image_file(first):
+        flat, volume = (path, first) if is_image_file(path) else (first, path)
         raise ValueError(
-            f"Expected images of one kind, found the 2D image {first[True]} and the volume {first[False]}; make a "
-            "datalist for each."
+            f"Expected images of one kind, found the 2D image {Path(flat).name} and the volume {Path(volume).name}; "
+            "make a datalist for each."
         )
 
 
-def _check_channels(found: Fingerprint, first: Fingerprint, declared: int | None) -> None:
+def check_channels(found: Fingerprint, first: Fingerprint, declared: int | None) -> None:
+    """Raises ValueError when an image has other channels than declared, or than the first image."""
     if declared is not None and found.channels != declared:
         raise ValueError(
             f"Expected {declared} channel(s) as declared, found {found.channels} in {found.name} (grey has 1, colour "
@@ -257,10 +306,20 @@ def _check_channels(found: Fingerprint, first: Fingerprint, declared: int | None
         )
 
 
-def _check_new(found: Fingerprint, seen: dict[str, Fingerprint]) -> None:
-    """Raises ValueError for an image that is listed already, under another name or in another format."""
-    if found.value_range[0] == found.value_range[1]:
-        return  # blank images are alike
+def is_blank(found: Fingerprint) -> bool:
+    """Returns whether an image has a single value; blank images are alike."""
+    return found.value_range[0] == found.value_range[1]
+
+
+def check_new(found: Fingerprint, seen: dict[str, Fingerprint]) -> None:
+    """Raises ValueError for an image that is listed already, under another name or in another format.
+
+    Args:
+        found: fingerprint of the image.
+        seen: fingerprints of the images before it by `voxels_sha256`; the image is added.
+    """
+    if is_blank(found):
+        return
     first = seen.setdefault(found.voxels_sha256, found)
     if first is not found:
         raise ValueError(
@@ -269,8 +328,7 @@ def _check_new(found: Fingerprint, seen: dict[str, Fingerprint]) -> None:
         )
 
 
-def _warn_of_same_label(found: Fingerprint, sha256: str, labels: dict[str, Fingerprint]) -> None:
-    first = labels.setdefault(sha256, found) if sha256 else found
+def _warn_of_same_label(found: Fingerprint, first: Fingerprint) -> None:
     if first.case != found.case:
         logger.warning(
             "The labels of %s and %s, of different cases, are the same; are they paired with the right images?",

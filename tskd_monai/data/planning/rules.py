@@ -10,7 +10,7 @@ import numpy as np
 
 from tskd_monai.data.fitness import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.image_file import is_image_file
-from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, read_fingerprints
+from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, RefusedCase, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Intensity, Label, Task
 from tskd_monai.files.json_files import shown
 
@@ -55,9 +55,23 @@ def plan_task(
         ValueError: when there is no training case, labels are not declared, or training or scoring would refuse a file;
             names the case and the file.
     """
-    labels = declared_labels(datalist)
     if prints is None:
         prints = fingerprints(datalist, intensity)
+    task = draft_task(datalist, image_size, intensity, name, prints)
+    check_labels_found(datalist, prints, task)
+    return task
+
+
+def draft_task(
+    datalist: Mapping[str, Any], image_size: int | None, intensity: str | None, name: str | None, prints: Prints
+) -> Task:
+    """Returns the task as `plan_task` does, also where no training case shows a declared label.
+
+    Raises:
+        RefusedCase: when a single case is at fault.
+        ValueError: when labels are not declared, or there is no foreground to plan a HU window from.
+    """
+    labels = declared_labels(datalist)
     training = [(prints[entry["image"]], entry.get("slices")) for entry in datalist["training"]]
     slice_axis = _slice_axis(datalist, prints)
     for found, slices in training:
@@ -70,7 +84,7 @@ def plan_task(
     pixdim = round(float(max(extents)) / size, 4)
     mode = _intensity_mode(intensity, datalist, prints)
     windows = [found.foreground_range(slice_axis, slices) for found, slices in training]
-    task = Task(
+    return Task(
         name=name or str(datalist.get("name", "study")),
         labels=labels,
         channels=cases[0].channels,
@@ -83,8 +97,6 @@ def plan_task(
         keep_largest_component=_one_component(datalist, prints, labels),
         training_images=ranges_over(list(image_extents(datalist, prints, slice_axis).values())),
     )
-    _check_labels_found(counts, labels, _partly_labelled(datalist))
-    return task
 
 
 def fingerprints(
@@ -100,6 +112,11 @@ def fingerprints(
     Raises:
         ValueError: see `plan_task`.
     """
+    return read_fingerprints(datalist, reading_of(datalist, intensity, partly))
+
+
+def reading_of(datalist: Mapping[str, Any], intensity: str | None = None, partly: bool | None = None) -> Reading:
+    """Returns the settings for reading a datalist's files, and warns of empty sections; see `fingerprints`."""
     values = tuple(label.value for label in declared_labels(datalist))
     if not datalist["training"]:
         raise ValueError("Expected entries in the datalist's `training` to plan a task from, found none. Add cases.")
@@ -114,7 +131,7 @@ def fingerprints(
             logger.warning("The datalist has no `%s` cases; %s.", section, use)
     partly = _partly_labelled(datalist) if partly is None else partly
     ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
-    return read_fingerprints(datalist, Reading(values, channels, ct, "validation" if partly else "training"))
+    return Reading(values, channels, ct, "validation" if partly else "training")
 
 
 def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int | None) -> dict[str, ImageExtent]:
@@ -139,8 +156,13 @@ def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Tas
             f"Expected one image a case to draw labelled slices from, found {cases.count(repeated[0])} of case "
             f"{repeated[0]}. Leave labelled entries out of `training` by hand instead."
         )
-    axis = 2 if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
-    return {str(entry["case"]): prints[entry["image"]].shape[axis] for entry in entries}
+    axis = slice_axis_of(task)
+    return {str(entry["case"]): prints[entry["image"]].shape[2 if axis is None else axis] for entry in entries}
+
+
+def slice_axis_of(task: Task) -> int | None:
+    """Returns the axis that the slices of a task's volumes lie along; None for 2D images."""
+    return None if task.axcodes is None else AXIS_OF_LETTER[task.axcodes[-1]]
 
 
 def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
@@ -181,7 +203,8 @@ def _slice_axis(datalist: Mapping[str, Any], prints: Prints) -> int | None:
 def _check_slices(found: Fingerprint, slices: Sequence[int] | None, slice_axis: int | None) -> None:
     depth = found.shape[2 if slice_axis is None else slice_axis]
     if any(not 0 <= index < depth for index in slices or ()):
-        raise ValueError(f"Expected slices of 0 to {depth - 1} of case {found.case}, found {shown(slices)}.")
+        message = f"Expected slices of 0 to {depth - 1} of case {found.case}, found {shown(slices)}."
+        raise RefusedCase(found, message)
 
 
 def _partly_labelled(datalist: Mapping[str, Any]) -> bool:
@@ -202,15 +225,22 @@ def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence
     )
 
 
-def _check_labels_found(counts: Sequence[np.ndarray], labels: Sequence[Label], partly: bool) -> None:
-    """Raises ValueError for a declared label that no case has; only warns if only slices are labelled."""
-    totals = np.sum(counts, axis=0)
+def check_labels_found(datalist: Mapping[str, Any], prints: Prints, task: Task) -> None:
+    """Raises ValueError for a declared label that no case has; only warns if only slices are labelled.
+
+    Args:
+        datalist: datalist that the task was planned from.
+        prints: fingerprints of its images.
+        task: planned task.
+    """
+    axis, labels = slice_axis_of(task), task.labels
+    totals = np.sum([prints[e["image"]].counts(axis, e.get("slices")) for e in datalist["training"]], axis=0)
     absent = [
         f"{label.value} ({label.name})"
         for label, total in zip(labels, totals, strict=True)
         if label.value and not total
     ]
-    if absent and partly:
+    if absent and _partly_labelled(datalist):
         logger.warning("The labelled slices have no voxel of %s; it cannot be learned.", ", ".join(absent))
     elif absent:
         raise ValueError(
@@ -242,9 +272,10 @@ def _intensity_mode(mode: str | None, datalist: Mapping[str, Any], prints: Print
     mode = mode or ("rgb" if colour else "hu_window" if modality.upper() == CT else "percentile")
     for found in prints.values():
         if found.modality and (found.modality == CT) != (mode == "hu_window"):
-            raise ValueError(
+            raise RefusedCase(
+                found,
                 f"Expected images for `{mode}` intensities (hu_window is for CT, and no other), found {found.modality} "
-                f"in {found.name} of case {found.case}; correct the datalist's `modality`."
+                f"in {found.name} of case {found.case}; correct the datalist's `modality`.",
             )
     return mode
 
