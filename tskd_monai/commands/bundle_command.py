@@ -50,19 +50,25 @@ def runner_line(run: BundleRun) -> str:
 
 
 @contextmanager
-def sorted_messages(log: Path) -> Iterator[None]:
-    """Sends messages of this project to the terminal, and all messages and warnings to a file."""
-    import_module("monai.bundle")  # its loggers start to write to the terminal when imported
+def sorted_messages(log: Path, shown: logging.Handler | None = None) -> Iterator[None]:
+    """Sends messages of this project to the terminal, and all messages and warnings to a file.
+
+    Args:
+        log: the file.
+        shown: handler of this project's messages instead of the terminal.
+    """
+    import_module("monai.bundle")  # its loggers write to the terminal from their import on
     file = logging.FileHandler(log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    if shown is None:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setFormatter(logging.Formatter("%(message)s"))
     root, own = logging.getLogger(), logging.getLogger(OWN_LOGGER)
     chatty = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("monai.")]
     before = [(logger, logger.handlers, logger.level) for logger in (root, own, *chatty)]
     for logger in (root, *chatty):
         logger.handlers = [file] if logger.handlers or logger is root else []
-    own.handlers = [terminal]
+    own.handlers = [shown]
     for logger in (root, own):
         logger.setLevel(logging.INFO)
     logging.captureWarnings(True)

@@ -15,6 +15,7 @@ FAILED, INTERRUPTED = 1, 130
 COMMANDS = {
     "doctor": ("doctor", "describe this machine and installation, and what is missing"),
     "demo": ("demo", "run the whole method on the embedded phantom dataset"),
+    "check": ("check", "check a dataset before hours are spent: content, outliers, what training would refuse"),
     "plan": ("plan", "write task.json and a checked datalist from a datalist"),
     "train": ("train.command", "train the teacher, the diffusion model and the student, and report"),
     "segment": ("segment", "segment NIfTI files, 2D images and DICOM series with a student"),

@@ -13,7 +13,7 @@ FOUND = "data.json"
 
 
 def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0, lenient: bool = False) -> Path:
-    """Returns the datalist of a user\'s data, with its sections.
+    """Returns the datalist of a user's data, with its sections.
 
     Args:
         data: a datalist, or a folder in one of the layouts of `datasets.user_folder`.

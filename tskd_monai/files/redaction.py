@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 UID = re.compile(r"\b[0-2]((\.\d+){5,}|(\.\d+)+\.\d{10,}(\.\d+)*)\b")
@@ -21,7 +21,9 @@ ORDINARY = (
 """Folder names that are ordinary words of messages and identify nobody."""
 
 
-def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | Path | None = None) -> str:
+def redact_paths(
+    message: str, inputs: Iterable[str | Path], output_dir: str | Path | None = None, shown: Container[str] = ()
+) -> str:
     """Returns a message without the paths of inputs, the file names of a series, and DICOM UIDs.
 
     A single file keeps its own name, since its outputs are named after it.
@@ -30,6 +32,7 @@ def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | P
         message: message about a case, such as why it was rejected.
         inputs: paths it may name: files, or folders of series.
         output_dir: output folder of the run.
+        shown: names that are reported beside the message, such as that of the case.
     """
     paths = [Path(path) for path in inputs]
     for path in paths:
@@ -37,7 +40,7 @@ def redact_paths(message: str, inputs: Iterable[str | Path], output_dir: str | P
     if output_dir is not None:
         message = _replaced(message, _spellings(Path(output_dir)), "the output folder")
     for path in paths:
-        message = _without_parents(message, path)
+        message = _without_parents(message, path, shown)
     return UID.sub("(a UID)", message)
 
 
@@ -50,7 +53,7 @@ def _without_path(message: str, path: Path) -> str:
     return _replaced(message, _spellings(path), path.name if path.is_file() else "the study's folder")
 
 
-def _without_parents(message: str, path: Path) -> str:
+def _without_parents(message: str, path: Path, shown: Container[str]) -> str:
     for parent in path.absolute().parents:
         if parent.name:
             message = _replaced(message, [f"{parent}/", str(parent)], "")
@@ -58,7 +61,8 @@ def _without_parents(message: str, path: Path) -> str:
         if parent.name and not parent.is_absolute():
             message = re.sub(rf"(?<![\w/.]){re.escape(str(parent))}/", "", message)
     for name in _folder_names(path):
-        message = _without_name(message, name, "(a folder)")
+        if name not in shown:
+            message = _without_name(message, name, "(a folder)")
     return message
 
 

@@ -212,7 +212,7 @@ def read_case(entry: Mapping[str, Any], section: str, reading: Reading) -> ReadC
     fingerprint = Fingerprint(
         section=section,
         case=str(entry["case"]),
-        name=Path(entry["image"]).name,
+        name=image_title(meta),
         shape=volume.shape[:3],
         spacing=_spacing(affine),
         channels=image.shape[0],

@@ -23,8 +23,10 @@ LABEL_COLOURS = (
 SINGLE_COLOUR = "#56b4e9"
 PANEL_WIDTH = 380
 TILE = 150
+THUMBNAIL = 240  # pixels of the longer side, shown at some 150
 FILL_OPACITY = 0.25
 OUTLINE = 2  # pixels
+THUMBNAIL_OUTLINE = 3
 MARGIN = 0.25  # of the foreground's extent, on each side
 
 Box = tuple[slice, slice]
@@ -70,12 +72,19 @@ def render_panel(
     levels = to_grey_levels(pixels)[rows, columns]
     height, width = levels.shape[0] * pixel_mm[0], levels.shape[1] * pixel_mm[1]
     size = (PANEL_WIDTH, max(1, round(PANEL_WIDTH * height / width)))
-    picture = Image.fromarray(np.ascontiguousarray(levels)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    painted = np.asarray(picture, dtype=np.float32)
-    if labels is not None:
-        shown = np.ascontiguousarray(labels[rows, columns], dtype=np.int32)
-        painted = _paint(painted, np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.NEAREST)), colours)
-    return _png(Image.fromarray(painted.round().astype(np.uint8)))
+    return _png(_painted(levels, None if labels is None else labels[rows, columns], colours, size))
+
+
+def render_thumbnail(
+    pixels: np.ndarray, labels: np.ndarray | None, colours: Mapping[int, str], pixel_mm: tuple[float, float]
+) -> bytes:
+    """Returns the small JPEG of a whole slice with the outlines of its labels; arguments as of `render_panel`."""
+    extent = np.array([pixels.shape[1] * pixel_mm[1], pixels.shape[0] * pixel_mm[0]])
+    width, height = (max(1, round(float(side))) for side in extent * THUMBNAIL / extent.max())
+    stream = io.BytesIO()
+    painted = _painted(to_grey_levels(pixels), labels, colours, (width, height), fill=False)
+    painted.save(stream, format="JPEG", quality=85, subsampling=0)  # outlines keep their colours
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,9 @@ def evenly_spaced(paths: Sequence[Path], limit: int) -> list[Path]:
     return [paths[(2 * index + 1) * len(paths) // (2 * count)] for index in range(count)]
 
 
-def data_uri(png: bytes) -> str:
-    """Returns the PNG as a data URI for use in HTML."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def data_uri(picture: bytes, kind: str = "png") -> str:
+    """Returns a PNG, or a picture of another kind, as a data URI for use in HTML."""
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
 def legend(labels: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
@@ -164,13 +173,30 @@ def _panel(png: bytes, overlay: Overlay, case: str) -> str:
     return f'<figure><img src="{data_uri(png)}" alt="{escape(f"Patient {case}: {over}")}">{caption}</figure>'
 
 
-def _paint(painted: np.ndarray, labels: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
+def _painted(
+    levels: np.ndarray,
+    labels: np.ndarray | None,
+    colours: Mapping[int, str],
+    size: tuple[int, int],
+    fill: bool = True,
+) -> Image.Image:
+    """Returns a slice (H, W) or (H, W, 3) of grey levels at a size (width, height), with labels outlined and filled."""
+    picture = Image.fromarray(np.ascontiguousarray(levels)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    if labels is None:
+        return picture
+    shown = Image.fromarray(np.ascontiguousarray(labels, dtype=np.int32)).resize(size, Image.Resampling.NEAREST)
+    painted = _paint(np.asarray(picture, dtype=np.float32), np.asarray(shown), colours, fill)
+    return Image.fromarray(painted.round().astype(np.uint8))
+
+
+def _paint(painted: np.ndarray, labels: np.ndarray, colours: Mapping[int, str], fill: bool) -> np.ndarray:
     painted = painted.copy()
+    opacity, outline = (FILL_OPACITY, OUTLINE) if fill else (0.0, THUMBNAIL_OUTLINE)
     for value, colour in colours.items():
         mask = labels == value
-        inner = ndimage.binary_erosion(mask, iterations=OUTLINE, border_value=1)
+        inner = ndimage.binary_erosion(mask, iterations=outline, border_value=1)
         rgb = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)], dtype=np.float32)
-        painted[inner] = (1 - FILL_OPACITY) * painted[inner] + FILL_OPACITY * rgb
+        painted[inner] = (1 - opacity) * painted[inner] + opacity * rgb
         painted[mask & ~inner] = rgb
     return painted
 
