@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count, damage_explained
 
@@ -90,7 +90,10 @@ def _opened(path: Path) -> tuple[Image.Image, str]:
         raise FileNotFoundError(f"Expected an image file at {path}, found none; check the path in the datalist.")
     # From memory: from a file, Pillow requests as many bytes at once as a chunk's header states, up to 4 GB.
     with damage_explained("image file", path.name):
-        image = Image.open(io.BytesIO(path.read_bytes()))
+        try:
+            image = Image.open(io.BytesIO(path.read_bytes()))
+        except UnidentifiedImageError:  # Pillow's message names the object in memory
+            raise UnidentifiedImageError("not a known image format") from None
     check_image_claims(image, path)
     with damage_explained("image file", path.name), image:
         frames = getattr(image, "n_frames", 1)
