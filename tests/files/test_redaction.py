@@ -28,6 +28,12 @@ def test_what_is_no_name_stays(series: Path, tmp_path: Path) -> None:
     assert redact_paths(message, [series], tmp_path / "out") == message
 
 
+def test_a_name_that_is_reported_anyway_stays(series: Path) -> None:
+    message = "Doe_Jane: CT is short."
+    assert redact_paths(message, [series]) == "(a folder): CT is short."
+    assert redact_paths(message, [series], shown=("Doe_Jane",)) == message
+
+
 def test_uids_and_the_output_folder_are_not_named(series: Path, tmp_path: Path) -> None:
     message = f"Expected 1.2.840.113619.2.55.3 in {tmp_path / 'out'}/a.nii.gz, found 2.25.1.2.3.4.5."
     assert (
