@@ -223,7 +223,7 @@ def test_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path
     content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
-    with pytest.raises(ValueError, match=r"header claims 54000000000000 bytes of voxels, the file holds"):
+    with pytest.raises(ValueError, match=r"header states 54000000000000 bytes of voxels, the file holds"):
         read_nifti(path)
 
 
