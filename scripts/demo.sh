@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The main job on a fresh machine: sets up, makes the embedded data set and runs all four stages on it.
-#   bash scripts/demo.sh              into demo_output/ of the checkout
-#   bash scripts/demo.sh DIR          into DIR
-#   bash scripts/demo.sh DIR SEED     with other patients and other draws (default 0)
-# Stopped at any moment, the same command resumes.
+# Sets up the environment, writes the embedded dataset and runs all four stages on it.
+#   bash scripts/demo.sh              writes to demo_output/ of the checkout
+#   bash scripts/demo.sh DIR          writes to DIR
+#   bash scripts/demo.sh DIR SEED     with another seed for patients and training (default 0)
+# If interrupted, the same command resumes.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,6 +1,6 @@
 """Starts the MONAI Label server on a bundle, in the server's own environment; see monai_label.sh.
 
-The checks want no package, so that they can be made before that environment is.
+The checks need no package, so that they can run before that environment exists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 OTHER_TYPES = ("deepedit", "deepgrow", "detection", "classification")
-"""MONAI Label takes a bundle for one of these by its name, and then calls it in another way."""
+"""MONAI Label takes a bundle with one of these in its name for another kind of model, and calls it differently."""
 
 
 def check_name(name: str) -> str:
-    """Returns the model's name when MONAI Label takes a bundle of that name for a segmentation.
+    """Returns the model's name if MONAI Label accepts a bundle of that name as a segmentation.
 
     Raises:
-        ValueError: if it does not, or the name could not be a folder's or part of an address.
+        ValueError: if it does not, or the name is not valid in a path or an address.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"expected a name of letters, digits, _ . and -, found '{name}'. Choose one with --name.")
@@ -34,9 +34,9 @@ def check_name(name: str) -> str:
 
 
 def check_task(path: Path) -> None:
-    """Raises ValueError for a task whose label maps MONAI Label and its viewers would change without a word.
+    """Raises ValueError for a task whose label maps MONAI Label and its viewers would silently change.
 
-    Viewers name and save labels by their order, and 2D image files are written with rows and columns exchanged.
+    Viewers name and save labels by their order, and 2D image files are written transposed.
     """
     task = json.loads(path.read_text())
     if task["axcodes"] is None:
@@ -50,7 +50,7 @@ def check_task(path: Path) -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ValueError when something listens on the port already."""
+    """Raises ValueError if the port is in use."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -71,13 +71,13 @@ def make_app(app: Path, bundle: Path, name: str) -> None:
 
 
 def search_filter(bundle: Path) -> str:
-    """Returns which series of a DICOMweb server are offered: those of the bundle's modality."""
+    """Returns the filter for series offered from a DICOMweb server: those of the bundle's modality."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     return json.dumps({"Modality": metadata["network_data_format"]["inputs"]["image"]["modality"]})
 
 
 def announce(name: str, host: str, port: int, studies: str) -> None:
-    """Prints where viewers find the server."""
+    """Prints the addresses for viewers."""
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     print(f"MONAI Label serves the model {name} on {studies}")
     print(f"  3D Slicer   module MONAILabel, server address {address}")
@@ -88,15 +88,15 @@ def announce(name: str, host: str, port: int, studies: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line, checks it and becomes the server."""
+    """Reads the command line, checks it and starts the server in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("studies")
-    parser.add_argument("--app", type=Path, required=True, help="folder of this server alone, made anew")
+    parser.add_argument("--app", type=Path, required=True, help="folder used by this server only, recreated")
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--check", action="store_true", help="end when everything is as it should be")
+    parser.add_argument("--check", action="store_true", help="check everything and exit")
     args = parser.parse_args()
     try:
         check_name(args.name)
@@ -109,10 +109,10 @@ def main() -> None:
         return
     make_app(args.app, args.bundle, args.name)
     os.environ.setdefault("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", search_filter(args.bundle))
-    # What the PACS holds is asked each time: for two hours a labelled series would be offered as the next sample.
+    # The PACS is queried each time: a cached answer would offer a labelled series as the next sample for two hours.
     os.environ.setdefault("MONAI_LABEL_DICOMWEB_CACHE_EXPIRY", "0")
     announce(args.name, args.host, args.port, args.studies)
-    # The zoo's default source is asked over the network even for a bundle that is here.
+    # The zoo's default source is queried over the network even for a local bundle.
     settings = {"models": args.name, "zoo_source": "ngc", "sam2": "false"}
     command = ["-m", "monailabel.main", "start_server", "--app", str(args.app), "--studies", args.studies]
     command += ["--host", args.host, "--port", str(args.port)]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Pre-train the small SAM-architecture encoder that ships with the teacher_lora bundle.
+"""Pre-trains the small SAM-architecture encoder that ships with the teacher_lora bundle.
 
-Published foundation models are too large to ship. This encoder has SAM's architecture in small and has learned from
+Published foundation models are too large to ship. This encoder is a small version of SAM's architecture trained on
 procedural images only, so that the whole method can be tried without a download; it is no substitute for SAM.
 
 Self-supervision by restoration, after SimMIM (Xie et al., arXiv 2111.09886) and denoising autoencoders (Vincent et
-al., 2008): a scene of flat regions is rendered with texture, shading, blur and noise, blocks of it are hidden, and
-from the rest the encoder's embeddings must give back the flat scene, through one linear layer.
+al., 2008): a scene of flat regions is rendered with texture, shading, blur and noise, blocks of it are masked, and the
+encoder's embeddings of the rest must reconstruct the flat scene through one linear layer.
 
     python scripts/pretrain_demo_encoder.py --steps 2400 --seed 0
 
@@ -62,7 +62,7 @@ def lattice_noise(batch: int, cells: int, side: int, generator: Generator) -> Te
 
 
 def warped_coordinates(batch: int, side: int, strength: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Returns x and y in [-1, 1], each ``(batch, side, side)``, bent by smooth noise so that no border is straight."""
+    """Returns x and y in [-1, 1], each ``(batch, side, side)``, warped by smooth noise so no border is straight."""
     axis = (torch.arange(side) + 0.5) * 2 / side - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     amount = uniform((batch, 1, 1), 0.0, strength, generator)
@@ -148,7 +148,7 @@ def render(scene: Tensor, texture: Tensor, generator: Generator) -> Tensor:
 
 
 def hide_patches(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Fills a random fraction of the patches (0 to 60 %) of images ``(batch, side, side)`` with one random grey.
+    """Fills a random fraction (0 to 60 %) of the patches of images ``(batch, side, side)`` with one random grey level.
 
     Returns:
         The images and a mask of the same shape, 1 where hidden.
@@ -161,7 +161,7 @@ def hide_patches(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def scene_pool(batches: int, side: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Returns the scenes and textures of the whole training in half precision, ``(batches * 24, side, side)`` both."""
+    """Returns scenes and textures of the whole training run in half precision, each ``(batches * 24, side, side)``."""
     drawn = [
         tuple(part.half() for part in flat_scene(BATCH_SIZE, side, generator))
         for _ in trange(batches, desc="drawing scenes", mininterval=5)
@@ -171,7 +171,7 @@ def scene_pool(batches: int, side: int, generator: Generator) -> tuple[Tensor, T
 
 
 def training_batch(scenes: Tensor, textures: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws scenes from the pool, turned, with other greys, and freshly rendered.
+    """Draws scenes from the pool, rotated, with other grey levels, and newly rendered.
 
     Args:
         scenes: the pool, ``(N, side, side)``.
@@ -234,7 +234,7 @@ def pretrain(steps: int, seed: int) -> tuple[SamEncoder | PlainVitEncoder, list[
 
 
 def summary(losses: list[float], seed: int) -> dict[str, Any]:
-    """Returns seed, steps and the mean loss of up to 20 stretches of equal length."""
+    """Returns seed, steps and the mean loss of up to 20 segments of equal length."""
     stretch = max(1, math.ceil(len(losses) / SUMMARY_POINTS))
     means = [losses[start : start + stretch] for start in range(0, len(losses), stretch)]
     return {
@@ -265,8 +265,8 @@ def save(encoder: SamEncoder | PlainVitEncoder, report: dict[str, Any], output: 
 def main() -> None:
     """Parses the command line, trains and saves."""
     parser = argparse.ArgumentParser(description="Pre-train the demo encoder on procedural images.")
-    parser.add_argument("--steps", type=int, default=2400, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of images and weights (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2400, help="number of training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of images and weights (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="safetensors file to write")
     arguments = parser.parse_args()
     if arguments.steps < 1:

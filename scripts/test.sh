@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Style, types, layers and tests, in the project's own environment.
+# Checks style, types, layers and tests in the project's own environment.
 #   bash scripts/test.sh                          everything that continuous integration runs
 #   bash scripts/test.sh fast                     without the slow tests: under two minutes on two cores
 #   bash scripts/test.sh nightly                  the long reliability tests only; also before a release
 #   bash scripts/test.sh tests/losses -k kl       arguments go to pytest (a later -n replaces ours)
-# Tests on real data want TSKD_REAL_DATA and TSKD_WEIGHTS (folders) and are skipped, with the reason, without.
+# Tests on real data need TSKD_REAL_DATA and TSKD_WEIGHTS (folders); without them they are skipped, with the reason.
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -14,7 +14,7 @@ bin="$root/.venv/bin"
 logs="$(mktemp -d)"
 trap 'rm -rf -- "$logs"' EXIT
 
-# The checks run side by side; only one that fails has anything to say.
+# The checks run in parallel; only the output of one that fails is shown.
 checks=("ruff check ." "ruff format --check ." "mypy tskd_monai" "lint-imports --no-logo")
 pids=()
 for number in "${!checks[@]}"; do
@@ -38,6 +38,6 @@ case "${1:-}" in
   *) tier=() ;; # all but nightly, by pyproject.toml
 esac
 
-# Two processes of one thread each use two cores better than one process of two threads: the tests are small.
+# Two single-threaded processes use two cores better than one process with two threads: the tests are small.
 export OMP_NUM_THREADS=1
 "$bin/pytest" -n 2 --dist worksteal ${tier[@]+"${tier[@]}"} "$@"

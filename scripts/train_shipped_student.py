@@ -1,7 +1,8 @@
-"""Trains the student that is shipped as bundles/segmentation, on the training and validation patients of a datalist.
+"""Trains the student shipped as bundles/segmentation, on the training and validation patients of a datalist.
 
-To be run after every choice has been made: no section is left to choose by, so each stage yields its last weights. The
-test section is segmented and scored at the end. With --install, weights and task go into bundles/segmentation.
+Run it after all choices have been made: no section is left for model selection, so each stage keeps its last weights.
+The test section is segmented and scored at the end. With --install, weights and task are copied to
+bundles/segmentation.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from tskd_monai.files.shipped import BUNDLES
 
 logger = logging.getLogger("train_shipped_student")
 TEACHER_EPOCHS, STUDENT_EPOCHS, EPOCH_LENGTH = 12, 30, 100
-# Validation on the training images, only after the last epoch: it chooses nothing.
+# Validates on the training images, only after the last epoch: it selects nothing.
 LAST_WEIGHTS = {"validate#dataset#data#section": "training", "epoch_length": EPOCH_LENGTH, "precision": "bfloat16"}
 INSTALLED = ("models/model.pt", "configs/task.json")
 
 
 def merged_datalist(path: Path) -> dict[str, Any]:
-    """Returns a datalist whose training section holds its validation section too."""
+    """Returns a datalist whose training section also contains its validation section."""
     datalist = load_datalist(path)
     sections = {"training": datalist["training"] + datalist["validation"], "validation": []}
     return {key: value for key, value in {**datalist, **sections}.items() if key not in ("folds", "folder")}
@@ -81,12 +82,12 @@ def install(student: Path) -> None:
 def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datalist", type=Path, required=True, help="of CHAOS T2-SPIR, with three sections")
+    parser.add_argument("--datalist", type=Path, required=True, help="datalist of CHAOS T2-SPIR with three sections")
     parser.add_argument("--encoder", default="vit_tiny_patch16")
     parser.add_argument("--encoder-weights", type=Path, required=True, help="file of the encoder's weights")
-    parser.add_argument("--image-size", type=int, default=192, help="rows and columns the networks see")
-    parser.add_argument("--output-dir", type=Path, required=True, help="everything is written below it")
-    parser.add_argument("--install", action="store_true", help="put the student into bundles/segmentation")
+    parser.add_argument("--image-size", type=int, default=192, help="rows and columns of the network input")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder of all outputs")
+    parser.add_argument("--install", action="store_true", help="copy the student to bundles/segmentation")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = args.output_dir.resolve()

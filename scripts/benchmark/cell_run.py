@@ -1,4 +1,4 @@
-"""Runs one cell: its stages and the scoring of its model."""
+"""Runs one cell: its stages, and the scoring of its model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULT_VERSION = 2
 
 
 def run_cell(cell: Cell, work_dir: Path) -> float:
-    """Runs a cell in a folder that all cells share, saves its result and returns the mean Dice over its patients."""
+    """Runs a cell in a folder shared by all cells, saves its result and returns the mean Dice over its patients."""
     torch.set_num_threads(1)
     workplace = Workplace(work_dir)
     stages, scoring, metrics_csv = workplace.run(cell)
@@ -57,7 +57,7 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Model of the processor, where the system names it."""
+    """Returns the model name of the processor, if the system states it."""
     information = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line]
     return names[0] if names else platform.machine()

@@ -20,18 +20,18 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset with a fold, a budget of labels and a seed.
+    """A dataset with a fold, a label budget and a seed.
 
     Attributes:
         dataset: short name.
-        folder: of the dataset in `TSKD_REAL_DATA`.
+        folder: folder of the dataset in `TSKD_REAL_DATA`.
         labels: names that replace the datalist's, or None.
-        image_size: rows and columns the network sees.
-        labelled_slices: budget; None: all.
-        planned_from: budget whose labels the task is planned from, so that larger ones have the same task; None: its
+        image_size: rows and columns of the network input.
+        labelled_slices: label budget; None: all.
+        planned_from: budget whose labels the task is planned from, so that larger budgets have the same task; None: its
             own.
-        fold: of the datalist's cross-validation, or None.
-        seed: of the draw of labelled slices and of training.
+        fold: fold of the datalist's cross-validation, or None.
+        seed: seed of the draw of labelled slices and of training.
     """
 
     dataset: str
@@ -45,12 +45,12 @@ class Split:
 
     @property
     def name(self) -> str:
-        """Fold, or seed where there are no folds."""
+        """Fold, or the seed if there are no folds."""
         return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}"
 
     @property
     def key(self) -> str:
-        """Hex sha256 of all fields."""
+        """Hex SHA-256 of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
@@ -59,11 +59,11 @@ class Stage:
     """A run of a bundle, as a suite describes it.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         bundle: name of the bundle.
-        configs: names of its config files, later ones override.
-        settings: overrides of their options.
-        inputs: stages whose output folder is the value of an option.
+        configs: names of its config files; later ones override earlier ones.
+        settings: overrides of config ids.
+        inputs: option -> stage whose output folder is its value.
         label_free: whether it reads no training label, so that all budgets share it.
     """
 
@@ -75,20 +75,20 @@ class Stage:
     label_free: bool
 
     def split(self, split: Split) -> Split:
-        """Returns the split as far as this stage depends on it."""
+        """Returns the split reduced to what this stage depends on."""
         if not self.label_free:
             return split
         budget = split.planned_from or split.labelled_slices
         return replace(split, dataset=split.folder, labelled_slices=budget, planned_from=None)
 
     def key(self, split: Split) -> str:
-        """Hex sha256 of everything that decides what the stage writes; stages that differ only in name share it."""
+        """Hex SHA-256 of everything that determines the output; stages that differ only in name share it."""
         inputs = {option: stage.key(split) for option, stage in self.inputs.items()}
         own = {**asdict(replace(self, name="", inputs={})), "inputs": inputs, "study": asdict(self.split(split))}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def chain(self) -> list[Stage]:
-        """Returns the stages that this one needs, first to last, and itself."""
+        """Returns the stages that this one depends on, in order, and itself."""
         before = [stage for needed in self.inputs.values() for stage in needed.chain()]
         return list({stage.name: stage for stage in [*before, self]}.values())
 
@@ -100,7 +100,7 @@ class Cell:
     Attributes:
         suite: name of the suite's file.
         score: section that is scored: `validation` or `test`.
-        split: that it learns from.
+        split: split that it is trained on.
         stage: last stage of the method; its model is scored.
     """
 
@@ -121,7 +121,7 @@ class Cell:
 
     @property
     def config_hash(self) -> str:
-        """sha256 of everything that decides the result."""
+        """SHA-256 of everything that determines the result."""
         return hashlib.sha256(f"{self.stage.key(self.split)} {self.score}".encode()).hexdigest()
 
 

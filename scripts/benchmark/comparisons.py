@@ -20,7 +20,7 @@ Patients = Mapping[str, float]
 
 
 def patient_means(results: Sequence[Result], metric: str) -> dict[str, float]:
-    """Returns patient -> mean over seeds of the mean of `metric` over the classes; undefined ones are left out."""
+    """Returns patient -> mean over seeds of the mean of `metric` over the classes; undefined values are left out."""
     values: dict[str, list[float]] = {}
     for result in results:
         rows = [{**row, metric: math.nan if row[metric] is None else row[metric]} for row in result["rows"]]

@@ -1,4 +1,4 @@
-"""Collects demo runs of several seeds: Dice of every test patient under each method, and paired differences.
+"""Collects demo runs with several seeds: Dice of every test patient for each method, and paired differences.
 
 Run:  for seed in 0 1 2 3 4; do bash scripts/demo.sh runs/demo_$seed $seed; done
       python scripts/benchmark/demo_seeds.py runs/demo_*
@@ -37,8 +37,8 @@ def dice_of_run(folder: Path) -> dict[str, Any]:
 def difference(runs: Sequence[dict[str, Any]], baseline: str) -> dict[str, Any]:
     """Returns the student's Dice minus a baseline's, paired by patient, over all runs.
 
-    The interval is a percentile bootstrap in which seeds are drawn first and then the patients of each, who have to be
-    as many in every run.
+    The interval is a percentile bootstrap that resamples seeds first and then the patients of each; every run must have
+    the same number of patients.
     """
     values = np.array([[run["dice"]["student"][case] - run["dice"][baseline][case] for case in run["dice"]["student"]]
                        for run in runs])  # fmt: skip
@@ -70,7 +70,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Reads the folders of demo runs, writes the result and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="output folders of scripts/demo.sh, a seed each")
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of scripts/demo.sh, one per seed")
     args = parser.parse_args()
     runs = sorted((dice_of_run(folder) for folder in args.folders), key=lambda run: run["seed"])
     differences = {baseline: difference(runs, baseline) for baseline in BASELINES}

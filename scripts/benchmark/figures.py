@@ -1,4 +1,4 @@
-"""The figures of a suite: every patient's Dice under the methods that its `figure` names, one figure a dataset."""
+"""The figures of a suite: every patient's Dice for the methods that its `figure` names, one figure per dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMES = ("light", "dark")
 
 
 def patients_figure(results: Sequence[Result], methods: Sequence[str]) -> Chart:
-    """Returns the Dice of every patient, mean over classes and seeds, under every method that has results."""
+    """Returns the Dice of every patient, mean over classes and seeds, for every method that has results."""
     of_methods = {name: [result for result in results if result["method"] == name] for name in methods}
     return strip_plot({name: patient_means(found, "dice") for name, found in of_methods.items() if found})
 

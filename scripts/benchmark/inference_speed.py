@@ -1,8 +1,8 @@
-"""Measures what a segmentation costs through the stock bundle runner, and where the time goes.
+"""Measures the cost of a segmentation through the stock bundle runner, and how it is distributed.
 
-Every run is a process of its own with one engine; engines take turns. `zoo` is the same network with stock transforms,
-`Invertd` of all logits at full resolution and torch. Wall seconds are of use on an idle machine only; CPU seconds, of
-all threads together, bear with company. Medians over the rounds.
+Every run is a separate process with one engine; engines are interleaved. `zoo` is the same network with stock
+transforms, `Invertd` of all logits at full resolution and torch. Wall time is meaningful only on an idle machine; CPU
+time, summed over threads, also on a busy one. Results are medians over the rounds.
 
 python scripts/benchmark/inference_speed.py FOLDER --scan ct --classes 5 --engines torch openvino-bf16 zoo
 """
@@ -35,7 +35,7 @@ class Stopwatch:
         self.cpu: dict[str, float] = {}
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the function, its calls measured."""
+        """Returns the function with its calls timed."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if name in self.running:
@@ -78,13 +78,13 @@ def run_once(bundle: str, scan: str, engine: str, output_dir: str) -> dict[str, 
     _time_method(Compose, "__call__", "transforms", watch)
     configs = ["inference.json", *([str(ZOO_STYLE)] if engine == "zoo" else [])]
     name, _, precision = ("torch" if engine == "zoo" else engine).partition("-")
-    # What an earlier measurement has done is done again.
+    # Repeats what an earlier measurement has already done.
     options = {"engine": name, "precision": precision or "fp32", "device": torch.device("cpu"), "resume": False}
     overrides = {"image": scan, "output_dir": output_dir, "logging_file": False, **options}
     BundleRun(Path(bundle), configs, overrides).run_here()
     whole = {"wall": time.perf_counter() - started, "cpu": time.process_time() - started_cpu}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    # The bundle writes beside its transforms, in a thread; the stock pipeline within them.
+    # The bundle writes in a thread beside its transforms; the stock pipeline writes within them.
     parts = {clock: _parts(getattr(watch, clock), whole[clock], engine == "zoo") for clock in whole}
     return {**parts, "peak_mb": peak}
 
@@ -112,7 +112,7 @@ def _time_network(watch: Stopwatch) -> None:
 
 
 def _parts(measured: dict[str, float], whole: float, writes_in_transforms: bool) -> dict[str, float]:
-    """Returns the seconds of PARTS, which add up to the whole."""
+    """Returns the seconds of PARTS, which add up to the total."""
     found = {name: measured.get(name, 0.0) for name in PARTS[:-2]}
     found["upsampling"] = measured.get("inferer", 0.0) - found["network"]
     found["transforms"] -= found["read"] + (found["write"] if writes_in_transforms else 0.0)
@@ -152,9 +152,9 @@ def table(measured: dict[str, dict[str, Any]], clocks: Sequence[str] = ("wall", 
 
 
 def main() -> None:
-    """Reads the command line; measures all engines, or one inside a process of its own."""
+    """Reads the command line; measures all engines, or one in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where scans and bundles are made and kept")
+    parser.add_argument("folder", type=Path, help="folder of scans and bundles, created once")
     parser.add_argument("--scan", choices=("ct", "mr"), default="ct")
     parser.add_argument("--student", default="compact_unet_small")
     parser.add_argument("--classes", type=int, default=5, help="with background")

@@ -1,6 +1,6 @@
-"""Prints the Dice that the labels themselves reach when they are drawn at a network's resolution and scaled up again.
+"""Prints the Dice of the labels themselves after downsampling to a network's resolution and upsampling again.
 
-No mask of that resolution can say more of structures that are thinner than its pixels.
+No mask at that resolution can represent structures thinner than its pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def ceiling(mask: Tensor, side: int) -> float:
 def main() -> None:
     """Reads the command line and prints a line per resolution."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="folder in TSKD_REAL_DATA, of one label")
+    parser.add_argument("dataset", help="folder in TSKD_REAL_DATA of a dataset with one label")
     parser.add_argument("--image-size", type=int, default=256, help="pixels of the network along a side")
     args = parser.parse_args()
     datalist = load_datalist(Path(os.environ["TSKD_REAL_DATA"]) / args.dataset / "datalist.json")

@@ -1,4 +1,4 @@
-"""The committed results of a suite: `results/SUITE.jsonl`, one line a cell, sorted by the cells' names."""
+"""The committed results of a suite: `results/SUITE.jsonl`, one line per cell, sorted by name."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_results(suite: str) -> dict[str, dict[str, Any]]:
 
 
 def save_result(result: Mapping[str, Any]) -> None:
-    """Adds the result of a cell to its suite's, in place of an earlier one."""
+    """Adds the result of a cell to its suite's, replacing an earlier one."""
     path = results_file(result["suite"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent):  # another process may be at work on other cells of the suite
+    with locked(path.parent):  # another process may be running other cells of the suite
         results = {**read_results(result["suite"]), result["cell"]: result}
         lines = [json.dumps(results[name], allow_nan=False) + "\n" for name in sorted(results)]
         with atomic_path(path) as temporary:
@@ -42,7 +42,7 @@ def save_result(result: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a folder or of a file, which is made when missing, until the block or the process ends."""
+    """Locks a folder or a file, created if missing, until the block or the process ends."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR)

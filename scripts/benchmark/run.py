@@ -1,8 +1,8 @@
 """Runs the cells of a benchmark suite that have no result yet, several at a time, one thread each.
 
-A cell plans its task, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage that
-several cells need is run once. Numbers go to results/SUITE.jsonl; a cell whose settings have changed is run again.
-Interrupted, the same command continues with what is left; with --work-dir it also finds the stages that have finished.
+A cell plans its task, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage shared
+by several cells is run once. Results go to results/SUITE.jsonl; a cell whose settings have changed is run again. If
+interrupted, the same command runs the remaining cells; with --work-dir it also reuses finished stages.
 TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
 """
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("benchmark")
 
 
 def unfinished(suite: str, cells: Sequence[Cell]) -> list[Cell]:
-    """Returns the cells of a suite that have no result with the settings of now."""
+    """Returns the cells of a suite without a result for the current settings."""
     hashes = {name: result["config_hash"] for name, result in read_results(suite).items()}
     return [cell for cell in cells if hashes.get(cell.name) != cell.config_hash]
 
@@ -59,7 +59,7 @@ def _run_one(cell: Cell, work_dir: Path) -> tuple[float, float]:
     log_file = _log_file(cell, work_dir)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("w") as log:
-        # The bars and messages of a bundle belong to the cell, not to the terminal that all cells share.
+        # Progress bars and messages of a bundle go to the log of the cell, not to the shared terminal.
         sys.stdout.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -73,14 +73,14 @@ def _log_file(cell: Cell, work_dir: Path) -> Path:
 
 
 def main() -> None:
-    """Reads the command line and runs."""
+    """Reads the command line and runs the cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=suite_names())
     parser.add_argument("--cell", default="*", help="only cells whose name matches this pattern")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--work-dir", type=Path, help="for the stages and logs (default: a temporary folder)")
-    parser.add_argument("--again", action="store_true", help="run cells again that have a result")
-    parser.add_argument("--list", action="store_true", help="list the cells and stop")
+    parser.add_argument("--work-dir", type=Path, help="folder of stages and logs (default: a temporary folder)")
+    parser.add_argument("--again", action="store_true", help="also run cells that have a result")
+    parser.add_argument("--list", action="store_true", help="list the cells and exit")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cells = [cell for cell in load_cells(args.suite) if fnmatch(cell.name, args.cell)]

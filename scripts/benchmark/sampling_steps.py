@@ -1,6 +1,6 @@
 """Compares few steps of DPM-Solver++ with many of DDIM on one diffusion model: images per second and kernel distance.
 
-Both sample the same seeds, batch by batch in turn, and are compared with the same draws of validation images.
+Both sample the same seeds, in interleaved batches, and are compared with the same draws of validation images.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def sample_in_turn(
 def main() -> None:
     """Reads the command line, samples, and writes the measurements as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("diffusion_dir", type=Path, help="output of the training, of an unconditional model")
+    parser.add_argument("diffusion_dir", type=Path, help="output folder of training an unconditional model")
     parser.add_argument("--task", type=Path, required=True)
     parser.add_argument("--datalist", type=Path, required=True, help="with absolute paths, as `tskd plan` writes it")
-    parser.add_argument("--encoder", default="sam_demo", help="whose features are compared")
+    parser.add_argument("--encoder", default="sam_demo", help="encoder whose features are compared")
     parser.add_argument("--encoder-weights", type=Path)
-    parser.add_argument("--number", type=int, default=64, help="of images, seeds 0, 1, 2, ...")
+    parser.add_argument("--number", type=int, default=64, help="number of images, seeds 0, 1, 2, ...")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     args = parser.parse_args()
     task = load_task(args.task)

@@ -1,4 +1,4 @@
-"""Scans and student bundles of the sizes that the inference benchmark speaks of; made once, kept in a folder."""
+"""Scans and student bundles of the sizes in the inference benchmark; created once and kept in a folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLICES = 12
 
 
 def write_scan(name: str, folder: Path) -> Path:
-    """Returns the path of a phantom scan, int16 with a scanner's noise; written unless it is there."""
+    """Returns the path of a phantom scan, int16 with a scanner's noise; writes it unless it exists."""
     path = folder / f"{name}.nii.gz"
     if not path.is_file():
         shape, spacing = SCANS[name]
@@ -42,7 +42,7 @@ def write_scan(name: str, folder: Path) -> Path:
 
 
 def _slices(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Iterator[np.ndarray]:
-    """Yields the slices (H, W) one by one: a CT's worth of sampling points at once would not fit into memory."""
+    """Yields the slices (H, W) one by one: the sampling points of a whole CT would not fit into memory."""
     anatomy = sample_anatomy(7)
     for index in range(shape[2]):
         height = (index - (shape[2] - 1) / 2) * spacing[2]
@@ -55,10 +55,10 @@ def write_bundle(student: str, classes: int, image_size: int, scan: str, folder:
 
     Args:
         student: name for `build_student`.
-        classes: with background.
+        classes: number of classes, including background.
         image_size: pixels of the network along a side.
-        scan: of SCANS, whose field of view the network sees.
-        folder: that keeps it.
+        scan: name in SCANS, whose field of view the network sees.
+        folder: folder of the bundle.
     """
     bundle = folder / f"{student}-{scan}-{classes}-{image_size}"
     if (bundle / "models" / "model.pt").is_file():
@@ -81,7 +81,7 @@ def write_bundle(student: str, classes: int, image_size: int, scan: str, folder:
 
 
 def _train_briefly(network: torch.nn.Module, classes: int, image_size: int, extent_mm: float) -> None:
-    """Trains on a few coarse slices of another patient, tissues behind the chest wall being the classes."""
+    """Trains on a few coarse slices of another patient, with the tissues behind the chest wall as classes."""
     anatomy = sample_anatomy(8)
     table = np.zeros(NUM_TISSUES, np.int64)
     table[Tissue.CAVITY :] = np.arange(NUM_TISSUES - Tissue.CAVITY) % (classes - 1) + 1

@@ -1,4 +1,4 @@
-"""Runs the stages of cells: once each, in a store that the cells of all processes share."""
+"""Runs the stages of cells, once each, in a store shared by the cells of all processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Workplace:
     """A folder with the output of each stage, found again by the stage's key.
 
     Args:
-        folder: made when missing.
+        folder: root folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,12 +41,12 @@ class Workplace:
         self.hashes = ContentHashes(private_file(folder, "content_hashes.json"))
 
     def run(self, cell: Cell) -> tuple[list[dict[str, Any]], dict[str, Any], Path]:
-        """Runs the stages of a cell and the scoring of its model, unless that was done before.
+        """Runs the stages of a cell and the scoring of its model, unless already done.
 
         Returns:
-            What is noted of each stage (name and settings, seconds, those of the processor, which other work on the
-            machine hardly changes, the GPU, the commit and the results of its record), what is noted of the scoring,
-            and the path of `metrics.csv`.
+            The record of each stage (name and settings, wall seconds, CPU seconds, which depend little on other load,
+            the GPU, the commit and the results of its record), the record of the scoring, and the path of
+            `metrics.csv`.
         """
         chain = cell.stage.chain()
         stages = [*(self._stage(stage, cell.split) for stage in chain), self._scoring(cell)]
@@ -60,13 +60,13 @@ class Workplace:
         return described, store.state(names[-1]), store.folder(names[-1]) / "metrics.csv"
 
     def name(self, stage: Stage, split: Split) -> str:
-        """Returns the name of a stage in the store, which holds its key."""
+        """Returns the name of a stage in the store, which contains its key."""
         own = stage.split(split)
         what = f"{stage.bundle}-{Path(stage.configs[-1]).stem}"
         return f"{own.dataset}-{own.name}-{what}-{stage.key(split)[:12]}"
 
     def dataset(self, split: Split) -> PlannedDataset:
-        """Returns the dataset of a split with its task, which is planned when it was not yet."""
+        """Returns the dataset of a split with its task, planning the task if necessary."""
         folder = self.folder / "datasets" / f"{split.dataset}-{split.name}-{split.key[:12]}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / "task.json").is_file():
@@ -81,7 +81,9 @@ class Workplace:
         if "encoder_weights" in stage.settings:
             paths["encoder_weights"] = weights_file(stage.settings["encoder_weights"])
         paths |= {"datalist": dataset.datalist, "task": dataset.task_file}
-        if "cache_dir" not in stage.settings:  # targets are found by teacher, task and image, whoever has cached them
+        if (
+            "cache_dir" not in stage.settings
+        ):  # targets are identified by teacher, task and image, whichever stage cached them
             paths["cache_dir"] = self.folder / "teacher_targets"
         return stage_store.Stage(
             self.name(stage, split), stage.name, BUNDLES / stage.bundle, stage.configs,
@@ -105,7 +107,7 @@ class Workplace:
 
 
 def run_here(run: BundleRun) -> Mapping[str, Any]:
-    """Runs a stage in this process, whole, so that its seconds are all of it, and drops its checkpoints."""
+    """Runs a stage completely in this process, so that all its time is measured, and removes its checkpoints."""
     shutil.rmtree(run.output_dir, ignore_errors=True)
     started = time.process_time()
     run.run_here()
@@ -134,13 +136,13 @@ def plan(split: Split, folder: Path) -> None:
 
 
 def gpu_model() -> str | None:
-    """Model of the GPU that bundles choose; None without one."""
+    """Returns the model of the GPU that bundles select; None without one."""
     device = default_device()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def checkout_commit() -> str:
-    """Returns the commit at which what runs here runs to the same result; `+` where code has changed since."""
+    """Returns the commit that reproduces the results of this checkout; `+` if code has changed since."""
     code = (":/", ":(top,exclude)scripts/benchmark/results")
     head = _git("rev-parse", "HEAD")
     return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no", "--", *code) else head or "unknown"

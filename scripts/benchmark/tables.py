@@ -20,14 +20,14 @@ from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json
 
 ROOT = FOLDER.parents[1]
-SMALLEST_GAP = 0.02  # below, or where its interval reaches 0, there is nothing to distil
+SMALLEST_GAP = 0.02  # below, or if its interval reaches 0, there is nothing to distil
 
 
 def load_results(suite: str) -> list[Result]:
-    """Returns the results of the suite's cells, as far as there are any.
+    """Returns the available results of the suite's cells.
 
     Raises:
-        ValueError: if one was run with other settings than the suite has now.
+        ValueError: if one was run with settings that differ from the suite's.
     """
     found = read_results(suite)
     made = [cell for cell in load_cells(suite) if cell.name in found]
@@ -38,7 +38,7 @@ def load_results(suite: str) -> list[Result]:
 
 
 def shown_results(suite: str) -> dict[str, list[Result]]:
-    """Returns the results by dataset, of the datasets on which the suite's reference has one."""
+    """Returns the results by dataset, of the datasets for which the suite's reference method has one."""
     results, content = load_results(suite), read_suite(suite)
     of_datasets = {name: [result for result in results if result["dataset"] == name] for name in content["datasets"]}
     return {
@@ -57,10 +57,10 @@ def accuracy_table(results: Sequence[Result], reference: str, dataset: Mapping[s
     """Returns the lines of a table with the accuracy of each method and the reference's lead over it.
 
     Args:
-        results: of one dataset.
+        results: results of one dataset.
         reference: method that the others are compared with.
-        dataset: as the suite describes it: `unit` of distances ("mm"), and whether only the `largest_component` of
-            each structure was kept (False).
+        dataset: description in the suite: `unit` of distances ("mm"), and whether only the `largest_component` of each
+            structure was kept (False).
     """
     unit = dataset.get("unit", "mm")
     components = "largest component" if dataset.get("largest_component") else "without largest-component filter"
@@ -80,11 +80,11 @@ def accuracy_table(results: Sequence[Result], reference: str, dataset: Mapping[s
 
 
 def cost_table(results: Sequence[Result], reference: str, costs: Mapping[str, Any]) -> list[str]:
-    """Returns the lines of a table with the size of each method's network and the cost of its training.
+    """Returns the lines of a table with the size of each method's network and the cost of its training run.
 
     Args:
-        results: of one dataset.
-        reference: method whose time a step the others' is a multiple of.
+        results: results of one dataset.
+        reference: method whose time per step is the unit of the others'.
         costs: `seconds_per_step` and `peak_mb` by method, or empty.
     """
     counted = "trainable_parameters" if _has_trainable_parameters(results) else "parameters"
@@ -118,7 +118,7 @@ def _has_trainable_parameters(results: Sequence[Result]) -> bool:
 
 
 def _has_cpu_seconds(result: Result) -> bool:
-    """Whether the processor did all the work, and its seconds were taken."""
+    """Returns whether everything ran on the CPU and its time was recorded."""
     stages = result["stages"]
     return all("cpu_seconds" in stage and not stage.get("gpu") for stage in stages) and not result["machine"].get("gpu")
 
@@ -140,7 +140,7 @@ def _interval(bounds: tuple[float, float], sign: str = "+") -> str:
 
 
 def _difference(first: Patients, second: Patients) -> str:
-    if not first.keys() & second.keys():  # a suite that is running
+    if not first.keys() & second.keys():  # a suite still running
         return "no patient yet"
     difference = paired(first, second)
     return f"{difference.mean:+.3f} {_interval(difference.interval_95)}"
@@ -151,12 +151,12 @@ def _cost(cost: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
 
 
 def findings(results: Sequence[Result], content: Mapping[str, Any]) -> list[str]:
-    """Returns sentences on the suite's primary comparisons (Holm) and on how much of the teacher's lead is kept.
+    """Returns sentences on the suite's primary comparisons (Holm) and on the fraction of the teacher's lead kept.
 
     Args:
-        results: of one dataset.
-        content: of the suite: `reference`, `primary` (methods that the reference is compared with), `gap` (names of
-            the methods `teacher` and `scratch`), `pairs` (two methods each whose difference is shown).
+        results: results of one dataset.
+        content: content of the suite: `reference`, `primary` (methods that the reference is compared with), `gap`
+            (names of the methods `teacher` and `scratch`), `pairs` (pairs of methods whose difference is shown).
     """
     methods = _by_method(results)
     dice, nsd = (
@@ -204,7 +204,7 @@ def _gap_sentence(patients: Mapping[str, Patients], reference: str, gap: Mapping
 
 
 def is_shown(suite: str) -> bool:
-    """Whether a document shows this suite's table."""
+    """Returns whether a document shows this suite's table."""
     return "document" in read_suite(suite)
 
 
@@ -260,7 +260,7 @@ def _steps(result: Result) -> str:
 
 
 def replace_block(text: str, name: str, block: str) -> str:
-    """Returns a document in which the lines between the two markers of `name` are the block.
+    """Returns a document with the lines between the two markers of `name` replaced by the block.
 
     Raises:
         ValueError: if a marker is missing.

@@ -1,7 +1,7 @@
-"""Measures what a training step of each of a suite's teachers costs: seconds and peak memory.
+"""Measures the cost of a training step of each of a suite's teachers: seconds and peak memory.
 
-Every measurement is a process of its own with one thread; methods are interleaved over several rounds. Only ratios of
-times mean something, and only from a machine that does nothing else meanwhile.
+Every measurement is a separate process with one thread; methods are interleaved over several rounds. Only ratios of
+times are meaningful, and only on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(settings: dict[str, Any], image_size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Reads the command line; measures all methods, or one inside a process of its own."""
+    """Reads the command line; measures all methods, or one in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=suite_names())
     parser.add_argument("--method", help="measure only this one, in this process, and print its numbers")

@@ -1,7 +1,7 @@
-"""Measures two ways from the network's resolution to the scan's: Dice, HD95 and seconds on `validation`.
+"""Compares two ways of upsampling from the network's resolution to the scan's: Dice, HD95 and time on `validation`.
 
-nearest: the class of the network's nearest pixel; linear: the class of the largest interpolated logit. Each once as
-it is and once with only the largest component of each organ, without which far-off specks decide HD95.
+nearest: the class of the network's nearest pixel; linear: the class of the largest interpolated logit. Each without and
+with only the largest component of each organ, since distant specks dominate HD95 otherwise.
 
 python scripts/benchmark/upsampling.py study/student study/datalist.json
 """
@@ -31,7 +31,7 @@ from tskd_monai.transforms.pipelines import preprocessing
 
 @torch.no_grad()
 def measure(bundle: Path, datalist: Path, fold: int | None) -> list[dict[str, Any]]:
-    """Returns one row for each way: mean over cases and organs of Dice and HD95 (mm), and mean seconds of a case."""
+    """Returns one row per variant: mean Dice and HD95 (mm) over cases and organs, and mean seconds per case."""
     network, task = load_student(bundle)
     kept = replace(task, keep_largest_component=task.label_values[1:])
     rows: dict[tuple[str, bool], list[dict[str, Any]]] = {}

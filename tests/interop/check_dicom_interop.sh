@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Holds the DICOM that is read and written here against other people's software: highdicom, dcmqi, dciodvfy, dcm2niix
-# and a real Orthanc on 127.0.0.1. Phantom series are written, segmented by the stock bundle runner and read back.
-#   bash tests/interop/check_dicom_interop.sh            in a temporary folder
-#   bash tests/interop/check_dicom_interop.sh FOLDER     keeps the files there
-#   PYTHON=/path/to/python bash tests/interop/check_dicom_interop.sh    another environment than .venv
+# Compares our reading and writing of DICOM with independent software: highdicom, dcmqi, dciodvfy, dcm2niix and a real
+# Orthanc on 127.0.0.1. Phantom series are written, segmented by the stock bundle runner and read back.
+#   bash tests/interop/check_dicom_interop.sh            uses a temporary folder
+#   bash tests/interop/check_dicom_interop.sh FOLDER     keeps the files in FOLDER
+#   PYTHON=/path/to/python bash tests/interop/check_dicom_interop.sh    uses another environment than .venv
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"

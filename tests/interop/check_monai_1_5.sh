@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the segmentation bundle under the versions that MONAI Label's server has (MONAI 1.5.2, numpy 1.26, pydicom 2): its
-# configs are parsed, a volume is segmented and steps are trained, as MONAI Label calls them. They lie over the project's
-# environment, in build/monai_1_5, made by the first call.
+# Runs the segmentation bundle under the versions of MONAI Label's server (MONAI 1.5.2, numpy 1.26, pydicom 2): its
+# configs are parsed, a volume is segmented and a few steps are trained, as MONAI Label does. These versions overlay the
+# project's environment from build/monai_1_5, created by the first call.
 #   bash tests/interop/check_monai_1_5.sh          arguments go to pytest
 set -euo pipefail
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Drives the real MONAI Label server over REST, as 3D Slicer and OHIF do: inference, labels, fine-tuning, next sample,
-# on NIfTI files and on DICOM studies of a real Orthanc. One line a step, with its time; ends with 1 at a failed one.
-#   bash tests/interop/check_monai_label.sh                        in a temporary folder, with a student trained for it
-#   bash tests/interop/check_monai_label.sh --output FOLDER        keeps the label maps, the picture and the servers' logs
-#   bash tests/interop/check_monai_label.sh --bundle BUNDLE        with a copy of this student of the embedded study
+# on NIfTI files and on DICOM studies of a real Orthanc. Prints a line per step, with its time; exits 1 if one fails.
+#   bash tests/interop/check_monai_label.sh                        uses a temporary folder and a student trained for it
+#   bash tests/interop/check_monai_label.sh --output FOLDER        keeps the label maps, the figure and server logs
+#   bash tests/interop/check_monai_label.sh --bundle BUNDLE        uses a copy of this student of the embedded dataset
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"

@@ -3,9 +3,9 @@
 # another folder, in an environment without this project.
 #   PYTHON=/path/to/python bash tests/interop/check_zoo_bundle.sh MODEL_ZOO EXPORT [ORIGINAL]
 #     MODEL_ZOO  a checkout (or bare clone) of https://github.com/Project-MONAI/model-zoo
-#     EXPORT     the folder that `tskd zoo` wrote, with its unit test beside it
-#     ORIGINAL   the student bundle it was made from: the two must segment a phantom alike, voxel for voxel
-#     PYTHON     has what the bundle's metadata names, and parameterized and jsonschema; not this project
+#     EXPORT     the folder written by `tskd zoo`, with its unit test beside it
+#     ORIGINAL   the student bundle it was made from: both must segment a phantom identically, voxel for voxel
+#     PYTHON     environment with the packages of the bundle's metadata, parameterized and jsonschema; not this project
 set -euo pipefail
 
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -15,7 +15,7 @@ die() {
 }
 say() { printf '\n== %s\n' "$*"; }
 
-[ $# -ge 2 ] || die "expected MODEL_ZOO EXPORT [ORIGINAL]; the head of this script says what they are."
+[ $# -ge 2 ] || die "expected MODEL_ZOO EXPORT [ORIGINAL]; they are explained at the top of this script."
 python="${PYTHON:-}"
 [ -n "$python" ] || die "expected PYTHON=/path/to/python of an environment without this project."
 git -C "$1" cat-file -e HEAD:ci/verify_bundle.py 2>/dev/null || die "expected a checkout of the model zoo at $1, found none."
@@ -45,10 +45,10 @@ git -C "$zoo" archive HEAD ci models/model_info.json | tar -x
 cp -r -- "$export" "models/$name"
 cp -- "$test" "ci/unit_tests/test_$name.py"
 mkdir "models/$name/eval"
-# What ci/prepare_schema.py downloads.
+# The file that ci/prepare_schema.py downloads.
 cp -- "$root/tests/bundles/meta_schema_20240725.json" "models/$name/eval/schema.json"
-# What a pull request adds, as for other bundles: a diffusion model is no function of an image alone, and neither that nor
-# a foundation model from transformers can be scripted.
+# Added by a pull request, as for other bundles: a diffusion model is not a function of an image only, and neither it
+# nor a foundation model from transformers can be scripted.
 skipped=()
 if grep -q '_target_.*load_diffusion_pipeline' "models/$name/configs/inference."*; then
   skipped=(shape torchscript)
@@ -85,7 +85,7 @@ if "shape" not in skipped:
     verify_net_in_out(**network)
 if "torchscript" not in skipped:
     ckpt_export(filepath="model.ts", ckpt_file=weights, **network)
-    # By tracing: MONAI below 1.6 hands torch a scripted network otherwise, which the exporter of torch 2.9 refuses.
+    # By tracing: otherwise MONAI below 1.6 passes torch a scripted network, which the exporter of torch 2.9 rejects.
     onnx_export(filepath="model.onnx", ckpt_file=weights, use_trace=True, **network)
     torch.jit.load("model.ts")
     print({path.name: path.stat().st_size for path in Path().glob("model.*")}, "bytes")

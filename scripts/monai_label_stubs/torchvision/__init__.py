@@ -1,5 +1,5 @@
-"""Stands in for torchvision in the environment of the MONAI Label server.
+"""Replaces torchvision in the environment of the MONAI Label server.
 
-The server imports two functions of it that serving a bundle never calls. The real package has to match torch in version
-and build: beside a CPU build of torch, the package index's own does not even import.
+The server imports two of its functions, which serving a bundle never calls. The real package must match torch in
+version and build: beside a CPU build of torch, the version on the package index does not even import.
 """

@@ -8,10 +8,10 @@ MESSAGE = "torchvision is not installed in the MONAI Label environment; serving 
 
 
 def make_grid(*args: object, **kwargs: object) -> NoReturn:
-    """Raises ImportError: whoever calls it needs the real one."""
+    """Raises ImportError: callers need the real function."""
     raise ImportError(MESSAGE)
 
 
 def save_image(*args: object, **kwargs: object) -> NoReturn:
-    """Raises ImportError: whoever calls it needs the real one."""
+    """Raises ImportError: callers need the real function."""
     raise ImportError(MESSAGE)
