@@ -87,3 +87,12 @@ def test_an_absent_class_does_not_enter_the_mean() -> None:
     rows = [row("a", 1, 0.5), row("a", 2, NAN), row("b", 1, 1.0), row("b", 2, 0.5)]
     assert class_means(rows) == {"a": 0.5, "b": 0.75}
     assert summarise(rows)["classes"]["organ 2"]["dice"] == {"mean": 0.5, "sd": None, "median": 0.5, "cases": 1}
+
+
+@pytest.mark.parametrize(("size", "resamples"), [(2, 999), (13, 1000), (40, 2500), (300, 1001)])
+def test_resamples_are_those_of_one_draw_after_another(size: int, resamples: int) -> None:
+    data = np.random.default_rng(size).random(size)
+    generator = np.random.default_rng(3)
+    means = [data[generator.integers(size, size=size)].mean() for _ in range(resamples)]
+    expected = tuple(np.percentile(means, [2.5, 97.5]))
+    assert bootstrap_mean_interval(data.tolist(), seed=3, resamples=resamples) == pytest.approx(expected, rel=1e-12)

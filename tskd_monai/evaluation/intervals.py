@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 10_000
+BLOCK = 1_000
+"""Resamples drawn at once, which bounds the memory; the draws are those of one resample after another."""
 
 
 def bootstrap_mean_interval(
@@ -33,7 +35,8 @@ def bootstrap_mean_interval(
     if data.size < 2:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
-    means = np.array([data[generator.integers(data.size, size=data.size)].mean() for _ in range(resamples)])
+    blocks = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
+    means = np.concatenate([data[generator.integers(data.size, size=(rows, data.size))].mean(1) for rows in blocks])
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
