@@ -59,10 +59,13 @@ def test_later_configs_and_overrides_count(bundle: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_child_process_leaves_its_result_or_its_reason(bundle: Path, tmp_path: Path) -> None:
+def test_a_child_process_leaves_its_result_or_its_reason(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "logs" / "run.txt"
     BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log)
     assert (tmp_path / "width.txt").read_text() == "9"
+    monkeypatch.setattr(sys, "executable", python_command())
     with pytest.raises(BundleRunError, match="ended with exit code 1; FileNotFoundError: .*No such file") as raised:
         BundleRun(bundle, ["train.json"], {"output_dir": tmp_path / "nowhere"}).run(log)
     assert raised.value.code == 1 and "\n" not in raised.value.reason
@@ -109,7 +112,10 @@ def test_the_terminal_shows_messages_and_a_bar_and_the_log_holds_everything(tty:
 
 
 @pytest.mark.slow
-def test_a_run_with_a_view_has_the_same_result_and_reason(bundle: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_view_has_the_same_result_and_reason(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", python_command())
     shown, log = Terminal(False), tmp_path / "logs" / "run.log"
     BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log, shown=shown)
     assert (tmp_path / "width.txt").read_text() == "9" and "parsing config_file" in log.read_text()

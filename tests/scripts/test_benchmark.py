@@ -236,7 +236,6 @@ def test_only_the_block_between_the_markers_is_replaced() -> None:
         replace_block(text, "y", "new")
 
 
-@pytest.mark.slow
 def test_documents_show_the_committed_results() -> None:
     tables = script("tables")
     shown = [suite for suite in script("cells").suite_names() if tables.is_shown(suite)]
