@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 MAX_IMPORT_SECONDS = 0.3
 
 
-def test_import_is_cheap_and_leaves_torch_alone() -> None:
+def test_import_is_cheap_and_does_not_import_torch() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import tskd_monai; "
         "print(time.perf_counter() - start, 'torch' in sys.modules)"

@@ -32,8 +32,8 @@ def _nifti(name: str, *edits: tuple[int, bytes], behind: bytes = b"") -> Callabl
 
     def plant(folder: Path) -> Path:
         content = bytearray(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_bytes())
-        for place, field in edits:
-            content[place : place + len(field)] = field
+        for offset, field in edits:
+            content[offset : offset + len(field)] = field
         path = folder / name
         content += behind
         path.write_bytes(gzip.compress(bytes(content)) if name.endswith(".gz") else bytes(content))

@@ -19,7 +19,7 @@ CORPUS = [
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sets the path of the marker file of planted code, and returns the folder that attacks are planted in."""
     monkeypatch.setenv(MARKER, str(tmp_path / "harm"))
     (tmp_path / "inbox").mkdir()
@@ -29,9 +29,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("attack", CORPUS, ids=lambda attack: attack.name)
 def test_attack_is_refused_and_does_harm_where_the_guard_is_taken_out(
-    attack: Attack, place: Path, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planted = attack.plant(place)
+    planted = attack.plant(folder)
     with pytest.raises(attack.errors, match=attack.message):
         attack.guarded(planted)
     assert not marker().exists()

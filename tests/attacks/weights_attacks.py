@@ -97,8 +97,8 @@ def _extracts(path: Path, monkey: Monkey) -> bool:
 
 
 def _lying_safetensors(folder: Path) -> Path:
-    claim = {"weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
-    header = json.dumps(claim).encode()
+    stated = {"weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
+    header = json.dumps(stated).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
     return folder / "model.safetensors"
 
@@ -116,8 +116,8 @@ def _naive_safetensors(path: Path, monkey: Monkey) -> bool:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > path.stat().st_size:
             return _takes_memory(length)
-        claim = json.loads(file.read(length))["weight"]
-    return _takes_memory(int(np.prod(claim["shape"])) * 4)
+        stated = json.loads(file.read(length))["weight"]
+    return _takes_memory(int(np.prod(stated["shape"])) * 4)
 
 
 def _takes_memory(size: int) -> bool:
@@ -142,7 +142,7 @@ def _cache_of_zeros(folder: Path) -> TargetCache:
     return TargetCache(folder, teacher, TASK)  # type: ignore[arg-type]  # only its weights are asked for
 
 
-def _answer(folder: Path, foreground: bytes) -> Path:
+def _target(folder: Path, foreground: bytes) -> Path:
     with zipfile.ZipFile(_cache_of_zeros(folder).path(IMAGE), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("foreground.npy", foreground)
         archive.writestr("features.npy", _npy((1, 1, 1), b"0"))
@@ -158,7 +158,7 @@ def _npy(shape: tuple[int, ...], content: bytes) -> bytes:
 def _pickled_array(folder: Path) -> Path:
     stream = io.BytesIO()
     np.save(stream, np.array([Payload()], dtype=object), allow_pickle=True)
-    return _answer(folder, stream.getvalue())
+    return _target(folder, stream.getvalue())
 
 
 def _unpickled_array(folder: Path, monkey: Monkey) -> bool:
@@ -167,7 +167,7 @@ def _unpickled_array(folder: Path, monkey: Monkey) -> bool:
 
 
 def _lying_array(folder: Path) -> Path:
-    return _answer(folder, _npy((10**6, 10**6), b"0"))
+    return _target(folder, _npy((10**6, 10**6), b"0"))
 
 
 def _believed_array(folder: Path, monkey: Monkey) -> bool:
@@ -178,7 +178,7 @@ def _believed_array(folder: Path, monkey: Monkey) -> bool:
 
 def _packed_array(folder: Path) -> Path:
     size = target_cache.MAX_TARGET_BYTES + 1
-    return _answer(folder, _npy((size,), bytes(size)))
+    return _target(folder, _npy((size,), bytes(size)))
 
 
 def _unpacked_array(folder: Path, monkey: Monkey) -> bool:

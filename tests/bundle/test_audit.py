@@ -42,7 +42,7 @@ def test_list_has_nothing_that_no_bundle_holds() -> None:
 
 
 @pytest.mark.parametrize("name", ["configs/inference.json", "configs/train.yaml", "configs/deep/a.yml"])
-def test_expression_call_and_other_file_are_found_wherever_they_stand(name: str, tmp_path: Path) -> None:
+def test_expression_call_and_other_file_are_found_at_any_position(name: str, tmp_path: Path) -> None:
     content = {"a": [{"b": "$__import__('os')"}], "c": {"_target_": "os.system"}, "d": "%other.json", "e": "a $ b"}
     found = unlisted_code(write(tmp_path, name, json.dumps(content)), ALLOWED)
     assert found == [

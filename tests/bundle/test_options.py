@@ -140,7 +140,7 @@ def test_an_output_folder_in_use_ends_the_run_in_one_line(tmp_path: Path, monkey
         bundle.hold_output_dir(tmp_path)
 
 
-def test_the_first_process_alone_holds_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_holds_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = bundle.hold_output_dir(tmp_path)
     assert (tmp_path / LOCK_FILE).is_file()
     bundle.release_output_dir(lock)

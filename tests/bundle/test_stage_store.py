@@ -185,7 +185,7 @@ def test_restart_keeps_the_old_folders_beside_and_runs_what_depends_on_them(
     assert calls.take() == [] and files(finished) == after
 
 
-def test_a_restart_with_the_same_result_leaves_the_dependents_alone(
+def test_a_restart_with_the_same_result_does_not_run_dependents(
     finished: Path, stages: dict[str, Stage], calls: Calls
 ) -> None:
     students = {path: state for path, state in files(finished).items() if not path.startswith("teacher")}
@@ -253,7 +253,7 @@ def test_a_bundle_that_a_stage_writes_is_judged_once_it_is_there(
     StageStore(finished, list(own.values())).check()
 
 
-def test_a_removed_result_is_made_again_and_an_edited_one_is_noticed(
+def test_a_removed_result_is_made_again_and_an_edited_one_is_detected(
     finished: Path, stages: dict[str, Stage], calls: Calls
 ) -> None:
     shutil.rmtree(finished / "predictions")

@@ -84,7 +84,7 @@ def test_weights_load_strictly_into_the_network_of_its_config(bundle: Path) -> N
     assert network(torch.zeros(1, 1, 32, 48)).shape == (1, 3, 32, 48)
 
 
-def test_metadata_tells_the_tasks_classes(bundle: Path) -> None:
+def test_metadata_states_the_tasks_classes(bundle: Path) -> None:
     metadata = read(bundle / "configs" / "metadata.json")
     formats = metadata["network_data_format"]
     assert formats["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver", "2": "spleen"}
@@ -116,7 +116,7 @@ def test_student_of_a_user_does_not_name_the_projects_team(bundle: Path) -> None
         ),
     ],
 )
-def test_metadata_tells_the_tasks_images(
+def test_metadata_states_the_tasks_images(
     tmp_path: Path, make_task: MakeTask, changes: dict[str, Any], modality: str, channels: dict[str, str]
 ) -> None:
     task = make_task(labels=(Label(0, "background"), Label(255, "vessel")), **changes)

@@ -291,7 +291,7 @@ def test_wrong_reference_to_an_optional_property_is_found(scratch: Path) -> None
     assert contracts.check_properties([config]) == ["train.yaml: property train_handlers (train#handlers)"]
 
 
-def test_what_monai_label_needs_is_asked_of_the_deployed_bundle(scratch: Path) -> None:
+def test_what_monai_label_needs_is_required_of_the_deployed_bundle(scratch: Path) -> None:
     plant(scratch / "configs" / "train.yaml", "val_interval: 1\n", "")
     plant(scratch / "configs" / "inference.yaml", "preprocessing:", "preparation:")
     folder = scratch.rename(scratch.with_name("segmentation"))
@@ -314,7 +314,7 @@ def test_handlers_of_the_deployed_bundle_are_components(scratch: Path) -> None:
     ]
 
 
-def test_component_written_in_place_is_no_wrong_reference(scratch: Path) -> None:
+def test_inline_component_is_not_a_wrong_reference(scratch: Path) -> None:
     config = scratch / "configs" / "train.yaml"
     plant(config, "data: []}", "data: [], transform: {_target_: Compose, transforms: []}}")
     assert contracts.check_properties([config]) == []

@@ -126,7 +126,7 @@ def test_the_label_map_is_that_of_the_runner_in_one_uint8_channel(
     np.testing.assert_array_equal(sent, np.asarray(nib.load(tmp_path / "out" / "scan_seg.nii.gz").dataobj))
 
 
-def test_without_the_task_the_error_says_where_it_is_looked_for(parser: ConfigParser, tmp_path: Path) -> None:
+def test_without_the_task_the_error_names_the_path_searched(parser: ConfigParser, tmp_path: Path) -> None:
     parser["bundle_root"] = str(tmp_path)
     parser.parse()
     with pytest.raises(RuntimeError) as raised:

@@ -82,18 +82,18 @@ def weights(study: Path, output_dir: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_a_second_training_asks_for_nothing_and_ends_alike(
+def test_a_second_training_runs_no_teacher_and_ends_alike(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     teacher = load_any_teacher(study / "teacher", load_task(study / "task.json"))
     before = state_sha256(teacher)
     distil(study, tmp_path / "first")
-    answers = tmp_path / "first" / "teacher_targets"
-    kept = {path.name: path.stat().st_mtime_ns for path in answers.iterdir()}
+    targets = tmp_path / "first" / "teacher_targets"
+    kept = {path.name: path.stat().st_mtime_ns for path in targets.iterdir()}
     assert 0 < len(kept) <= SLICES
-    distil(study, tmp_path / "second", cache_dir=str(answers))
+    distil(study, tmp_path / "second", cache_dir=str(targets))
     assert asked(caplog) == [f"Teacher targets: {SLICES} images, {number} of them computed now" for number in (6, 0)]
-    assert {path.name: path.stat().st_mtime_ns for path in answers.iterdir()} == kept
+    assert {path.name: path.stat().st_mtime_ns for path in targets.iterdir()} == kept
     assert not (tmp_path / "second" / "teacher_targets").exists()
     first, second = weights(study, tmp_path / "first"), weights(study, tmp_path / "second")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -109,9 +109,9 @@ def test_without_a_cache_nothing_is_kept(study: Path, tmp_path: Path, caplog: py
 
 
 @pytest.mark.usefixtures("bfloat16_anywhere")
-def test_the_student_is_trained_in_the_precision_that_is_asked_for(study: Path, tmp_path: Path) -> None:
+def test_the_student_is_trained_in_the_requested_precision(study: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
-        distil(study, tmp_path / precision, precision=precision, cache_dir=str(tmp_path / "answers"))
+        distil(study, tmp_path / precision, precision=precision, cache_dir=str(tmp_path / "targets"))
     exact, rough = weights(study, tmp_path / "float32"), weights(study, tmp_path / "bfloat16")
     assert {value.dtype for value in rough.values()} == {torch.float32}
     assert any(not torch.equal(exact[name], rough[name]) for name in exact)
@@ -127,11 +127,11 @@ def fill(study: Path, cache_dir: Path) -> None:
 def test_the_cache_is_filled_before_and_elsewhere(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(study, tmp_path / "answers")
-    assert [path.name for path in tmp_path.iterdir()] == ["answers"]  # nothing was trained
-    next((tmp_path / "answers").iterdir()).unlink()  # as if it had been interrupted
-    fill(study, tmp_path / "answers")
-    distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "answers"))
+    fill(study, tmp_path / "targets")
+    assert [path.name for path in tmp_path.iterdir()] == ["targets"]  # nothing was trained
+    next((tmp_path / "targets").iterdir()).unlink()  # as if it had been interrupted
+    fill(study, tmp_path / "targets")
+    distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "targets"))
     assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them computed now" for number in (6, 1, 0)]
     assert not (tmp_path / "distilled" / "teacher_targets").exists()
 
@@ -179,11 +179,11 @@ def test_stopped_and_resumed_is_uninterrupted(study: Path, tmp_path: Path, caplo
         assert torch.equal(resumed["optimizer"]["state"][number]["exp_avg_sq"], state["exp_avg_sq"]), number
 
 
-def test_the_seed_alone_decides_the_student(study: Path, tmp_path: Path) -> None:
+def test_only_the_seed_determines_the_student(study: Path, tmp_path: Path) -> None:
     found = {}
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
         torch.rand(len(found) + 1)  # earlier code in this process has drawn numbers
-        distil(study, tmp_path / name, cache_dir=str(tmp_path / "answers"), seed=seed)
+        distil(study, tmp_path / name, cache_dir=str(tmp_path / "targets"), seed=seed)
         found[name] = weights(study, tmp_path / name)
     assert all(torch.equal(value, found["again"][name]) for name, value in found["first"].items())
     assert any(not torch.equal(value, found["other"][name]) for name, value in found["first"].items())

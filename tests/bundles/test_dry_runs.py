@@ -67,7 +67,7 @@ def test_a_damaged_case_is_named_and_ends_the_run(
     assert datalist["training"][0]["case"] in table(caplog)
 
 
-def test_a_dry_run_of_a_distillation_counts_answers_and_synthetic_images(
+def test_a_dry_run_of_distillation_counts_cached_targets_and_synthetic_images(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start(MASKED_AUTOENCODER, study, tmp_path, "mae.yaml", "dry_run.yaml")  # no teacher, no cached targets

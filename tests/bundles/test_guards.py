@@ -65,7 +65,7 @@ def targets(steps: list[Any], config: dict[str, Any]) -> list[str]:
     return [step["_target_"].rpartition(".")[2] if isinstance(step, dict) else str(step) for step in found]
 
 
-def test_what_comes_before_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
+def test_steps_before_a_training_run(training: tuple[str, list[str], dict[str, Any]]) -> None:
     """The precision is checked first, then bundle root, seeds, process group and folder, then all else."""
     bundle, configs, config = training
     steps = [step.replace("DiffusionInferer", "PrecisionInferer") for step in targets(config["initialize"], config)]
@@ -92,7 +92,7 @@ def test_precision_seed_and_task_reach_what_guards_them(training: tuple[str, lis
     assert "finish" not in config or "$@train#inferer.precision" in settings
 
 
-def test_what_watches_over_a_training(training: tuple[str, list[str], dict[str, Any]]) -> None:
+def test_handlers_of_a_training_run(training: tuple[str, list[str], dict[str, Any]]) -> None:
     """The standard handlers, whose order `tests/training/test_handlers.py` checks, follow this run's own parts."""
     _, _, config = training
     names = targets(config["train"]["handlers"], config)

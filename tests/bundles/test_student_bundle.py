@@ -77,7 +77,7 @@ def segmentations(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.is_file() and path.name not in beside]
 
 
-def test_segmentation_lies_on_the_scans_grid_in_the_tasks_label_values(student: Path, tmp_path: Path) -> None:
+def test_segmentation_is_on_the_scans_grid_in_the_tasks_label_values(student: Path, tmp_path: Path) -> None:
     voxels, affine = volume()
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")
     written = segmentations(segment(student, tmp_path / "scan.nii.gz"))

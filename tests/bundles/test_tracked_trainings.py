@@ -35,7 +35,7 @@ def shown(folder: Path) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     )
 
 
-def test_tensorboard_shows_curves_and_pictures(study: Path, tmp_path: Path, training: Training) -> None:
+def test_tensorboard_shows_curves_and_images(study: Path, tmp_path: Path, training: Training) -> None:
     start(training, study, tmp_path, tensorboard=True)
     curves, pictures = shown(tmp_path / "tensorboard")
     assert curves["train_loss"] == [1, 2]

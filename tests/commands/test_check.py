@@ -157,7 +157,7 @@ def test_a_spacing_that_training_would_refuse_is_listed(study: Path, capsys: pyt
     assert "phantom_003: field of view" in text
 
 
-def test_a_fold_s_cases_stand_in_its_sections(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cases_of_a_fold_are_in_its_sections(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((study / "datalist.json").read_text())
     cases = [entry["case"] for section in ("training", "validation", "test") for entry in content[section]]
     content["folds"] = [{"training": cases[:3], "validation": cases[3:4], "test": cases[4:]}]

@@ -41,7 +41,7 @@ def test_the_page_and_the_json_say_the_same(capsys: pytest.CaptureFixture[str]) 
         ({"torch": {"build": "CUDA 13.0"}}, "CPU build does the same: pip install --force-reinstall torch"),
     ],
 )
-def test_each_problem_says_what_to_do(changes: dict[str, Any], message: str) -> None:
+def test_each_problem_states_what_to_do(changes: dict[str, Any], message: str) -> None:
     assert doctor.problems(found()) == []
     (sentence,) = doctor.problems(found(**changes))
     assert message in sentence

@@ -317,7 +317,7 @@ def test_chaos_is_read_once_and_its_organs_are_one_component_each(
     assert (few.image_size, few.pixdim, few.axcodes) == (full.image_size, full.pixdim, full.axcodes)
 
 
-def test_the_command_says_what_differs_in_one_line(study: Path, tmp_path: Path) -> None:
+def test_the_command_states_what_differs_in_one_line(study: Path, tmp_path: Path) -> None:
     def call(*options: str) -> subprocess.CompletedProcess[str]:
         command = [python_command(), "-m", "tskd_monai", "plan", str(study), "--output-dir", "run", *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)

@@ -69,7 +69,7 @@ def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest
     assert line.count("_seg.dcm") == line.count("_seg.nii.gz") == 1
 
 
-def test_one_bad_case_fails_alone(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_bad_case_fails(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = sorted((phantom / "images").iterdir())[0]
     (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:300])
     assert (

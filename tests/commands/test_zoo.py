@@ -104,8 +104,8 @@ def test_readme_names_only_what_is_in_the_export(shipped: bool, zoo: Path, shipp
     readme = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     named = named_files(readme)
     assert f"{NAME}/configs/inference.json" in named and "usage.md" in named
-    places = (bundle, bundle / "docs", bundle.parent)
-    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+    folders = (bundle, bundle / "docs", bundle.parent)
+    assert [name for name in named if not any((folder / name).is_file() for folder in folders)] == []
 
 
 @pytest.mark.parametrize("shipped", [True, False])

@@ -12,7 +12,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 Edit = Callable[[FileDataset, int], None]
-UPRIGHT = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 """Row and column direction, LPS."""
 
 
@@ -41,8 +41,8 @@ def write_series() -> Callable[..., WrittenSeries]:
 def _write_series(
     folder: Path,
     *,
-    places: Sequence[float] = (0, 2.5, 5, 7.5, 10),
-    directions: Sequence[Sequence[float]] = UPRIGHT,
+    positions: Sequence[float] = (0, 2.5, 5, 7.5, 10),
+    directions: Sequence[Sequence[float]] = AXIAL,
     shape: tuple[int, int] = (10, 14),
     modality: str = "CT",
     edit: Edit | None = None,
@@ -52,7 +52,7 @@ def _write_series(
 
     Args:
         folder: folder of the files, created if missing.
-        places: positions of the slices along the normal, mm, ascending.
+        positions: positions of the slices along the normal, mm, ascending.
         directions: row and column direction, LPS.
         shape: rows, columns.
         modality: Modality tag.
@@ -62,14 +62,14 @@ def _write_series(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     row, column = orthonormal(directions)
-    stored = rng.integers(-500, 1500, (shape[1], shape[0], len(places)), dtype=np.int16)
+    stored = rng.integers(-500, 1500, (shape[1], shape[0], len(positions)), dtype=np.int16)
     uid, study, frame = generate_uid(), generate_uid(), generate_uid()
-    names = rng.permutation(len(places))
-    for index, place in enumerate(places):
+    names = rng.permutation(len(positions))
+    for index, offset in enumerate(positions):
         dataset = _slice(stored[:, :, index].T, modality)
         dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = uid, study, frame
         dataset.InstanceNumber = int(names[index]) + 1
-        position = np.array([-31.5, 17.25, 101.0]) + place * np.cross(row, column)
+        position = np.array([-31.5, 17.25, 101.0]) + offset * np.cross(row, column)
         dataset.ImagePositionPatient = [f"{value:.8g}" for value in position]
         dataset.ImageOrientationPatient = [f"{value:.8f}" for value in (*row, *column)]
         if edit:

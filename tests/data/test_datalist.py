@@ -75,7 +75,7 @@ def test_a_patient_may_have_two_images_in_a_section(write: Write) -> None:
     assert len(load_datalist(path)["training"]) == 2
 
 
-def test_a_fold_says_the_sections_anew_with_all_images_of_a_patient(write: Write) -> None:
+def test_a_fold_redefines_the_sections_with_all_images_of_a_patient(write: Write) -> None:
     entries = [_entry("a", "img/left.nii"), _entry("a", "img/right.nii"), _entry("b")]
     folds = [{"training": ["a"], "validation": ["b"]}, {"training": ["b", "c"], "validation": ["a"]}]
     path = write(training=entries, validation=[_entry("c")], test=[_entry("t")], folds=folds)
@@ -160,7 +160,7 @@ def test_cases_without_labelled_slices_become_unlabelled() -> None:
 
 @pytest.mark.parametrize("name", ["img/a.nii", "./img/a.nii", "link.nii", "hard.nii", "folder/a.nii"])
 @pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
-def test_an_image_stands_in_one_section_once(write: Write, tmp_path: Path, name: str, section: str) -> None:
+def test_an_image_is_in_one_section_once(write: Write, tmp_path: Path, name: str, section: str) -> None:
     write(training=[_entry("a"), _entry("b")])
     (tmp_path / "link.nii").symlink_to("img/a.nii")
     (tmp_path / "folder").symlink_to("img")

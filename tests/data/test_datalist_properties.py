@@ -48,7 +48,7 @@ def load(folder: Path, content: Any, fold: int | None = None) -> dict[str, Any]:
 
 
 @given(content=datalists())
-def test_a_datalist_is_read_as_it_stands(folder: Path, content: dict[str, Any]) -> None:
+def test_a_datalist_is_read_unchanged(folder: Path, content: dict[str, Any]) -> None:
     found = load(folder, content)
     for section in SECTIONS:
         expected = content.get(section, [])

@@ -75,7 +75,7 @@ def test_ordinary_variation_is_not_remarked_on(task: Task, image: ImageExtent) -
         (replace(SCAN, values=(-1000.0, 1500.0)), "values -1000 to 1500, in training 0 to 995"),
     ],
 )
-def test_an_image_of_another_kind_is_told_by_what_differs(task: Task, image: ImageExtent, message: str) -> None:
+def test_an_image_of_another_kind_is_reported_by_what_differs(task: Task, image: ImageExtent, message: str) -> None:
     (found,) = unlike_training(image, task)
     assert message in found
 
@@ -98,11 +98,11 @@ def test_ordinary_hu_are_not_remarked_on(ct: Task, values: tuple[float, float]) 
         ((-1000.0, 60000.0), "values -1000 to 6e+04, in training"),
     ],
 )
-def test_other_values_than_hu_are_told(ct: Task, values: tuple[float, float], message: str) -> None:
+def test_other_values_than_hu_are_reported(ct: Task, values: tuple[float, float], message: str) -> None:
     assert message in "; ".join(unlike_training(replace(CT_SCAN, values=values), ct))
 
 
-def test_a_window_that_shows_nothing_is_told_without_training_images(ct: Task, make_task: MakeTask) -> None:
+def test_an_empty_window_is_reported_without_training_images(ct: Task, make_task: MakeTask) -> None:
     old = replace(ct, training_images=None)
     assert unlike_training(replace(CT_SCAN, values=(0.0, 1.0)), old)
     assert unlike_training(replace(CT_SCAN, values=(-2024.0, -200.0), field_of_view=1.0), old)
@@ -175,7 +175,7 @@ def test_no_real_image_is_unlike_its_own_training_images(real_data: Path, real_t
     [("chaos_t2spir", "msd_hippocampus"), ("msd_hippocampus", "chaos_t2spir"), ("ph2", "chase_db1"),
      ("chase_db1", "ph2")],
 )  # fmt: skip
-def test_every_image_of_another_dataset_of_the_kind_is_told(
+def test_every_image_of_another_dataset_of_the_kind_is_reported(
     real_data: Path, real_tasks: dict[str, Task], trained_on: str, sent: str
 ) -> None:
     extents = _extents(real_data / sent, ("validation", "test"), REAL[sent])

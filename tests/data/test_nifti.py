@@ -86,7 +86,7 @@ def test_missing_file_is_named(tmp_path):
         read_nifti(tmp_path / "absent.nii.gz")
 
 
-def test_singleton_axes_are_dropped_and_added_with_a_notice(tmp_path, caplog):
+def test_singleton_axes_are_dropped_and_added_with_a_warning(tmp_path, caplog):
     for shape, expected in (((4, 5, 6, 1), (4, 5, 6)), ((4, 5), (4, 5, 1)), ((4, 5, 6, 1, 1), (4, 5, 6))):
         array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
         voxels, _ = read_nifti(save(tmp_path / "a.nii.gz", array))
@@ -119,7 +119,7 @@ def test_infinite_voxels_of_both_signs_are_counted(tmp_path, caplog):
     assert "a.nii.gz has 2 voxels that are NaN or infinite" in caplog.text
 
 
-def test_disagreeing_forms_use_the_sform_with_a_notice(tmp_path, caplog):
+def test_disagreeing_forms_use_the_sform_with_a_warning(tmp_path, caplog):
     image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), AFFINE)
     image.set_sform(np.diag([2, 2, 2, 1]), 1)
     image.set_qform(np.diag([-2, 2, 2, 1]), 1)
@@ -129,7 +129,7 @@ def test_disagreeing_forms_use_the_sform_with_a_notice(tmp_path, caplog):
     assert "sform and qform disagree by 12 mm; the sform is used" in caplog.text
 
 
-def test_qform_alone_is_used_and_no_form_is_noticed(tmp_path, caplog):
+def test_a_single_qform_is_used_and_a_missing_form_gives_a_warning(tmp_path, caplog):
     affine = np.array([[0, -1.5, 0, 1], [2.0, 0, 0, 2], [0, 0, 3, 3], [0, 0, 0, 1]])
     path = save(tmp_path / "q.nii.gz", np.zeros((4, 4, 4), np.uint8), sform=0, qform=1, affine=affine)
     np.testing.assert_allclose(read_nifti(path)[1], affine, atol=1e-5)
@@ -185,7 +185,7 @@ def test_a_slice_of_unknown_thickness_is_named(tmp_path, caplog, shape):
     assert "a.nii states no slice thickness: 1 mm is made up" in caplog.text
 
 
-def test_qfac_of_zero_and_a_quaternion_of_zeros_are_what_the_standard_says(tmp_path, caplog):
+def test_qfac_of_zero_and_a_quaternion_of_zeros_follow_the_standard(tmp_path, caplog):
     _, affine = read_nifti(_header_without_sform(tmp_path / "a.nii", (0, 1.5, 2, 5), qform_code=1))
     np.testing.assert_allclose(np.diag(affine), (1.5, 2, 5, 1))
     assert not caplog.text
@@ -217,7 +217,7 @@ def test_an_analyze_header_is_no_nifti(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path, suffix):
+def test_header_that_states_more_than_the_file_can_hold_allocates_no_memory(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), path)
     content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())

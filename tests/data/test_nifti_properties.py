@@ -59,7 +59,7 @@ def test_a_volume_is_read_as_it_was_written(
 
 
 @given(first=affines(), second=affines(), shape=SHAPES, shift=OFFSETS)
-def test_the_distance_of_two_places(
+def test_the_distance_of_two_positions(
     first: np.ndarray, second: np.ndarray, shape: tuple[int, int, int], shift: tuple[float, float, float]
 ) -> None:
     assert corner_distance(shape, first, first) == 0

@@ -71,7 +71,7 @@ def test_sform_and_qform_agree_where_the_qform_can(tmp_path, write_series, caplo
     assert not caplog.text
 
 
-def test_sheared_affine_is_written_as_sform_alone(tmp_path, nifti, caplog):
+def test_sheared_affine_is_written_as_sform_only(tmp_path, nifti, caplog):
     path = save(label_map(nifti), tmp_path / "out")
     assert int(nib.load(path).header["qform_code"]) == 0  # OBLIQUE has no right angles
     np.testing.assert_allclose(read_nifti(path)[1], OBLIQUE, atol=1e-5)
@@ -114,7 +114,7 @@ def test_dicom_folders_with_dots_write_files_of_their_own(tmp_path, write_series
 
 
 def test_single_slice_keeps_its_third_axis(tmp_path, write_series):
-    folder = write_series(tmp_path / "series", places=[0]).folder
+    folder = write_series(tmp_path / "series", positions=[0]).folder
     assert nib.load(save(label_map(folder), tmp_path / "out")).shape == (14, 10, 1)
 
 
@@ -124,7 +124,7 @@ def test_same_label_map_gives_the_same_bytes(tmp_path, nifti):
     assert first == second
 
 
-def test_compression_level_changes_the_size_alone(tmp_path, nifti):
+def test_compression_level_changes_only_the_size(tmp_path, nifti):
     sizes = []
     for level in (1, 9):
         writer = AtomicNiftiWriter(np.uint8, compress_level=level)

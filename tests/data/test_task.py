@@ -167,7 +167,7 @@ def test_a_missing_field_is_named(task: Task, tmp_path: Path) -> None:
         load_task(path)
 
 
-def test_no_file_says_how_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_file_states_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected --task .*tskd plan"):
         load_task(None)
     with pytest.raises(FileNotFoundError, match=r"Expected the task at .*none\.json, found none.*--bundle_root"):

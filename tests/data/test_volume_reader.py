@@ -41,7 +41,7 @@ def test_nifti_has_the_metadata_that_monai_goes_by(nifti):
 
 
 @pytest.mark.parametrize("name", ["~backup/a.nii.gz", "$x.nii.gz", "%a.nii.gz", "@a.nii.gz", "20240115/a.nii.gz"])
-def test_path_is_taken_as_it_stands(nifti, tmp_path, monkeypatch, name):
+def test_path_is_taken_unchanged(nifti, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path(name).parent.mkdir(exist_ok=True)
     Path(name).write_bytes(nifti.read_bytes())  # nibabel would look for a user's home
@@ -97,7 +97,7 @@ def test_other_formats_are_refused(tmp_path, name, advice):
 
 
 def test_a_volume_keeps_the_memory_order_of_its_file(nifti, write_series, tmp_path):
-    folder = write_series(tmp_path / "series", shape=(9, 8), places=np.arange(10) * 2.5).folder
+    folder = write_series(tmp_path / "series", shape=(9, 8), positions=np.arange(10) * 2.5).folder
     for path in (nifti, folder):
         volume = load(path)
         assert volume.stride() == (1, volume.shape[0], volume.shape[0] * volume.shape[1])
@@ -112,7 +112,7 @@ def test_several_paths_and_options_are_refused(nifti):
 
 def test_images_of_different_formats_share_a_batch(tmp_path, write_series, nifti):
     shape = (10, 8)
-    folder = write_series(tmp_path / "series", shape=(9, 8), places=np.arange(10) * 2.5).folder
+    folder = write_series(tmp_path / "series", shape=(9, 8), positions=np.arange(10) * 2.5).folder
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
     data = [{"image": nifti}, {"image": folder}]
     transform = Compose([load_image_transform("image"), EnsureChannelFirstd("image")])
@@ -249,7 +249,7 @@ def test_damaged_and_unusual_image_files_are_refused(tmp_path, caplog):
         read_image_file(tmp_path / "absent.png")
 
 
-def test_exif_rotation_is_noticed(tmp_path, caplog):
+def test_exif_rotation_gives_a_warning(tmp_path, caplog):
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -281,7 +281,7 @@ def _png(size: tuple[int, int], claimed: int | None = None) -> bytes:
     return content
 
 
-def test_image_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
+def test_image_that_states_more_than_it_holds_allocates_no_memory(tmp_path):
     (tmp_path / "bomb.png").write_bytes(_png((2**17, 2**17)))
     (tmp_path / "chunk.png").write_bytes(_png((4, 4), claimed=2**32 - 129))
     tracemalloc.start()

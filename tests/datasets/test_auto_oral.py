@@ -57,7 +57,7 @@ def write_part(
 WORKBOOKS = ("Training Set disease classification.xlsx", "Test Set disease classification.xlsx")
 
 
-def test_official_test_stands_and_patients_stay_together(
+def test_official_test_is_kept_and_patients_stay_together(
     write_part: Callable[..., Path], prepare: Callable[..., dict[str, Any]], square: Callable[..., np.ndarray]
 ) -> None:
     write_part("Train", "train", WORKBOOKS[0], {1: 1, 2: 1, 3: 2, 4: 3})
@@ -69,7 +69,7 @@ def test_official_test_stands_and_patients_stay_together(
     np.testing.assert_array_equal(np.asarray(Image.open(datalist["test"][0]["label"])), square(1, *SHAPE))
 
 
-def test_patients_numbered_anew_in_each_part_are_told_apart(
+def test_patients_renumbered_in_each_part_are_distinguished(
     write_part: Callable[..., Path], prepare: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_part("Train", "train", WORKBOOKS[0], {1: 1, 2: 2})

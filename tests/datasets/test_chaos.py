@@ -33,9 +33,9 @@ def write_dicom(write_series: Callable[..., Any]) -> Callable[..., list[Path]]:
         def edit(dataset: Any, index: int) -> None:
             dataset.PixelData = np.ascontiguousarray(stored[:, :, index].T.astype("<i2")).tobytes()
 
-        places = [7.7 * index for index in range(len(names))]
+        positions = [7.7 * index for index in range(len(names))]
         write_series(
-            folder, places=places, directions=OBLIQUE, shape=SHAPE[1::-1], modality=modality, edit=edit, seed=seed
+            folder, positions=positions, directions=OBLIQUE, shape=SHAPE[1::-1], modality=modality, edit=edit, seed=seed
         )
         grid = read_series(folder).grid
         current = [Path(str(header.filename)) for header in grid.headers]
@@ -68,7 +68,7 @@ def write_mr(
 
 
 @pytest.mark.parametrize("sequence", ["t2spir", "t1_in", "t1_out"])
-def test_mr_labels_lie_on_their_slices(
+def test_mr_labels_are_on_their_slices(
     tmp_path: Path, write_mr: Any, volume: Any, prepare: Callable[..., dict[str, Any]], sequence: str
 ) -> None:
     labels = {case: volume(int(case)) for case in ("1", "2", "10")}

@@ -77,7 +77,7 @@ def test_an_undeclared_value_is_named(write_task: Callable[..., Path], tmp_path:
         prepare_dataset(dataset, tmp_path / "prepared")
 
 
-def test_a_label_in_another_place_is_named(write_task: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_label_at_another_position_is_named(write_task: Callable[..., Path], tmp_path: Path) -> None:
     source = write_task({"0": "CT"})
     label = nib.load(source / "labelsTr/knee_001.nii.gz")
     moved = AFFINE.copy()

@@ -58,14 +58,14 @@ def test_an_annotation_of_another_size_is_named_with_its_source(
     source: Path, save: Callable[..., Any], prepare: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     path = source / "training_set/001_HC_Annotation.png"
-    mended = path.read_bytes()
+    original = path.read_bytes()
     save(path, (_outline(_ellipse(20)) * 255).astype(np.uint8)[:, :60])
     message = (
         r"labels/001_HC\.png \(from .*001_HC_Annotation\.png\): expected a label in the size of its image, \(48, 64"
     )
     with pytest.raises(ValueError, match=message):
         prepare(find(source))
-    path.write_bytes(mended)  # the refused files were removed, so the same command goes on
+    path.write_bytes(original)  # the refused files were removed, so the same command resumes
     assert len(prepare(find(source))["unlabeled"]) == 1
 
 

@@ -59,7 +59,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_stopped_preparation_goes_on_and_ends_the_same(dataset: PublicDataset, tmp_path: Path) -> None:
+def test_an_interrupted_preparation_resumes_and_ends_the_same(dataset: PublicDataset, tmp_path: Path) -> None:
     prepare_dataset(dataset, tmp_path / "whole")
 
     def stop(path: Path) -> None:
@@ -90,7 +90,7 @@ def test_other_options_or_files_need_another_folder(dataset: PublicDataset, tmp_
         prepare_dataset(dataset, tmp_path / "source")
 
 
-def test_a_repeated_image_is_left_out_with_a_notice(
+def test_a_repeated_image_is_left_out_with_a_warning(
     dataset: PublicDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "source/4.png").write_bytes((tmp_path / "source/1.png").read_bytes())
@@ -123,7 +123,7 @@ def test_two_files_of_one_name_are_refused(dataset: PublicDataset, tmp_path: Pat
         prepare_dataset(twice, tmp_path / "a", allow_partial=True)
 
 
-def test_an_empty_label_is_noticed(
+def test_an_empty_label_gives_a_warning(
     dataset: PublicDataset, tmp_path: Path, save: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path / "source/2_mask.png", np.zeros(SHAPE, np.uint8))

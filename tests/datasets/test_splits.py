@@ -33,7 +33,7 @@ def test_a_split_that_does_not_add_up_is_refused(split: tuple) -> None:
         draw_sections(CASES, split, seed=0)
 
 
-def test_official_sections_stand_and_the_rest_is_drawn() -> None:
+def test_official_sections_are_kept_and_the_rest_is_drawn() -> None:
     samples = [_sample(case, "training") for case in CASES] + [_sample("t1", "test"), _sample("u", labelled=False)]
     sections = assign_sections(samples, (0.7, 0.1, 0.2), seed=0)
     assert sections["t1"] == "test" and "u" not in sections

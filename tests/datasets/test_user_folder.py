@@ -66,7 +66,7 @@ def test_an_ending_goes_to_the_longest_name(tmp_path: Path) -> None:
     assert all(Path(entry["label"]).name == f"{entry['case']}_seg.nii.gz" for entry in entries)
 
 
-def test_colour_pictures_with_masks_of_255(tmp_path: Path) -> None:
+def test_colour_images_with_masks_of_255(tmp_path: Path) -> None:
     for index in range(3):
         for kind, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("labels", np.eye(8, dtype=np.uint8) * 255)):
             (tmp_path / kind).mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ def at_pixels(mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("ratio", "masked"), [(0.75, 9), (0.6, 7), (0.001, 1), (0.999, 11)])
-def test_every_image_has_the_same_share_masked(ratio: float, masked: int) -> None:
+def test_every_image_has_the_same_fraction_masked(ratio: float, masked: int) -> None:
     mask = draw_mask(5, 12, ratio, torch.device("cpu"))
     assert mask.sum(dim=1).tolist() == [masked] * 5
     assert len({tuple(row.tolist()) for row in mask}) > 1
@@ -66,7 +66,7 @@ def test_a_vit_without_a_mask_encodes_as_the_student_does() -> None:
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_each_reconstructed_patch_lies_where_it_was_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_reconstructed_patch_is_at_its_predicted_position(monkeypatch: pytest.MonkeyPatch) -> None:
     network = autoencoder("vit_tiny").eval()
     numbers = torch.arange(12.0).reshape(1, 12, 1).expand(1, 12, 256)
     monkeypatch.setattr(network, "decode", lambda tokens, mask: numbers)

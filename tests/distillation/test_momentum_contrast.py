@@ -59,7 +59,7 @@ def test_momentum_1_leaves_the_momentum_encoder_and_0_copies_the_encoder() -> No
     assert all(torch.equal(a, b) for a, b in zip(network.encoder.parameters(), followers(network), strict=True))
 
 
-def test_each_views_query_and_key_lie_at_its_place() -> None:
+def test_each_views_query_and_key_are_at_its_index() -> None:
     network, views = contrast("compact_unet_small").eval(), torch.rand(3, 2, 1, *SIZE)
     with torch.no_grad():
         outputs, swapped = network(views), network(views.flip(1))

@@ -144,7 +144,7 @@ def test_every_weight_and_buffer_is_hashed(teacher: CountingTeacher) -> None:
     assert len({before, counted, state_sha256(teacher)}) == 3
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, teacher: CountingTeacher, make_task: MakeTask) -> None:
+def test_a_file_instead_of_the_folder_is_refused(tmp_path: Path, teacher: CountingTeacher, make_task: MakeTask) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(
         ValueError, match=r"Expected a folder at --cache_dir .*cache, found a file; choose another folder"

@@ -59,7 +59,7 @@ def test_a_case_without_dice_is_left_out() -> None:
         compare({"a": NAN}, {"a": NAN})
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     generator = np.random.default_rng(3)
     intervals = [bootstrap_mean_interval(generator.normal(size=40).tolist(), resamples=200) for _ in range(200)]
     covered = sum(low <= 0 <= high for low, high in intervals)

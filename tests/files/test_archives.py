@@ -52,7 +52,7 @@ def test_damaged_archive_and_folder_that_is_there_are_refused(tmp_path: Path) ->
         unpack_archives([path], tmp_path / "out", max_bytes=100)
 
 
-def test_two_archives_come_into_one_folder_and_no_file_replaces_another(tmp_path: Path) -> None:
+def test_two_archives_are_unpacked_into_one_folder_and_no_file_replaces_another(tmp_path: Path) -> None:
     first = _archive(tmp_path, ".zip")
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.writestr("images/c.nii", b"more")

@@ -45,7 +45,7 @@ def test_a_failing_writer_keeps_the_former_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
-def test_a_writer_that_writes_nothing_is_noticed(tmp_path: Path) -> None:
+def test_a_writer_that_writes_nothing_is_detected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="out.bin"), atomic_path(tmp_path / "out.bin"):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -98,7 +98,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"], left
 
 
-def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+def test_files_being_written_by_a_running_process_are_kept(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a.txt") as own:
         own.touch()
         host, parent = own.name.split(".")[1], os.getppid()
@@ -181,7 +181,7 @@ def test_a_read_only_folder_is_named_before_work_is_done(read_only: Path) -> Non
         require_writable(read_only / "output")
 
 
-def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
     with pytest.raises(OSError, match="permission to write output, found: File exists"):
         require_writable(tmp_path / "output")

@@ -13,7 +13,7 @@ from tskd_monai.files import checksum
 from tskd_monai.files.checksum import ContentHashes
 
 
-def test_name_place_and_order_do_not_count_and_bytes_do(tmp_path: Path) -> None:
+def test_bytes_count_and_name_path_and_order_do_not(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     for folder, names in ((first, "12"), (second, "yx")):
         folder.mkdir()

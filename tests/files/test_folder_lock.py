@@ -64,7 +64,7 @@ def other_process(folder: Path, program: str = HOLD) -> Iterator[tuple[subproces
         process.stdout.close()
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_gets_an_error_naming_who_holds_the_folder(tmp_path: Path) -> None:
     with other_process(tmp_path / "student") as (process, line):
         assert line == "held"
         with pytest.raises(FolderInUseError) as raised:
@@ -75,7 +75,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     assert "\n" not in message and str(tmp_path) not in message
 
 
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with other_process(tmp_path) as (process, _):
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -158,7 +158,7 @@ def test_a_folder_that_takes_no_file_is_refused(tmp_path: Path) -> None:
         hold_folder(tmp_path / "run")
 
 
-def test_where_there_are_no_locks_a_warning_says_so(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(self: object) -> None:

@@ -50,7 +50,7 @@ def test_json_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, content
         ("\ufeff{}", "BOM"),
     ],
 )
-def test_what_python_takes_and_the_standard_does_not_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_what_python_accepts_and_the_standard_does_not_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_json(text)
     (tmp_path / "odd.json").write_text(text, encoding="utf-8")

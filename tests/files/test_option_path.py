@@ -13,7 +13,7 @@ NAMES = ("20240115", "2024_01_15", "0x10", "1e5", "1.50", "True")
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "~backup", "007", "a=b", Path("x")])
-def test_text_is_the_path_as_it_stands(name: str | Path) -> None:
+def test_text_is_the_path_unchanged(name: str | Path) -> None:
     assert text_path(name, "image") == typed_path(name, "image") == Path(name)
 
 
@@ -30,7 +30,7 @@ def test_name_that_looks_like_a_value_is_the_name_that_was_typed(
 
 
 @pytest.mark.parametrize("value", [20240115, 1e5, True, [1], {"a": 1}])
-def test_value_that_nobody_typed_is_refused(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_that_was_not_typed_is_refused(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["monai", "run", "--image", "--output_dir", "7"])
     with pytest.raises(ValueError, match=r"Expected a path for --image, found .*; write \./ in front of a name"):
         typed_path(value, "image")

@@ -8,7 +8,7 @@ import pytest
 from tskd_monai.files.private_files import KEY, private_file, private_name
 
 
-def test_folder_is_the_owners_alone_and_says_what_it_is(tmp_path: Path) -> None:
+def test_folder_is_readable_by_its_owner_only_and_describes_itself(tmp_path: Path) -> None:
     path = private_file(tmp_path / "out", "studies.csv")
     assert path == tmp_path / "out" / "private" / "studies.csv"
     assert path.parent.stat().st_mode & 0o077 == 0

@@ -69,7 +69,7 @@ def test_datalist_gives_the_cases_of_the_section(tmp_path: Path) -> None:
         find_cases(datalist=datalist)
 
 
-def test_images_of_one_case_are_told_apart_by_their_files(tmp_path: Path) -> None:
+def test_images_of_one_case_are_distinguished_by_their_files(tmp_path: Path) -> None:
     datalist = write_datalist(tmp_path, ("7", "left.png"), ("8", "x.png"), ("7", "right.png"))
     assert [study["name"] for study in find_cases(datalist=datalist)] == ["7_left", "8", "7_right"]
 
@@ -167,7 +167,7 @@ def series(folder: Path, number: int = 1) -> list[Path]:
     return list(write_dicom_series(folder, voxels, np.diag([-2.0, -2.0, 4.0, 1.0]), seed=1, series_number=number))
 
 
-def test_picture_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_image_file_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     series(tmp_path / "tree" / "Doe")
     touch(tmp_path / "tree" / "Doe" / "preview.png")
     assert find_cases(tmp_path / "tree" / "Doe") == [{"image": str(tmp_path / "tree" / "Doe")}]
@@ -241,7 +241,7 @@ def test_name_that_a_spreadsheet_would_evaluate_is_refused(case: str, tmp_path: 
         find_cases(datalist=write_datalist(tmp_path, (case, "a.nii")))
 
 
-def test_alone_a_process_has_all_studies() -> None:
+def test_a_single_process_has_all_cases() -> None:
     studies = [{"image": "a"}, {"image": "b"}]
     assert own_shard(studies) == studies
 
@@ -281,7 +281,7 @@ def test_the_next_batch_is_read_while_one_is_worked_on() -> None:
     assert numbers.read == [0, 1]
 
 
-def test_an_error_comes_in_the_place_of_its_batch() -> None:
+def test_an_error_is_raised_at_its_batch() -> None:
     found: list[int] = []
     batches = PrefetchingLoader(Numbers(failing=4), batch_size=1)
     with pytest.raises(ValueError, match="damaged: 4"):

@@ -80,7 +80,7 @@ def test_auto_takes_what_was_exported(exported: Path, caplog: pytest.LogCaptureF
     assert "the network runs on cuda" in caplog.text
 
 
-def test_auto_without_an_export_is_torch_and_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_without_an_export_is_torch_with_the_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert isinstance(choose_engine(models=write_bundle(tmp_path / "student") / "models"), TorchEngine)
     assert "Expected model.onnx and export.json beside model.pt" in caplog.text
@@ -182,7 +182,7 @@ def test_parity_counts_differences_and_accepts_by_dice() -> None:
     assert "| openvino | int8 | 1 | 2.0833 % | 0.9375 | no |" in parity_table(rows)
 
 
-def test_without_labels_fp32_alone_is_accepted() -> None:
+def test_without_labels_only_fp32_is_accepted() -> None:
     rows = parity_rows(threshold, {("openvino", "bf16"): threshold}, [Case(torch.rand(9, 1, 32, 48))], 3)
     assert [(row["dice"], row["accepted"]) for row in rows] == [(None, True), (None, False)]
 

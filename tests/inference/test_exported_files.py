@@ -40,7 +40,7 @@ def test_a_file_is_taken_as_it_was_exported(models: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, ONNX_FILE])
-def test_a_pointer_in_a_files_place_is_named(models: Path, name: str) -> None:
+def test_a_pointer_instead_of_a_file_is_named(models: Path, name: str) -> None:
     (models / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
     with pytest.raises(ValueError, match=rf"Expected weights in .*{name}, found a Git LFS pointer"):
         exported_file(models, ONNX_FILE)

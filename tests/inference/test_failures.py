@@ -25,7 +25,7 @@ def wrapped(error: BaseException) -> BaseException:
     return caught(lambda: Compose([fail])({"image": 0}))
 
 
-def test_message_for_users_comes_as_it_stands() -> None:
+def test_message_for_users_is_unchanged() -> None:
     error = ValueError("Expected a volume in a.nii, found none; export it again.")
     assert root_cause(wrapped(error)) is error
     assert describe(wrapped(error)) == str(error)

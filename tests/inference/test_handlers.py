@@ -60,7 +60,7 @@ def test_damaged_file_is_named(
         run({"image": str(path)}, preprocessing(make_task()))
 
 
-def test_run_that_goes_well_goes_on() -> None:
+def test_run_without_errors_continues() -> None:
     run({"image": torch.zeros(1, 4, 4), "label": torch.zeros(1, 4, 4)}, Compose([]))
 
 
@@ -89,7 +89,7 @@ def test_what_is_no_checkpoint_is_named_for_what_it_is(tmp_path: Path, content: 
         existing_checkpoint(tmp_path / "model.pt")
 
 
-def test_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_checkpoint_states_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"trained weights at .*model\.pt, found none\. Give --bundle_root"):
         existing_checkpoint(tmp_path / "model.pt")
 

@@ -37,7 +37,7 @@ def scans(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]
 
 
 @given(scan=scans(), seed=st.integers(0, 99), linear=st.booleans())
-def test_each_voxel_gets_the_label_of_its_place(
+def test_each_voxel_gets_the_label_of_its_position(
     scan: tuple[np.ndarray, tuple[int, ...], tuple[int, ...]], seed: int, linear: bool
 ) -> None:
     mapping, shape, network = scan

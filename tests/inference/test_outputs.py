@@ -200,7 +200,7 @@ def test_run_ends_when_all_is_written(make_task: Callable[..., Task], tmp_path: 
     assert np.asarray(nib.load(tmp_path / "c_seg.nii.gz").dataobj).all()
 
 
-def test_write_goes_on_behind_the_run_and_two_are_the_most() -> None:
+def test_writing_continues_in_the_background_at_most_two_at_a_time() -> None:
     thread, gate = WriterThread(), threading.Event()
     done: list[int] = []
     for number in range(2):

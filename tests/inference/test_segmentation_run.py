@@ -100,7 +100,7 @@ def test_volumes_are_those_of_the_solids(run: Run, tmp_path: Path) -> None:
         assert float(row[f"{name} (mL)"]) == pytest.approx(4 / 3 * 3.14159 * a * b * c / 1000, rel=0.05)
 
 
-def test_picture_has_pixels_and_no_millilitres(run: Run, task: Task, bundle: Path, tmp_path: Path) -> None:
+def test_image_file_has_pixels_and_no_millilitres(run: Run, task: Task, bundle: Path, tmp_path: Path) -> None:
     save_task(replace(task, axcodes=None, pixdim=(1.0, 1.0)), bundle / "configs" / "task.json")
     pixels = np.full((32, 28), 128, np.uint8)
     pixels[2:5, 4:11], pixels[20:22, 3:5] = 0, 255
@@ -112,7 +112,7 @@ def test_picture_has_pixels_and_no_millilitres(run: Run, task: Task, bundle: Pat
     assert "ml" not in (out / "summary.json").read_text().lower()
 
 
-def test_picture_for_a_model_of_volumes_fails_with_the_reason(run: Run, tmp_path: Path) -> None:
+def test_image_file_for_a_model_of_volumes_fails_with_the_reason(run: Run, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 28), np.uint8)).save(tmp_path / "shot.png")
     with pytest.raises(RuntimeError) as raised:
         run(image=str(tmp_path / "shot.png"))
@@ -195,7 +195,7 @@ def test_progress_tells_the_time_left_and_no_path(run: Run, studies: Path, caplo
     assert not any("Doe" in line or str(studies) in line for line in lines)
 
 
-def test_processes_share_the_cases(run: Run, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_partition_the_cases(run: Run, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (studies / "broken.nii.gz").unlink()
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     monkeypatch.setattr(idist, "barrier", lambda: None)

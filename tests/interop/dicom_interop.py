@@ -59,12 +59,12 @@ def check(name: str, good: bool, detail: str = "") -> None:
 
 def placed(array: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], source_affine: np.ndarray) -> np.ndarray:
     """Returns the voxels above 0 of a volume on the source grid; they must be at voxel positions of the grid."""
-    places = np.argwhere(array > 0)
+    voxels = np.argwhere(array > 0)
     to_source = np.linalg.inv(source_affine) @ affine
-    indices = places @ to_source[:3, :3].T + to_source[:3, 3]
+    indices = voxels @ to_source[:3, :3].T + to_source[:3, 3]
     found = np.zeros(shape, np.uint8)
     check("voxels lie on the source grid", not len(indices) or np.abs(indices - indices.round()).max() < 0.01)
-    found[tuple(indices.round().astype(int).T)] = array[tuple(places.T)]
+    found[tuple(indices.round().astype(int).T)] = array[tuple(voxels.T)]
     return found
 
 
@@ -110,7 +110,7 @@ def check_with_dcm2niix(series: Path, folder: Path) -> None:
     mine = nib.as_closest_canonical(nib.Nifti1Image(ours.voxels, ours.affine))
     same = np.array_equal(np.asarray(theirs.dataobj), np.asarray(mine.dataobj))
     check("dcm2niix reads the same voxels", same)
-    check("dcm2niix reads the same places", np.allclose(theirs.affine, mine.affine, atol=1e-3))
+    check("dcm2niix reads the same positions", np.allclose(theirs.affine, mine.affine, atol=1e-3))
 
 
 def check_series(name: str, bundle: Path, folder: Path) -> Path:

@@ -55,7 +55,7 @@ def test_the_grid_keeps_its_orientation() -> None:
     assert loss(student, teacher).item() < 0.5 * loss(student.flip(3), teacher).item()
 
 
-def test_the_gradient_is_right_and_reaches_the_student_alone() -> None:
+def test_the_gradient_is_correct_and_reaches_only_the_student() -> None:
     student = _features(0, (1, 3, 4, 4)).requires_grad_()
     teacher = _features(1, (1, 3, 2, 2)).requires_grad_()
     assert torch.autograd.gradcheck(lambda features: FeatureMSELoss()(features, teacher.detach()), student)

@@ -19,7 +19,7 @@ def test_identical_views_cost_less_than_shuffled_ones() -> None:
     assert loss({"queries": same, "keys": same}) < 0.5 * loss({"queries": same, "keys": same.roll(1, dims=0)})
 
 
-def test_images_that_cannot_be_told_apart_cost_the_logarithm_of_the_batch() -> None:
+def test_indistinguishable_images_cost_the_logarithm_of_the_batch() -> None:
     ones = torch.ones(5, 2, 4)
     loss = SymmetricInfoNCELoss(0.3)({"queries": ones, "keys": ones})
     assert loss.item() == pytest.approx(4 * 0.3 * math.log(5), rel=1e-5)

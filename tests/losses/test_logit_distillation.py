@@ -43,7 +43,7 @@ def test_equal_probabilities_cost_nothing_and_others_something() -> None:
     assert loss(teacher + _logits(2), teacher).item() > 0.1
 
 
-def test_a_small_class_weighs_as_much_as_background() -> None:
+def test_a_small_class_counts_as_much_as_background() -> None:
     teacher = torch.zeros(1, 2, 8, 8)
     teacher[:, 0] = 4.0
     teacher[:, :, 0, 0] = torch.tensor([-4.0, 4.0])  # one pixel of 64 is an organ
@@ -80,7 +80,7 @@ def test_classes_are_counted_over_the_batch_not_the_image() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_gradient_is_right_and_reaches_the_student_alone(temperature: float) -> None:
+def test_the_gradient_is_correct_and_reaches_only_the_student(temperature: float) -> None:
     student, teacher = _logits(0, (1, 3, 2, 3)).requires_grad_(), _logits(1, (1, 3, 2, 3)).requires_grad_()
     loss = ClassBalancedKLLoss(temperature)
     assert torch.autograd.gradcheck(lambda logits: loss(logits, teacher.detach()), student)

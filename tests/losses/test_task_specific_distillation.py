@@ -38,7 +38,7 @@ def test_the_terms_are_summed_with_their_weights(student: Outputs, teacher: Outp
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_doubling_a_weight_doubles_its_term_alone(student: Outputs, teacher: Outputs, position: int) -> None:
+def test_doubling_a_weight_doubles_only_its_term(student: Outputs, teacher: Outputs, position: int) -> None:
     alone, doubled, all_three = [0.0] * 3, [1.0] * 3, [1.0] * 3
     alone[position], doubled[position] = 1.0, 2.0
     term, more, base = (TaskSpecificDistillationLoss(*w)(student, teacher).item() for w in (alone, doubled, all_three))
@@ -59,7 +59,7 @@ def test_task_agnostic_distillation_never_looks_at_the_teacher_s_logits(student:
     assert student["logits"].grad is None or not student["logits"].grad.any()
 
 
-def test_gradients_reach_the_student_alone(student: Outputs, teacher: Outputs) -> None:
+def test_gradients_reach_only_the_student(student: Outputs, teacher: Outputs) -> None:
     learnable = {name: value.clone().requires_grad_() for name, value in teacher.items()}
     TaskSpecificDistillationLoss()(student, learnable).backward()
     assert all(value.grad.abs().sum() > 0 for value in student.values())
@@ -79,7 +79,7 @@ def test_descending_brings_the_student_s_classes_to_the_teacher_s(student: Outpu
     assert agreement > 0.97
 
 
-def test_a_teacher_that_sees_background_alone_gives_a_finite_loss(student: Outputs, teacher: Outputs) -> None:
+def test_a_teacher_that_sees_only_background_gives_a_finite_loss(student: Outputs, teacher: Outputs) -> None:
     teacher["logits"][:, 0] = 50
     value = TaskSpecificDistillationLoss()(student, teacher)
     value.backward()

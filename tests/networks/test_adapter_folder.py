@@ -157,7 +157,7 @@ def test_a_loaded_adapter_can_be_trained_on(encoder, tmp_path):
     assert all((".lora_" in name) == value.requires_grad for name, value in encoder.named_parameters())
 
 
-def test_rows_of_the_key_stay_zero_when_training_goes_on(tmp_path):
+def test_rows_of_the_key_stay_zero_when_training_continues(tmp_path):
     save_adapter(add_lora(tiny_vit(), qkv_parts="qv"), tmp_path)
     loaded = load_adapter(tiny_vit(), tmp_path, trainable=True, qkv_parts="qv")
     train_a_little(loaded)

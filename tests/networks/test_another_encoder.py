@@ -100,7 +100,7 @@ def toy(monkeypatch) -> EncoderRecord:
     return record
 
 
-def test_it_is_all_that_the_interface_asks_for(toy):
+def test_it_has_everything_the_interface_requires(toy):
     encoder: ImageEncoder = build_encoder("toy", "random", (32, 48))
     assert encoder(torch.rand(2, 1, 32, 48)).image_embeddings.shape == (2, encoder.embed_dim, 2, 3)
     asked = [name for name in (*ImageEncoder.__annotations__, *vars(ImageEncoder)) if not name.startswith("_")]

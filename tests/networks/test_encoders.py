@@ -142,7 +142,7 @@ def test_checkpointing_has_no_effect_in_evaluation(encoder):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_asked_depths_and_the_last_output_are_returned(recompute):
+def test_the_requested_depths_and_the_last_output_are_returned(recompute):
     layers = [nn.Linear(3, 3) for _ in range(4)]
     start = torch.rand(2, 3)
     last, kept = run_layers(layers, start, (0, 2), recompute=recompute)

@@ -144,7 +144,7 @@ def test_dropout_works_in_training_only(plain_vit_encoder):
     assert not torch.equal(frozen_output(plain_vit_encoder), frozen_output(plain_vit_encoder))
 
 
-def test_of_a_fused_layer_query_and_value_alone_can_be_adapted(encoder):
+def test_only_query_and_value_of_a_fused_layer_can_be_adapted(encoder):
     add_lora(encoder, target_modules=["attn.qkv"], qkv_parts="qv")
     take_steps(encoder, count=3)
     rows = fused_rows(encoder)
@@ -153,7 +153,7 @@ def test_of_a_fused_layer_query_and_value_alone_can_be_adapted(encoder):
     assert rows["v"].any()
 
 
-def test_all_parts_are_adapted_unless_told_otherwise(encoder):
+def test_all_parts_are_adapted_by_default(encoder):
     add_lora(encoder)
     take_steps(encoder)
     assert all(rows.any() for rows in fused_rows(encoder).values())

@@ -32,7 +32,7 @@ def test_records_are_complete():
     assert len(names) == len(set(names))
 
 
-def test_a_random_encoder_repeats_under_its_seed_and_leaves_the_generator_alone():
+def test_a_random_encoder_is_reproducible_and_leaves_the_global_generator_unchanged():
     state = torch.random.get_rng_state()
     first, again, other = (build_encoder("sam_demo", "random", 96, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -72,7 +72,7 @@ def test_weights_of_another_encoder_are_refused_naming_it(demo_state, tmp_path):
         build_encoder("sam_demo", tmp_path / "vit.safetensors", 64)
 
 
-def test_weights_of_no_known_encoder_are_refused_saying_so(demo_state, tmp_path):
+def test_weights_of_an_unknown_encoder_are_refused_with_the_reason(demo_state, tmp_path):
     del demo_state["vision_encoder.pos_embed"]
     save_file(demo_state, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"missing pos_embed\. It fits no known encoder"):
@@ -122,7 +122,7 @@ def test_vit_tiny_has_its_published_size():
     assert sum(value.numel() for value in encoder.parameters()) == 5_717_416 - 1000 * 193
 
 
-def test_no_weights_where_none_are_shipped_says_what_to_pass():
+def test_missing_weights_where_none_are_shipped_state_what_to_pass():
     with pytest.raises(ValueError, match=r"Weights of sam_vit_base are not shipped: pass .*facebook/sam-vit-base"):
         build_encoder("sam_vit_base", None, 64)
 

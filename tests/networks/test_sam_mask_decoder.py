@@ -76,7 +76,7 @@ def test_from_sam_weights_three_classes_are_sams_three_masks(sam):
         torch.testing.assert_close(decoder.low_res_logits(embeddings), expected[:, 0])
 
 
-def test_more_classes_than_sam_has_masks_share_its_tokens(sam):
+def test_more_classes_than_sam_masks_reuse_its_tokens(sam):
     decoder = SamMaskDecoder(embed_dim=32, num_classes=5, num_heads=4)
     initialise_from_sam(decoder, sam.state_dict(), "sam")
     theirs = sam.mask_decoder.mask_tokens.weight
@@ -110,6 +110,6 @@ def test_weights_without_a_decoder_are_refused():
         initialise_from_sam(SamMaskDecoder(embed_dim=64, num_classes=3), {}, "sam.pth")
 
 
-def test_an_embedding_that_the_heads_cannot_share_is_refused():
+def test_an_embedding_not_divisible_by_the_heads_is_refused():
     with pytest.raises(ValueError, match=r"divisible by 8 and by 2 \* num_heads = 16, found 40"):
         SamMaskDecoder(embed_dim=40, num_classes=2)

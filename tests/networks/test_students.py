@@ -59,7 +59,7 @@ def test_the_encoder_ends_at_the_deepest_layer_with_the_students_own_weights(nam
 
 
 @pytest.mark.parametrize("name", ["compact_unet_small", "unet_large", "planned_unet"])
-def test_the_trunk_lacks_the_last_block_alone(name: str) -> None:
+def test_the_trunk_lacks_only_the_last_block(name: str) -> None:
     network = build_student(name, 1, 2, SIZE)
     part = student_size(name).trunk(network)
     assert part.module(torch.rand(2, 1, *SIZE)).shape == (2, part.channels, SIZE[0] // 2, SIZE[1] // 2)
@@ -79,7 +79,7 @@ def test_state_dicts_of_published_students_keep_their_names() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["compact_unet_small", "planned_unet", "vit_tiny"])
-def test_an_image_is_segmented_alike_alone_and_in_a_batch(name: str, training: bool) -> None:
+def test_an_image_is_segmented_alike_singly_and_in_a_batch(name: str, training: bool) -> None:
     torch.manual_seed(0)
     network = build_student(name, 1, 3, (32, 32)).train(training)
     images = torch.rand(3, 1, 32, 32) * torch.tensor([1.0, 20.0, 0.1]).reshape(3, 1, 1, 1)
@@ -99,7 +99,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-def test_the_seed_decides_the_weights(name: str) -> None:
+def test_the_seed_determines_the_weights(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return torch.cat([parameter.flatten() for parameter in build_student(name, 1, 2, SIZE).parameters()])

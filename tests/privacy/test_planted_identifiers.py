@@ -71,8 +71,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entries = []
         for number in numbers:
             labelled_as_read(scan(folder / str(number), number))
-            places = {"image": f"{number}/{SERIES_FOLDER}", "label": f"{number}/label.nii.gz"}
-            entries.append({**places, "case": f"case_{number}"})
+            paths = {"image": f"{number}/{SERIES_FOLDER}", "label": f"{number}/label.nii.gz"}
+            entries.append({**paths, "case": f"case_{number}"})
         datalist[section] = entries
     write_json(folder / "datalist.json", datalist)
     return folder / "datalist.json"

@@ -108,7 +108,7 @@ def run(student: Path, options: list[str], folder: Path) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("write", [dicom_tree, image_files, datalist])
-def test_no_folder_of_an_input_is_told(write: Callable[[Path], Sent], student: Path, tmp_path: Path) -> None:
+def test_no_folder_of_an_input_is_revealed(write: Callable[[Path], Sent], student: Path, tmp_path: Path) -> None:
     options, segmented, refused = write(tmp_path / FOLDER)
     done = run(student, options, tmp_path)
     told = done.stdout + done.stderr

@@ -47,7 +47,7 @@ class Fault:
         stage: stage in which it is injected, midway.
         message: pattern of the message to the user.
         spoil: injects it.
-        mend: fixes it.
+        fix: fixes it.
         in_child: injects it into the stage's own process.
         ends_well: whether the stage recovers by itself.
     """
@@ -56,7 +56,7 @@ class Fault:
     stage: str
     message: str
     spoil: Callable[[Scene], None] = _nothing
-    mend: Callable[[Scene], None] = _nothing
+    fix: Callable[[Scene], None] = _nothing
     in_child: Callable[[], None] | None = None
     ends_well: bool = False
 

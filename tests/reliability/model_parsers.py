@@ -64,10 +64,10 @@ def _write_cache(folder: Path) -> list[Case]:
 
 
 def _read_cache(folder: Path) -> None:
-    answer = _cache(folder).read(IMAGE)
-    if answer is not None:
-        kinds = (answer.foreground.dtype, answer.foreground.ndim, answer.features.dtype, answer.features.ndim)
-        require(kinds == (torch.uint8, 3, torch.float16, 3), f"an answer is {kinds}")
+    target = _cache(folder).read(IMAGE)
+    if target is not None:
+        kinds = (target.foreground.dtype, target.foreground.ndim, target.features.dtype, target.features.ndim)
+        require(kinds == (torch.uint8, 3, torch.float16, 3), f"a target is {kinds}")
 
 
 def _weights() -> dict[str, Tensor]:

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         tally = Tally(name, options.seed, options.offenders)
         inputs = options.inputs or parser_named(name).inputs
-        for index, answer, peak_mb in run_parser(partial(parser_named, name), options.seed, inputs):
-            tally.add(index, answer, peak_mb)
+        for index, result, peak_mb in run_parser(partial(parser_named, name), options.seed, inputs):
+            tally.add(index, result, peak_mb)
         results[name] = tally.result(time.monotonic() - started)
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if options.results:
@@ -77,18 +77,18 @@ class Tally:
         self.offenders: Counter[str] = Counter()
         self.slowest, self.peak_mb = 0.0, 0.0
 
-    def add(self, index: int, answer: Any, peak_mb: float) -> None:
+    def add(self, index: int, result: Any, peak_mb: float) -> None:
         """Counts the outcome of input `index`; saves an offender."""
-        self.outcomes[answer.outcome] += 1
-        self.slowest, self.peak_mb = max(self.slowest, answer.seconds), max(self.peak_mb, peak_mb)
-        if answer.outcome == "refused":
-            self.errors[answer.error] += 1
-        if answer.outcome == "offender":
-            self.offenders[answer.error] += 1
+        self.outcomes[result.outcome] += 1
+        self.slowest, self.peak_mb = max(self.slowest, result.seconds), max(self.peak_mb, peak_mb)
+        if result.outcome == "refused":
+            self.errors[result.error] += 1
+        if result.outcome == "offender":
+            self.offenders[result.error] += 1
             if sum(self.offenders.values()) <= KEPT_OFFENDERS:
-                self._save(index, answer)
+                self._save(index, result)
 
-    def _save(self, index: int, answer: Any) -> None:
+    def _save(self, index: int, result: Any) -> None:
         from tests.reliability.parsers import parser_named
         from tests.reliability.subject import Trials
 
@@ -98,8 +98,8 @@ class Tally:
             mutant = Trials(parser_named(self.name), Path(scratch) / "valid", self.seed).mutant(index)
         (home / mutant.path.name).write_bytes(mutant.content)
         about = {"parser": self.name, "seed": self.seed, "index": index, "case": mutant.case.folder.name,
-                 "file": mutant.file, "resealed": mutant.resealed, "error": answer.error,
-                 "message": answer.message[:500]}  # fmt: skip
+                 "file": mutant.file, "resealed": mutant.resealed, "error": result.error,
+                 "message": result.message[:500]}  # fmt: skip
         (home / "offender.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def result(self, seconds: float) -> dict[str, Any]:

@@ -111,8 +111,8 @@ def mutation_of(name: str) -> Mutation:
 
 def _change_node(rng: Random, root: list[Any]) -> None:
     """Changes one node of a JSON tree; the tree itself is in a list of one."""
-    places = list(_places(root))
-    holder, key = rng.choice(places)
+    nodes = list(_nodes(root))
+    holder, key = rng.choice(nodes)
     action = rng.choice(("value", "value", "literal", "drop", "repeat", "swap", "nudge"))
     if action == "literal":
         holder[key] = f"{MARK}{rng.randrange(len(LITERALS))}"
@@ -123,7 +123,7 @@ def _change_node(rng: Random, root: list[Any]) -> None:
     elif action == "repeat" and holder is not root:
         holder.insert(key, copy.deepcopy(holder[key]))
     elif action == "swap":
-        other, name = rng.choice(places)
+        other, name = rng.choice(nodes)
         holder[key] = copy.deepcopy(other[name])
     elif action == "nudge" and isinstance(holder[key], (int, float)):
         holder[key] = rng.choice((holder[key] + 1, -holder[key], holder[key] * 10**9, float(holder[key]) + 0.5))
@@ -135,13 +135,13 @@ def _value(rng: Random) -> Any:
     return copy.deepcopy(rng.choice(VALUES))
 
 
-def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
+def _nodes(holder: Any) -> Iterator[tuple[Any, Any]]:
     """Yields every node of a JSON tree as its container and its key or index."""
     keys = holder if isinstance(holder, dict) else range(len(holder))
     for key in list(keys):
         yield holder, key
         if isinstance(holder[key], (dict, list)):
-            yield from _places(holder[key])
+            yield from _nodes(holder[key])
 
 
 def _at(rng: Random, content: bytearray, size: int = 1) -> int:

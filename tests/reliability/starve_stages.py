@@ -81,7 +81,7 @@ def starve(workplace: Workplace, fault: Fault, stage: StageRun, file_events: int
         ending = run_in_child(run, log, prepare=fault.in_child)
         intact = not unreadable_files(scene.output) and _kept(scene.output, before, stage, epoch)
     finally:
-        fault.mend(scene)
+        fault.fix(scene)
     found = list(re.finditer(fault.message, ending.log))
     again = run_in_child(run, log)
     went_on = again.code == 0 and digests(scene.output) == digests(workplace.reference(stage.name))

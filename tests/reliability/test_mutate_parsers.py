@@ -39,10 +39,10 @@ def check_mutants(name: str, inputs: int, folder: Path, seed: int) -> None:
     trials.require_valid()
     outcomes: Counter[str] = Counter()
     for index in range(inputs):
-        answer = trials.attempt(trials.mutant(index))
-        outcomes[answer.outcome] += 1
-        assert answer.outcome != subject.OFFENDER, f"input {index}: {answer}"
-        assert answer.seconds < 10
+        result = trials.attempt(trials.mutant(index))
+        outcomes[result.outcome] += 1
+        assert result.outcome != subject.OFFENDER, f"input {index}: {result}"
+        assert result.seconds < 10
     trials.require_valid()  # every file was restored
     if name != "target cache":  # which treats a damaged target as missing
         assert outcomes[subject.REFUSED] > 0
@@ -71,8 +71,8 @@ def test_no_mutated_input_of_many_is_an_offender(name: str, tmp_path: Path) -> N
 )
 def test_an_offence_is_told_from_a_refusal(tmp_path: Path, parser: str, outcome: str, error: str) -> None:
     trials = script("subject").Trials(getattr(script("misbehaving_parsers"), parser)(), tmp_path / "inputs", seed=0)
-    answers = [trials.attempt(trials.mutant(index)) for index in range(5)]
-    assert {(answer.outcome, answer.error) for answer in answers} == {(outcome, error)}
+    results = [trials.attempt(trials.mutant(index)) for index in range(5)]
+    assert {(result.outcome, result.error) for result in results} == {(outcome, error)}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_worker_that_is_lost_is_an_offence_and_the_run_goes_on(parser: str, er
     find = getattr(script("misbehaving_parsers"), parser)
     replies = list(script("workers").run_parser(find, seed=0, inputs=2, limits=limits))
     assert [index for index, _, _ in replies] == [0, 1]
-    assert {(answer.outcome, answer.error) for _, answer, _ in replies} == {("offender", error)}
+    assert {(result.outcome, result.error) for _, result, _ in replies} == {("offender", error)}
     assert all((peak > 250) == (parser == "takes_memory") for _, _, peak in replies)
 
 

@@ -107,7 +107,7 @@ def outputs(folder: Path, value: float = 1.0, seconds: float = 2.0) -> Path:
     return folder
 
 
-def test_equal_runs_have_equal_digests_whatever_their_times_and_places(tmp_path: Path) -> None:
+def test_equal_runs_have_equal_digests_whatever_their_times_and_paths(tmp_path: Path) -> None:
     digests = script("output_files").digests
     first = digests(outputs(tmp_path / "a"))
     assert first == digests(outputs(tmp_path / "b", seconds=9.0))

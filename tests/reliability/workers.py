@@ -57,11 +57,11 @@ def run_parser(find: Callable[[], Subject], seed: int, inputs: int, limits: Limi
     """
     done, stalled = 0, -1
     while done < inputs:
-        for index, answer, peak_mb in _run_worker(find, seed, range(done, inputs), limits):
-            if answer.error == HANG and stalled != index:
+        for index, result, peak_mb in _run_worker(find, seed, range(done, inputs), limits):
+            if result.error == HANG and stalled != index:
                 stalled = index
                 break
-            yield index, answer, peak_mb
+            yield index, result, peak_mb
             done = index + 1
 
 
@@ -97,7 +97,7 @@ def _is_ready(receiver: Connection) -> bool:
 def _reply(receiver: Connection, worker: BaseProcess, index: int, seconds: float) -> Reply:
     """Returns the worker's outcome on an input, or what happened to the worker instead."""
     if not receiver.poll(seconds):
-        return index, Answer(OFFENDER, HANG, f"no answer in {seconds} s", seconds), 0.0
+        return index, Answer(OFFENDER, HANG, f"no result in {seconds} s", seconds), 0.0
     try:
         reply: Reply = receiver.recv()
     except EOFError:
@@ -117,11 +117,11 @@ def _work(
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + 2 * limits.memory_mb * MB,) * 2)
     sender.send(READY)
     for index in wanted:
-        answer = trials.attempt(trials.mutant(index))
+        result = trials.attempt(trials.mutant(index))
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if peak_mb > limits.memory_mb:  # which never falls again: a new worker continues
-            answer = Answer(OFFENDER, MEMORY, f"{peak_mb:.0f} MB; {answer.error} {answer.message}", answer.seconds)
-        sender.send((index, answer, peak_mb))
+            result = Answer(OFFENDER, MEMORY, f"{peak_mb:.0f} MB; {result.error} {result.message}", result.seconds)
+        sender.send((index, result, peak_mb))
 
 
 def _address_space() -> int:

@@ -27,7 +27,7 @@ def call(*arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_help_says_what_is_given_and_written() -> None:
+def test_help_states_what_is_given_and_written() -> None:
     code, text = call("--help")
     assert code == 0
     for word in ("BUNDLE", "STUDIES", "--port", "--host", "--name", "models/model.pt", "datastore_v2.json"):
@@ -77,7 +77,7 @@ def test_a_name_that_monai_label_takes_for_something_else_is_refused(tmp_path: P
     assert code == 2 and message in text and "--name" in text
 
 
-def test_labels_that_viewers_would_number_anew_are_refused(tmp_path: Path) -> None:
+def test_labels_that_viewers_would_renumber_are_refused(tmp_path: Path) -> None:
     code, text = call(write_bundle(tmp_path / "student", (0, 3, 7)), tmp_path)
     assert code == 2 and "expected label values [0, 1, 2]" in text and "found [0, 3, 7]" in text
 

@@ -61,7 +61,7 @@ def test_the_learning_rate_rises_and_falls_to_zero(script):
     assert fractions[-1] < 0.001
 
 
-def test_the_file_written_loads_and_says_where_it_comes_from(script, tmp_path):
+def test_the_file_written_loads_and_states_its_origin(script, tmp_path):
     encoder = build_encoder("sam_demo", "random", 128)
     output = tmp_path / "demo.safetensors"
     script.save(encoder, script.summary([0.5] * 45, seed=3), output)

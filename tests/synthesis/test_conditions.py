@@ -26,7 +26,7 @@ def label_maps(moved: bool = True) -> LabelMaps:
     return LabelMaps(SliceDataset([{"case": "a"}], lambda item: {"label": volume}, transform, keys=["label"]), 2)
 
 
-def test_positions_depend_on_the_seed_alone_and_fill_the_body() -> None:
+def test_positions_depend_only_on_the_seed_and_fill_the_body() -> None:
     positions = SlicePositions()
     drawn = [positions.draw(seed).position for seed in range(400)]
     assert drawn == [positions.draw(seed).position for seed in range(400)]
@@ -34,7 +34,7 @@ def test_positions_depend_on_the_seed_alone_and_fill_the_body() -> None:
     assert abs(sum(drawn) / 400 - 0.5) < 0.05
 
 
-def test_label_maps_depend_on_the_seed_alone() -> None:
+def test_label_maps_depend_only_on_the_seed() -> None:
     first, second = label_maps(), label_maps()
     forward = {seed: first.draw(seed) for seed in range(8)}
     backward = {seed: second.draw(seed) for seed in reversed(range(8))}

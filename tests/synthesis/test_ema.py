@@ -28,7 +28,7 @@ def train(network: torch.nn.Module, handler: EmaHandler, values: list[float]) ->
     trainer.run(values)
 
 
-def test_average_lies_between_the_weights_and_the_network_is_left_alone() -> None:
+def test_average_is_between_the_weights_and_the_network_is_unchanged() -> None:
     network, handler = make()
     train(network, handler, [1.0, 2.0, 3.0])
     averaged = handler.averaged_network()

@@ -203,7 +203,7 @@ def test_run_again_it_starts_from_all_images(tmp_path: Path, transfer_set: Path,
     assert transfer_set.read_bytes() == before
 
 
-def test_without_a_teacher_confidence_is_not_asked_for(tmp_path: Path, transfer_set: Path, task: Task) -> None:
+def test_without_a_teacher_confidence_is_not_computed(tmp_path: Path, transfer_set: Path, task: Task) -> None:
     gates = check(transfer_set, task, tmp_path / "gates", teacher=None)
     assert gates.confidence is read_gates(tmp_path / "gates").confidence is None
     assert gates.counts["accepted"] == 5

@@ -58,7 +58,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
         load_diffusion_pipeline(folder, TASK)
 
 
-def test_a_pointer_in_the_weights_place_is_named(folder: Path) -> None:
+def test_a_pointer_instead_of_weights_is_named(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
     with pytest.raises(ValueError, match=r"Expected weights in .*safetensors, found a Git LFS pointer.*git lfs pull"):

@@ -39,7 +39,7 @@ def sample_pictures(
 
 
 @pytest.mark.parametrize("condition", ["none", "slice_position", "label_map"])
-def test_the_same_weights_give_the_same_pictures_and_draw_nothing_from_training(
+def test_the_same_weights_give_the_same_images_and_draw_nothing_from_training(
     tmp_path: Path, noise_scheduler: DDPMScheduler, condition: str
 ) -> None:
     handler = sample_pictures(tmp_path, noise_scheduler, condition, enabled=False)
@@ -52,7 +52,7 @@ def test_the_same_weights_give_the_same_pictures_and_draw_nothing_from_training(
     assert handler.ema.network.training  # the trained network is unchanged
 
 
-def test_pictures_are_written_every_few_epochs_and_at_the_end(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:
+def test_images_are_written_every_few_epochs_and_at_the_end(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for done, epochs in ((0, 4), (3, 5)):  # stopped after epoch 4 had been drawn and before it was saved
         trainer = Engine(lambda engine, batch: None)
@@ -69,7 +69,7 @@ def _set_epoch(engine: Engine, epoch: int) -> None:
     engine.state.epoch = engine.state.iteration = epoch
 
 
-def test_nothing_is_written_unless_asked_for(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:
+def test_nothing_is_written_unless_requested(tmp_path: Path, noise_scheduler: DDPMScheduler) -> None:
     trainer = Engine(lambda engine, batch: None)
     sample_pictures(tmp_path / "off", noise_scheduler, enabled=False).attach(trainer)
     trainer.run([0], max_epochs=1)

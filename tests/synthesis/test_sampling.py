@@ -117,7 +117,7 @@ def test_a_perfect_flow_leads_to_its_image(sampler: str) -> None:
         torch.testing.assert_close(image, clean, atol=2e-3, rtol=0)
 
 
-def test_a_sampler_must_go_with_the_training(unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
+def test_a_sampler_must_match_the_training(unet: UNet2DModel, noise_scheduler: DDPMScheduler) -> None:
     with pytest.raises(ValueError, match=r"\('dpmsolver\+\+', 'euler'\) for a flow matching model, found 'ddim'"):
         sample(unet, build_noise_scheduler("flow"), [0], sampler="ddim")
     with pytest.raises(ValueError, match=r"\('dpmsolver\+\+', 'ddim'\) for a diffusion model, found 'euler'"):

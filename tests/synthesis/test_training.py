@@ -68,7 +68,7 @@ def test_a_perfect_prediction_gives_the_clean_image_back(prediction_type: str, p
     torch.testing.assert_close(torch.nn.functional.pixel_shuffle(clean, patch_size), batch * 2 - 1, atol=1e-4, rtol=0)
 
 
-def test_draws_follow_the_global_seed_and_leave_the_batch_alone() -> None:
+def test_draws_follow_the_global_seed_and_leave_the_batch_unchanged() -> None:
     prepare, batch = DiffusionPrepareBatch(build_noise_scheduler()), {"image": MetaTensor(images())}
     drawn = []
     for seed in (5, 5, 6):
@@ -118,7 +118,7 @@ def test_a_flow_is_a_straight_line_from_image_to_noise() -> None:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_range_weighs_the_error_of_the_clean_image_alike(prediction_type: str) -> None:
+def test_the_range_weights_the_error_of_the_clean_image_equally(prediction_type: str) -> None:
     scheduler = build_noise_scheduler(prediction_type)
     signal = scheduler.alphas_cumprod
     ratio = signal / (1 - signal)
@@ -136,7 +136,7 @@ def test_impossible_weights_are_refused() -> None:
         snr_weights(build_noise_scheduler(), (5, 1))
 
 
-def test_the_loss_weighs_images() -> None:
+def test_the_loss_weights_images() -> None:
     prediction = torch.zeros(2, 1, 4, 4)
     values = torch.stack([torch.full((1, 4, 4), 2.0), torch.full((1, 4, 4), 3.0)])
     loss = DiffusionLoss()(prediction, DiffusionTarget(values, torch.tensor([1.0, 0.5])))

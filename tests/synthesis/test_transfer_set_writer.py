@@ -91,7 +91,7 @@ def test_colour_images_are_rgb(tmp_path: Path, noise_scheduler: DDPMScheduler) -
 
 
 @pytest.mark.parametrize("images", [0, 3])
-def test_a_stopped_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     complete: Path,
     tmp_path: Path,
     unet: UNet2DModel,
@@ -220,7 +220,7 @@ def test_gated_images_are_kept_and_growing_forgets_the_gates(
 
 
 @pytest.mark.slow
-def test_processes_share_the_images(tmp_path: Path) -> None:
+def test_processes_partition_the_images(tmp_path: Path) -> None:
     script = tmp_path / "sample.py"
     script.write_text(SHARED_SAMPLING)
     command = [python_command(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

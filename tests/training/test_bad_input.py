@@ -280,8 +280,8 @@ def test_a_transfer_set_of_another_spacing_is_refused(study: Path, tmp_path: Pat
     )
 
 
-def test_a_file_in_the_caches_place_is_refused(study: Path, tmp_path: Path) -> None:
-    (tmp_path / "answers").write_text("")
+def test_a_file_instead_of_the_cache_folder_is_refused(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "targets").write_text("")
     teacher = write_teacher(tmp_path / "teacher", load_task(study / "task.json"))
-    message = distillation_refusal(study, tmp_path, teacher, cache_dir=str(tmp_path / "answers"))
-    assert re.search(r"Expected a folder at --cache_dir .*answers, found a file; choose another folder", message)
+    message = distillation_refusal(study, tmp_path, teacher, cache_dir=str(tmp_path / "targets"))
+    assert re.search(r"Expected a folder at --cache_dir .*targets, found a file; choose another folder", message)

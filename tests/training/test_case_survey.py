@@ -68,7 +68,7 @@ def test_images_without_labels_have_no_classes() -> None:
         ({"case": "a", "slices": [9]}, "case a: Expected slices of 0 to 3, found [9]."),
     ],
 )
-def test_a_case_that_cannot_be_read_is_named_and_the_others_go_on(entry: dict[str, Any], reason: str) -> None:
+def test_an_unreadable_case_is_named_and_the_others_continue(entry: dict[str, Any], reason: str) -> None:
     survey = survey_cases([entry, {"case": "b"}], read, TASK)
     assert (survey.cases, survey.slices) == (2, 4)
     assert survey.unreadable == (reason,)
@@ -92,7 +92,7 @@ def test_a_batch_is_augmented_like_the_trainings() -> None:
     assert torch.equal(noise_batch(WIDE, 3)["image"], noise_batch(WIDE, 3)["image"])
 
 
-def test_a_trial_trains_and_says_what_it_took() -> None:
+def test_a_trial_step_trains_and_reports_its_cost() -> None:
     network = torch.nn.Conv2d(1, 3, 3, padding=1)
     network.bias.requires_grad_(False)
     before = network.weight.detach().clone()

@@ -133,7 +133,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_training_goes_on_after_the_last_whole_epoch(tmp_path: Path) -> None:
+def test_training_resumes_after_the_last_complete_epoch(tmp_path: Path) -> None:
     first = Counter()
     trainer_with(EpochCheckpoint(tmp_path / "last.pt", {"counter": first}, "a"), first).run([0, 1], max_epochs=2)
     second = Counter()
@@ -143,7 +143,7 @@ def test_training_goes_on_after_the_last_whole_epoch(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "last.pt")["progress"] == {"epoch": 5, "iteration": 10}
 
 
-def test_without_resume_training_starts_anew(tmp_path: Path) -> None:
+def test_without_resume_training_restarts(tmp_path: Path) -> None:
     save_checkpoint({"counter": {"value": 50}, "progress": {}, "task_hash": "b"}, tmp_path / "last.pt")
     counter = Counter()
     checkpoint = EpochCheckpoint(tmp_path / "last.pt", {"counter": counter}, "a", resume=False)

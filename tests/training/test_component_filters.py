@@ -73,7 +73,7 @@ def test_the_mean_over_the_cases_that_have_the_class_decides(decide: Callable[..
     assert decide(without) == ()
 
 
-def test_only_filters_of_the_task_are_asked_about(decide: Callable[..., tuple[int, ...]]) -> None:
+def test_only_filters_of_the_task_are_evaluated(decide: Callable[..., tuple[int, ...]]) -> None:
     spleen = case(volume((2, ORGAN), (2, STOMACH)), volume((2, ORGAN)))
     assert decide(spleen, keep_largest_component=(LIVER,)) == ()
     assert decide(spleen, keep_largest_component=()) == ()

@@ -61,7 +61,7 @@ def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
-def test_torch_is_told_to_be_deterministic_on_request_alone(torch_as_it_was: None) -> None:
+def test_torch_is_deterministic_only_on_request(torch_as_it_was: None) -> None:
     use_deterministic_algorithms(False)
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ

@@ -180,7 +180,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_one_alone_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_other_and_a_single_one_resumes(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     train(tmp_path / "one", 4)

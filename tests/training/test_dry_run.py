@@ -94,7 +94,7 @@ def test_a_study_in_which_all_is_well(tmp_path: Path, caplog: pytest.LogCaptureF
         ({"kept_bytes": 10**16}, "Free some space or choose another --output_dir"),
     ],
 )
-def test_what_stands_in_the_way_ends_with_an_error(
+def test_an_obstacle_ends_with_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(SystemExit, match="Not ready: [12] of [0-9]+ findings say STOP"):
@@ -148,7 +148,7 @@ def test_hours_are_written_as_hours() -> None:
     assert "20000 steps in 2.8 h" in time_finding(TRIAL, 20000).found
 
 
-def test_long_lines_go_on_below_their_column() -> None:
+def test_long_lines_continue_below_their_column() -> None:
     lines = findings_table([Finding("task", "word " * 40), Finding("a longer subject", "short")]).splitlines()
     assert len(lines) == 3
     assert lines[1].startswith(" " * len("a longer subject  ok    ")) and lines[2].startswith("a longer subject  ok")

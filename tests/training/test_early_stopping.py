@@ -68,7 +68,7 @@ def test_a_resumed_training_ends_at_the_same_epoch(tmp_path: Path, stop_after: i
     assert Training(tmp_path, values, 2).run() == 8
 
 
-def test_a_training_that_has_ended_does_no_step_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_training_does_no_further_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = [0.5, 0.4, 0.9, 0.9, 0.9]
     assert Training(tmp_path, values, 1).run() == 4
     before = (tmp_path / "last.pt").read_bytes()

@@ -57,7 +57,7 @@ def test_one_row_an_epoch(tmp_path: Path, optimizer: torch.optim.Optimizer) -> N
     ]
 
 
-def test_metric_stands_in_the_epochs_that_were_validated(tmp_path: Path, optimizer: torch.optim.Optimizer) -> None:
+def test_metric_is_in_the_epochs_that_were_validated(tmp_path: Path, optimizer: torch.optim.Optimizer) -> None:
     engine, evaluator = trainer(), validator(0.75)
     engine.add_event_handler(Events.EPOCH_COMPLETED(every=2), lambda: evaluator.run([0]))
     history = TrainingHistory(tmp_path / "history.jsonl", optimizer, evaluator)

@@ -73,7 +73,7 @@ def test_poly_falls_with_the_power_of_0_9() -> None:
     assert rates("poly")[24] == pytest.approx(0.2 * (1 - 19 / 95) ** 0.9)
 
 
-def test_a_schedule_goes_on_where_it_was() -> None:
+def test_a_schedule_resumes_where_it_was() -> None:
     first, second = lr_schedule(optimizer(), STEPS, "poly"), lr_schedule(optimizer(), STEPS, "poly")
     for _ in range(40):
         first.optimizer.step()

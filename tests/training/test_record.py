@@ -14,7 +14,7 @@ from tskd_monai.training import record
 from tskd_monai.training.record import package_versions, write_record
 
 
-def test_record_says_what_ran_on_what(tmp_path: Path) -> None:
+def test_record_states_what_ran_on_what(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_bytes(b"abc")
     settings, results = {"seed": 0, "transfer_set": None}, {"val_mean_dice": 0.5}
     inputs = {"datalist": tmp_path / "datalist.json"}

@@ -20,7 +20,7 @@ def draws_of_rank(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, sample
     return list(sampler)
 
 
-def test_an_epoch_has_the_asked_number_of_draws() -> None:
+def test_an_epoch_has_the_requested_number_of_draws() -> None:
     sampler = SliceSampler(5, 12)
     assert len(sampler) == 12
     drawn = list(sampler)
@@ -48,7 +48,7 @@ def test_epoch_and_seed_decide_the_draws(share: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_foreground_share_is_kept_and_classes_are_alike(share: float) -> None:
+def test_foreground_fraction_is_kept_and_classes_are_alike(share: float) -> None:
     number = 20_000
     counts = Counter(SliceSampler(100, number, PRESENT, share))
     any_slice = (1 - share) / 100
@@ -66,7 +66,7 @@ def test_a_slice_with_two_classes_is_drawn_for_both() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_processes_share_one_draw_out(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+def test_processes_partition_one_draw(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     whole = draws_of_rank(monkeypatch, 0, 1, SliceSampler(100, 40, PRESENT, share))
     parts = [draws_of_rank(monkeypatch, rank, 2, SliceSampler(100, 20, PRESENT, share)) for rank in (0, 1)]
     assert [len(part) for part in parts] == [20, 20]

@@ -55,7 +55,7 @@ def test_running_iteration_is_finished_first(
     assert f"Stopped by {number.name} in epoch 2. Epoch 1 is saved; run the same command to resume." in caplog.text
 
 
-def test_nothing_is_said_to_be_saved_in_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_message_of_saving_in_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(SystemExit):
         trainer(signal.SIGTERM).run([0, 1], max_epochs=1)
     assert "No epoch was complete, nothing is saved" in caplog.text

@@ -79,7 +79,7 @@ def test_a_resumed_training_has_no_gap_and_no_point_twice(tmp_path: Path) -> Non
     assert [step for step, _ in found["val_mean_dice"]] == [2, 4]
 
 
-def test_nothing_is_written_or_needed_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_or_needed_unless_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run(tmp_path, 1, [], enabled=False)
     assert not (tmp_path / "tensorboard").exists()
@@ -94,7 +94,7 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("config", TRAININGS)
-def test_monais_tracking_finds_its_places_in_the_config(
+def test_monais_tracking_finds_its_positions_in_the_config(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MONAI appends its handlers to two lists; without them it passes arguments that our engines do not have."""

@@ -84,7 +84,7 @@ def test_no_case_is_named(tmp_path: Path) -> None:
     assert b"Doe" not in written and str(tmp_path).encode() not in written
 
 
-def test_a_resumed_training_keeps_the_pictures_of_its_earlier_epochs(tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_the_images_of_its_earlier_epochs(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     train(tmp_path, 4)
     train(tmp_path, 6, done=3)  # epoch 4 had been drawn, but not saved
@@ -97,7 +97,7 @@ def test_a_few_cases_are_enough(tmp_path: Path) -> None:
     assert set(pictures(tmp_path)) == {"validation/slice_1"}
 
 
-def test_nothing_is_written_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_unless_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     train(tmp_path / "off", 2, enabled=False)
     assert not (tmp_path / "off").exists()
@@ -111,7 +111,7 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "second").exists()
 
 
-def test_image_reference_and_prediction_stand_side_by_side() -> None:
+def test_image_reference_and_prediction_are_side_by_side() -> None:
     image, label = torch.full((1, 8, 6, 4), 0.25), label_volume()
     nothing = one_hot(torch.zeros(1, 8, 6, 4), 3, dim=0)
     picture = compare_slice(image, label, nothing)
@@ -130,7 +130,7 @@ def test_colour_images_keep_their_colours() -> None:
     np.testing.assert_allclose(compare_slice(image, nothing, nothing)[:, :, :6], image[..., 0], atol=1e-6)
 
 
-def test_the_fullest_slice_weighs_small_structures_like_large_ones() -> None:
+def test_the_fullest_slice_counts_small_structures_like_large_ones() -> None:
     assert fullest_slice(label_volume()) == 2
     assert fullest_slice(one_hot(torch.zeros(1, 4, 4, 5), 3, dim=0)) == 2
 

@@ -47,12 +47,12 @@ def test_colour_for_a_grey_task_is_refused_and_the_other_way_round() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_picture_for_a_model_of_volumes_is_refused_for_what_it_is(channels: int) -> None:
+def test_image_file_for_a_model_of_volumes_is_refused_for_what_it_is(channels: int) -> None:
     with pytest.raises(ValueError, match=r"Expected a NIfTI volume .*found the 2D image file a\.nii, .* no spacing"):
         CheckImageFitsTaskd("image", 1, "percentile")(item(channels=channels, unit="pixels"))
 
 
-def test_volume_for_a_model_of_pictures_is_refused_and_a_picture_is_not() -> None:
+def test_volume_for_a_model_of_image_files_is_refused_and_an_image_file_is_not() -> None:
     fits = CheckImageFitsTaskd("image", 1, "percentile", flat=True)
     with pytest.raises(ValueError, match=r"Expected a 2D image file.*found the volume a\.nii.*model of volumes"):
         fits(item())

@@ -56,7 +56,7 @@ def test_bad_voxels_become_0_and_change_no_other(
     torch.testing.assert_close(scaled[:, 1:], _scale(image[:, 1:], mode, lower, upper))
 
 
-def test_finite_images_give_no_notice(image: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_finite_images_give_no_warning(image: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         _scale(image)
     assert caplog.text == ""

@@ -61,7 +61,7 @@ def test_pixdim_is_that_of_rows_then_columns(make_task: MakeTask, write_nifti: W
     # The first voxel of an array that runs to posterior, left and superior is the most anterior, right and inferior.
     [("PLS", (5, 7, 0)), ("ARI", (0, 0, 4)), ("RAS", (0, 0, 0)), ("SPR", (0, 7, 0))],
 )
-def test_axes_run_as_the_task_says(
+def test_axes_have_the_orientation_of_the_task(
     make_task: MakeTask, write_nifti: WriteNifti, axcodes: str, corner: tuple[int, int, int]
 ) -> None:
     array = np.zeros((6, 8, 5), np.int16)
@@ -204,7 +204,7 @@ def test_augmentation_without_labels_draws_the_same() -> None:
     assert torch.equal(torch.as_tensor(both), torch.as_tensor(alone))
 
 
-def test_views_for_contrast_have_the_tasks_size_and_differ_by_seed_alone(make_task: MakeTask) -> None:
+def test_views_for_contrast_have_the_tasks_size_and_differ_only_by_seed(make_task: MakeTask) -> None:
     task = make_task(image_size=(32, 48))
     image = torch.rand(1, 32, 48, generator=torch.Generator().manual_seed(0))
 

@@ -43,7 +43,9 @@ def text(task: Task, card: Card | None, metrics: Path | None = None) -> str:
     return readme("zoo_name", "segmentation", METADATA, {"highdicom": "0.28.2"}, task, card, metrics)
 
 
-def test_readme_has_the_zoos_sections_and_what_the_card_says(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+def test_readme_has_the_zoos_sections_and_the_content_of_the_card(
+    tmp_path: Path, make_task: Callable[..., Task]
+) -> None:
     card = load_card(write_card(tmp_path / "card.yaml"))
     written = text(make_task(), card)
     assert all(f"**{section}**" in written for section in SECTIONS)
@@ -53,14 +55,14 @@ def test_readme_has_the_zoos_sections_and_what_the_card_says(tmp_path: Path, mak
     assert "--bundle_root zoo_name --config_file zoo_name/configs/inference.json" in written
 
 
-def test_readme_says_what_is_not_known(make_task: Callable[..., Task]) -> None:
+def test_readme_states_what_is_not_known(make_task: Callable[..., Task]) -> None:
     written = text(make_task(), None)
     assert "Not stated when the bundle was exported (`--card`)." in written
     assert "Not measured for these weights." in written
 
 
 @pytest.mark.parametrize(("bundle", "scripted"), [("segmentation", True), ("teacher_lora", False)])
-def test_readme_says_what_cannot_be_scripted(make_task: Callable[..., Task], bundle: str, scripted: bool) -> None:
+def test_readme_states_what_cannot_be_scripted(make_task: Callable[..., Task], bundle: str, scripted: bool) -> None:
     written = readme("zoo_name", bundle, METADATA, {}, make_task(), None, None)
     assert ("TorchScript" not in written) == scripted
 

@@ -51,7 +51,7 @@ def test_teacher_is_whole_in_its_folder_and_in_one_file(tmp_path: Path, make_tas
     assert placed.load_state_dict(weights).missing_keys == []
 
 
-def test_teacher_of_published_weights_wants_their_file(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+def test_teacher_of_published_weights_requires_their_file(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     task = make_task()
     save_task(task, tmp_path / "task.json")
     record = {"format_version": 1, "task_hash": task.hash, "base_encoder_sha256": "a" * 64, "files": {}, "record": {}}

@@ -118,7 +118,7 @@ def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) ->
         check_student("resnet", make_task())
 
 
-def test_a_disk_with_too_little_room_is_noticed(
+def test_a_disk_with_too_little_room_gives_a_warning(
     make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = PlannedDataset(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)

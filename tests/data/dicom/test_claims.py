@@ -55,7 +55,7 @@ def test_jpeg_frame_passes_and_one_of_another_size_does_not(instance: Path) -> N
         check_frame_sizes(dataset)
 
 
-def test_header_that_claims_more_than_an_uncompressed_file_is_refused(instance: Path) -> None:
+def test_header_that_states_more_than_an_uncompressed_file_is_refused(instance: Path) -> None:
     dataset = dcmread(instance, stop_before_pixels=True)
     check_pixel_claims(dataset, 1, instance.stat().st_size, "a.dcm")
     dataset.Rows = 1000

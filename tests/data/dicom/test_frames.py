@@ -33,7 +33,7 @@ def enhanced(tmp_path: Path) -> Path:
     return tmp_path / "enhanced"
 
 
-def test_frames_lie_where_the_classic_slices_do(tmp_path: Path, enhanced: Path) -> None:
+def test_frames_have_the_positions_of_the_classic_slices(tmp_path: Path, enhanced: Path) -> None:
     classic, series = read_series(tmp_path / "classic"), read_series(enhanced)
     np.testing.assert_allclose(series.affine, classic.affine)
     assert [header.ImagePositionPatient for header in series.grid.headers] == [
@@ -115,7 +115,7 @@ def in_another_sequence(shared: Dataset, group: Dataset, index: int) -> None:
 
 
 @pytest.mark.parametrize("edit", [in_each_private_place, in_another_sequence])
-def test_only_the_macros_of_the_standard_place_and_rescale_frames(
+def test_only_the_macros_of_the_standard_position_and_rescale_frames(
     enhanced: Path, edit: Callable[[Dataset, Dataset, int], None]
 ) -> None:
     before = read_series(enhanced)

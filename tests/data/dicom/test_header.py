@@ -78,7 +78,7 @@ def test_transfer_syntax_that_is_none_is_named(tmp_path: Path, write_series: Cal
         read_series(folder)
 
 
-def test_claimed_size_takes_no_memory(tmp_path: Path, write_series: Callable[..., Any]) -> None:
+def test_a_size_stated_in_a_header_allocates_no_memory(tmp_path: Path, write_series: Callable[..., Any]) -> None:
     def edit(dataset: FileDataset, index: int) -> None:
         dataset.Rows = dataset.Columns = 65535
 

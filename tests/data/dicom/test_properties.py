@@ -43,7 +43,7 @@ def corners(shape: tuple[int, ...]) -> np.ndarray:
 
 @settings(max_examples=10)
 @given(grid=grids(), slice_axis=st.integers(0, 2), seed=st.integers(0, 99))
-def test_every_voxel_comes_back_to_its_place(
+def test_every_voxel_returns_to_its_position(
     tmp_path_factory: pytest.TempPathFactory, grid: Grid, slice_axis: int, seed: int
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "series"
@@ -52,10 +52,10 @@ def test_every_voxel_comes_back_to_its_place(
     write_dicom_series(folder, volume, grid.matrix, seed=seed, slice_axis=slice_axis, shuffle=True)
     series = read_series(folder)
     to_volume = np.linalg.inv(grid.matrix) @ series.affine
-    places = to_volume @ corners(series.voxels.shape)
-    np.testing.assert_allclose(places, np.rint(places), atol=TOLERANCE_MM / 0.2)
+    positions = to_volume @ corners(series.voxels.shape)
+    np.testing.assert_allclose(positions, np.rint(positions), atol=TOLERANCE_MM / 0.2)
     found = [series.voxels[tuple(at)] for at in corners(series.voxels.shape)[:3].T]
-    assert found == [volume[tuple(at)] for at in np.rint(places[:3]).astype(int).T]
+    assert found == [volume[tuple(at)] for at in np.rint(positions[:3]).astype(int).T]
     assert sorted(series.voxels.ravel()) == list(range(volume.size))
 
 
@@ -136,7 +136,7 @@ def test_slices_shifted_by_whole_pixels_come_back_from_the_grid(
 
 
 @given(stack=stacks(), gap=st.integers(1, 10))
-def test_a_missing_slice_has_its_place_on_the_grid(stack: tuple[list[FileDataset], np.ndarray], gap: int) -> None:
+def test_a_missing_slice_keeps_its_position_on_the_grid(stack: tuple[list[FileDataset], np.ndarray], gap: int) -> None:
     headers, affine = stack
     assume(len(headers) > 4)  # else as many steps are of two slices as of one
     missing = 1 + gap % (len(headers) - 2)

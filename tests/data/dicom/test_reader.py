@@ -75,7 +75,7 @@ def test_compressed_pixels_are_decoded(tmp_path, write_series, syntax):
     np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored - 1024.0)
 
 
-def test_ct_without_rescale_is_noticed(tmp_path, write_series, caplog):
+def test_ct_without_rescale_gives_a_warning(tmp_path, write_series, caplog):
     series = write_series(tmp_path / "series", edit=lambda d, _: delattr(d, "RescaleIntercept"))
     np.testing.assert_array_equal(read_series(series.folder).voxels, series.stored)
     assert " is CT without RescaleIntercept" in caplog.text
@@ -142,31 +142,31 @@ def test_compressed_data_set_without_file_meta_is_refused_for_what_it_is(tmp_pat
 
 
 def test_single_slice_takes_its_thickness_from_the_header(tmp_path, write_series, caplog):
-    series = read_series(write_series(tmp_path / "series", places=[0]).folder)
+    series = read_series(write_series(tmp_path / "series", positions=[0]).folder)
     assert series.voxels.shape == (14, 10, 1)
     assert np.linalg.norm(series.affine[:3, 2]) == pytest.approx(2.5)
     assert "one slice" in caplog.text
-    write_series(tmp_path / "bare", places=[0], edit=lambda d, _: delattr(d, "SliceThickness"))
+    write_series(tmp_path / "bare", positions=[0], edit=lambda d, _: delattr(d, "SliceThickness"))
     with pytest.raises(ValueError, match="Expected SliceThickness in series"):
         read_series(tmp_path / "bare")
 
 
 def test_positions_win_over_slice_thickness(tmp_path, write_series, caplog):
     caplog.set_level(logging.INFO)
-    series = read_series(write_series(tmp_path / "series", places=[0, 2, 4, 6]).folder)
+    series = read_series(write_series(tmp_path / "series", positions=[0, 2, 4, 6]).folder)
     assert np.linalg.norm(series.affine[:3, 2]) == pytest.approx(2)
     assert "SliceThickness is 2.5 mm, the slices lie 2 mm apart" in caplog.text
 
 
-def test_rounded_positions_are_put_on_the_grid_with_a_notice(tmp_path, write_series, caplog):
-    places = np.round(np.arange(12) * 1.25, 1)
-    affine = read_series(write_series(tmp_path / "series", places=places).folder).affine
+def test_rounded_positions_are_snapped_to_the_grid_with_a_warning(tmp_path, write_series, caplog):
+    positions = np.round(np.arange(12) * 1.25, 1)
+    affine = read_series(write_series(tmp_path / "series", positions=positions).folder).affine
     assert affine[2, 2] == pytest.approx(1.25, abs=0.01)
     assert "off a regular grid" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("places", "message"),
+    ("positions", "message"),
     [
         ((0, 2.5, 5, 10, 12.5), r"steps of 2.5 to 5 mm.*at \d+\.\d\d to \d+\.\d\d"),
         ((0, 2.5, 7.5), "Expected evenly spaced slices in series"),
@@ -175,20 +175,20 @@ def test_rounded_positions_are_put_on_the_grid_with_a_notice(tmp_path, write_ser
         ((0, 2.5, 2.5, 5), r"found 1 duplicate positions among 4 images \(repeated files\)"),
     ],
 )
-def test_gaps_and_repeats_are_refused(tmp_path, write_series, places, message):
+def test_gaps_and_repeats_are_refused(tmp_path, write_series, positions, message):
     with pytest.raises(ValueError, match=message):
-        read_series(write_series(tmp_path / "series", places=places).folder)
+        read_series(write_series(tmp_path / "series", positions=positions).folder)
 
 
 def test_gap_is_named_where_it_is(tmp_path, write_series):
-    series = write_series(tmp_path / "series", places=(0, 2.5, 5, 10, 12.5, 15, 17.5))
+    series = write_series(tmp_path / "series", positions=(0, 2.5, 5, 10, 12.5, 15, 17.5))
     with pytest.raises(ValueError, match=r"missing or uneven at 106\.00 to 111\.00 \(mm"):
         read_series(series.folder)
 
 
-def test_several_echoes_are_told_from_repeated_files(tmp_path, write_series):
+def test_several_echoes_are_distinguished_from_repeated_files(tmp_path, write_series):
     series = write_series(
-        tmp_path / "series", places=(0, 0, 2, 2), edit=lambda d, index: setattr(d, "EchoTime", index % 2)
+        tmp_path / "series", positions=(0, 0, 2, 2), edit=lambda d, index: setattr(d, "EchoTime", index % 2)
     )
     with pytest.raises(ValueError, match="differ in EchoTime"):
         read_series(series.folder)
@@ -248,7 +248,7 @@ def test_what_is_no_plain_volume_is_refused(tmp_path, write_series, edit, messag
 
 def test_several_series_are_listed_and_one_can_be_chosen(tmp_path, write_series):
     first = write_series(tmp_path / "7" / "a")
-    second = write_series(tmp_path / "7" / "b", places=(0, 1), modality="MR", seed=1)
+    second = write_series(tmp_path / "7" / "b", positions=(0, 1), modality="MR", seed=1)
     message = rf"found 2 \(CT 5 slices, MR 2\); choose one with --series_uid\.\n  {first.uid} .*\n  {second.uid} "
     with pytest.raises(ValueError, match=message):
         read_series(tmp_path / "7")
@@ -257,7 +257,7 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path, write_series)
         read_series(tmp_path / "7", "1.2.3")
 
 
-def test_objects_that_are_no_images_are_left_out_with_a_notice(tmp_path, write_series, caplog):
+def test_objects_that_are_no_images_are_left_out_with_a_warning(tmp_path, write_series, caplog):
     series = write_series(tmp_path / "series")
     other = dcmread(series.folder / "IM0000.dcm")
     other.SOPClassUID, other.SeriesInstanceUID = SecondaryCaptureImageStorage, generate_uid()
@@ -306,7 +306,7 @@ def _is_localizer(dataset: FileDataset, index: int) -> None:
 
 def test_localizer_beside_or_within_a_series_is_left_out(tmp_path, write_series, caplog):
     series = write_series(tmp_path / "7" / "a")
-    other = write_series(tmp_path / "7" / "b", places=(0, 650), edit=_is_localizer, seed=1)
+    other = write_series(tmp_path / "7" / "b", positions=(0, 650), edit=_is_localizer, seed=1)
     within = dcmread(other.folder / "IM0000.dcm")
     within.SeriesInstanceUID = series.uid
     within.save_as(series.folder / "IM0005.dcm")
@@ -314,8 +314,8 @@ def test_localizer_beside_or_within_a_series_is_left_out(tmp_path, write_series,
     assert "ignored 3 localizers." in caplog.text
 
 
-def test_localizer_alone_is_read_when_it_is_named(tmp_path, write_series, caplog):
-    series = write_series(tmp_path / "series", places=(0,), edit=_is_localizer)
+def test_a_single_localizer_is_read_if_named(tmp_path, write_series, caplog):
+    series = write_series(tmp_path / "series", positions=(0,), edit=_is_localizer)
     with pytest.raises(ValueError, match=r"found only localizers, .* give --series_uid .*\n  1\.2\..*CT 1 slice"):
         read_series(series.folder)
     assert read_series(series.folder, series.uid).voxels.shape == (14, 10, 1)
@@ -348,7 +348,7 @@ def test_folder_without_images_is_named(tmp_path):
 
 def test_log_names_no_patient_and_no_path(tmp_path, write_series, caplog):
     caplog.set_level(logging.INFO)
-    read_series(write_series(tmp_path / "series", places=[0]).folder)
+    read_series(write_series(tmp_path / "series", positions=[0]).folder)
     assert "series" in caplog.text
     assert not any(word in caplog.text for word in ("Secret", "secret", str(tmp_path)))
 

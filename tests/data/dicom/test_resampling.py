@@ -8,7 +8,7 @@ from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.data.dicom.resampling import to_grid, to_slices
 
 TILT = np.tan(np.radians(15))
-PLACES = (0, 2.5, 5, 10, 12.5)
+POSITIONS = (0, 2.5, 5, 10, 12.5)
 
 
 def tilt(dataset, index):
@@ -43,7 +43,7 @@ def test_tilted_slices_land_where_their_voxels_were(tmp_path, write_series, capl
 
 
 def test_missing_slice_is_the_mean_of_its_neighbours(tmp_path, write_series, caplog):
-    written = write_series(tmp_path / "series", places=PLACES)
+    written = write_series(tmp_path / "series", positions=POSITIONS)
     series = read_series(written.folder, irregular="resample")
     assert "1 missing slice(s) are interpolated" in caplog.text
     assert series.voxels.shape == (14, 10, 6) and list(series.grid.indices) == [0, 1, 2, 4, 5]
@@ -51,11 +51,13 @@ def test_missing_slice_is_the_mean_of_its_neighbours(tmp_path, write_series, cap
     np.testing.assert_array_equal(series.voxels[:, :, 3], (written.stored[..., 2] + written.stored[..., 3]) / 2 - 1024)
 
 
-@pytest.mark.parametrize(("places", "edit"), [(PLACES, None), (PLACES, tilt), ((0, 2.5, 5), None)])
-def test_label_maps_return_to_the_slices(tmp_path, write_series, places, edit):
-    grid = read_series(write_series(tmp_path / "series", places=places, edit=edit).folder, irregular="resample").grid
-    labels = np.zeros((14, 10, len(places)), np.float32)
-    labels[4:10, 3:7] = 1 + np.arange(len(places))
+@pytest.mark.parametrize(("positions", "edit"), [(POSITIONS, None), (POSITIONS, tilt), ((0, 2.5, 5), None)])
+def test_label_maps_return_to_the_slices(tmp_path, write_series, positions, edit):
+    grid = read_series(
+        write_series(tmp_path / "series", positions=positions, edit=edit).folder, irregular="resample"
+    ).grid
+    labels = np.zeros((14, 10, len(positions)), np.float32)
+    labels[4:10, 3:7] = 1 + np.arange(len(positions))
     sharp = to_slices(np.rint(to_grid(labels, grid)), grid)
     assert sharp.shape == labels.shape
     inner = (slice(5, 9), slice(4, 6))
@@ -63,7 +65,7 @@ def test_label_maps_return_to_the_slices(tmp_path, write_series, places, edit):
 
 
 @pytest.mark.parametrize(
-    ("places", "edit", "message"),
+    ("positions", "edit", "message"),
     [
         ((0, 2.5, 10, 12.5, 15), None, "only single missing slices are interpolated"),
         ((0, 1.0, 2.1, 3.3, 4.6, 6.0, 7.5), None, "Expected evenly spaced slices"),
@@ -74,8 +76,8 @@ def test_label_maps_return_to_the_slices(tmp_path, write_series, places, edit):
         ),
     ],
 )
-def test_what_resampling_cannot_mend_is_refused(tmp_path, write_series, places, edit, message):
-    folder = write_series(tmp_path / "series", places=places, edit=edit).folder
+def test_what_resampling_cannot_repair_is_refused(tmp_path, write_series, positions, edit, message):
+    folder = write_series(tmp_path / "series", positions=positions, edit=edit).folder
     with pytest.raises(ValueError, match=message):
         read_series(folder, irregular="resample")
 

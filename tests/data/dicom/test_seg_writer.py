@@ -80,17 +80,17 @@ def test_voxels_return_on_the_source_grid(tmp_path, write_series, directions, ki
     np.testing.assert_array_equal(read_back(path, folder), pred[0])
 
 
-def test_voxels_return_at_the_same_place_in_the_patient(tmp_path, write_series):
+def test_voxels_return_to_the_same_position_in_the_patient(tmp_path, write_series):
     folder = write_series(tmp_path / "series", directions=OBLIQUE).folder
     pred = label_map(folder)
     volume = hd.seg.segread(save(pred, tmp_path / "out")).get_volume(combine_segments=True)
     lps_to_ras = np.diag([-1, -1, 1, 1])
     to_index = np.linalg.inv(np.asarray(pred.meta["original_affine"])) @ lps_to_ras @ volume.affine
-    places = np.argwhere(volume.array > 0)
-    indices = (to_index @ np.c_[places, np.ones(len(places))].T)[:3].T
+    positions = np.argwhere(volume.array > 0)
+    indices = (to_index @ np.c_[positions, np.ones(len(positions))].T)[:3].T
     np.testing.assert_allclose(indices, indices.round(), atol=1e-3)
     found = np.zeros(pred.shape[1:], int)
-    found[tuple(indices.round().astype(int).T)] = volume.array[tuple(places.T)]
+    found[tuple(indices.round().astype(int).T)] = volume.array[tuple(positions.T)]
     np.testing.assert_array_equal(found, pred[0])
 
 
@@ -138,9 +138,9 @@ def _tilt(dataset: FileDataset, index: int) -> None:
     dataset.ImagePositionPatient = [x, y + 0.75 * index, z]  # one row per slice
 
 
-@pytest.mark.parametrize(("places", "edit"), [((0, 2.5, 5, 10), None), ((0, 2.5, 5), _tilt)])
-def test_resampled_series_gets_its_seg_on_the_slices_as_scanned(tmp_path, write_series, places, edit):
-    folder = write_series(tmp_path / "series", places=places, edit=edit).folder
+@pytest.mark.parametrize(("positions", "edit"), [((0, 2.5, 5, 10), None), ((0, 2.5, 5), _tilt)])
+def test_resampled_series_gets_its_seg_on_the_slices_as_scanned(tmp_path, write_series, positions, edit):
+    folder = write_series(tmp_path / "series", positions=positions, edit=edit).folder
     pred = label_map(folder, irregular="resample")
     segmentation = hd.seg.segread(save(pred, tmp_path / "out"))
     _, grid = read_grid(folder, irregular="resample")
@@ -148,7 +148,7 @@ def test_resampled_series_gets_its_seg_on_the_slices_as_scanned(tmp_path, write_
         [header.SOPInstanceUID for header in grid.headers], combine_segments=True, assert_missing_frames_are_empty=True
     )
     np.testing.assert_array_equal(frames.transpose(2, 1, 0), to_slices(np.asarray(pred[0]), grid))
-    assert frames.any() and len(frames) == len(places)
+    assert frames.any() and len(frames) == len(positions)
 
 
 def test_enhanced_image_is_referred_to_by_its_frames(tmp_path):
@@ -321,7 +321,7 @@ def test_repeated_instance_uids_are_refused(tmp_path, write_series):
         save(label_map(folder), tmp_path / "out")
 
 
-def test_what_highdicom_refuses_is_told_without_its_values(tmp_path, write_series, monkeypatch):
+def test_what_highdicom_refuses_is_reported_without_its_values(tmp_path, write_series, monkeypatch):
     def refuse(**options: Any) -> None:
         raise AttributeError("Doe^Jane is not a name")
 

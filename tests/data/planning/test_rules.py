@@ -180,7 +180,7 @@ def test_no_training_case_is_refused() -> None:
         plan_task(_datalist())
 
 
-def test_a_label_that_no_case_has_is_refused_but_noticed_on_a_few_slices(
+def test_a_label_that_no_case_has_is_refused_but_a_warning_on_a_few_slices(
     write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     label = np.zeros((8, 8, 4))
@@ -361,7 +361,7 @@ def test_channels_that_the_images_contradict_are_refused(tmp_path: Path, channel
         plan_task(_datalist(_picture(tmp_path, "a", True), channels=channels))
 
 
-def test_pictures_and_volumes_are_not_mixed(write: Write, tmp_path: Path) -> None:
+def test_image_files_and_volumes_are_not_mixed(write: Write, tmp_path: Path) -> None:
     entries = write("a", RAMP, SOLID), _picture(tmp_path, "b", False)
     with pytest.raises(ValueError, match=r"found the 2D image b\.png and the volume a_image\.nii\.gz; make a datalist"):
         plan_task(_datalist(*entries))
@@ -403,7 +403,7 @@ def test_few_labelled_slices_leave_the_largest_component_to_validation(write: Wr
     assert plan_task({**_datalist(full), "validation": [whole]}).keep_largest_component == ()
 
 
-def test_another_modality_than_the_datalist_says_is_refused(tmp_path: Path, write_series: Callable[..., Any]) -> None:
+def test_another_modality_than_in_the_datalist_is_refused(tmp_path: Path, write_series: Callable[..., Any]) -> None:
     series = write_series(tmp_path / "scan")
     image = load_image_transform("image")({"image": series.folder})["image"]
     label = tmp_path / "label.nii.gz"

@@ -44,7 +44,7 @@ def datalist(*training: dict[str, Any], **sections: Any) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("first", [True, False])
-def test_the_minority_is_refused_wherever_it_stands(
+def test_the_minority_is_refused_at_any_position(
     tmp_path: Path, odd: tuple[int, ...], suffix: str, message: str, first: bool
 ) -> None:
     usual = [image_entry(tmp_path, case, (16, 16)) for case in "bcd"]

@@ -34,7 +34,7 @@ def _read_with_itk(folder):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("rotation", [(0.0, 0.0, 0.0), (12.0, -17.0, 23.0)])
 @pytest.mark.parametrize(("axcodes", "slice_axis"), [("PLS", -1), ("LAS", 2), ("RAS", 2), ("SPL", 0), ("LIP", 1)])
-def test_itk_reads_the_same_voxels_at_the_same_places(tmp_path, axcodes, slice_axis, rotation, shuffle):
+def test_itk_reads_the_same_voxels_at_the_same_positions(tmp_path, axcodes, slice_axis, rotation, shuffle):
     grid = make_grid((6, 5, 4), (1.1, 2.3, 5.7), axcodes, (12.3, -45.6, 78.9), rotation)
     volume = _volume()
     write_dicom_series(tmp_path, volume, grid.matrix, seed=1, slice_axis=slice_axis, shuffle=shuffle)

@@ -39,7 +39,7 @@ def test_each_seed_is_another_patient_and_always_the_same():
         assert 2 * both < 0.9 * ((one == value).sum() + (other == value).sum())
 
 
-def test_render_depends_on_its_seed_alone():
+def test_render_depends_only_on_its_seed():
     anatomy = sample_anatomy(1)
     np.random.seed(0)
     image, label = render(anatomy, SMALL, 7)
@@ -83,7 +83,7 @@ def test_a_thick_slice_averages_thin_ones():
     assert np.any((thick > 0.1) & (thick < 0.9)) and thick.max() == 1.0
 
 
-def test_intensity_alone_does_not_tell_an_organ():
+def test_intensity_does_not_identify_an_organ():
     shares = []
     grid = make_grid((58, 44, 12), (6.0, 6.0, 14.4), "RAS")
     for seed in range(3):
@@ -102,7 +102,7 @@ def test_vessels_and_medulla_carry_the_label_of_their_organ():
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PLS", "LAS", "SAR", "IPL"])
-def test_grid_has_the_asked_axes_spacing_and_middle(axcodes):
+def test_grid_has_the_requested_axes_spacing_and_centre(axcodes):
     grid = make_grid((5, 6, 7), (1.0, 2.0, 3.0), axcodes, (10.0, 20.0, 30.0))
     assert "".join(nib.aff2axcodes(grid.matrix)) == axcodes
     np.testing.assert_allclose(grid.spacing, (1, 2, 3))

@@ -114,7 +114,7 @@ def test_grey_levels_span_the_range_of_bytes() -> None:
     assert not to_grey_levels(np.zeros((4, 4))).any()
 
 
-def test_the_fullest_slice_weighs_small_organs_like_large_ones() -> None:
+def test_the_fullest_slice_counts_small_organs_like_large_ones() -> None:
     labels = np.zeros((10, 10, 5), dtype=int)
     labels[:9, :9, 1] = 1
     labels[:8, :8, 3] = 1

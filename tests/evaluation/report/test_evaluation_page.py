@@ -128,7 +128,9 @@ def test_an_interval_wants_enough_patients(
     assert f"(95 % interval {low:.3f} to {high:.3f}) on 3 patients" in text
 
 
-def test_only_so_many_cases_have_pictures(folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cases_with_images_is_limited(
+    folder: Path, task: Task, html: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evaluation_page, "SHOWN", 1)
     path = write_evaluation_report(task, folder / "datalist.json", "test", folder / "out")
     text = path.read_text(encoding="utf-8")
@@ -187,10 +189,10 @@ def test_a_dicom_series_is_shown_and_two_in_a_folder_are_listed(tmp_path: Path, 
         turn = nib.orientations.ornt_transform(nib.io_orientation(labels.affine), nib.io_orientation(meta["affine"]))
         nib.save(labels.as_reoriented(turn), path)
     shown = report()
-    assert "No picture" not in shown and shown.count("Axial slice") == 4
+    assert "No figure" not in shown and shown.count("Axial slice") == 4
     write_dicom_series(tmp_path / "series/more", np.ones((24, 20, 4), np.uint16), scan.affine, seed=1)
     listed = report()
-    assert listed.count("No picture: the image cannot be shown by itself") == 1 and listed.count("Axial slice") == 3
+    assert listed.count("No figure: the image cannot be shown by itself") == 1 and listed.count("Axial slice") == 3
 
 
 def test_metrics_of_another_section_are_refused(folder: Path, task: Task, html: str) -> None:

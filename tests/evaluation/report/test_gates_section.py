@@ -23,7 +23,7 @@ def test_section_shows_counts_quality_histograms_and_sheet(tmp_path: Path) -> No
     assert "<tiny>" not in html
 
 
-def test_without_a_teacher_nothing_is_said_of_its_confidence_but_that(tmp_path: Path) -> None:
+def test_without_a_teacher_its_confidence_is_stated_as_not_measured(tmp_path: Path) -> None:
     html = gates_section(write(tmp_path, changed("confidence", None)))
     assert "the teacher&#x27;s confidence was not measured" in html
     assert html.count("Histogram. ") == 2

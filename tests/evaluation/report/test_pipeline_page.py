@@ -96,7 +96,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(html: str) -> None:
     assert not re.search(r"https?://|url\(", html)
 
 
-def test_every_picture_has_a_text_and_every_heading_cell_a_scope(html: str) -> None:
+def test_every_image_has_a_text_and_every_heading_cell_a_scope(html: str) -> None:
     page = Page(html)
     assert all(attributes.get("alt") for attributes in page.attributes("img"))
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.attributes("th"))
@@ -127,7 +127,7 @@ def test_the_overlays_show_each_method_on_three_patients(html: str) -> None:
 
 
 @pytest.mark.parametrize(("losses", "word"), [((1, 4), " above "), ((4, 1), " below "), ((2, 2), " the same to ")])
-def test_the_headline_says_which_way_it_went(losses: tuple[int, int], word: str, tmp_path: Path) -> None:
+def test_the_headline_states_the_direction(losses: tuple[int, int], word: str, tmp_path: Path) -> None:
     whole = study(tmp_path, losses=losses)
     methods = [replace(method, history=None) for method in whole.methods]
     bare = replace(whole, methods=methods, cases=[], synthetic_images=[], real_images=[])

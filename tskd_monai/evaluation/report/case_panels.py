@@ -42,8 +42,8 @@ def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
     try:
         volume = load_for_display(case.image)
     except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
-        logger.warning("No picture of %s: expected an image that can be read by itself.", case.name)  # names no path
-        return f'<div class="patient">{heading}{text} No picture: the image cannot be shown by itself.</p></div>'
+        logger.warning("No figure of %s: expected an image that can be read by itself.", case.name)  # names no path
+        return f'<div class="patient">{heading}{text} No figure: the image cannot be shown by itself.</p></div>'
     label_map = reference_on_image(case.label, volume, labels, f"label and image of {case.name}")
     reference = labels_for_display(label_map)
     prediction = labels_for_display(load_prediction(case.prediction, label_map, labels))
