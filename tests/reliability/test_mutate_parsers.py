@@ -69,7 +69,7 @@ def test_no_mutated_input_of_many_is_an_offender(name: str, tmp_path: Path) -> N
         ("asks_for_too_much", "offender", "MemoryError"),
     ],
 )
-def test_an_offence_is_told_from_a_refusal(tmp_path: Path, parser: str, outcome: str, error: str) -> None:
+def test_an_offence_is_distinguished_from_a_refusal(tmp_path: Path, parser: str, outcome: str, error: str) -> None:
     trials = script("subject").Trials(getattr(script("misbehaving_parsers"), parser)(), tmp_path / "inputs", seed=0)
     results = [trials.attempt(trials.mutant(index)) for index in range(5)]
     assert {(result.outcome, result.error) for result in results} == {(outcome, error)}
@@ -78,7 +78,7 @@ def test_an_offence_is_told_from_a_refusal(tmp_path: Path, parser: str, outcome:
 @pytest.mark.parametrize(
     ("parser", "error", "seconds"), [("hangs", "Hang", 1.0), ("dies", "Death", 60.0), ("takes_memory", "Memory", 60.0)]
 )
-def test_a_worker_that_is_lost_is_an_offence_and_the_run_goes_on(parser: str, error: str, seconds: float) -> None:
+def test_a_lost_worker_is_an_offence_and_the_run_continues(parser: str, error: str, seconds: float) -> None:
     limits = script("workers").Limits(seconds, memory_mb=250)
     find = getattr(script("misbehaving_parsers"), parser)
     replies = list(script("workers").run_parser(find, seed=0, inputs=2, limits=limits))
