@@ -142,3 +142,35 @@ def test_other_keys_can_be_named() -> None:
     data = {"scan": torch.zeros(1, 4, 4, 2), "mask": torch.zeros(1, 4, 4, 3), "label": 0, "image": 0}
     with pytest.raises(ValueError, match="label the array of image the array: expected shape"):
         CheckLabelMatchesImaged("scan", "mask")(data)
+
+
+ORDERS = [((2, 0), (0, 1, 2)), ((1,), (1, 0, 2)), ((0, 1, 2), (2, 1, 0))]
+
+
+@pytest.mark.parametrize(("flipped", "order"), ORDERS)
+def test_a_label_in_another_order_of_axes_is_brought_onto_its_image(
+    flipped: tuple[int, ...], order: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a converter of DICOM writes: the same voxels at the same positions, with rows in opposite order."""
+    image = _volume("image")
+    labels = torch.arange(6 * 5 * 4).reshape(6, 5, 4).numpy()
+    turn = np.array([[order.index(axis), -1 if axis in flipped else 1] for axis in range(3)])
+    stored = nib.orientations.apply_orientation(labels, turn)
+    affine = np.asarray(AFFINE) @ nib.orientations.inv_ornt_aff(turn, labels.shape)
+    label = MetaTensor(
+        torch.tensor(stored[None].copy()), affine=torch.tensor(affine), meta={"filename_or_obj": "l.nii"}
+    )
+    with caplog.at_level("INFO"):
+        found = CheckLabelMatchesImaged()({"image": image, "label": label})["label"]
+    np.testing.assert_array_equal(np.asarray(found)[0], labels)
+    np.testing.assert_allclose(found.affine, AFFINE)
+    assert "brought into the order of its image's; both are one grid" in caplog.text
+
+
+def test_a_label_on_the_same_grid_stays_as_it_is_and_one_beside_it_is_refused() -> None:
+    image, label = _volume("image"), _volume("label")
+    assert CheckLabelMatchesImaged()({"image": image, "label": label})["label"] is label
+    beside = AFFINE.clone()
+    beside[0] *= -1  # rows in opposite order, but on the other side of the patient
+    with pytest.raises(ValueError, match="expected the image's affine"):
+        CheckLabelMatchesImaged()({"image": image, "label": _volume("label", affine=beside)})

@@ -13,6 +13,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from PIL import Image
 
+from tskd_monai.evaluation.label_maps import load_prediction, load_reference
 from tskd_monai.evaluation.metrics import case_metrics, evaluate_case, evaluate_cases
 from tskd_monai.evaluation.summary import COLUMNS, read_metrics
 
@@ -252,3 +253,21 @@ def test_files_that_are_no_label_maps_are_refused(tmp_path: Path) -> None:
         evaluate_case(tmp_path / "absent.nii.gz", reference, ONE, "1")
     with pytest.raises(ValueError, match="entry 0.*missing.*prediction"):
         evaluate_cases([{"case": "1", "label": reference}], ONE, tmp_path / "metrics.csv")
+
+
+def test_a_prediction_with_rows_in_opposite_order_scores_as_the_same_map(tmp_path: Path) -> None:
+    """A student writes on the grid of the DICOM series; the reference may come from a converter."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([-1.0, -1.5, 3.0, 1.0])
+    reference, predicted = (rng.integers(0, 2, (6, 5, 4)).astype(np.uint8) for _ in range(2))
+    flipped = affine.copy()
+    flipped[1] = [0.0, 1.5, 0.0, -1.5 * 4]
+    paths = [tmp_path / f"{name}.nii.gz" for name in ("reference", "same", "other")]
+    for path, array, grid in zip(
+        paths, (reference, predicted, predicted[:, ::-1]), (affine, affine, flipped), strict=True
+    ):
+        nib.save(nib.Nifti1Image(array, grid), path)
+    expected = load_reference(paths[0], {1: "a"})
+    same, other = (load_prediction(path, expected, {1: "a"}) for path in paths[1:])
+    np.testing.assert_array_equal(same.array, other.array)
+    np.testing.assert_allclose(same.affine, other.affine)

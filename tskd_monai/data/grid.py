@@ -88,3 +88,25 @@ def body_spacing(affine: np.ndarray) -> np.ndarray:
     sizes = np.empty(3)
     sizes[nib.io_orientation(affine)[:, 0].astype(int)] = nib.affines.voxel_sizes(affine)
     return sizes
+
+
+def aligned(
+    array: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a volume with its axes in the order of another grid, and its affine, if that makes them one grid.
+
+    A DICOM series and the label that a converter wrote for it hold the same voxels, often with rows in opposite order.
+    Nothing is interpolated; a volume on any other grid is returned unchanged, to be rejected by `same_grid`.
+
+    Args:
+        array: (X, Y, Z), optionally with further axes.
+        affine: affine of the array to RAS mm (4, 4).
+        shape: voxels along the three axes of the other grid.
+        target: affine of the other grid to RAS mm (4, 4).
+    """
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.io_orientation(target))
+    moved = nib.orientations.apply_orientation(array, turn)
+    moved_affine = affine @ nib.orientations.inv_ornt_aff(turn, array.shape[:3])
+    if moved.shape[:3] == tuple(shape) and same_grid(tuple(shape), target, moved_affine):
+        return moved, moved_affine
+    return array, affine

@@ -15,7 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from tskd_monai.data.grid import corner_distance, same_grid
+from tskd_monai.data.grid import aligned, corner_distance, same_grid
 from tskd_monai.data.output_names import image_title
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ def check_label_grid(image: Grid, label: Grid, names: str) -> None:
 class CheckLabelMatchesImaged(Transform):
     """Refuses a label whose shape or grid differs from its image's, and a labelled image with NaN or infinite voxels.
 
+    A label that holds the same voxels in another order of axes, as a converter of DICOM may write it, is reordered.
+
     Args:
         image_key: key of the image `(C, H, W, D)`.
         label_key: key of the label `(1, H, W, D)`; without one, nothing is checked.
@@ -147,7 +149,7 @@ class CheckLabelMatchesImaged(Transform):
         self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """Returns the dictionary unchanged.
+        """Returns the dictionary, with the label's axes in the order of its image's.
 
         Raises:
             ValueError: when the grids differ, the label has several channels, or the image has NaN or infinite voxels;
@@ -159,9 +161,22 @@ class CheckLabelMatchesImaged(Transform):
         names = f"label {_name(label)} of image {_name(image)}"
         if label.shape[0] != 1:
             raise ValueError(f"{names}: expected 1 channel, found {label.shape[0]}. Save a map of label values.")
-        check_label_grid(_grid(image), _grid(label), names)
+        found = _aligned(label, image)
+        check_label_grid(_grid(image), _grid(found), names)
         _require_finite(image)
-        return data
+        return data if found is label else {**data, self.label_key: found}
+
+
+def _aligned(label: Any, image: Any) -> Any:
+    """Returns a label (1, H, W, D) in the order of its image's axes, if that gives the image's grid."""
+    if not (isinstance(label, MetaTensor) and isinstance(image, MetaTensor)):
+        return label
+    voxels, affine = np.asarray(label)[0], np.asarray(label.affine)
+    moved, moved_affine = aligned(voxels, affine, tuple(image.shape[1:]), np.asarray(image.affine))
+    if moved is voxels or np.array_equal(affine, moved_affine):
+        return label
+    logger.info("%s: its axes are brought into the order of its image's; both are one grid.", _name(label))
+    return MetaTensor(torch.from_numpy(moved[None].copy()), affine=torch.from_numpy(moved_affine), meta=label.meta)
 
 
 def _name(image: Any) -> str:

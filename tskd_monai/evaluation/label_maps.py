@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tskd_monai.data.grid import corner_distance, require_orthogonal, same_grid, voxel_spacing
+from tskd_monai.data.grid import aligned, corner_distance, require_orthogonal, same_grid, voxel_spacing
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import check_declared, check_label_grid, listed_values, whole_labels
 from tskd_monai.data.volume_reader import VolumeReader
@@ -31,6 +31,18 @@ class LabelMap:
     affine: np.ndarray | None
     spacing: tuple[float, float, float]
     path: Path
+
+    def on(self, shape: tuple[int, ...], affine: np.ndarray | None) -> LabelMap:
+        """Returns the map with its axes in the order of another grid, if that makes them one grid (`grid.aligned`).
+
+        Args:
+            shape: voxels along the three axes of the other grid.
+            affine: affine of the other grid (4, 4); None for a 2D image file.
+        """
+        if self.affine is None or affine is None:
+            return self
+        array, moved = aligned(self.array, self.affine, shape, affine)
+        return replace(self, array=array, affine=moved, spacing=voxel_spacing(moved))
 
 
 def load_label_map(path: Path) -> LabelMap:
@@ -82,7 +94,7 @@ def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) 
     Raises:
         ValueError: if the grids differ or it holds a value that is neither a label nor 0.
     """
-    prediction = load_label_map(path)
+    prediction = load_label_map(path).on(reference.array.shape, reference.affine)
     check_same_grid(prediction, reference)
     unknown = prediction.array[~np.isin(prediction.array, (0, *labels))]
     if unknown.size:
@@ -104,7 +116,7 @@ def load_second_reader(path: Path, reference: LabelMap, labels: Mapping[int, str
     Raises:
         ValueError: if the grids differ, besides the errors of `load_reference`.
     """
-    second = load_reference(path, labels)
+    second = load_reference(path, labels).on(reference.array.shape, reference.affine)
     names = f"second reader's label {path} beside {reference.path}"
     check_label_grid((reference.array.shape, reference.affine), (second.array.shape, second.affine), names)
     return second

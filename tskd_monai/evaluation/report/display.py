@@ -85,7 +85,8 @@ def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, s
     Raises:
         ValueError: if training or the scorer would reject the reference.
     """
-    reference = load_reference(path, labels)
+    shape, affine = volume.grid
+    reference = load_reference(path, labels).on(shape, affine)
     check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)
     return reference
 
