@@ -53,7 +53,7 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path, name, kept):
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_a_web_page_instead_of_weights_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_text("<!DOCTYPE html><html>Not found</html>")
-    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a web page, as a failed download"):
+    with pytest.raises(ValueError, match=rf"weights in .*{name}, found a web page, as left by a failed download"):
         read_weights(tmp_path / name)
 
 

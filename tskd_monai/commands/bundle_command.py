@@ -82,3 +82,9 @@ def sorted_messages(log: Path, shown: logging.Handler | None = None) -> Iterator
             logger.handlers = handlers
             logger.setLevel(level)
         file.close()
+
+
+def plain_messages() -> None:
+    """Sends messages to the terminal as plain lines, without the notice of a GPU decoder that no command asks for."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
+
+from tskd_monai.commands.bundle_command import plain_messages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from tskd_monai.datasets.phantom.study import write_study  # MONAI takes seconds to import
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    plain_messages()
     counts = {name: getattr(args, name) for name in ("training", "validation", "test", "unlabeled")}
     try:
         write_study(

@@ -13,6 +13,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from tskd_monai.commands.bundle_command import plain_messages
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tskd_monai.commands.task_files import plan_dataset  # MONAI takes seconds to import
     from tskd_monai.commands.user_data import datalist_of
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    plain_messages()
     folder = args.data.resolve().parent if args.data.suffix else args.data.resolve()
     output_dir = args.output_dir or Path(folder.name)
     try:

@@ -11,9 +11,10 @@ Finished stages are not run again; what was made from other settings or data is 
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+from tskd_monai.commands.bundle_command import plain_messages
 
 AUTO, ON, OFF = "auto", "on", "off"
 
@@ -85,5 +86,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     from tskd_monai.commands.train.pipeline import run_pipeline  # torch and MONAI take seconds to import
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    plain_messages()
     run_pipeline(args)
