@@ -13,6 +13,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, Spacingd
 from PIL import Image
 
+from tests.data.itk_volumes import write_volume
 from tskd_monai.data.image_file import read_image_file, read_label_file
 from tskd_monai.data.volume_reader import VolumeReader, load_image_transform, load_label_transform
 
@@ -89,7 +90,7 @@ def test_exceptions_come_through_as_they_are(tmp_path, write_series):
         load(tmp_path / "absent")
 
 
-@pytest.mark.parametrize(("name", "advice"), [("a.mha", "convert it"), ("slice.dcm", "name the folder of the series")])
+@pytest.mark.parametrize(("name", "advice"), [("a.mgz", "convert it"), ("slice.dcm", "name the folder of the series")])
 def test_other_formats_are_refused(tmp_path, name, advice):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=rf"Expected a file ending in \.nii, .*found {name}; {advice}"):
@@ -98,7 +99,8 @@ def test_other_formats_are_refused(tmp_path, name, advice):
 
 def test_a_volume_keeps_the_memory_order_of_its_file(nifti, write_series, tmp_path):
     folder = write_series(tmp_path / "series", shape=(9, 8), positions=np.arange(10) * 2.5).folder
-    for path in (nifti, folder):
+    nrrd = write_volume(tmp_path / "a.nrrd", np.zeros((8, 9, 10), np.int16), AFFINE)
+    for path in (nifti, folder, nrrd):
         volume = load(path)
         assert volume.stride() == (1, volume.shape[0], volume.shape[0] * volume.shape[1])
 
@@ -114,10 +116,11 @@ def test_images_of_different_formats_share_a_batch(tmp_path, write_series, nifti
     shape = (10, 8)
     folder = write_series(tmp_path / "series", shape=(9, 8), positions=np.arange(10) * 2.5).folder
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
-    data = [{"image": nifti}, {"image": folder}]
+    nrrd = write_volume(tmp_path / "a.nrrd", np.zeros((8, 9, 10), np.int16), AFFINE)
+    data = [{"image": nifti}, {"image": folder}, {"image": nrrd}]
     transform = Compose([load_image_transform("image"), EnsureChannelFirstd("image")])
-    batch = next(iter(DataLoader(Dataset(data, transform), batch_size=2)))
-    assert batch["image"].shape == (2, 1, 8, 9, 10)
+    batch = next(iter(DataLoader(Dataset(data, transform), batch_size=3)))
+    assert batch["image"].shape == (3, 1, 8, 9, 10)
     assert load(tmp_path / "a.png").meta.keys() == load(nifti).meta.keys()
     assert [load(path).meta["unit"] for path in (tmp_path / "a.png", nifti, folder)] == ["pixels", "mm", "mm"]
 

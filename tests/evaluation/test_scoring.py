@@ -100,7 +100,7 @@ def test_files_state_pixels_where_there_are_no_mm(tmp_path: Path, make_task: Cal
 def test_missing_segmentation_is_named_and_nothing_written(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     datalist = write_study(tmp_path, labels())
     save(tmp_path / "out" / "7_left_seg.nii.gz", labels())
-    with pytest.raises(FileNotFoundError, match=r"Expected a label map .*7_right_seg\.nii\.gz, found no file"):
+    with pytest.raises(FileNotFoundError, match=r"Expected a file with a label map at .*7_right_seg\.nii\.gz, found"):
         score_segmentations(make_task(), datalist, "test", tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.csv").exists()
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.data.itk_volumes import write_volume
 from tskd_monai.files.json_files import write_json
 from tskd_monai.inference.case_files import sort_files
 
@@ -39,6 +41,16 @@ def test_segmentations_of_earlier_runs_are_no_images(tmp_path: Path, names: tupl
     found, _, left_out = sorted_names(tmp_path, *names)
     assert found == images
     assert left_out["earlier segmentation"] == len(names) - len(images)
+
+
+def test_volumes_of_slicer_and_snap_are_images_with_their_data_files(tmp_path: Path) -> None:
+    voxels = np.zeros((2, 3, 4), np.uint8)
+    for name in ("a.nhdr", "b.mhd", "c.nrrd", "d.mha", "c.seg.nrrd", "c_seg.nrrd"):
+        write_volume(tmp_path / name, voxels, np.eye(4))
+    (tmp_path / "e.raw").write_bytes(b"\0")
+    found, _, left_out = sorted_names(tmp_path)
+    assert found == ["a.nhdr", "b.mhd", "c.nrrd", "d.mha"]
+    assert left_out == Counter({"other file": 1, "earlier segmentation": 2})
 
 
 def test_outputs_that_a_run_has_recorded_are_no_inputs(tmp_path: Path) -> None:

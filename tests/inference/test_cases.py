@@ -178,7 +178,11 @@ def test_image_file_beside_a_series_is_left_out(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.parametrize(
     ("where", "file", "kind"),
-    [(".", "scan.nii.gz", r"1 NIfTI file\(s\)"), ("below", "preview.png", r"1 2D image file\(s\)")],
+    [
+        (".", "scan.nii.gz", r"1 file\(s\) with a volume"),
+        (".", "a.mha", r"1 file\(s\) with a volume"),
+        ("below", "preview.png", r"1 2D image file\(s\)"),
+    ],
 )
 def test_folder_of_two_kinds_of_images_is_refused(tmp_path: Path, where: str, file: str, kind: str) -> None:
     series(tmp_path / "7" / where)

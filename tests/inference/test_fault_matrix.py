@@ -21,7 +21,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from tests.inference import dicom_faults, nifti_faults, place_faults
+from tests.inference import dicom_faults, itk_faults, nifti_faults, place_faults
 from tests.inference.fault_rows import REFUSED, REPAIRED, Given, Row
 from tests.inference.phantom_scan import Oracle, anisotropic_grid, dice, dicom, nifti, right_handed
 from tests.support.paths import ROOT
@@ -36,7 +36,7 @@ INTENSITIES = {"MR": Intensity("percentile", 0.0, 100.0), "CT": Intensity("hu_wi
 STUDENT = "compact_unet_small"
 NOBODY = 65534
 
-ROWS = [*dicom_faults.ROWS, *nifti_faults.ROWS, *place_faults.ROWS]
+ROWS = [*dicom_faults.ROWS, *nifti_faults.ROWS, *itk_faults.ROWS, *place_faults.ROWS]
 CASES = [
     pytest.param(row, make, id=f"{row.name}-{number}" if len(row.makes) > 1 else row.name)
     for row in ROWS

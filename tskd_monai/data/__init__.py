@@ -1,7 +1,8 @@
 """Tasks, datalists, planning, and the readers and writers of images and label maps.
 
 - `task`, `datalist`, `planning`: the classes to segment, the images, and the plan of a task.
-- `volume_reader`: the reader of every image, which uses `nifti`, `image_file` and `dicom`.
+- `volume_reader`: the reader of every image, which uses `nifti`, `itk_file`, `image_file` and `dicom`. `nrrd` and
+  `meta_image` check the headers of the files that ITK reads.
 - `grid`, `labels`: comparison of voxel grids, and checks of label maps.
 - `segmentation_writers`, `output_names`: writers of label maps on the grid of their image.
 - `slices`: datasets of slices. `fitness`: ranges of the training images, and images outside of them.

@@ -268,8 +268,8 @@ class CheckImageFitsTaskd(MapTransform):
     def _check_kind(self, flat: bool, name: str) -> None:
         if flat and not self.flat:
             raise ValueError(
-                f"Expected a NIfTI volume or a DICOM series for this model, found the 2D image file {name}, which has "
-                "no spacing and no orientation; send the volume that it was made from."
+                f"Expected a volume (NIfTI, NRRD, MetaImage, DICOM) for this model, found the 2D image file {name}, "
+                "which has no spacing and no orientation; send the volume that it was made from."
             )
         if self.flat and not flat:
             raise ValueError(

@@ -5,8 +5,12 @@ Training, scoring, writing and display compare grids with these functions, so th
 
 from __future__ import annotations
 
+import logging
+
 import nibabel as nib
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 GRID_TOLERANCE_MM = 0.1
 """Largest distance that a corner of a volume may move between two affines of the same grid..."""
@@ -54,6 +58,21 @@ def shear_degrees(affine: np.ndarray) -> float:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > SHEAR_TOLERANCE else 0.0
+
+
+def checked_affine(affine: np.ndarray, name: str) -> np.ndarray:
+    """Returns the affine of a file, float64; refuses one that is not invertible, and warns of shear.
+
+    Args:
+        affine: affine to RAS mm (4, 4).
+        name: name of the file in messages.
+    """
+    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+    if volume < np.finfo(np.float32).tiny or np.linalg.cond(affine[:3, :3]) > 1e6:
+        raise ValueError(f"Expected an invertible affine in {name}, found {affine[:3].tolist()}; repair the header.")
+    if angle := shear_degrees(affine):
+        logger.warning("%s: its axes are sheared by %.1f degrees; they are resampled for the network.", name, angle)
+    return np.array(affine, dtype=np.float64)
 
 
 def require_orthogonal(affine: np.ndarray, name: str) -> None:

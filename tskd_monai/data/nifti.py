@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 
-from tskd_monai.data.grid import corner_distance, same_grid, shear_degrees
+from tskd_monai.data.grid import checked_affine, corner_distance, same_grid
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_count, damage_explained
 
@@ -57,12 +57,17 @@ def read_nifti(path: str | Path, volume: int | None = None) -> tuple[np.ndarray,
         raise FileNotFoundError(f"Expected a NIfTI file at {path}, found none; check the path in the datalist.")
     header, voxels = _read_whole(path, volume)
     affine = _checked_affine(header, path.name)
+    warn_of_not_finite(voxels, path.name)
+    return voxels, affine
+
+
+def warn_of_not_finite(voxels: np.ndarray, name: str) -> None:
+    """Logs a warning with the number of NaN and infinite voxels of a file, if there are any."""
     with np.errstate(invalid="ignore"):  # for infinite voxels of both signs
         total = voxels.sum(dtype=np.float64)
     if not np.isfinite(total):  # caused by any NaN or infinite voxel
         count = voxels.size - int(np.isfinite(voxels).sum())
-        logger.warning("%s has %d voxels that are NaN or infinite; they are kept.", path.name, count)
-    return voxels, affine
+        logger.warning("%s has %d voxels that are NaN or infinite; they are kept.", name, count)
 
 
 def write_nifti(path: str | Path, voxels: np.ndarray, affine: np.ndarray, compress_level: int = 1) -> None:
@@ -250,9 +255,4 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> np.ndarray:
             "%s has neither qform nor sform: spacing comes only from pixdim, position and left/right are unknown.",
             name,
         )
-    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
-    if volume < np.finfo(np.float32).tiny or np.linalg.cond(affine[:3, :3]) > 1e6:
-        raise ValueError(f"Expected an invertible affine in {name}, found {affine[:3].tolist()}; repair the header.")
-    if angle := shear_degrees(affine):
-        logger.warning("%s: its axes are sheared by %.1f degrees; they are resampled for the network.", name, angle)
-    return np.array(affine, dtype=np.float64)
+    return checked_affine(affine, name)

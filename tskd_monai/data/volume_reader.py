@@ -1,4 +1,4 @@
-"""One reader for all images of a datalist: NIfTI file, 2D image file, DICOM series folder."""
+"""One reader for all images of a datalist: NIfTI, NRRD, MetaImage or 2D image file, DICOM series folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tskd_monai.data.dicom.reader import DicomSeries, read_series
 from tskd_monai.data.dicom.seg_source import source_files
 from tskd_monai.data.dicom.series import series_hash
 from tskd_monai.data.image_file import IMAGE_SUFFIXES, read_image_file, read_label_file
+from tskd_monai.data.itk_file import ITK_SUFFIXES, read_itk
 from tskd_monai.data.nifti import NIFTI_SUFFIXES, read_nifti
+from tskd_monai.data.output_names import IMAGE_ENDINGS
 
 MILLIMETRES, PIXELS = "mm", "pixels"
 
@@ -68,11 +70,11 @@ def load_label_transform(keys: KeysCollection, *, allow_missing_keys: bool = Fal
 class VolumeReader(ImageReader):
     """Reads any supported image as float32 with three spatial axes.
 
-    NIfTI gives (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1) with a trailing
-    channel axis of three for RGB. All formats have the same metadata keys, so that their images can share a batch:
-    `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the spacing (`mm`, or `pixels`
-    for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, `modality`, `series_uid`, `series_hash` and
-    `series_files` (empty unless DICOM), and `irregular` as given here.
+    NIfTI, NRRD and MetaImage give (X, Y, Z), a DICOM series (columns, rows, slices), a 2D image file (rows, columns, 1)
+    with a trailing channel axis of three for RGB. All formats have the same metadata keys, so that their images can
+    share a batch: `affine` and `original_affine` (to RAS mm; identity for 2D image files), `unit` of the spacing (`mm`,
+    or `pixels` for 2D image files), `spatial_shape`, `original_channel_dim`, `space`, `modality`, `series_uid`,
+    `series_hash` and `series_files` (empty unless DICOM), and `irregular` as given here.
 
     Args:
         series_uid: SeriesInstanceUID to read from a DICOM folder with several series.
@@ -134,6 +136,9 @@ class VolumeReader(ImageReader):
         if name.endswith(NIFTI_SUFFIXES):
             voxels, affine = read_nifti(path)
             return voxels, self._metadata(voxels, affine)
+        if name.endswith(ITK_SUFFIXES):
+            voxels, affine = read_itk(path)
+            return voxels, self._metadata(voxels, affine)
         if name.endswith(IMAGE_SUFFIXES):
             pixels = read_label_file(path) if self.labels else read_image_file(path)
             return pixels, {**self._metadata(pixels, np.eye(4)), "unit": PIXELS}
@@ -141,8 +146,8 @@ class VolumeReader(ImageReader):
             raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")
         advice = "name the folder of the series" if name.endswith(DICOM_SUFFIXES) else "convert it, or name its folder"
         raise ValueError(
-            f"Expected a file ending in {', '.join((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES))} or a folder with a DICOM "
-            f"series, found {path.name}; {advice}."
+            f"Expected a file ending in {', '.join(IMAGE_ENDINGS)} or a folder with a DICOM series, "
+            f"found {path.name}; {advice}."
         )
 
     def _metadata(self, array: np.ndarray, affine: np.ndarray, series: DicomSeries | None = None) -> dict[str, Any]:

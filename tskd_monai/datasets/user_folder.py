@@ -6,9 +6,9 @@ Three layouts are supported:
     Task04_Hippocampus/dataset.json, imagesTr/, labelsTr/, imagesTs/               Medical Segmentation Decathlon
     Dataset017_BTCV/dataset.json, imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz  nnU-Net
 
-An image is a NIfTI file, a 2D image file, or a folder with a DICOM series. Its label has the same name, or that name
-with a suffix such as `_seg` or `_mask`. Each image counts as a patient, because a file name does not state the patient;
-if patients have several images, write a datalist.
+An image is a NIfTI, NRRD, MetaImage or 2D image file, or a folder with a DICOM series. Its label has the same name, or
+that name with a suffix such as `_seg` or `_mask`. Each image counts as a patient, because a file name does not state
+the patient; if patients have several images, write a datalist.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class LabelMap:
 
 
 def load_label_map(path: Path) -> LabelMap:
-    """Reads a label map from a NIfTI file or a single-channel 2D image file (png, bmp, tif), as training reads it.
+    """Reads a label map from a NIfTI, NRRD or MetaImage file or a single-channel 2D image file, as training reads it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -54,7 +54,7 @@ def load_label_map(path: Path) -> LabelMap:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a label map (NIfTI or 2D image file) at {path}, found no file.")
+        raise FileNotFoundError(f"Expected a file with a label map at {path}, found none.")
     array, meta = VolumeReader(labels=True).read(path)
     if array.ndim != 3:
         raise ValueError(
@@ -133,7 +133,7 @@ def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
     if (prediction.affine is None) != (reference.affine is None):
         raise ValueError(
             f"Expected prediction and reference in the same kind of file, found {found} and {expected}: one has a "
-            "geometry (NIfTI) and the other has none (2D image); write both as the same kind."
+            "geometry (a volume) and the other has none (2D image); write both as the same kind."
         )
     if prediction.affine is None or reference.affine is None:
         return

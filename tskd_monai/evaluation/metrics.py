@@ -85,7 +85,7 @@ def evaluate_case(
 ) -> list[Row]:
     """Returns the rows of `case_metrics` for two files, each with its `case`.
 
-    NIfTI files carry their spacing. 2D image files have none: a pixel counts as 1 mm x 1 mm x 1 mm, so distances are
+    Volumes carry their spacing. 2D image files have none: a pixel counts as 1 mm x 1 mm x 1 mm, so distances are
     pixels.
 
     Raises:

@@ -12,6 +12,8 @@ from typing import Any
 from tskd_monai.data.dicom.header import is_dicom_file
 from tskd_monai.data.dicom.series import file_kind
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
+from tskd_monai.data.itk_file import data_files
+from tskd_monai.data.nrrd import SEGMENTATION_SUFFIX
 from tskd_monai.data.output_names import IMAGE_ENDINGS, SEGMENTATION_POSTFIX, file_stem
 from tskd_monai.files.json_files import read_json
 
@@ -26,7 +28,7 @@ class FolderFiles:
     """The files of one folder.
 
     Attributes:
-        images: NIfTI and 2D image files.
+        images: files of volumes (NIfTI, NRRD, MetaImage) and 2D image files.
         dicom: DICOM files.
         left_out: number of files of each other kind.
     """
@@ -44,7 +46,8 @@ class FolderFiles:
 def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
     """Returns the files of a folder by kind.
 
-    Hidden files are ignored: macOS leaves a `._scan.nii.gz` beside each file on foreign disks.
+    Hidden files are ignored: macOS leaves a `._scan.nii.gz` beside each file on foreign disks. The data file of a
+    detached header counts as part of its image.
 
     Args:
         folder: folder of the files.
@@ -54,8 +57,9 @@ def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
     named = [path for path in visible if path.name.lower().endswith(IMAGE_ENDINGS)]
     stems = {file_stem(path) for path in named}
     written = _recorded_outputs(folder)
-    earlier = [path for path in named if path.name in written or _is_output_name(file_stem(path), stems)]
-    rest = [path for path in visible if path not in set(named)]
+    earlier = [path for path in named if path.name in written or _is_segmentation(path, stems)]
+    parts = {part for path in named for part in data_files(path)}
+    rest = [path for path in visible if path not in parts.union(named)]
     dicom = [path for path in rest if path.name not in written and is_dicom_file(path)]
     left_out = Counter(file_kind(path) for path in rest if path not in set(dicom))
     if earlier:
@@ -63,8 +67,11 @@ def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
     return FolderFiles([path for path in named if path not in set(earlier)], dicom, left_out)
 
 
-def _is_output_name(stem: str, stems: set[str]) -> bool:
-    """Returns whether an image is named like a segmentation of another in the folder, or of a DICOM series."""
+def _is_segmentation(path: Path, stems: set[str]) -> bool:
+    """Returns whether a name is that of a segmentation: of an image in the folder, a DICOM series, or by Slicer."""
+    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        return True
+    stem = file_stem(path)
     source = stem.removesuffix(f"_{SEGMENTATION_POSTFIX}")
     return source != stem and (source in stems or HASHED.search(source) is not None)
 

@@ -48,9 +48,9 @@ def find_cases(
     is the file name, followed by eight digits that stand for the file's folder unless that is the tree itself.
 
     Args:
-        image: a NIfTI or 2D image file, a folder of such files, a folder with one DICOM series, or a list of these.
-            In a folder, segmentations of earlier runs, 2D images beside a series and other files are skipped with a
-            warning. A file that is named itself is never skipped.
+        image: a NIfTI, NRRD, MetaImage or 2D image file, a folder of such files, a folder with one DICOM series, or a
+            list of these. In a folder, segmentations of earlier runs, 2D images beside a series and other files are
+            skipped with a warning. A file that is named itself is never skipped.
         datalist: used when neither `image` nor `tree` is given.
         section: section of the datalist.
         fold: fold of the datalist.
@@ -79,8 +79,8 @@ def find_cases(
         ]
     else:
         raise ValueError(
-            "Expected --image (a NIfTI file or a DICOM series folder), --tree (a folder of cases) or --datalist, "
-            "found neither."
+            "Expected --image (a file with a volume, or the folder of a DICOM series), --tree (a folder of cases) or "
+            "--datalist, found neither."
         )
     _check_names([case["name"] for case in cases if "name" in case])
     return cases
@@ -107,7 +107,7 @@ def _image_files(path: Path) -> list[Path]:
     volumes = len(files.images) - len(files.flat_images)
     beside = bool(volumes) if files.dicom else bool(files.flat_images) and _has_dicom_below(path)
     if beside:
-        kind = f"{volumes} NIfTI file(s)" if volumes else f"{len(files.flat_images)} 2D image file(s)"
+        kind = f"{volumes} file(s) with a volume" if volumes else f"{len(files.flat_images)} 2D image file(s)"
         raise ValueError(
             f"Expected images of one kind in {path}, found {kind} beside a DICOM series; "
             "name the file or the folder that is meant."

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.itk_volumes import write_volume
 from tskd_monai.data.planning.rules import fingerprints, plan_task, slice_counts
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Intensity, TrainingImages
@@ -299,11 +300,15 @@ def test_what_a_fingerprint_states_does_not_depend_on_the_file(write: Write) -> 
 
 
 def _as(path: Path, array: np.ndarray) -> str:
-    nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([2.0, 2, 8, 1])), path)
+    voxels, affine = array.astype(np.float32), np.diag([2.0, 2, 8, 1])
+    if ".nii" in path.name:
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+    else:
+        write_volume(path, voxels, affine)
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["copy.nii.gz", "unpacked.nii", "turned"])
+@pytest.mark.parametrize("name", ["copy.nii.gz", "unpacked.nii", "slicer.nrrd", "snap.mhd", "turned"])
 @pytest.mark.parametrize("section", ["training", "validation", "test", "unlabeled"])
 def test_a_copy_of_an_image_is_found_by_its_content(write: Write, tmp_path: Path, name: str, section: str) -> None:
     first = write("a", RAMP, SOLID)

@@ -62,7 +62,8 @@ class Pins:
         known = packages_distributions()
         versions: dict[str, str] = {}
         for module in sorted(set(imported) - set(CORE)):
-            names = [canonicalize_name(name) for name in known.get(module, [module])]
+            # `itk` itself contains no module: it requires itk-core and other distributions, which do
+            names = list(dict.fromkeys(canonicalize_name(name) for name in [*known.get(module, []), module]))
             name = next((name for name in names if name in self.versions), None)
             if name is None:
                 raise ValueError(

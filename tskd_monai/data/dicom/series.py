@@ -16,6 +16,7 @@ from pydicom.uid import UID
 from tskd_monai.data.dicom.frames import frame_headers
 from tskd_monai.data.dicom.header import damaged, is_no_image, is_text, keep_values_out_of_logs, read_header
 from tskd_monai.data.image_file import IMAGE_SUFFIXES
+from tskd_monai.data.itk_file import ITK_SUFFIXES
 from tskd_monai.data.nifti import NIFTI_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,8 @@ def file_kind(path: Path) -> str:
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         return "NIfTI file"
+    if name.endswith(ITK_SUFFIXES):
+        return "NRRD or MetaImage file"
     if name.endswith(IMAGE_SUFFIXES):
         return "image file"
     return "text file" if is_text(path) else "other file"

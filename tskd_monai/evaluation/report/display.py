@@ -42,7 +42,7 @@ class DisplayVolume:
 
 
 def load_for_display(path: Path) -> DisplayVolume:
-    """Reads a NIfTI file or a DICOM series in radiological orientation, or a 2D image file as it is.
+    """Reads a NIfTI, NRRD or MetaImage file or a DICOM series in radiological orientation, or a 2D image file as it is.
 
     The slice axis is an axis of length 1, else one clearly thicker than the others, else the axial one.
 

@@ -50,7 +50,7 @@ class PipelineContent:
         comparison: key of the method of interest, then those of its baselines, if any; a difference is first minus
             baseline.
         labels: value -> name of the foreground labels.
-        cases: test entries {"case", "image", "label"}; NIfTI or 2D image files.
+        cases: test entries {"case", "image", "label"}; files of volumes or 2D images.
         synthetic_images: images of the transfer set made by the diffusion model; may be empty.
         real_images: real training images to show beside them; may be empty.
         settings: settings of the run, shown as a table.
