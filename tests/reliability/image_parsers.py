@@ -1,4 +1,4 @@
-"""Parsers of images: NIfTI, DICOM series, 2D image files."""
+"""Parsers of images: NIfTI, NRRD and MetaImage, DICOM series, 2D image files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ImplicitVRLittleEndian, RLELossless
 
+from tests.data.itk_volumes import write_meta_image, write_nrrd_file, write_volume
 from tests.reliability.subject import DOCUMENTED, Case, Subject, require
 from tskd_monai.data.dicom.geometry import REFUSE, RESAMPLE
 from tskd_monai.data.dicom.reader import read_series
 from tskd_monai.data.image_file import read_image_file
+from tskd_monai.data.itk_file import ITK_SUFFIXES, data_files, read_itk
 from tskd_monai.data.nifti import read_nifti
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 
@@ -64,6 +66,30 @@ def _one_folder_each(folder: Path, names: Sequence[str]) -> list[Case]:
 def _read_nifti(folder: Path) -> None:
     (path,) = folder.iterdir()
     voxels, affine = read_nifti(path)
+    require(voxels.dtype == np.float32 and voxels.ndim == 3 and voxels.size > 0, f"voxels are {voxels.shape}")
+    _require_affine(affine)
+
+
+def _write_itk_files(folder: Path) -> list[Case]:
+    for kind, name in (("<i2", "short.nrrd"), (">f4", "swapped.mha"), ("<u1", "labels.seg.nrrd"), ("<i8", "long.mhd")):
+        write_volume(folder / name, _voxels(kind), AFFINE)
+    write_volume(folder / "double.nhdr", _voxels("<f8"), AFFINE)
+    write_nrrd_file(folder / "raw.nrrd", _voxels("<u2"), AFFINE, {"encoding": "raw"})
+    write_meta_image(folder / "plain.mha", _voxels("<i4"), AFFINE, {"CompressedData": "False"})
+    cases = []
+    for header in sorted(path for path in folder.iterdir() if path.name.endswith(ITK_SUFFIXES)):
+        home = folder / header.name.partition(".")[0]
+        home.mkdir()
+        files = [header, *data_files(header)]
+        for path in files:
+            path.rename(home / path.name)
+        cases.append(Case(home, tuple(path.name for path in files)))
+    return cases
+
+
+def _read_itk_file(folder: Path) -> None:
+    (path,) = (path for path in folder.iterdir() if path.name.endswith(ITK_SUFFIXES))
+    voxels, affine = read_itk(path)
     require(voxels.dtype == np.float32 and voxels.ndim == 3 and voxels.size > 0, f"voxels are {voxels.shape}")
     _require_affine(affine)
 
@@ -168,6 +194,7 @@ def _read_image(folder: Path) -> None:
 
 SUBJECTS = (
     Subject("NIfTI", 14_000, _write_niftis, _read_nifti),
+    Subject("NRRD and MetaImage", 14_000, _write_itk_files, _read_itk_file),
     Subject("DICOM series", 6_000, _write_series, _read_series, (*DOCUMENTED, ImportError), folder_is_input=True),
     Subject("2D image", 6_000, _write_images, _read_image),
 )

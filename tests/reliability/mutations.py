@@ -9,6 +9,7 @@ import copy
 import gzip
 import io
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,14 @@ FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e30, 1e-30, 1e3
 NESTING = 100_000
 LITERALS = ("NaN", "-Infinity", "1e999", "-1e999", "9" * 5000, "1" + "0" * 400, "1e308", "[" * NESTING + "]" * NESTING)
 """What `json.dumps` does not write; `json.loads` accepts some of it."""
+HEADER_END = re.compile(rb"\n\n|ElementDataFile = LOCAL\n")
+HEADER_WORDS = (
+    b"0", b"-1", b"1", b"3", b"4", b"16", b"65536", b"4294967296", b"99999999999999999999", b"1e30", b"1e-30", b"1e999",
+    b"nan", b"inf", b"0x10", b"1.5", b"none", b"True", b"False", b"LOCAL", b"LIST", b"../../x", b"/etc/passwd", b"%d",
+    b"raw", b"gzip", b"ascii", b"hex", b"bzip2", b"uchar", b"double", b"block", b"MET_DOUBLE", b"MET_UCHAR_ARRAY", b"",
+    b"big", b"LPS", b"right-anterior-superior-time", b"x" * 5000, b"\x00", b"\xff", b"\r", b"=", b":", b":=", b"#",
+)  # fmt: skip
+"""Words that NRRD and MetaImage headers have, or should not have."""
 MARK = "\uffff"
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, 2**31, 2**63, -(2**63), 1e300, "", " ", "0", "a", "x" * 5000, "\x00", "\ud800",
@@ -100,11 +109,36 @@ def mutate_safetensors(rng: Random, content: bytes, donors: Sequence[bytes] = ()
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
+def mutate_header(rng: Random, content: bytes, donors: Sequence[bytes] = ()) -> bytes:
+    """Returns a file with one to three words of its text header changed, or one time in three mutated bytes.
+
+    The header is that of NRRD and MetaImage files: lines up to the first that is blank or begins with non-text.
+    """
+    if rng.random() < 1 / 3:
+        return mutate_bytes(rng, content, donors)
+    end = next((match.end() for match in HEADER_END.finditer(content)), len(content))
+    lines, behind = content[:end].split(b"\n"), content[end:]
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+        action = rng.choice(("word", "word", "word", "word", "drop", "repeat", "swap"))
+        if action == "word":
+            words = re.split(rb"([ ,()]+)", lines[at])
+            words[rng.randrange(len(words))] = rng.choice((*HEADER_WORDS, *words))
+            lines[at] = b"".join(words)
+        elif action == "drop" and len(lines) > 1:
+            del lines[at]
+        elif action == "repeat":
+            lines.insert(other, lines[at])
+        elif action == "swap":
+            lines[at], lines[other] = lines[other], lines[at]
+    return b"\n".join(lines) + behind
+
+
 def mutation_of(name: str) -> Mutation:
     """Returns the mutation for a file's name."""
     suffixes = {
         ".json": mutate_json, ".jsonl": mutate_lines, ".gz": mutate_gzip, ".npz": mutate_zip, ".pt": mutate_zip,
-        ".safetensors": mutate_safetensors,
+        ".safetensors": mutate_safetensors, **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), mutate_header),
     }  # fmt: skip
     return next((mutation for suffix, mutation in suffixes.items() if name.endswith(suffix)), mutate_bytes)
 

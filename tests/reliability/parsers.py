@@ -11,7 +11,7 @@ MODULES = {
         "datalist", "task", "transfer set", "gates", "export record", "training history", "metrics table",
         "study record", "any record",
     ),
-    "image_parsers": ("NIfTI", "DICOM series", "2D image"),
+    "image_parsers": ("NIfTI", "NRRD and MetaImage", "DICOM series", "2D image"),
     "model_parsers": (
         "target cache", "weights", "checkpoint", "teacher folder", "student bundle", "diffusion folder",
         "sampling progress",

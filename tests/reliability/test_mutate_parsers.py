@@ -15,9 +15,9 @@ from tests.support.paths import ROOT
 
 INPUTS = {
     "datalist": 300, "task": 300, "transfer set": 100, "gates": 150, "export record": 150, "training history": 100,
-    "metrics table": 100, "study record": 100, "any record": 100, "NIfTI": 200, "DICOM series": 60, "2D image": 100,
-    "target cache": 200, "weights": 200, "checkpoint": 50, "teacher folder": 3, "student bundle": 8,
-    "diffusion folder": 4, "sampling progress": 60,
+    "metrics table": 100, "study record": 100, "any record": 100, "NIfTI": 200, "NRRD and MetaImage": 300,
+    "DICOM series": 60, "2D image": 100, "target cache": 200, "weights": 200, "checkpoint": 50, "teacher folder": 3,
+    "student bundle": 8, "diffusion folder": 4, "sampling progress": 60,
 }  # fmt: skip
 
 
