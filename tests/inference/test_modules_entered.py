@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 import threading
@@ -35,6 +36,7 @@ def entered_modules() -> Iterator[set[str]]:
         if event == "call" and is_function and code.co_filename.startswith(f"{PACKAGE}/"):
             found.add(Path(code.co_filename).relative_to(PACKAGE).as_posix())
 
+    gc.collect()  # what earlier tests have left, such as a lock, is released now and not in the meantime
     before = sys.getprofile()
     threading.setprofile(note)
     sys.setprofile(note)
