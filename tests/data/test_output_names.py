@@ -19,7 +19,7 @@ NAMES = ["case_07", "case.7", "1.2.840.10008", "a b", "scan.nii", "scan.nii.gz",
 def saved_name(folder: Path, suffix: str = ".nii.gz", **metadata: Any) -> str:
     """Returns the name of the file that MONAI's saver writes with our formatter."""
     meta = {"affine": np.eye(4), "original_affine": np.eye(4), "spatial_shape": (3, 4, 1), **metadata}
-    writer = "AtomicPngWriter" if suffix == ".png" else "AtomicNiftiWriter"
+    writer = "AtomicPngWriter" if suffix == ".png" else "AtomicVolumeWriter"
     SaveImage(
         output_dir=folder,
         output_postfix="seg",
@@ -50,12 +50,31 @@ def test_volumes_are_nifti_and_images_png(make_task: Callable[..., Task]) -> Non
     assert segmentation_path("out", "case.7", make_task(axcodes=None)) == Path("out/case.7_seg.png")
 
 
+@pytest.mark.parametrize(
+    ("output_format", "image", "ending"),
+    [
+        ("nifti", "a.nrrd", ".nii.gz"),
+        ("nrrd", "a.nii.gz", ".nrrd"),
+        ("nrrd", "series", ".nrrd"),
+        ("same", "a.NRRD", ".nrrd"),
+        ("same", "a.nhdr", ".nrrd"),
+        ("same", "a.mha", ".nii.gz"),
+        ("same", "series", ".nii.gz"),
+    ],
+)
+def test_volumes_are_written_in_the_format_asked_for(
+    make_task: Callable[..., Task], output_format: str, image: str, ending: str
+) -> None:
+    assert segmentation_path("out", "a", make_task(), output_format, image) == Path(f"out/a_seg{ending}")
+    assert output_suffix(make_task(axcodes=None), output_format, image) == ".png"
+
+
 def test_series_without_a_name_is_named_by_its_hash_not_its_folder(tmp_path: Path) -> None:
     written = saved_name(tmp_path, filename_or_obj="/data/Doe^Jane", series_hash="0a1b2c3d", output_name="")
     assert written == "0a1b2c3d_seg.nii.gz"
 
 
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".MHA"])
 def test_file_without_a_name_gives_its_own(tmp_path: Path, ending: str) -> None:
     written = saved_name(tmp_path, filename_or_obj=f"/data/scan.1{ending}", series_hash="")
     assert written == "scan.1_seg.nii.gz"
@@ -67,7 +86,16 @@ def test_image_without_any_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stem"), [("a.nii.gz", "a"), ("a.b.NII", "a.b"), ("a.nii.png", "a.nii"), ("a.dcm", "a.dcm")]
+    ("name", "stem"),
+    [
+        ("a.nii.gz", "a"),
+        ("a.b.NII", "a.b"),
+        ("a.nii.png", "a.nii"),
+        ("a.dcm", "a.dcm"),
+        ("a.seg.nrrd", "a"),
+        ("a.nhdr", "a"),
+        ("a.MHD", "a"),
+    ],  # fmt: skip
 )
 def test_stem_is_the_name_without_the_image_ending(tmp_path: Path, name: str, stem: str) -> None:
     (tmp_path / name).touch()

@@ -15,11 +15,11 @@ from PIL import Image
 
 from tskd_monai.data.nifti import read_nifti
 from tskd_monai.data.output_names import output_name
-from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
+from tskd_monai.data.segmentation_writers import AtomicPngWriter, AtomicVolumeWriter
 from tskd_monai.data.volume_reader import load_image_transform
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.1, 10], [0.3, 1.9, -0.2, -20.123], [0.05, 0.2, 2.9, 5], [0, 0, 0, 1]], float)
-NIFTI_WRITER = "tskd_monai.data.segmentation_writers.AtomicNiftiWriter"
+NIFTI_WRITER = "tskd_monai.data.segmentation_writers.AtomicVolumeWriter"
 PNG_WRITER = "tskd_monai.data.segmentation_writers.AtomicPngWriter"
 
 
@@ -127,7 +127,7 @@ def test_same_label_map_gives_the_same_bytes(tmp_path, nifti):
 def test_compression_level_changes_only_the_size(tmp_path, nifti):
     sizes = []
     for level in (1, 9):
-        writer = AtomicNiftiWriter(np.uint8, compress_level=level)
+        writer = AtomicVolumeWriter(np.uint8, compress_level=level)
         pred = label_map(nifti)
         writer.set_data_array(pred)
         writer.set_metadata(pred.meta)
@@ -138,7 +138,7 @@ def test_compression_level_changes_only_the_size(tmp_path, nifti):
         (tmp_path / "9.nii.gz").read_bytes()
     )
     with pytest.raises(ValueError, match="Expected compress_level from 1 to 9, found 0"):
-        AtomicNiftiWriter(compress_level=0)
+        AtomicVolumeWriter(compress_level=0)
 
 
 def test_failed_write_leaves_the_former_file(tmp_path, nifti, monkeypatch):

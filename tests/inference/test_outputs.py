@@ -200,6 +200,13 @@ def test_run_ends_when_all_is_written(make_task: Callable[..., Task], tmp_path: 
     assert np.asarray(nib.load(tmp_path / "c_seg.nii.gz").dataobj).all()
 
 
+def test_an_unknown_format_is_refused_before_anything_is_segmented(
+    make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="Expected --output_format nifti, nrrd, same, found 'mha'"):
+        save_segmentation(make_task(), tmp_path, output_format="mha")
+
+
 def test_writing_continues_in_the_background_at_most_two_at_a_time() -> None:
     thread, gate = WriterThread(), threading.Event()
     done: list[int] = []

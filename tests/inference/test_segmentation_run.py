@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,12 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from tests.inference.phantom_scan import SOLIDS, Oracle, dicom, grid, nifti
+from tests.data.itk_volumes import write_volume
+from tests.inference.phantom_scan import SOLIDS, Oracle, dicom, grid, nifti, scanned
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task, TrainingImages, save_task
+from tskd_monai.data.volume_reader import VolumeReader
 from tskd_monai.files.json_files import read_json
 from tskd_monai.inference.failures import root_cause
 from tskd_monai.networks.students import build_student
@@ -100,6 +103,36 @@ def test_volumes_are_those_of_the_solids(run: Run, tmp_path: Path) -> None:
         assert float(row[f"{name} (mL)"]) == pytest.approx(4 / 3 * 3.14159 * a * b * c / 1000, rel=0.05)
 
 
+def test_segmentations_of_slicers_scans_are_slicers_files(run: Run, tmp_path: Path) -> None:
+    """`same`: NRRD for the NRRD scan, NIfTI for the others; the voxels and the grid are the same in all."""
+    where = grid("LAS", rotation=(10.0, -15.0, 20.0))
+    for name in ("a.nrrd", "b.mhd"):
+        write_volume(tmp_path / name, scanned(where).astype("<i2"), where.matrix)
+    scans = [str(tmp_path / "a.nrrd"), str(tmp_path / "b.mhd"), str(nifti(tmp_path, where, name="c.nii.gz").path)]
+    out = run(image=scans, output_format="same")
+    assert sorted(path.name for path in out.glob("*_seg*")) == ["a_seg.nrrd", "b_seg.nii.gz", "c_seg.nii.gz"]
+    assert [case["outputs"] for case in read_json(out / "summary.json")["studies"]] == [
+        ["a_seg.nrrd"], ["b_seg.nii.gz"], ["c_seg.nii.gz"]
+    ]  # fmt: skip
+    (labels, meta), *others = (VolumeReader(labels=True).read(path) for path in sorted(out.glob("*_seg*")))
+    np.testing.assert_array_equal(meta["affine"], VolumeReader().read(scans[0])[1]["affine"])
+    assert set(np.unique(labels)) == {0, 1, 4}
+    for other, other_meta in others:
+        np.testing.assert_array_equal(labels, other)
+        np.testing.assert_allclose(other_meta["affine"], meta["affine"], atol=1e-5)  # NIfTI has single precision
+
+
+def test_a_new_data_file_is_a_new_scan(run: Run, tmp_path: Path) -> None:
+    path = write_volume(tmp_path / "a.mhd", scanned(grid()).astype("<i2"), grid().matrix)
+    first = run(image=str(path))
+    before = len(list((first / "records").iterdir()))
+    run(image=str(path))
+    assert len(list((first / "records").iterdir())) == before
+    os.utime(tmp_path / "a.zraw", (0, 0))
+    run(image=str(path))
+    assert len(list((first / "records").iterdir())) == before + 1
+
+
 def test_image_file_has_pixels_and_no_millilitres(run: Run, task: Task, bundle: Path, tmp_path: Path) -> None:
     save_task(replace(task, axcodes=None, pixdim=(1.0, 1.0)), bundle / "configs" / "task.json")
     pixels = np.full((32, 28), 128, np.uint8)
@@ -116,7 +149,7 @@ def test_image_file_for_a_model_of_volumes_fails_with_the_reason(run: Run, tmp_p
     Image.fromarray(np.zeros((32, 28), np.uint8)).save(tmp_path / "shot.png")
     with pytest.raises(RuntimeError) as raised:
         run(image=str(tmp_path / "shot.png"))
-    assert "shot: Expected a NIfTI volume or a DICOM series" in str(raised.value.__cause__)
+    assert "shot: Expected a volume (NIfTI, NRRD, MetaImage, DICOM)" in str(raised.value.__cause__)
     assert not list((tmp_path / "out").glob("*_seg*"))
 
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "check": ("check", "check a dataset before hours are spent: content, outliers, what training would refuse"),
     "plan": ("plan", "write task.json and a checked datalist from a datalist"),
     "train": ("train.command", "train the teacher, the diffusion model and the student, and report"),
-    "segment": ("segment", "segment NIfTI files, 2D images and DICOM series with a student"),
+    "segment": ("segment", "segment volumes, 2D images and DICOM series with a student"),
     "evaluate": ("evaluate", "segment the cases of a dataset, score them and report"),
     "label": ("label", "serve a student to 3D Slicer and OHIF with MONAI Label"),
     "teachers": ("teachers", "list the foundation models that a teacher can be made of"),

@@ -1,4 +1,4 @@
-"""Segments NIfTI files, 2D images and DICOM series with a student.
+"""Segments NIfTI, NRRD, MetaImage and 2D image files, and DICOM series, with a student.
 
 tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ other.nii.gz --output-dir predictions --dicom-seg
@@ -28,6 +28,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
     parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG for each DICOM series")
+    parser.add_argument(
+        "--output-format",
+        choices=("nifti", "nrrd", "same"),
+        default="nifti",
+        help="format of volumes; same: NRRD for an NRRD image, else NIfTI",
+    )
     parser.add_argument("--series-uid", help="SeriesInstanceUID to select if a folder contains several series")
     parser.add_argument(
         "--irregular",
@@ -56,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "output_dir": args.output_dir.resolve(),
         "irregular": args.irregular,
         "engine": args.engine,
+        "output_format": args.output_format,
         **({"series_uid": args.series_uid} if args.series_uid else {}),
         **({"resume": False} if args.restart else {}),
     }

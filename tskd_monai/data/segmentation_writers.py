@@ -1,4 +1,4 @@
-"""Atomic writers of label maps as NIfTI or PNG files, on exactly the grid of their image."""
+"""Atomic writers of label maps as NIfTI, NRRD or PNG files, on exactly the grid of their image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from tskd_monai.data.grid import corner_distance, same_grid
-from tskd_monai.data.nifti import write_nifti
+from tskd_monai.data.nifti import NIFTI_SUFFIXES, write_nifti
+from tskd_monai.data.nrrd import write_nrrd
 from tskd_monai.data.output_names import image_title
 from tskd_monai.files.atomic import atomic_path
 
@@ -113,10 +114,10 @@ class LabelMapWriter(ImageWriter):
         self.metadata = dict(meta_dict)
 
 
-class AtomicNiftiWriter(LabelMapWriter):
-    """Writes a label map as `.nii` or `.nii.gz`.
+class AtomicVolumeWriter(LabelMapWriter):
+    """Writes a label map as `.nii`, `.nii.gz` or `.nrrd`, by the suffix of the file name.
 
-    sform and qform are both set where the affine is orthogonal, see `tskd_monai.data.nifti.write_nifti`.
+    In NIfTI, sform and qform are both set if the affine is orthogonal, see `tskd_monai.data.nifti.write_nifti`.
 
     Args:
         output_dtype: uint8, uint16, or None for the smaller type that holds the values.
@@ -134,7 +135,7 @@ class AtomicNiftiWriter(LabelMapWriter):
         """Writes the file; the same label map gives the same bytes.
 
         Args:
-            filename: ends in `.nii` or `.nii.gz`.
+            filename: ends in `.nii`, `.nii.gz` or `.nrrd`.
             verbose: log the file's name.
             kwargs: part of MONAI's interface; no option is supported.
 
@@ -142,8 +143,9 @@ class AtomicNiftiWriter(LabelMapWriter):
             TypeError: when an option is given.
             ValueError: when the suffix is another.
         """
-        path = checked_output_path(filename, (".nii", ".nii.gz"), kwargs)
-        write_nifti(path, self.labels_array, self.affine, self.compress_level)
+        path = checked_output_path(filename, (*NIFTI_SUFFIXES, ".nrrd"), kwargs)
+        write_volume = write_nrrd if path.name.endswith(".nrrd") else write_nifti
+        write_volume(path, self.labels_array, self.affine, self.compress_level)
         log_written(path, verbose)
 
 

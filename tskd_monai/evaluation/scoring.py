@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.datalist import LABEL_KEYS, case_names, load_section
-from tskd_monai.data.output_names import segmentation_path
+from tskd_monai.data.output_names import NIFTI, segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.metrics import evaluate_cases
 
 
 def score_segmentations(
-    task: Task, datalist: str | Path, section: str, output_dir: str | Path, fold: int | None = None
+    task: Task,
+    datalist: str | Path,
+    section: str,
+    output_dir: str | Path,
+    fold: int | None = None,
+    output_format: str = NIFTI,
 ) -> dict[str, Any]:
     """Compares the segmentations in `output_dir` with the labels of a section, on the grid of the labels.
 
@@ -26,10 +31,11 @@ def score_segmentations(
         section: section that was segmented.
         output_dir: folder of the segmentations.
         fold: fold of the datalist.
+        output_format: format of the segmentations.
     """
     entries = load_section(datalist, section, fold)
     cases = [
-        {**_labels(entry), "prediction": segmentation_path(output_dir, name, task)}
+        {**_labels(entry), "prediction": segmentation_path(output_dir, name, task, output_format, entry["image"])}
         for entry, name in zip(entries, case_names(entries), strict=True)
     ]
     return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv")

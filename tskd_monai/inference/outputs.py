@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.data import FolderLayout
+from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import Compose, SaveImaged, Transform
 
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
-from tskd_monai.data.output_names import SEGMENTATION_POSTFIX, output_name, output_suffix
-from tskd_monai.data.segmentation_writers import AtomicNiftiWriter, AtomicPngWriter
+from tskd_monai.data.output_names import NIFTI, SEGMENTATION_POSTFIX, check_output_format, output_name, output_suffix
+from tskd_monai.data.segmentation_writers import AtomicPngWriter, AtomicVolumeWriter
 from tskd_monai.data.task import Task
 from tskd_monai.files.option_path import text_path
 from tskd_monai.transforms.labels import KeepLargestComponentsd
@@ -106,41 +108,82 @@ def postprocessing(task: Task) -> Compose:
     return Compose(steps)
 
 
+class CaseLayout(FolderLayoutBase):
+    """Paths of outputs: the name of the case, with a suffix that depends on its image.
+
+    Args:
+        output_dir: output folder.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = output_dir
+
+    def filename(self, subject: Any = "subject", idx: Any = None, suffix: str = "", **kwargs: Any) -> str:
+        """Returns the path of an output.
+
+        Args:
+            subject: name from `output_name`.
+            idx: part of MONAI's interface.
+            suffix: file name extension.
+            kwargs: part of MONAI's interface.
+        """
+        layout = FolderLayout(self.output_dir, SEGMENTATION_POSTFIX, suffix, makedirs=True)
+        return str(layout.filename(subject, idx, **kwargs))
+
+
 def save_segmentation(
-    task: Task, output_dir: str | Path, thread: WriterThread | None = None, compression_level: int = 1
+    task: Task,
+    output_dir: str | Path,
+    thread: WriterThread | None = None,
+    compression_level: int = 1,
+    output_format: str = NIFTI,
 ) -> SaveImaged:
-    """Returns the transform that atomically writes `pred` as `<case>_seg.nii.gz`, or `.png` for 2D images.
+    """Returns the transform that atomically writes `pred` as `<case>_seg.nii.gz` or `.nrrd`, or `.png` for 2D images.
 
     Args:
         task: task of the network.
         output_dir: output folder.
         thread: writer in the background; None to write synchronously.
         compression_level: gzip level, 1 (fastest) to 9.
+        output_format: format of volumes: `nifti`, `nrrd`, or `same`: NRRD for an NRRD image, else NIfTI.
+
+    Raises:
+        ValueError: if the format is another.
     """
-    suffix = output_suffix(task)
-    nifti = partial(AtomicNiftiWriter, compress_level=compression_level)
-    return save_label_map(AtomicPngWriter if suffix == ".png" else nifti, suffix, output_dir, thread)
+    check_output_format(output_format)
+    volumes = partial(AtomicVolumeWriter, compress_level=compression_level)
+    writer = AtomicPngWriter if task.axcodes is None else volumes
+    return save_label_map(writer, partial(output_suffix, task, output_format), output_dir, thread)
 
 
-def save_label_map(writer: Any, suffix: str, output_dir: str | Path, thread: WriterThread | None = None) -> SaveImaged:
+def save_label_map(
+    writer: Any, suffix: Callable[[str], str], output_dir: str | Path, thread: WriterThread | None = None
+) -> SaveImaged:
     """Returns the transform that writes `pred` under the name of the case.
 
     Args:
         writer: class of an `ImageWriter`, or a factory.
-        suffix: file name extension.
+        suffix: function from the path of an image to the file name extension.
         output_dir: output folder.
         thread: writer in the background; None to write synchronously.
     """
+
+    def name_of(metadata: Mapping[str, Any], transform: Any) -> dict[str, str | None]:
+        image = str(metadata.get("filename_or_obj", ""))
+        return {**output_name(metadata, transform), "suffix": suffix(image)}
+
+    folder = str(text_path(output_dir, "output_dir"))
     options = {
-        "output_dir": str(text_path(output_dir, "output_dir")),
+        "output_dir": folder,
         "output_postfix": SEGMENTATION_POSTFIX,
-        "output_ext": suffix,
+        "output_ext": suffix(""),
         "output_dtype": None,
         "resample": False,
         "separate_folder": False,
         "print_log": False,
         "writer": writer,
-        "output_name_formatter": output_name,
+        "output_name_formatter": name_of,
+        "folder_layout": CaseLayout(folder),
     }
     return SaveImaged("pred", **options) if thread is None else SaveImageInBackgroundd(thread, "pred", options)
 
@@ -157,4 +200,4 @@ def save_dicom_seg(
         thread: writer in the background; None to write synchronously.
     """
     writer = partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name, segmentation_type=segmentation_type)
-    return save_label_map(writer, ".dcm", output_dir, thread)
+    return save_label_map(writer, lambda image: ".dcm", output_dir, thread)

@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.fitness import UNLIKE_TRAINING
+from tskd_monai.data.itk_file import data_files
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.task import REFUSE, Task
 from tskd_monai.files.atomic import atomic_path
@@ -299,6 +300,6 @@ def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
 
 def _fingerprint(path: Path) -> list[Any]:
     """Returns a value that changes with the file, or with any file of the folder."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path, *data_files(path)]
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return [len(states), hashlib.sha256(repr(states).encode()).hexdigest()]

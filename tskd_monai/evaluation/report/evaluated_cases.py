@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.datalist import case_names
-from tskd_monai.data.output_names import segmentation_path
+from tskd_monai.data.output_names import NIFTI, segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.summary import Row, finite_mean
 
@@ -39,7 +39,11 @@ class EvaluatedCase:
 
 
 def evaluated_cases(
-    task: Task, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row], output_dir: str | Path
+    task: Task,
+    entries: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    output_dir: str | Path,
+    output_format: str = NIFTI,
 ) -> list[EvaluatedCase]:
     """Returns the cases of a section, the lowest Dice first and those without a Dice last.
 
@@ -48,6 +52,7 @@ def evaluated_cases(
         entries: entries of the section that was evaluated.
         rows: rows of its metrics.csv, in the order of the entries.
         output_dir: folder of the segmentations.
+        output_format: format of the segmentations.
 
     Raises:
         ValueError: if the metrics are not those of the section.
@@ -64,7 +69,7 @@ def evaluated_cases(
             name,
             Path(entry["image"]),
             Path(entry["label"]),
-            segmentation_path(output_dir, name, task),
+            segmentation_path(output_dir, name, task, output_format, entry["image"]),
             rows[index * count : (index + 1) * count],
         )
         for index, (entry, name) in enumerate(zip(entries, case_names(entries), strict=True))

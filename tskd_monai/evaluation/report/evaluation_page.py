@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 from tskd_monai.data.datalist import load_section
+from tskd_monai.data.output_names import NIFTI
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.comparison import FEW_PATIENTS
 from tskd_monai.evaluation.intervals import bootstrap_mean_interval
@@ -25,7 +26,12 @@ SHOWN = 12  # cases shown with images
 
 
 def write_evaluation_report(
-    task: Task, datalist: str | Path, section: str, output_dir: str | Path, fold: int | None = None
+    task: Task,
+    datalist: str | Path,
+    section: str,
+    output_dir: str | Path,
+    fold: int | None = None,
+    output_format: str = NIFTI,
 ) -> Path:
     """Writes `report.html` beside the segmentations and their `metrics.csv`, whole or not at all; returns its path.
 
@@ -35,6 +41,7 @@ def write_evaluation_report(
         section: section that was segmented and scored.
         output_dir: folder with `metrics.csv` and the segmentations.
         fold: fold of the datalist.
+        output_format: format of the segmentations.
 
     Raises:
         FileNotFoundError: if the metrics or a segmentation are missing.
@@ -44,7 +51,7 @@ def write_evaluation_report(
     rows = read_metrics(output_dir / "metrics.csv")
     second_csv = second_reader_csv(output_dir / "metrics.csv")
     second_rows = read_metrics(second_csv) if second_csv.is_file() else []
-    cases = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir)
+    cases = evaluated_cases(task, load_section(datalist, section, fold), rows, output_dir, output_format)
     accuracy = unlike_note(_unlike(cases, output_dir), len(cases)) + _accuracy(task, rows, cases, second_rows)
     page = filled_page(
         title=f"{task.name}: evaluation",
