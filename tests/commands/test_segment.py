@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.data.itk_volumes import write_volume
 from tests.support.fork_server import python_command
 from tests.support.paths import BUNDLES, ROOT
 from tskd_monai.commands.main import main
@@ -116,6 +117,26 @@ def test_every_labelled_image_of_a_folder_is_scored(
         assert any(line.startswith("liver: Dice 0.") and line.endswith(f" over {count} images") for line in shown)
         assert shown[-1] == f"Report: {tmp_path / str(count) / 'report.html'}"
         assert (tmp_path / str(count) / "report.html").is_file()
+
+
+def test_a_folder_of_slicers_files_is_segmented_and_scored_alike(phantom: Path, tmp_path: Path) -> None:
+    for kind, ending in (("image", ".nrrd"), ("label", ".seg.nrrd")):
+        (tmp_path / "data" / f"{kind}s").mkdir(parents=True)
+        for path in (phantom / f"{kind}s").iterdir():
+            image = nib.load(path)
+            voxels = np.asarray(image.dataobj).astype("<f4" if kind == "image" else "u1")
+            name = path.name.removesuffix(".nii.gz")
+            write_volume(tmp_path / "data" / f"{kind}s" / f"{name}{ending}", voxels, image.affine)
+    names = read_json(phantom / "study/datalist.json")["labels"]
+    labels = ",".join(f"{name}={value}" for value, name in names.items() if value != "0")
+    for data, folder in ((phantom, tmp_path / "nifti"), (tmp_path / "data", tmp_path / "nrrd")):
+        assert main(["evaluate", "shipped", str(data), "--labels", labels, "--output-dir", str(folder)]) == 0
+    assert (tmp_path / "nifti/metrics.csv").read_text() == (tmp_path / "nrrd/metrics.csv").read_text()
+    output = ["--output-dir", str(tmp_path / "out"), "--output-format", "same"]
+    assert main(["segment", "shipped", str(tmp_path / "data" / "images"), *output]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*_seg*")) == sorted(
+        f"{path.stem}_seg.nrrd" for path in (tmp_path / "data" / "images").iterdir()
+    )
 
 
 def test_the_student_of_the_bundles_is_called_shipped() -> None:

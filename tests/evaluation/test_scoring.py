@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tskd_monai.data.nrrd import write_nrrd
 from tskd_monai.data.task import Label, Task
 from tskd_monai.evaluation.scoring import score_segmentations
 from tskd_monai.evaluation.summary import read_metrics
@@ -29,6 +30,8 @@ def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         Image.fromarray(array).save(path)
+    elif path.suffix == ".nrrd":
+        write_nrrd(path, array, np.diag([2.0, 2.0, 5.0, 1.0]))
     else:
         nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
 
@@ -41,6 +44,17 @@ def write_study(folder: Path, array: np.ndarray, ending: str = ".nii.gz") -> Pat
         items.append({"case": case, "image": f"{name}{ending}", "label": f"{name}{ending}"})
     (folder / "datalist.json").write_text(json.dumps({"training": [], "test": items}))
     return folder / "datalist.json"
+
+
+@pytest.mark.parametrize(("output_format", "ending"), [("nrrd", ".nii.gz"), ("same", ".nrrd")])
+def test_segmentations_in_nrrd_are_scored(
+    tmp_path: Path, make_task: Callable[..., Task], output_format: str, ending: str
+) -> None:
+    datalist = write_study(tmp_path, labels(), ending)
+    for name in ("7_left", "7_right", "8"):
+        save(tmp_path / "out" / f"{name}_seg.nrrd", labels())
+    score_segmentations(make_task(), datalist, "test", tmp_path / "out", output_format=output_format)
+    assert {row["dice"] for row in read_metrics(tmp_path / "out" / "metrics.csv")} == {1.0}
 
 
 def test_perfect_segmentations_score_one(tmp_path: Path, make_task: Callable[..., Task]) -> None:

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "output_dir": args.output_dir.resolve(),
         "irregular": args.irregular,
         "engine": args.engine,
-        "output_format": args.output_format,
+        # students written by 0.1 do not have the option
+        **({} if args.output_format == "nifti" else {"output_format": args.output_format}),
         **({"series_uid": args.series_uid} if args.series_uid else {}),
         **({"resume": False} if args.restart else {}),
     }

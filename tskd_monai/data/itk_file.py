@@ -8,6 +8,7 @@ returns is compared with that of the header. Loading `itk` takes seconds, so it 
 from __future__ import annotations
 
 import logging
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,13 @@ def _damaged(volume: StoredVolume, expected: str, found: str) -> ValueError:
 
 def _read_by_itk(volume: StoredVolume) -> np.ndarray:
     """Returns the voxels, float32 (X, Y, Z), in Fortran order as in the file."""
+    # About its SWIG wrappers; for the whole process, because one is issued when Python exits.
+    warnings.filterwarnings("ignore", "builtin type swig", DeprecationWarning)
     import itk
 
-    is_nrrd = volume.header.name.lower().endswith(NRRD_SUFFIXES)
     pixel = getattr(itk, PIXELS.get(volume.dtype.str[1:], "F"))
     reader = itk.ImageFileReader[itk.Image[pixel, 3]].New()
+    is_nrrd = volume.header.name.lower().endswith(NRRD_SUFFIXES)
     reader.SetImageIO(itk.NrrdImageIO.New() if is_nrrd else itk.MetaImageIO.New())
     try:
         reader.SetFileName(str(volume.header))
