@@ -48,7 +48,7 @@ def test_colour_for_a_grey_task_is_refused_and_the_other_way_round() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_file_for_a_model_of_volumes_is_refused_for_what_it_is(channels: int) -> None:
-    with pytest.raises(ValueError, match=r"Expected a NIfTI volume .*found the 2D image file a\.nii, .* no spacing"):
+    with pytest.raises(ValueError, match=r"Expected a volume .*found the 2D image file a\.nii, .* no spacing"):
         CheckImageFitsTaskd("image", 1, "percentile")(item(channels=channels, unit="pixels"))
 
 
