@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tskd_monai.evaluation.latency import count_parameters
+from tskd_monai.networks.cost import count_parameters
 from tskd_monai.networks.lora import (
     add_lora,
     base_encoder_sha256,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.networks.small_teachers import IMAGES, build, every_variant, logits, take_a_step
-from tskd_monai.evaluation.latency import count_parameters
+from tskd_monai.networks.cost import count_parameters
 from tskd_monai.networks.lora import base_encoder_sha256
 
 

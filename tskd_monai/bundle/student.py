@@ -13,9 +13,9 @@ import torch
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
-from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.networks.cost import count_parameters
 from tskd_monai.networks.pretrained import load_encoder_weights
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint

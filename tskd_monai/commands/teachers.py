@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from torch import nn
 
-    from tskd_monai.evaluation.latency import count_parameters
+    from tskd_monai.networks.cost import count_parameters
     from tskd_monai.networks.encoder_records import ENCODERS
 
     print(f"{'name':<20}{'parameters':>11}  {'input':>5}  {'licence':<11}{'weights':<14}source")

@@ -21,7 +21,7 @@ from monai.inferers.inferer import Inferer
 from torch.nn.functional import pixel_unshuffle
 
 from tskd_monai.data.task import Task
-from tskd_monai.evaluation.latency import count_parameters
+from tskd_monai.networks.cost import count_parameters
 from tskd_monai.synthesis.diffusion import (
     NoiseScheduler,
     check_condition,

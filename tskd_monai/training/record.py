@@ -14,10 +14,10 @@ import ignite.distributed as idist
 from monai.engines import SupervisedEvaluator
 
 from tskd_monai.data.task import Task, save_task
-from tskd_monai.evaluation.latency import count_parameters
 from tskd_monai.files.atomic import explained_writing
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import write_json
+from tskd_monai.networks.cost import count_parameters
 from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.teacher_folder import save_teacher
 from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint

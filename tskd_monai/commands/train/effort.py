@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from tskd_monai.data.task import Task
-from tskd_monai.evaluation.latency import multiply_adds
 from tskd_monai.files.shipped import BUNDLES
+from tskd_monai.networks.cost import multiply_adds
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.pretrained import RANDOM
 from tskd_monai.networks.students import build_student, student_size

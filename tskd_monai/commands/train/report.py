@@ -17,12 +17,12 @@ from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.comparison import compare_metrics
-from tskd_monai.evaluation.latency import count_parameters, measure_latency
 from tskd_monai.evaluation.report.pipeline_content import Method, PipelineContent
 from tskd_monai.evaluation.report.pipeline_page import write_pipeline_page
 from tskd_monai.evaluation.report.unlike_images import unlike_images
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 from tskd_monai.files.json_files import read_json
+from tskd_monai.networks.cost import count_parameters, measure_latency
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import load_teacher, read_teacher_record
 

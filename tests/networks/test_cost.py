@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tskd_monai.evaluation.latency import count_parameters, measure_latency, multiply_adds
+from tskd_monai.networks.cost import count_parameters, measure_latency, multiply_adds
 
 
 class Recorder(nn.Module):
