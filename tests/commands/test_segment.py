@@ -114,7 +114,7 @@ def test_every_labelled_image_of_a_folder_is_scored(
         count = 2 if "--labels" in data else 1
         assert main([*data, "--output-dir", str(tmp_path / str(count))]) == 0
         shown = capsys.readouterr().out.splitlines()
-        assert any(line.startswith("liver: Dice 0.") and line.endswith(f" over {count} images") for line in shown)
+        assert any(line.startswith("liver: Dice 0.") and line.endswith(f" over {count} patients") for line in shown)
         assert shown[-1] == f"Report: {tmp_path / str(count) / 'report.html'}"
         assert (tmp_path / str(count) / "report.html").is_file()
 
@@ -143,3 +143,15 @@ def test_the_student_of_the_bundles_is_called_shipped() -> None:
     from tskd_monai.commands.segment import student_folder
 
     assert student_folder("shipped") == BUNDLES / "segmentation"
+
+
+def test_an_error_of_a_later_run_shows_no_result_of_an_earlier_one(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted((phantom / "images").iterdir())[0]
+    output = ["--output-dir", str(tmp_path / "out")]
+    assert main(["segment", "shipped", str(image), *output]) == 0
+    capsys.readouterr()
+    assert main(["segment", "shipped", str(tmp_path / "none.nii.gz"), *output]) == 1
+    shown = capsys.readouterr()
+    assert "liver" not in shown.out and "tskd segment: error: Expected an image file" in shown.err

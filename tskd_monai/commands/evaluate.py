@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tskd_monai.commands.bundle_command import run_bundle
     from tskd_monai.commands.segment import student_folder
     from tskd_monai.commands.user_data import labelled_datalist
-    from tskd_monai.evaluation.summary import read_metrics
+    from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 
     student = student_folder(args.student)
     output_dir = args.output_dir.resolve()
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_bundle(BundleRun(student, ["inference.json", "evaluate.json"], overrides))
     rows = read_metrics(output_dir / "metrics.csv")
     for name in dict.fromkeys(row["name"] for row in rows):
-        scores = [row["dice"] for row in rows if row["name"] == name]
-        print(f"{name}: Dice {sum(scores) / len(scores):.3f} over {len(scores)} images")
+        means = class_means([row for row in rows if row["name"] == name])
+        print(f"{name}: Dice {finite_mean(means.values()):.3f} over {len(means)} patients")
     print(f"Report: {args.output_dir / 'report.html'}")
     return 0

@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_bundle(BundleRun(student_folder(args.student), configs, overrides))
     except RuntimeError as error:
-        if not (args.output_dir / SUMMARY).is_file():
+        failed = failed_cases(error)
+        if not failed:
             raise
-        failed = str(root_cause(error))
     for case in read_json(args.output_dir / SUMMARY)["studies"]:
         print(case_line(case))
     print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
@@ -108,8 +108,10 @@ def case_line(case: Mapping[str, Any]) -> str:
     return f"{name}: {sizes} -> {', '.join(case['outputs'])}"
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """Returns the first error of a chain: MONAI wraps exceptions of components."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+def failed_cases(error: BaseException | None) -> str:
+    """Returns the message of a run in which cases failed, "" for any other error; MONAI wraps what a config raises."""
+    from tskd_monai.inference.segmentation_run import CasesFailedError
+
+    while error is not None and not isinstance(error, CasesFailedError):
+        error = error.__cause__ or error.__context__
+    return str(error or "")

@@ -83,6 +83,10 @@ INPUTS = "studies.csv"
 MM3_PER_ML = 1000.0
 
 
+class CasesFailedError(RuntimeError):
+    """Cases of a run failed; the others are segmented, and the summary is written."""
+
+
 class SegmentationRun:
     """Segments cases, isolates failures and records the result of each case as soon as it is known.
 
@@ -131,7 +135,7 @@ class SegmentationRun:
         """Segments the pending cases and writes `summary.json` and `volumes.csv`.
 
         Raises:
-            RuntimeError: at the end, when a case has failed; lists these with the reason.
+            CasesFailedError: at the end, when a case has failed; lists these with the reason.
         """
         before = len(own_shard(self.cases)) - len(self.pending)
         if before:
@@ -241,7 +245,7 @@ class SegmentationRun:
             )
         if failed:
             listing = "".join(f"\n  {record['name'] or record['study']}: {record['message']}" for record in failed)
-            raise RuntimeError(
+            raise CasesFailedError(
                 f"{len(failed)} of {len(found)} cases failed; {FOLDER}/{INPUTS} states their inputs:{listing}"
             )
 
