@@ -38,7 +38,7 @@ def test_the_page_and_the_json_say_the_same(capsys: pytest.CaptureFixture[str]) 
         ({"versions": {"torch": "2.10", "monai": None}}, "Missing: monai. Run: pip install monai"),
         ({"machine": {"memory_gb": 3.8}}, "3.8 GB of memory"),
         ({"machine": {"free_disk_gb": 0.4}}, "0.4 GB of free disk"),
-        ({"torch": {"build": "CUDA 13.0"}}, "CPU build does the same: pip install --force-reinstall torch"),
+        ({"torch": {"build": "CUDA 13.0"}}, "CPU build does the same; PyTorch's installation page shows its command"),
     ],
 )
 def test_each_problem_states_what_to_do(changes: dict[str, Any], message: str) -> None:

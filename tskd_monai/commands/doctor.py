@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "tskd-monai"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GB = 1e9
 NEEDED_MEMORY_GB = 6
-"""The largest stage of the demo uses 2.5 GB of resident memory; a `small` run on 3D MR about 5."""
+"""Below it, training is likely to swap: a rule of thumb, not a measurement."""
 NEEDED_DISK_GB = 2
 
 
@@ -102,8 +101,8 @@ def problems(found: dict[str, Any]) -> list[str]:
         )
     if found["torch"]["build"] != "CPU" and not found["torch"]["gpus"]:
         advice.append(
-            "torch is a CUDA build (several GB) and finds no GPU. Without an NVIDIA card the CPU build does the same: "
-            f"pip install --force-reinstall torch --index-url {CPU_INDEX}"
+            "torch is a CUDA build (several GB) and finds no GPU. Without an NVIDIA card the CPU build does the same; "
+            "PyTorch's installation page shows its command (Compute Platform: CPU)."
         )
     return advice
 

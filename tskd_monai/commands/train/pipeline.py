@@ -113,7 +113,7 @@ def _run(
 def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> bool:
     """Returns whether to train a diffusion model: as the option or the preset states, else only on a GPU.
 
-    On a CPU it takes more than half of the time of a run, for images that have not improved the student there.
+    Its images have not improved the student in the measurements so far.
     """
     if wanted != AUTO:
         return wanted == ON
