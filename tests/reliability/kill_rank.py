@@ -109,7 +109,7 @@ def kill_one(run: BundleRun, rank: int, log: Path) -> tuple[int, float, int, int
     while saved_epoch(run.output_dir) < KILLED_AFTER:
         if job.poll() is not None:
             said = log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"Expected a training to kill, it ended with {job.returncode}: {said}")
+            raise RuntimeError(f"Expected a training run to kill, it ended with {job.returncode}: {said}")
         time.sleep(LOOK_EVERY)
     processes = processes_of(job.pid)
     os.kill(processes[rank], signal.SIGKILL)

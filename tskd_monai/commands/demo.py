@@ -30,6 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed = ("--seed", str(args.seed))
     study = args.output_dir / "study"
     phantom.main([str(study), *SECTIONS, *seed])
-    train.main([str(study / "datalist.json"), "--output-dir", str(args.output_dir), "--preset", args.preset,
-                           *seed])  # fmt: skip
+    options = ("--output-dir", str(args.output_dir), "--preset", args.preset)
+    train.main([str(study / "datalist.json"), *options, *seed])
     return 0

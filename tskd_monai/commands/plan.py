@@ -39,11 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--replan", action="store_true", help="plan again; the previous task.json is kept")
     args = parser.parse_args(argv)
     from tskd_monai.commands.task_files import plan_dataset  # MONAI takes seconds to import
-    from tskd_monai.commands.user_data import datalist_of
+    from tskd_monai.commands.user_data import datalist_of, dataset_name
 
     plain_messages()
-    folder = args.data.resolve().parent if args.data.suffix else args.data.resolve()
-    output_dir = args.output_dir or Path(folder.name)
+    output_dir = args.output_dir or Path(dataset_name(args.data))
     try:
         _, path, task = plan_dataset(
             datalist_of(args.data, output_dir, args.labels, args.seed),

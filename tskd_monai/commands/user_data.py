@@ -12,6 +12,12 @@ from tskd_monai.files.private_files import private_file
 FOUND = "data.json"
 
 
+def dataset_name(data: Path) -> str:
+    """Returns the name of the folder of a user's data, after which output folders are named."""
+    folder = data.resolve()
+    return folder.parent.name if folder.is_file() else folder.name
+
+
 def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: int = 0, lenient: bool = False) -> Path:
     """Returns the datalist of a user's data, with its sections.
 

@@ -76,8 +76,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     args.data = args.data or args.datalist
     if args.data is None:
         parser.error("expected DATA, a datalist or a folder")
-    args.output_dir = args.output_dir or Path("runs", args.data.resolve().parent.name if args.data.suffix else
-                                              args.data.resolve().name)  # fmt: skip
     return args
 
 
@@ -85,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and runs the pipeline."""
     args = parse_arguments(argv)
     from tskd_monai.commands.train.pipeline import run_pipeline  # torch and MONAI take seconds to import
+    from tskd_monai.commands.user_data import dataset_name
 
     plain_messages()
+    args.output_dir = args.output_dir or Path("runs", dataset_name(args.data))
     run_pipeline(args)
