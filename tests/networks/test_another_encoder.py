@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord
 from tskd_monai.networks.encoders import (
     EncoderOutput,
+    EncoderState,
     ImageEncoder,
     InputNormalisation,
     check_image_size,
+    continue_layers,
     image_size_hw,
-    run_layers,
 )
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.teacher_builder import build_teacher
@@ -53,7 +54,7 @@ class ToyEncoder(nn.Module):
     """Step 2: an encoder that implements `ImageEncoder`; it has no position embeddings, so any size is one line."""
 
     default_lora_targets = ("blocks.0", "blocks.1", "blocks.2")
-    patch_size = 16
+    embed_stride = 16
 
     def __init__(
         self, architecture: ToyArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
@@ -62,16 +63,29 @@ class ToyEncoder(nn.Module):
         width = architecture.hidden_size
         self.image_size, self.embed_dim = image_size_hw(image_size), width
         self.feature_channels = (width,) * architecture.depth
+        self.feature_strides = (16,) * architecture.depth
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
         self.backbone = ToyBackbone(width, architecture.depth)
 
     def forward(self, images: Tensor) -> EncoderOutput:
+        return self.finish(self.begin(images, 0), 0)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return self.backbone.blocks
+
+    def begin(self, images: Tensor, count: int) -> EncoderState:
         check_image_size(images, self.image_size)
-        hidden = self.backbone.patches(self.normalise(images)).permute(0, 2, 3, 1)
+        return self._run(EncoderState(self.backbone.patches(self.normalise(images)).permute(0, 2, 3, 1), ()), 0, count)
+
+    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
+        hidden, features = self._run(state, count, len(self.layers))
+        return EncoderOutput(hidden.permute(0, 3, 1, 2), tuple(entry.permute(0, 3, 1, 2) for entry in features))
+
+    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
         recompute = self.recompute_layers and self.training
-        hidden, states = run_layers(self.backbone.blocks, hidden, range(3), recompute=recompute)
-        return EncoderOutput(hidden.permute(0, 3, 1, 2), tuple(state.permute(0, 3, 1, 2) for state in states))
+        return continue_layers(self.layers, state, range(3), start, stop, recompute=recompute)
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         self.image_size = image_size_hw(image_size)
@@ -104,7 +118,7 @@ def test_it_has_everything_the_interface_requires(toy):
     encoder: ImageEncoder = build_encoder("toy", "random", (32, 48))
     assert encoder(torch.rand(2, 1, 32, 48)).image_embeddings.shape == (2, encoder.embed_dim, 2, 3)
     asked = [name for name in (*ImageEncoder.__annotations__, *vars(ImageEncoder)) if not name.startswith("_")]
-    assert len(asked) == 19
+    assert len(asked) == 23
     assert [name for name in asked if not hasattr(encoder, name)] == []
 
 

@@ -152,6 +152,21 @@ def test_the_requested_depths_and_the_last_output_are_returned(recompute):
     assert torch.equal(kept[1], nn.Sequential(*layers[:3])(start))
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_an_encoder_stopped_between_layers_finishes_as_if_it_had_not_been(encoder, count):
+    images = torch.rand(2, 1, 64, 64)
+    encoder.eval()
+    with torch.no_grad():
+        expected = encoder(images)
+        found = encoder.finish(encoder.begin(images, min(count, len(encoder.layers))), min(count, len(encoder.layers)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert len(expected.features) == len(encoder.feature_channels) == len(encoder.feature_strides)
+    for entry, stride in zip(
+        (*expected.features, expected.image_embeddings), (*encoder.feature_strides, encoder.embed_stride), strict=True
+    ):
+        assert entry.shape[-2:] == (64 // stride, 64 // stride)
+
+
 def kept_for_backward(recompute: bool) -> int:
     layers = [nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU()) for _ in range(5)]
     sizes = []

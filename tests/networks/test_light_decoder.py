@@ -50,6 +50,23 @@ def test_the_default_is_light():
     assert sum(value.numel() for value in decoder.parameters()) < 1_000_000
 
 
+@pytest.mark.parametrize("strides", [(16, 16, 16), (4, 8, 16), (4, 8, 8), (8, 16, 8), (4, 4, 4), (16, 4, 16)])
+def test_features_join_at_their_own_stride(strides):
+    *features, embedding = [torch.rand(2, 24, 48 // stride, 96 // stride) for stride in strides]
+    decoder = LightDecoder(
+        (24, 24), 24, num_classes=3, widths=(16, 16, 8, 8, 8), feature_strides=strides[:2], embed_stride=strides[2]
+    )
+    logits = decoder(EncoderOutput(embedding, tuple(features)), torch.rand(2, 3, 48, 96))
+    assert logits.shape == (2, 3, 48, 96)
+    logits.square().mean().backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in decoder.parameters())
+
+
+def test_another_stride_is_refused():
+    with pytest.raises(ValueError, match=r"strides out of \(16, 8, 4\), found \(14, 16\)"):
+        LightDecoder((8,), 8, num_classes=2, feature_strides=(14,))
+
+
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="at least 2 classes, background included, found num_classes=1"):
         LightDecoder((8,), 8, num_classes=1)

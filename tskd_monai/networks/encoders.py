@@ -23,14 +23,26 @@ MAX_IMAGE_SIZE = 1024  # SAM's own; the memory of its global attention grows wit
 
 
 class EncoderOutput(NamedTuple):
-    """Output of an encoder.
+    """Output of an encoder; the encoder's ``embed_stride`` and ``feature_strides`` are the strides ``s`` and ``s_l``.
 
     Attributes:
-        image_embeddings: the encoder's final output, ``(B, embed_dim, H / 16, W / 16)``.
-        features: hidden states from several depths, shallow to deep, each ``(B, C_l, H / 16, W / 16)``.
+        image_embeddings: the encoder's final output, ``(B, embed_dim, H / s, W / s)``.
+        features: hidden states from several depths, shallow to deep, each ``(B, C_l, H / s_l, W / s_l)``.
     """
 
     image_embeddings: Tensor
+    features: tuple[Tensor, ...]
+
+
+class EncoderState(NamedTuple):
+    """An encoder stopped between two layers, in the layout of its layers.
+
+    Attributes:
+        hidden: input of the next layer, ``(B, ...)``.
+        features: outputs of the layers run so far whose outputs the encoder returns, each ``(B, ...)``.
+    """
+
+    hidden: Tensor
     features: tuple[Tensor, ...]
 
 
@@ -42,23 +54,39 @@ class ImageEncoder(Protocol):
             names are those of the published weights.
         normalise: maps ``(B, 1 | 3, H, W)`` in [0, 1] to ``(B, 3, H, W)`` with the weights' own mean and std.
         image_size: ``(H, W)`` in pixels, the only input size accepted.
-        patch_size: pixels per token along each axis.
         embed_dim: channels of ``image_embeddings``.
+        embed_stride: pixels per position of ``image_embeddings`` along each axis: 4, 8 or 16.
         feature_channels: channels of each entry of ``features``.
+        feature_strides: pixels per position of each entry of ``features``: 4, 8 or 16.
+        layers: the layers that run one after another, first to last.
         default_lora_targets: names of the linear layers that LoRA adapts by default.
     """
 
     backbone: Any
     normalise: InputNormalisation
     image_size: tuple[int, int]
-    patch_size: int
     embed_dim: int
+    embed_stride: int
     feature_channels: tuple[int, ...]
+    feature_strides: tuple[int, ...]
     default_lora_targets: tuple[str, ...]
     training: bool
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers that run one after another, first to last; LoRA may be inside them."""
+        ...
+
     def __call__(self, images: Tensor) -> EncoderOutput:
-        """Encodes images (B, 1 | 3, H, W) in [0, 1]."""
+        """Encodes images (B, 1 | 3, H, W) in [0, 1]: ``finish(begin(images, 0), 0)``."""
+        ...
+
+    def begin(self, images: Tensor, count: int) -> EncoderState:
+        """Embeds images (B, 1 | 3, H, W) in [0, 1] and runs the first ``count`` layers."""
+        ...
+
+    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
+        """Runs the layers after the first ``count`` on what :meth:`begin` returned."""
         ...
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
@@ -226,3 +254,21 @@ def run_layers(
         if index in depths:
             kept.append(hidden)
     return hidden, kept
+
+
+def continue_layers(
+    layers: Sequence[nn.Module], state: EncoderState, depths: Iterable[int], start: int, stop: int, *, recompute: bool
+) -> EncoderState:
+    """Runs layers ``start`` to ``stop`` (excluded) and adds the outputs of those in ``depths`` to the features.
+
+    Args:
+        layers: all layers of the encoder.
+        state: state before layer ``start``.
+        depths: indices of the layers whose outputs are kept, counted from the first layer of all.
+        start: index of the first layer to run.
+        stop: index after the last layer to run.
+        recompute: as in :func:`run_layers`.
+    """
+    own = [depth - start for depth in depths]
+    hidden, kept = run_layers(layers[start:stop], state.hidden, own, recompute=recompute)
+    return EncoderState(hidden, (*state.features, *kept))

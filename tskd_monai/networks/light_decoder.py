@@ -1,7 +1,9 @@
 """Light multi-level decoder: features of several encoder depths, progressive upsampling, a full-resolution stem.
 
 A ViT with patches of 16 pixels keeps no detail below a patch. The stem processes the image itself and passes edges and
-thin structures to the last upsampling steps, as the skip connections of a U-Net do (Ronneberger et al., 2015).
+thin structures to the last upsampling steps, as the skip connections of a U-Net do (Ronneberger et al., 2015). Decoding
+starts on the coarsest grid of the encoder, of stride 16, 8 or 4; finer features of a hierarchical encoder join at their
+own stride.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from torch.nn import functional as F
 from tskd_monai.networks.encoders import EncoderOutput
 
 CHANNELS_PER_GROUP = 8
+STRIDES = (16, 8, 4)
+"""Strides of features that can be decoded, coarse to fine."""
 
 
 class ConvBlock(nn.Sequential):
@@ -113,9 +117,11 @@ class LightDecoder(nn.Module):
         num_classes: number of classes, background included.
         in_channels: channels of the image given to the stem (3 after the encoder's normalisation).
         widths: channels at 1/16, 1/8, 1/4, 1/2 and full resolution, multiples of 8.
+        feature_strides: pixels per position of each of the ``features``, out of 16, 8 and 4; by default 16 for all.
+        embed_stride: pixels per position of the ``image_embeddings``.
 
     Raises:
-        ValueError: if there are fewer than two classes or a width is not a multiple of 8.
+        ValueError: if there are fewer than two classes, a width is not a multiple of 8 or a stride is another.
     """
 
     def __init__(
@@ -125,17 +131,33 @@ class LightDecoder(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         widths: tuple[int, int, int, int, int] = (128, 96, 64, 32, 16),
+        feature_strides: Sequence[int] | None = None,
+        embed_stride: int = STRIDES[0],
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"Expected at least 2 classes, background included, found num_classes={num_classes}.")
         if any(width % CHANNELS_PER_GROUP for width in widths):
             raise ValueError(f"Expected decoder widths as multiples of {CHANNELS_PER_GROUP}, found {tuple(widths)}.")
-        token, eighth, quarter, half, full = widths
-        self.fusion = FeatureFusion((*feature_channels, embed_dim), token)
+        *coarse_widths, half, full = widths
+        quarter = coarse_widths[-1]
+        if feature_strides is None:
+            feature_strides = (STRIDES[0],) * len(feature_channels)
+        self.strides = (*feature_strides, embed_stride)
+        if set(self.strides) - set(STRIDES):
+            raise ValueError(f"Expected features at strides out of {STRIDES}, found {self.strides}.")
+        channels = (*feature_channels, embed_dim)
+        fusions = {
+            stride: FeatureFusion([channels[index] for index in self._at(stride)], width)
+            for stride, width in zip(STRIDES, coarse_widths, strict=True)
+            if stride in self.strides
+        }
+        self.coarsest = max(fusions)
+        self.fusion = fusions.pop(self.coarsest)
+        self.finer_fusions = nn.ModuleDict({str(stride): fusion for stride, fusion in fusions.items()})
         self.stem = ImageStem(in_channels, (full, half, quarter))
-        self.to_eighth = UpStep(token, eighth)
-        self.to_quarter = UpStep(eighth, quarter)
+        self.to_eighth = UpStep(coarse_widths[0], coarse_widths[1]) if self.coarsest > STRIDES[1] else None
+        self.to_quarter = UpStep(coarse_widths[1], quarter) if self.coarsest > STRIDES[2] else None
         self.to_half = UpStep(quarter, half)
         self.to_full = UpStep(half, full)
         self.classify = nn.Conv2d(full, num_classes, kernel_size=1)
@@ -151,7 +173,22 @@ class LightDecoder(nn.Module):
             Logits ``(B, num_classes, H, W)``.
         """
         full, half, quarter = self.stem(images)
-        maps = self.to_eighth(self.fusion((*encoded.features, encoded.image_embeddings)))
-        maps = self.to_quarter(maps, quarter)
+        features = (*encoded.features, encoded.image_embeddings)
+        maps = self.fusion([features[index] for index in self._at(self.coarsest)])
+        if self.to_eighth is not None:
+            maps = self.to_eighth(maps, self._finer(features, STRIDES[1]))
+        fused = self._finer(features, STRIDES[2])
+        quarter = quarter if fused is None else quarter + fused
+        maps = maps + quarter if self.to_quarter is None else self.to_quarter(maps, quarter)
         maps = self.to_half(maps, half)
         return self.classify(self.to_full(maps, full))
+
+    def _at(self, stride: int) -> list[int]:
+        """Returns the indices of the encoder's maps with a stride; the last map are the image embeddings."""
+        return [index for index, own in enumerate(self.strides) if own == stride]
+
+    def _finer(self, features: Sequence[Tensor], stride: int) -> Tensor | None:
+        """Returns the fused features of a stride finer than the coarsest; None if there are none."""
+        if str(stride) not in self.finer_fusions:
+            return None
+        return self.finer_fusions[str(stride)]([features[index] for index in self._at(stride)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from tskd_monai.networks.encoders import (
     PATCH_SIZE,
     EncoderOutput,
+    EncoderState,
     InputNormalisation,
     check_image_size,
+    continue_layers,
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
-    run_layers,
     token_grid,
 )
 
@@ -134,23 +135,10 @@ class PlainVit(nn.Module):
         nn.init.normal_(self.cls_token, std=INITIALISER_STD)
         nn.init.normal_(self.pos_embed, std=INITIALISER_STD)
 
-    def forward(
-        self, images: Tensor, depths: Collection[int] = (), recompute: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the normalised tokens of the last block, and the tokens after the blocks in ``depths``.
-
-        Args:
-            images: ``(B, 3, H, W)``, normalised.
-            depths: indices of blocks.
-            recompute: whether the backward pass recomputes the blocks.
-
-        Returns:
-            All as ``(B, 1 + N, C)``, the class token first.
-        """
+    def embed(self, images: Tensor) -> Tensor:
+        """Returns the tokens ``(B, 1 + N, C)`` of ``(B, 3, H, W)``, normalised; the class token is the first."""
         tokens = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
-        tokens, states = run_layers(self.blocks, tokens, depths, recompute=recompute)
-        return self.norm(tokens), states
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
 
 
 class PlainVitEncoder(nn.Module):
@@ -173,13 +161,14 @@ class PlainVitEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size_hw(image_size)
-        self.patch_size = PATCH_SIZE
         self.embed_dim = architecture.hidden_size
+        self.embed_stride = PATCH_SIZE
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
+        self.feature_strides = (PATCH_SIZE,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
-        # Any: with LoRA this is a PeftModel, which passes calls and attribute access through.
+        # Any: with LoRA this is a PeftModel, which passes attribute access through.
         self.backbone: Any = PlainVit(architecture, token_grid(self.image_size))
 
     def forward(self, images: Tensor) -> EncoderOutput:
@@ -195,10 +184,28 @@ class PlainVitEncoder(nn.Module):
         Raises:
             ValueError: if the size or the number of channels is another.
         """
+        return self.finish(self.begin(images, 0), 0)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The blocks, first to last."""
+        return self.backbone.blocks
+
+    def begin(self, images: Tensor, count: int) -> EncoderState:
+        """Embeds images and runs the first ``count`` blocks; tokens ``(B, 1 + N, C)``, see :meth:`forward`."""
         check_image_size(images, self.image_size)
+        state = EncoderState(self.backbone.embed(self.normalise(images)), ())
+        return self._run(state, 0, count)
+
+    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
+        """Runs the blocks after the first ``count``, see :meth:`forward`."""
+        state = self._run(state, count, len(self.layers))
+        features = tuple(self._as_map(tokens) for tokens in state.features)
+        return EncoderOutput(self._as_map(self.backbone.norm(state.hidden)), features)
+
+    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
         recompute = self.recompute_layers and self.training
-        tokens, states = self.backbone(self.normalise(images), self.feature_depths, recompute)
-        return EncoderOutput(self._as_map(tokens), tuple(self._as_map(state) for state in states))
+        return continue_layers(self.layers, state, self.feature_depths, start, stop, recompute=recompute)
 
     def checkpoint_gradients(self, enabled: bool) -> None:
         """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""

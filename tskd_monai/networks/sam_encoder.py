@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from tskd_monai.networks.encoders import (
     PATCH_SIZE,
     EncoderOutput,
+    EncoderState,
     InputNormalisation,
     check_image_size,
+    continue_layers,
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
-    run_layers,
     token_grid,
 )
 
@@ -108,10 +109,11 @@ class SamEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size_hw(image_size)
-        self.patch_size = PATCH_SIZE
         self.embed_dim = architecture.embed_dim
+        self.embed_stride = PATCH_SIZE
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
+        self.feature_strides = (PATCH_SIZE,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
         # Any: with LoRA this is a PeftModel, which passes attribute access through.
@@ -130,12 +132,28 @@ class SamEncoder(nn.Module):
         Raises:
             ValueError: if the size or the number of channels is another.
         """
+        return self.finish(self.begin(images, 0), 0)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer layers, first to last."""
+        return self.backbone.layers
+
+    def begin(self, images: Tensor, count: int) -> EncoderState:
+        """Embeds images and runs the first ``count`` layers; tokens ``(B, h, w, C)``, see :meth:`forward`."""
         check_image_size(images, self.image_size)
         hidden = self.backbone.patch_embed.projection(self.normalise(images)).permute(0, 2, 3, 1)
-        hidden = hidden + self.backbone.pos_embed
+        return self._run(EncoderState(hidden + self.backbone.pos_embed, ()), 0, count)
+
+    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
+        """Runs the layers after the first ``count``, see :meth:`forward`."""
+        state = self._run(state, count, len(self.layers))
+        features = tuple(hidden.permute(0, 3, 1, 2) for hidden in state.features)
+        return EncoderOutput(self.backbone.neck(state.hidden), features)
+
+    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
         recompute = self.recompute_layers and self.training
-        hidden, states = run_layers(self.backbone.layers, hidden, self.feature_depths, recompute=recompute)
-        return EncoderOutput(self.backbone.neck(hidden), tuple(state.permute(0, 3, 1, 2) for state in states))
+        return continue_layers(self.layers, state, self.feature_depths, start, stop, recompute=recompute)
 
     def checkpoint_gradients(self, enabled: bool) -> None:
         """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""

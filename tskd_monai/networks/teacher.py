@@ -67,7 +67,8 @@ class VfmSegmenter(nn.Module):
             images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's image size.
 
         Returns:
-            Logits ``(B, num_classes, H, W)`` and image embeddings ``(B, embed_dim, H / 16, W / 16)``.
+            Logits ``(B, num_classes, H, W)`` and image embeddings ``(B, embed_dim, H / s, W / s)``, ``s`` the
+            encoder's ``embed_stride``.
 
         Raises:
             ValueError: if the image size or the number of channels is another.

@@ -211,7 +211,13 @@ def build_frozen(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
 
 def _build_decoder(spec: TeacherSpec, encoder: ImageEncoder) -> LightDecoder | SamMaskDecoder:
     if spec.decoder == "light":
-        return LightDecoder(encoder.feature_channels, encoder.embed_dim, spec.num_classes)
+        return LightDecoder(
+            encoder.feature_channels,
+            encoder.embed_dim,
+            spec.num_classes,
+            feature_strides=encoder.feature_strides,
+            embed_stride=encoder.embed_stride,
+        )
     return SamMaskDecoder(encoder.embed_dim, spec.num_classes, refine=spec.refine)
 
 
