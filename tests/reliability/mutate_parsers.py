@@ -146,7 +146,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
     former = read_json(path)["parsers"] if path.is_file() else {}
     known = {**former, **results}
-    packages = ("nibabel", "itk", "pydicom", "pillow", "safetensors")
+    packages = ("nibabel", "itk-io", "pydicom", "pillow", "safetensors")
     content = {
         "command": "python -m tests.reliability.mutate_parsers --results tests/reliability/results/parsers.json",
         "limits": asdict(LIMITS),

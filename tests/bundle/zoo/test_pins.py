@@ -13,7 +13,7 @@ monai==1.6.1
 torch==2.13.0
 Pillow==13.0.0
 highdicom==0.28.2
-itk==5.4.7
+itk-io==5.4.7
 """
 SETUP = "[options.extras_require]\ndicom =\n    highdicom>=0.26\n    unpinned\n"
 
@@ -42,7 +42,7 @@ def test_imports_are_pinned_by_distribution(files: tuple[Path, Path], tmp_path: 
 def test_a_distribution_without_files_of_its_own_is_pinned(files: tuple[Path, Path], tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text("def f():\n    import itk\n")
-    assert load_pins(*files).optional([module]) == {"itk": "5.4.7"}
+    assert load_pins(*files).optional([module]) == {"itk-io": "5.4.7"}
 
 
 def test_import_without_a_pin_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Pins:
         known = packages_distributions()
         versions: dict[str, str] = {}
         for module in sorted(set(imported) - set(CORE)):
-            # `itk` itself contains no module: it requires itk-core and other distributions, which do
+            # a package may be spread over distributions, as itk over itk-core, itk-io and others: the pinned one counts
             names = list(dict.fromkeys(canonicalize_name(name) for name in [*known.get(module, []), module]))
             name = next((name for name in names if name in self.versions), None)
             if name is None:
