@@ -24,10 +24,10 @@ Run = Callable[..., str]
 def run(caplog: pytest.LogCaptureFixture) -> Run:
     """Returns the function that runs a command and returns its log."""
 
-    def run_command(*arguments: object) -> str:
+    def run_command(*arguments: object, code: int = 0) -> str:
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            main(list(map(str, arguments)))
+            assert main(list(map(str, arguments))) == code
         return caplog.text
 
     return run_command
@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> Path:
 def test_a_download_becomes_a_planned_task(
     source: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--source", source, "--output", tmp_path / "chase", "--split", 1, 1, 1, "--allow-partial")
+    options = ("--source", source, "--output-dir", tmp_path / "chase", "--split", 1, 1, 1, "--allow-partial")
     logged = run("datasets", "chase_db1", *options)
     assert "training 2 images of 1 patients, validation 2 images of 1 patients, test 2" in logged
     assert "Licence: public release of Kingston University" in logged
@@ -61,10 +61,9 @@ def test_a_download_becomes_a_planned_task(
         "plan", tmp_path / "chase/datalist.json", "--output-dir", tmp_path / "study"
     )
     assert (tmp_path / "study/task.json").is_file()
-    assert "test 2 images of 1 patients" in run("datasets", "chase_db1", "--output", tmp_path / "chase", "--verify")
+    assert "test 2 images of 1 patients" in run("datasets", "chase_db1", "--output-dir", tmp_path / "chase", "--verify")
     (tmp_path / "chase/images/Image_01L.jpg").write_bytes(b"other")
-    with pytest.raises(SystemExit):
-        run("datasets", "chase_db1", "--output", tmp_path / "chase", "--verify")
+    run("datasets", "chase_db1", "--output-dir", tmp_path / "chase", "--verify", code=1)
     assert "found 1 changed (images/Image_01L.jpg)" in capsys.readouterr().err
 
 
@@ -72,7 +71,6 @@ def test_a_download_becomes_a_planned_task(
     ("options", "message"),
     [
         (("hc18", "--source", "nowhere"), "Expected a folder or archives of the download, found nothing at nowhere"),
-        (("hc18",), "expected --source with the download, or --verify"),
         (("hc18", "--source", ".", "."), "Expected one folder or archives of the download, found . among 2"),
         (("hc18", "--source", __file__), "found test_datasets.py damaged or of another kind"),
         (("hc18", "--source", ".", "--channel", "1"), "Expected --channel for decathlon only, found hc18"),
@@ -81,15 +79,20 @@ def test_a_download_becomes_a_planned_task(
 def test_wrong_options_end_with_a_message(
     tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(SystemExit):
-        run("datasets", *options, "--output", tmp_path / "out")
-    assert message in capsys.readouterr().err
+    run("datasets", *options, "--output-dir", tmp_path / "out", code=1)
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_download_or_verify_is_needed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("datasets", "hc18", "--output-dir", "out")
+    assert "expected --source with the download, or --verify" in capsys.readouterr().err
 
 
 def test_archives_of_the_download_are_unpacked_once(source: Path, tmp_path: Path, run: Run) -> None:
     archive = shutil.make_archive(str(tmp_path / "CHASEDB1"), "zip", source)
-    options = ("chase_db1", "--source", archive, "--output", tmp_path / "chase", "--allow-partial")
+    options = ("chase_db1", "--source", archive, "--output-dir", tmp_path / "chase", "--allow-partial")
     assert "Unpacked into" in run("datasets", *options)
     assert len(list((tmp_path / "chase_download").iterdir())) == 18
     assert "Unpacked into" not in run("datasets", *options)
@@ -98,9 +101,8 @@ def test_archives_of_the_download_are_unpacked_once(source: Path, tmp_path: Path
 def test_another_dataset_in_the_folder_is_named(
     source: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("datasets", "chase_db1", "--source", source, "--output", tmp_path / "chase", "--allow-partial")
-    with pytest.raises(SystemExit):
-        run("datasets", "drive", "--output", tmp_path / "chase", "--verify")
+    run("datasets", "chase_db1", "--source", source, "--output-dir", tmp_path / "chase", "--allow-partial")
+    run("datasets", "drive", "--output-dir", tmp_path / "chase", "--verify", code=1)
     assert "Expected drive in" in capsys.readouterr().err
 
 

@@ -140,7 +140,7 @@ def test_a_folder_of_slicers_files_is_segmented_and_scored_alike(phantom: Path, 
 
 
 def test_the_student_of_the_bundles_is_called_shipped() -> None:
-    from tskd_monai.commands.segment import student_folder
+    from tskd_monai.commands.student_argument import student_folder
 
     assert student_folder("shipped") == BUNDLES / "segmentation"
 

@@ -1,22 +1,25 @@
 """Lists the code that a bundle would run and that is not on the allow-list, without running any of it.
 
-tskd audit BUNDLE
+tskd audit runs/mystudy/student
 
 Exit code 0: nothing listed; 1: findings listed, read them before you run the bundle; 2: no such bundle.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tskd_monai.commands.command_parser import CommandParser
+
+NO_BUNDLE = 2
+"""Exit code, as 1 is the one of findings."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, prints the findings and returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tskd audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("audit", __doc__)
     parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
     parser.add_argument("--allow-list", type=Path, help="JSON with expressions, targets, logging; default: our own")
     parser.add_argument(
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         allowed = AllowList.read(allow_list)
         found = {bundle: [*unlisted_code(bundle, allowed), *odd_weights(bundle)] for bundle in args.bundle}
     except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+        sys.stderr.write(f"tskd audit: error: {error}\n")
+        return NO_BUNDLE
     for bundle, findings in found.items():
         for finding in findings:
             position = f" {finding.position}" if finding.position else ""

@@ -35,13 +35,21 @@ def run_bundle(run: BundleRun) -> None:
         ValueError: if an option is rejected, or a component of the config rejects its input.
         RuntimeError: if cases failed; names each with the reason.
     """
-    run.output_dir.mkdir(parents=True, exist_ok=True)
-    line = runner_line(run)
-    with (run.output_dir / COMMANDS_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-    print(f"$ {line}", flush=True)
+    record_line(run.output_dir, runner_line(run))
     with sorted_messages(run.output_dir / LOG_FILE):
         run.run_here(logging_file=False)
+
+
+def record_line(output_dir: Path, line: str) -> None:
+    """Prints the command line that a command stands for, and appends it to `commands.txt` in the output folder.
+
+    Raises:
+        OSError: if the output folder is not writable.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / COMMANDS_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    print(f"$ {line}", flush=True)
 
 
 def runner_line(run: BundleRun) -> str:

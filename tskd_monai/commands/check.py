@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tskd_monai.commands.command_parser import CommandParser
+
 if TYPE_CHECKING:
     from tskd_monai.data.planning.survey import Survey
 
@@ -28,9 +30,7 @@ PRINTED = 8
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
-        prog="tskd check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("check", __doc__)
     parser.add_argument("data", type=Path, help="a datalist, or a folder")
     parser.add_argument("--output-dir", type=Path, default=Path("check"), help="default: check/")
     parser.add_argument("--labels", help="what label values mean in a folder, such as liver=1,spleen=4")

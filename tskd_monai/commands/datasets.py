@@ -1,7 +1,9 @@
 """Prepares a public dataset: from the layout of the official download to checked files and a datalist.
 
-The datalist is ready for `tskd plan`. Nothing is downloaded: get the data from its authors, under its terms.
-If interrupted, the same command resumes. `--verify` checks a prepared folder again.
+tskd datasets chase_db1 --source CHASEDB1.zip --output-dir data/chase
+
+The datalist is ready for `tskd plan` and `tskd train`. Nothing is downloaded: get the data from its authors, under its
+terms. If interrupted, the same command resumes. `--verify` checks a prepared folder again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.commands.command_parser import CommandParser
 from tskd_monai.datasets.dataset import PublicDataset
 from tskd_monai.datasets.splits import DEFAULT_SPLIT
 from tskd_monai.files.archives import unpack_archives
@@ -100,16 +103,14 @@ def summary(datalist: Mapping[str, Any]) -> str:
     return f"{datalist['name']}: {counts}.\nLicence: {datalist['licence']} ({datalist['reference']})."
 
 
-def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Returns the parser and the parsed command line."""
-    parser = argparse.ArgumentParser(
-        prog="tskd datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the parsed command line."""
+    parser = CommandParser("datasets", __doc__)
     parser.add_argument("name", choices=PREPARERS, help="name of the dataset")
     parser.add_argument(
         "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, or with --verify to check")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write, or with --verify to check")
     parser.add_argument("--verify", action="store_true", help="check a prepared folder again, and write nothing")
     parser.add_argument(
         "--split",
@@ -126,35 +127,35 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser
     )
     parser.add_argument("--annotator", type=int, help="KidneyUS: annotator of the labels, 1 (default) or 2")
     parser.add_argument("--channel", type=int, help="Decathlon: index of the channel to use, from 0")
-    return parser, parser.parse_args(argv)
+    args: argparse.Namespace = parser.parse_args(argv)
+    if args.source is None and not args.verify:
+        parser.error("expected --source with the download, or --verify")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and prepares or verifies the dataset."""
-    parser, args = parse_arguments(argv)
+    args = parse_arguments(argv)
     from tskd_monai.datasets.preparation import prepare_dataset  # MONAI takes seconds to import
     from tskd_monai.datasets.verification import verify_dataset
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    try:
-        if not args.verify:
-            if args.source is None:
-                parser.error("expected --source with the download, or --verify")
-            source = unpacked(args.source, args.output.with_name(f"{args.output.name}_download"))
-            dataset = find_dataset(args.name, source, args.annotator, args.channel)
-            logger.info("%s. Licence: %s.", dataset.description.title, dataset.description.licence)
-            path = prepare_dataset(
-                dataset,
-                args.output,
-                split=args.split,
-                folds=args.folds,
-                seed=args.seed,
-                allow_partial=args.allow_partial,
-            )
-        datalist = verify_dataset(args.output) if args.verify else read_json(path)
-        if not datalist["name"].startswith(args.name):
-            raise ValueError(f"Expected {args.name} in {args.output}, found {datalist['name']}.")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    logger.info("%s\n%s", args.output / "datalist.json", summary(datalist))
+    if args.verify:
+        datalist = verify_dataset(args.output_dir)
+    else:
+        source = unpacked(args.source, args.output_dir.with_name(f"{args.output_dir.name}_download"))
+        dataset = find_dataset(args.name, source, args.annotator, args.channel)
+        logger.info("%s. Licence: %s.", dataset.description.title, dataset.description.licence)
+        path = prepare_dataset(
+            dataset,
+            args.output_dir,
+            split=args.split,
+            folds=args.folds,
+            seed=args.seed,
+            allow_partial=args.allow_partial,
+        )
+        datalist = read_json(path)
+    if not datalist["name"].startswith(args.name):
+        raise ValueError(f"Expected {args.name} in {args.output_dir}, found {datalist['name']}.")
+    logger.info("%s\nDatalist: %s", summary(datalist), args.output_dir / "datalist.json")

@@ -1,35 +1,51 @@
 """Runs the complete method on the embedded phantom: teacher, synthesis, distillation, inference, and a report.
 
-tskd demo
-tskd demo my_demo --seed 1
+tskd demo --output-dir demo_output
 
 It needs no data and no download, and takes minutes on two CPU cores. If interrupted, the same command resumes.
+The two commands that it stands for are printed and appended to commands.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from tskd_monai.commands.bundle_command import record_line
+from tskd_monai.commands.command_parser import CommandParser
 
 SECTIONS = ("--training", "12", "--validation", "3", "--test", "8")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the command line, writes the phantom and runs `tskd train` on it."""
-    parser = argparse.ArgumentParser(
-        prog="tskd demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the parsed command line."""
+    parser = CommandParser("demo", __doc__)
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", default=Path("demo_output"), help="default: demo_output/"
     )
-    parser.add_argument("output_dir", type=Path, nargs="?", default=Path("demo_output"), help="default: demo_output/")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the patients and of training")
-    parser.add_argument("--preset", default="demo", help="demo, or the path of a YAML file")
-    args = parser.parse_args(argv)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the patients and of training (default: 0)")
+    parser.add_argument("--preset", default="demo", help="demo (default), or the path of a YAML file")
+    args: argparse.Namespace = parser.parse_args(argv)
+    return args
+
+
+def commands(output_dir: Path, seed: int, preset: str) -> list[list[str]]:
+    """Returns the commands of the demo, after `tskd`: they write the phantom, and train on it."""
+    study = output_dir.resolve() / "study"
+    data = ["phantom", "--output-dir", str(study), *SECTIONS, "--seed", str(seed)]
+    options = ["--output-dir", str(output_dir.resolve()), "--preset", preset, "--seed", str(seed)]
+    return [data, ["train", str(study / "datalist.json"), *options]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the command line, writes the phantom and trains on it."""
+    args = parse_arguments(argv)
     from tskd_monai.commands import phantom
     from tskd_monai.commands.train import command as train
 
-    seed = ("--seed", str(args.seed))
-    study = args.output_dir / "study"
-    phantom.main([str(study), *SECTIONS, *seed])
-    options = ("--output-dir", str(args.output_dir), "--preset", args.preset)
-    train.main([str(study / "datalist.json"), *options, *seed])
+    for words, module in zip(commands(args.output_dir, args.seed, args.preset), (phantom, train), strict=True):
+        record_line(args.output_dir, shlex.join(["tskd", *words]))
+        module.main(words[1:])
     return 0

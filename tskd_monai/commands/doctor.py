@@ -8,7 +8,6 @@ Exit code 0: everything installed is usable; 1: something is broken or too small
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -17,6 +16,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from tskd_monai.commands.command_parser import CommandParser
 
 DISTRIBUTION = "tskd-monai"
 GB = 1e9
@@ -27,9 +28,7 @@ NEEDED_DISK_GB = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, prints the findings and returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tskd doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
     found = {"machine": machine(), "torch": torch_build(), "versions": versions(), "extras": extras()}

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
-    parser = argparse.ArgumentParser(
-        prog="tskd evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("student", help="folder of a student bundle, or `shipped`")
+    parser = CommandParser("evaluate", __doc__)
+    add_student(parser)
     parser.add_argument("data", type=Path, help="a datalist, or a folder with images/ and labels/")
     parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation/")
     parser.add_argument(
@@ -28,7 +29,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--labels", help="names of a folder's label values, such as liver=1,spleen=4")
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    add_engine(parser)
     return parser.parse_args(argv)
 
 
@@ -37,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from tskd_monai.bundle.run import BundleRun
     from tskd_monai.commands.bundle_command import run_bundle
-    from tskd_monai.commands.segment import student_folder
     from tskd_monai.commands.user_data import labelled_datalist
     from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 

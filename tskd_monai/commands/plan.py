@@ -8,21 +8,19 @@ DATA is a datalist, a folder with images/, labels/ and optionally unlabelled/, o
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
+from tskd_monai.commands.command_parser import CommandParser
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the task."""
-    parser = argparse.ArgumentParser(
-        prog="tskd plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("plan", __doc__)
     parser.add_argument("data", type=Path, help="datalist or folder")
     parser.add_argument(
         "--output-dir", type=Path, help="folder of datalist.json and task.json (default: ./<name of the folder>)"
@@ -43,20 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     plain_messages()
     output_dir = args.output_dir or Path(dataset_name(args.data))
-    try:
-        _, path, task = plan_dataset(
-            datalist_of(args.data, output_dir, args.labels, args.seed),
-            output_dir,
-            args.image_size,
-            args.intensity,
-            args.labelled_slices,
-            args.seed,
-            args.fold,
-            task_file=args.task,
-            replan=args.replan,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+    _, path, task = plan_dataset(
+        datalist_of(args.data, output_dir, args.labels, args.seed),
+        output_dir,
+        args.image_size,
+        args.intensity,
+        args.labelled_slices,
+        args.seed,
+        args.fold,
+        task_file=args.task,
+        replan=args.replan,
+    )
     size = f"{task.pixdim[0]:.3g}"
     scale = f"{size} mm per pixel, orientation {task.axcodes}" if task.axcodes else f"each {size} image pixels wide"
     logger.info(

@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SHIPPED = "shipped"
+from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
+
 SUMMARY = "summary.json"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
-    parser = argparse.ArgumentParser(
-        prog="tskd segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("student", help=f"folder of a student bundle, or `{SHIPPED}`")
+    parser = CommandParser("segment", __doc__)
+    add_student(parser)
     parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
@@ -41,7 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default="refuse",
         help="handling of tilted series and missing slices",
     )
-    parser.add_argument("--engine", default="auto", help="auto, torch, onnxruntime or openvino")
+    add_engine(parser)
     parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
     args = parser.parse_args(argv)
     if args.tree and len(args.image) != 1:
@@ -79,23 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(case_line(case))
     print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
     return int(bool(failed))
-
-
-def student_folder(name: str) -> Path:
-    """Returns the folder of a student bundle.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-    """
-    from tskd_monai.files.shipped import BUNDLES
-
-    folder = BUNDLES / "segmentation" if name == SHIPPED else Path(name).resolve()
-    if not (folder / "models" / "model.pt").is_file():
-        raise FileNotFoundError(
-            f"Expected a student at {name}, found no models/model.pt there; give the folder that `tskd train` calls "
-            f"student, or `{SHIPPED}`."
-        )
-    return folder
 
 
 def case_line(case: Mapping[str, Any]) -> str:

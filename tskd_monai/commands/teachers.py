@@ -8,10 +8,11 @@ A teacher is named by its encoder, with a file (`NAME=FILE`) or a hub id; weight
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
+
+from tskd_monai.commands.command_parser import CommandParser
 
 if TYPE_CHECKING:
     from tskd_monai.networks.encoder_records import EncoderRecord
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line and prints the table."""
-    argparse.ArgumentParser(
-        prog="tskd teachers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    CommandParser("teachers", __doc__).parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"  # listing must not download gigabytes
     import torch
     from torch import nn

@@ -113,6 +113,8 @@ def test_the_script_writes_a_study(tmp_path):
     counts = ["--training", "1", "--validation", "0", "--test", "0"]
     size = ["--shape", "12", "12", "4", "--spacing", "28", "28", "40"]
     subprocess.run(
-        [python_command(), "-m", "tskd_monai", "phantom", tmp_path / "study", *counts, *size], check=True, cwd=ROOT
+        [python_command(), "-m", "tskd_monai", "phantom", "--output-dir", tmp_path / "study", *counts, *size],
+        check=True,
+        cwd=ROOT,
     )
     assert len(load_datalist(tmp_path / "study/datalist.json")["training"]) == 1

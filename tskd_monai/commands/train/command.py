@@ -15,17 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
+from tskd_monai.commands.command_parser import CommandParser
 
 AUTO, ON, OFF = "auto", "on", "off"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line."""
-    parser = argparse.ArgumentParser(
-        prog="tskd train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("train", __doc__)
     parser.add_argument("data", type=Path, nargs="?", help="datalist or folder")
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # its name in 0.1
     parser.add_argument("--output-dir", type=Path, help="folder of all outputs (default: runs/NAME)")
