@@ -3,7 +3,7 @@
 # another folder, in an environment without this project.
 #   PYTHON=/path/to/python bash tests/interop/check_zoo_bundle.sh MODEL_ZOO EXPORT [ORIGINAL]
 #     MODEL_ZOO  a checkout (or bare clone) of https://github.com/Project-MONAI/model-zoo
-#     EXPORT     the folder written by `tskd zoo`, with its unit test beside it
+#     EXPORT     the folder written by `tskd export --to zoo`, with its unit test beside it
 #     ORIGINAL   the student bundle it was made from: both must segment a phantom identically, voxel for voxel
 #     PYTHON     environment with the packages of the bundle's metadata, parameterized and jsonschema; not this project
 set -euo pipefail

@@ -111,7 +111,7 @@ def test_pipeline_export_and_report_are_free_of_planted_identifiers(study: Path,
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     commands = [
         ["train", "--datalist", study, "--output-dir", "out", "--preset", "tiny.yaml"],
-        ["export", "out/student", "--engines", "onnxruntime"],
+        ["export", "out/student", "--to", "onnx"],
     ]
     for number, command in enumerate(commands):
         done = subprocess.run(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from tskd_monai import __version__
+from tskd_monai.commands.command_parser import COMPLETION, CommandParser, nearest
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit codes; 2, from argparse, is an invalid command line."""
+FAILED, INVALID, INTERRUPTED = 1, 2, 130
+"""Exit codes of a command that failed, of an invalid command line, and of an interrupted command."""
+
+REGISTRATION = 'eval "$(register-python-argcomplete tskd)"'
+"""Makes bash and zsh complete `tskd`."""
 
 COMMANDS = {
     "doctor": ("doctor", "describe this machine and installation, and what is missing"),
@@ -24,9 +29,7 @@ COMMANDS = {
     "teachers": ("teachers", "list the foundation models that a teacher can be made of"),
     "datasets": ("datasets", "turn the download of a public dataset into a datalist"),
     "phantom": ("phantom", "write the embedded phantom dataset"),
-    "export": ("export", "write the graphs of ONNX Runtime and OpenVINO into a student bundle"),
-    "zoo": ("zoo", "export a bundle with its code for the MONAI Model Zoo"),
-    "hub": ("hub", "push an exported bundle to the Hugging Face hub"),
+    "export": ("export", "export a student to ONNX, OpenVINO, the MONAI Model Zoo or the Hugging Face hub"),
     "audit": ("audit", "list the code that a bundle would run and that is not on the allow-list"),
 }
 
@@ -38,21 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after `tskd`; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="tskd",
-        usage="tskd COMMAND [options]",
-        description=f"Commands:\n{listed}\n\nOptions of a command: tskd COMMAND --help. "
-        "With --debug, an error prints its traceback.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"tskd {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
-    name = parser.parse_args(arguments[:1]).command
-    debug = "--debug" in arguments
+    parser = command_line()
+    name = command_to_complete()
+    if name is None:
+        if not arguments and COMPLETION not in os.environ:
+            parser.print_help(sys.stderr)
+            return INVALID
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            parser.error(f"unknown command {arguments[0]}{nearest(arguments[0], COMMANDS)}")
+        name = parser.parse_args(arguments[:1]).command
     module = import_module(f"tskd_monai.commands.{COMMANDS[name][0]}")
     try:
-        return int(module.main([argument for argument in arguments[1:] if argument != "--debug"]) or 0)
+        return int(module.main(arguments[1:]) or 0)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command to resume.\n")
         return INTERRUPTED
@@ -60,7 +60,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tskd_monai.bundle.options import user_error
 
         reason = user_error(error)
-        if debug or reason is None:
+        if "--debug" in arguments or reason is None:
             raise
-        sys.stderr.write(f"tskd {name}: error: {reason}\n")
+        sys.stderr.write(f"tskd {name}: error: {' '.join(str(reason).splitlines())}\n")
         return FAILED
+
+
+def command_line() -> CommandParser:
+    """Returns the parser of the first argument."""
+    listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    parser = CommandParser(
+        None,
+        f"Commands:\n{listed}\n\nOptions of a command, and an example: tskd COMMAND --help\n"
+        f"Completion with Tab, in the current shell: {REGISTRATION}",
+        usage="tskd COMMAND [options]",
+    )
+    parser.add_argument("--version", action="version", version=f"tskd {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def command_to_complete() -> str | None:
+    """Returns the command whose options or arguments the shell wants to complete; None: the command itself, or none.
+
+    Its parser then completes the line after the command.
+    """
+    if COMPLETION not in os.environ:
+        return None
+    from argcomplete import split_line
+
+    program = int(os.environ[COMPLETION])
+    words = split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))[3][program:]
+    if not words or words[0] not in COMMANDS:
+        return None
+    os.environ[COMPLETION] = str(program + 1)
+    return str(words[0])

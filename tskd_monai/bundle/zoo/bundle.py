@@ -27,6 +27,8 @@ from tskd_monai.networks.students import student_modules
 SOURCE = Path(tskd_monai.__file__).parent
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
 MODEL_CARD = "model_card.md"
+USAGE = Path("docs") / "usage.md"
+"""Only exports have it: the project's own document, beside a README in the zoo's template."""
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that `distillation` also gets: it segments with a student it holds."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -73,6 +75,7 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
         raise ValueError(f"Expected a name of lower-case letters, digits and _, as in the zoo, found {export.name!r}.")
     card = load_card(export.card) if export.card else None
     folder, draft = output / export.name, output / f".{export.name}.draft"
+    _check_replaceable(folder, export.trained.weights)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         contents = PLACERS[export.bundle](export.trained, draft)
@@ -155,6 +158,16 @@ def write_zip(folder: Path, path: Path) -> Path:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, file.read_bytes())
     return path
+
+
+def _check_replaceable(folder: Path, weights: Path | None) -> None:
+    """Raises FileExistsError for a folder that is not an earlier export, or that is to be exported itself."""
+    earlier = (folder / USAGE).is_file() and not (weights and folder.resolve() == weights.resolve())
+    if folder.is_dir() and any(folder.iterdir()) and not earlier:
+        raise FileExistsError(
+            f"Expected a new folder or an earlier export at {folder}, found other files; give another --output-dir or "
+            "--name."
+        )
 
 
 def _write_template(name: str, contents: Contents, folder: Path) -> None:

@@ -14,6 +14,7 @@ from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_folder import RECORD_FILE, load_teacher, read_teacher_record
+from tskd_monai.networks.weights_file import load_strictly
 from tskd_monai.training.checkpoint import save_checkpoint
 
 WEIGHTS = Path("models") / "model.pt"
@@ -55,6 +56,15 @@ class Contents:
     settings: Mapping[str, Mapping[str, Any]]
 
 
+def bundle_of(folder: Path | None) -> str:
+    """Returns the bundle that runs what a training run wrote into a folder; None: the shipped student."""
+    if folder is not None and (folder / RECORD_FILE).is_file():
+        return "teacher_lora"
+    if folder is not None and (folder / "pipeline").is_dir():
+        return "diffusion_synthesis"
+    return "segmentation"
+
+
 def place_student(trained: Trained, folder: Path) -> Contents:
     """Copies a student into the `segmentation` bundle."""
     source = trained.weights or BUNDLES / "segmentation"
@@ -67,7 +77,7 @@ def place_student(trained: Trained, folder: Path) -> Contents:
 
 def place_distilled(trained: Trained, folder: Path) -> Contents:
     """Copies a student into the `distillation` bundle, which segments with it and distils others."""
-    student, task = _copy_student(_needed(trained, "distillation", "a student bundle"), folder)
+    student, task = _copy_student(_needed(trained, "distillation", "a student"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
     metadata = fill_data_format(_metadata("distillation") | OWNER, task)
     return Contents(task, metadata, {"inference.json": {"student": student}})
@@ -78,8 +88,8 @@ def place_teacher(trained: Trained, folder: Path) -> Contents:
 
     `models/model.pt` repeats all of them in one file, for tools that expect one.
     """
-    source = _needed(trained, "teacher_lora", "the folder that its train.yaml wrote")
-    task = _own_task(trained, "teacher_lora")
+    source = _needed(trained, "teacher_lora", "a teacher")
+    task = _own_task(trained, source, "teacher_lora")
     record = read_teacher_record(source)
     recorded = str(record["spec"]["encoder_weights"])
     if recorded not in UNSTORED and trained.encoder_weights is None:
@@ -106,8 +116,8 @@ def place_diffusion(trained: Trained, folder: Path) -> Contents:
     """Copies a diffusion model into the `diffusion_synthesis` bundle; `models/model.pt` repeats its U-Net."""
     from tskd_monai.synthesis.pipeline_folder import load_diffusion_pipeline
 
-    source = _needed(trained, "diffusion_synthesis", "the folder that its train.yaml wrote")
-    task = _own_task(trained, "diffusion_synthesis")
+    source = _needed(trained, "diffusion_synthesis", "a diffusion model")
+    task = _own_task(trained, source, "diffusion_synthesis")
     model = load_diffusion_pipeline(source / "pipeline", task.hash)
     shutil.copytree(source / "pipeline", folder / "models" / "pipeline")
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
@@ -133,13 +143,13 @@ def _copy_student(source: Path, folder: Path) -> tuple[str, Task]:
     """Copies the weights and task of a student bundle; returns the student's name and its task."""
     if not (source / WEIGHTS).is_file():
         raise FileNotFoundError(
-            f"Expected the trained weights at {source / WEIGHTS}, found none; give --weights with a student bundle, "
-            "as distillation's train.yaml and fine_tune.yaml write one."
+            f"Expected the trained weights at {source / WEIGHTS}, found none; give the folder of a student, a "
+            "teacher or a diffusion model, or `shipped`."
         )
     task = load_task(source / TASK)
     student = read_json(source / "configs" / "inference.json")["student"]
     network = build_student(student, task.channels, task.num_classes, task.image_size)
-    network.load_state_dict(load_student_weights(source, task) or {})
+    load_strictly(network, load_student_weights(source, task) or {}, f"the student bundle {source.name}")
     _copy(source / WEIGHTS, folder / WEIGHTS)
     save_task(task, folder / TASK)
     return student, task
@@ -153,16 +163,19 @@ def _metadata(bundle: str) -> dict[str, Any]:
 def _needed(trained: Trained, bundle: str, what: str) -> Path:
     if trained.weights is None:
         raise ValueError(
-            f"Expected --weights with {what}, found none: the project ships no trained {bundle}. "
-            "Files above 25 MB also need --url."
+            f"Expected {what} for the bundle {bundle}, found the shipped student; give a folder that you trained."
         )
     return trained.weights
 
 
-def _own_task(trained: Trained, bundle: str) -> Task:
-    if trained.task is None:
-        raise ValueError(f"Expected --task with the task.json that {bundle} was trained for, found none.")
-    return load_task(trained.task)
+def _own_task(trained: Trained, source: Path, bundle: str) -> Task:
+    """Returns the task that weights were trained for: the named file, or the one in their folder."""
+    path = trained.task or source / "task.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected --task with the task.json that {bundle} was trained for, found none at {path}."
+        )
+    return load_task(path)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -17,6 +17,12 @@ NOT_COMMERCIAL = (
 )
 
 
+def is_exported(folder: Path) -> bool:
+    """Returns whether a folder is a bundle exported with the licence of its weights, which the card needs."""
+    metadata = folder / "configs" / "metadata.json"
+    return metadata.is_file() and "weights_license" in read_json(metadata)
+
+
 def hub_card(folder: Path) -> str:
     """Returns the README for the hub: the bundle's own with a header of licence, tags and library.
 
@@ -54,16 +60,29 @@ def files_to_send(folder: Path) -> dict[str, int]:
 
 
 def push(folder: Path, repo_id: str, private: bool) -> str:
-    """Uploads a bundle and its card, and returns the address of the last commit."""
+    """Uploads a bundle and its card, and returns the address of the last commit.
+
+    Raises:
+        ConnectionError: if the hub refuses or cannot be reached.
+        ValueError: see `hub_card`.
+    """
     card = hub_card(folder)
-    api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id, folder_path=folder, ignore_patterns=list(IGNORED), commit_message=f"Upload {folder.name}"
-    )
-    commit = api.upload_file(
-        path_or_fileobj=card.encode(), path_in_repo=CARD_NAME, repo_id=repo_id, commit_message="Upload the model card"
-    )
+    message = f"Upload {folder.resolve().name}"
+    try:
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=list(IGNORED), commit_message=message)
+        commit = api.upload_file(
+            path_or_fileobj=card.encode(),
+            path_in_repo=CARD_NAME,
+            repo_id=repo_id,
+            commit_message="Upload the model card",
+        )
+    except Exception as error:  # the classes of the client's network errors differ between its versions
+        raise ConnectionError(
+            f"Expected to upload {folder} to {repo_id}, failed: {error}; check the network, and that the token "
+            "(`hf auth login`, or HF_TOKEN) may write there."
+        ) from error
     return str(commit.commit_url)
 
 

@@ -1,4 +1,7 @@
-"""An exported student is complete: its code needs no tskd_monai, and it segments like the bundle it was made from."""
+"""An exported student is complete: its code needs no tskd_monai, and it segments like the bundle it was made from.
+
+Its upload to the hub sends what a dry run lists.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from monai.bundle import run
 
 from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.bundle.student import write_student_bundle
+from tskd_monai.bundle.zoo import hub
 from tskd_monai.bundle.zoo.bundle import ZOO_NAMES, config_sources, fill_bundle
-from tskd_monai.bundle.zoo.contents import Contents
+from tskd_monai.bundle.zoo.contents import Contents, bundle_of
 from tskd_monai.bundle.zoo.documents import COMMAND, FENCE
-from tskd_monai.commands.zoo import main
+from tskd_monai.commands.main import main
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
 from tskd_monai.networks.students import build_student
@@ -46,8 +51,12 @@ print(sys.modules["scripts"].__file__)
 """
 
 
-def export(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    main(list(map(str, arguments)))
+CARD = ROOT / "tskd_monai" / "bundle" / "zoo" / "shipped_student.yaml"
+REPOSITORY = ("--to", "hub", "--repo-id", "owner/abdomen")
+
+
+def export(*arguments: str | Path) -> int:
+    return main(["export", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +74,7 @@ def student(tmp_path_factory: pytest.TempPathFactory, make_task: Callable[..., T
 def zoo(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an export of that student."""
     folder = tmp_path_factory.mktemp("zoo")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        export(monkeypatch, "segmentation", "--weights", student, "--output", folder)
+    assert export(student, "--to", "zoo", "--output-dir", folder) == 0
     return folder
 
 
@@ -74,8 +82,7 @@ def zoo(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an export of the student that the project ships."""
     folder = tmp_path_factory.mktemp("shipped_zoo")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        export(monkeypatch, "segmentation", "--output", folder)
+    assert export("shipped", "--to", "zoo", "--output-dir", folder) == 0
     return folder
 
 
@@ -137,12 +144,10 @@ def test_student_of_a_user_has_no_results_and_no_owner_of_the_projects(zoo: Path
     assert "team" not in read_json(zoo / NAME / "configs" / "metadata.json")["copyright"]
 
 
-def test_card_names_the_owner_of_an_exported_student(
-    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shipped = (ROOT / "tskd_monai" / "bundle" / "zoo" / "shipped_student.yaml").read_text(encoding="utf-8")
+def test_card_names_the_owner_of_an_exported_student(student: Path, tmp_path: Path) -> None:
+    shipped = CARD.read_text(encoding="utf-8")
     (tmp_path / "card.yaml").write_text(shipped.replace("tskd-monai team", "clinic"), encoding="utf-8")
-    export(monkeypatch, "segmentation", "--weights", student, "--card", tmp_path / "card.yaml", "--output", tmp_path)
+    assert export(student, "--to", "zoo", "--card", tmp_path / "card.yaml", "--output-dir", tmp_path) == 0
     metadata = read_json(tmp_path / NAME / "configs" / "metadata.json")
     assert (metadata["authors"], metadata["copyright"]) == ("The clinic", "Copyright (c) The clinic")
     readme = (tmp_path / NAME / "docs" / "README.md").read_text(encoding="utf-8")
@@ -187,9 +192,9 @@ def test_export_runs_without_the_package_from_anywhere_and_segments_alike(
 
 
 def test_same_export_is_the_same_zip(
-    zoo: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    zoo: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export(monkeypatch, "segmentation", "--weights", student, "--output", tmp_path)
+    assert export(student, "--to", "zoo", "--output-dir", tmp_path) == 0
     archive = f"{NAME}_v0.1.0.zip"
     assert (tmp_path / archive).read_bytes() == (zoo / archive).read_bytes()
     with zipfile.ZipFile(tmp_path / archive) as content:
@@ -217,17 +222,24 @@ def test_every_bundle_has_an_inference_config_and_a_unit_test(bundle: str) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["teacher_lora"], "Expected --weights with the folder that its train.yaml wrote, found none"),
-        (["diffusion_synthesis"], "Expected --weights with the folder that its train.yaml wrote, found none"),
-        (["distillation"], "Expected --weights with a student bundle, found none"),
-        (["teacher_lora", "--weights", "teacher"], "Expected --task with the task.json that teacher_lora was trained"),
-        (["segmentation", "--weights", "nowhere"], "Expected the trained weights at nowhere/models/model.pt"),
-        (["segmentation", "--name", "My Bundle"], "Expected a name of lower-case letters, digits and _"),
-        (["segmentation", "--card", "none.yaml"], "Expected a card at none.yaml, found none"),
-        (["segmentation", "--url", "model.pt"], "expected PATH=URL"),
+        (["shipped", "--bundle", "teacher_lora"], "Expected a teacher for the bundle teacher_lora, found the shipped"),
+        (["shipped", "--bundle", "diffusion_synthesis"], "Expected a diffusion model for the bundle"),
+        (["shipped", "--bundle", "distillation"], "Expected a student for the bundle distillation, found the shipped"),
+        (["teacher"], "Expected --task with the task.json that teacher_lora was trained for, found none"),
+        (["nowhere"], "Expected the trained weights at nowhere/models/model.pt, found none; give the folder of a"),
+        (["shipped", "--name", "My Bundle"], "Expected a name of lower-case letters, digits and _"),
+        (["shipped", "--card", "none.yaml"], "Expected a card at none.yaml, found none"),
+        (["shipped", "--name", "mine"], "Expected a new folder or an earlier export at out/mine, found other files"),
+        (["shipped", "--url", "model.pt"], "expected PATH=URL"),
+        (["shipped", "--repo-id", "owner/name"], "--repo-id needs --to hub, found zoo"),
+        (["shipped", "--calibration", "a.json"], "--calibration needs --to onnx or openvino, found zoo"),
+        (["shipped", "--to", "zoo,onx"], "expected onnx, openvino, zoo, hub, found 'onx'; did you mean onnx?"),
+        (["shipped", "--to", "zoo,hub"], "expected --repo-id OWNER/NAME with --to hub"),
+        (["shipped", "--to", "hub", "--repo-id", "not a name"], "Repo id must"),
+        (["teacher", "--to", "hub", "--repo-id", "owner/name"], "Expected --card with the licence of the weights"),
     ],
 )
-def test_what_is_missing_is_named_and_nothing_is_left_behind(
+def test_what_is_missing_is_named_in_one_line_and_nothing_is_left_behind(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -235,7 +247,92 @@ def test_what_is_missing_is_named_and_nothing_is_left_behind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        export(monkeypatch, *arguments, "--output", tmp_path / "out")
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert list(tmp_path.rglob("*.zip")) == [] and not any(tmp_path.glob("out/.*"))
+    for file in ("teacher/teacher.json", "out/mine/notes.txt"):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text("{}")
+    try:
+        code = export("--to", "zoo", *arguments, "--output-dir", "out")
+    except SystemExit as end:
+        code = end.code  # type: ignore[assignment]
+    assert code in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tskd export: error: ") and message in line
+    assert [path.name for path in tmp_path.glob("out/**/*")] == ["mine", "notes.txt"]
+
+
+def test_a_folder_is_not_exported_over_itself(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in (zoo / NAME).rglob("*"))
+    assert export(zoo / NAME, "--to", "zoo", "--output-dir", zoo) == 1
+    assert "Expected a new folder or an earlier export at" in capsys.readouterr().err
+    assert sorted(path.name for path in (zoo / NAME).rglob("*")) == before
+
+
+def test_the_bundle_is_that_of_what_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "teacher.json").write_text("{}")
+    (tmp_path / "diffusion" / "pipeline").mkdir(parents=True)
+    assert bundle_of(tmp_path / "teacher") == "teacher_lora"
+    assert bundle_of(tmp_path / "diffusion") == "diffusion_synthesis"
+    assert bundle_of(tmp_path) == bundle_of(None) == "segmentation"
+
+
+class RecordingApi:
+    """Replaces the hub."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, object]]] = []
+
+    def create_repo(self, repo_id: str, **options: object) -> None:
+        self.calls.append(("create_repo", {"repo_id": repo_id, **options}))
+
+    def upload_folder(self, **options: object) -> None:
+        self.calls.append(("upload_folder", options))
+
+    def upload_file(self, **options: object) -> RecordingApi:
+        self.calls.append(("upload_file", options))
+        return self
+
+    @property
+    def commit_url(self) -> str:
+        return "https://hub/commit/1"
+
+
+def test_dry_run_exports_lists_what_would_be_sent_and_sends_nothing(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "HfApi", lambda: pytest.fail("a dry run must not reach for the hub"))
+    assert export(student, *REPOSITORY, "--dry-run", "--card", CARD, "--output-dir", tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "license: cc-by-nc-sa-4.0" in shown and "non_commercial: true" in shown
+    size = (student / "models" / "model.pt").stat().st_size
+    assert f"{size}  models/model.pt" in shown and "README.md" in shown
+    assert shown.endswith(" files. Nothing was uploaded.\n")
+    assert f"{len(list(hub.files_to_send(tmp_path / NAME))) + 1} files." in shown
+
+
+def test_an_exported_bundle_is_sent_as_it_is_and_then_its_card(
+    shipped_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    api = RecordingApi()
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    folder = shipped_zoo / NAME
+    assert export(folder, *REPOSITORY, "--private") == 0
+    assert [name for name, _ in api.calls] == ["create_repo", "upload_folder", "upload_file"]
+    created, sent, card = (options for _, options in api.calls)
+    assert created == {"repo_id": "owner/abdomen", "private": True, "exist_ok": True}
+    assert sent["folder_path"] == folder and "eval/*" in sent["ignore_patterns"]  # type: ignore[operator]
+    assert card["path_in_repo"] == "README.md" and b"non-commercial" in card["path_or_fileobj"]  # type: ignore[operator]
+    assert capsys.readouterr().out == "Commit: https://hub/commit/1\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_upload_ends_in_one_line(
+    shipped_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9", token="hf_" + "a" * 34))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert export(shipped_zoo / NAME, *REPOSITORY) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tskd export: error: Expected to upload ")
+    assert "Connection refused; check the network" in line
