@@ -31,6 +31,7 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
+LITE_MEDSAM = "lite_medsam.pth"
 VIT_TINY = "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
 
 
@@ -73,6 +74,15 @@ def vit_tiny_weights() -> Path:
     path = _folder_from("TSKD_WEIGHTS") / VIT_TINY
     if not path.is_file():
         pytest.fail(f"TSKD_WEIGHTS holds no {VIT_TINY}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def lite_medsam_weights() -> Path:
+    """Return the published file of LiteMedSAM."""
+    path = _folder_from("TSKD_WEIGHTS") / LITE_MEDSAM
+    if not path.is_file():
+        pytest.skip(f"TSKD_WEIGHTS holds no {LITE_MEDSAM}")
     return path
 
 

@@ -16,6 +16,7 @@ from tskd_monai.networks.lora import (
     has_lora,
     lora_slot,
     merge_lora,
+    qkv_groups,
 )
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 
@@ -24,7 +25,7 @@ EMBEDDINGS = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(0)
 OPTIONS = [{}, {"use_rslora": True}, {"use_dora": True}, {"use_rslora": True, "init_lora_weights": "gaussian"}]
 
 
-@pytest.fixture(params=["sam_encoder", "plain_vit_encoder", "sam_mask_decoder"])
+@pytest.fixture(params=["sam_encoder", "plain_vit_encoder", "tiny_vit_encoder", "sam_mask_decoder"])
 def network(request: pytest.FixtureRequest) -> nn.Module:
     if request.param == "sam_mask_decoder":
         torch.manual_seed(0)
@@ -55,10 +56,14 @@ def take_steps(network: nn.Module, count: int = 2) -> None:
 
 def fused_rows(encoder: nn.Module) -> dict[str, torch.Tensor]:
     """The rows of each fused layer's B, by part, over all layers."""
-    factors = [value for name, value in encoder.named_parameters() if "qkv.lora_B" in name]
-    assert len(factors) == 4
-    parts = zip(*(value.detach().chunk(3) for value in factors), strict=True)
-    return dict(zip("qkv", (torch.stack(part) for part in parts), strict=True))
+    factors = [
+        value.detach().unflatten(0, (qkv_groups(encoder, name.split(".lora_B")[0]), -1)).chunk(3, dim=1)
+        for name, value in encoder.named_parameters()
+        if "qkv.lora_B" in name
+    ]
+    assert len(factors) >= 4
+    parts = zip(*factors, strict=True)
+    return dict(zip("qkv", (torch.cat([rows.flatten() for rows in part]) for part in parts), strict=True))
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -78,7 +78,9 @@ ORIGINAL_NAMES = [
         )
         for name in ("weight", "bias")
     ),
-    "prompt_encoder.no_mask_embed.weight",
+    *(f"prompt_encoder.{name}.weight" for name in ("no_mask_embed", "not_a_point_embed")),
+    *(f"prompt_encoder.point_embeddings.{number}.weight" for number in range(4)),
+    *(f"prompt_encoder.mask_downscaling.{layer}.{name}" for layer in (0, 1, 3, 4, 6) for name in ("weight", "bias")),
 ]
 
 

@@ -44,9 +44,11 @@ def test_logits_have_image_size_and_one_channel_per_class():
     assert decoder.low_res_logits(output.image_embeddings).shape == (2, 5, 12, 20)
 
 
-def test_an_untrained_refinement_changes_no_bit():
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_an_untrained_refinement_changes_no_bit(stride):
     decoder = SamMaskDecoder(embed_dim=32, num_classes=3, num_heads=4).eval()
-    encoded, images = EncoderOutput(torch.rand(2, 32, 3, 4), ()), torch.rand(2, 3, 48, 64)
+    encoded = EncoderOutput(torch.rand(2, 32, 48 // stride, 64 // stride), ())
+    images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
         refined, low_res = decoder(encoded, images), decoder.low_res_logits(encoded.image_embeddings)
         expected = torch.nn.functional.interpolate(low_res, size=(48, 64), mode="bilinear")

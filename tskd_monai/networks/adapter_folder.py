@@ -22,11 +22,14 @@ from tskd_monai.networks.lora import (
     is_target,
     lora_slot,
     put_adapted,
+    qkv_groups,
 )
 from tskd_monai.networks.weights_file import read_weights, write_weights
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+FACTOR_B = ".lora_B.weight"
 ADAPTER_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", *PEFT_OPTIONS)
 PROVENANCE = (
@@ -149,7 +152,7 @@ def _check_adapter(module: nn.Module, config: LoraConfig, folder: Path, qkv_part
     check_qkv_parts(qkv_parts, targets, options)
     stored = read_weights(folder / WEIGHTS_FILE)
     _check_entries(stored, _expected_entries(module, config))
-    _check_zero_rows(stored, qkv_parts)
+    _check_zero_rows(module, stored, qkv_parts)
 
 
 def _check_entries(stored: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
@@ -168,7 +171,7 @@ def _expected_entries(module: nn.Module, config: LoraConfig) -> dict[str, tuple[
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear) and any(is_target(name, target) for target in config.target_modules or ()):
-            prefix = f"base_model.model.{name}"
+            prefix = f"{PEFT_PREFIX}{name}"
             shapes[f"{prefix}.lora_A.weight"] = (config.r, layer.in_features)
             shapes[f"{prefix}.lora_B.weight"] = (layer.out_features, config.r)
             if config.use_dora:
@@ -176,11 +179,12 @@ def _expected_entries(module: nn.Module, config: LoraConfig) -> dict[str, tuple[
     return shapes
 
 
-def _check_zero_rows(stored: dict[str, Tensor], qkv_parts: str) -> None:
+def _check_zero_rows(module: nn.Module, stored: dict[str, Tensor], qkv_parts: str) -> None:
     """Checks that an adapter for some parts of the fused layers leaves the others unchanged."""
     for name, value in stored.items():
-        if name.endswith(f".{QKV}.lora_B.weight"):
-            for part, rows in zip(QKV, value.chunk(3), strict=True):
+        if name.endswith(f".{QKV}{FACTOR_B}"):
+            groups = qkv_groups(module, name.removeprefix(PEFT_PREFIX).removesuffix(FACTOR_B))
+            for part, rows in zip(QKV, value.unflatten(0, (groups, -1)).chunk(3, dim=1), strict=True):
                 if part not in qkv_parts and rows.any():
                     raise ValueError(
                         f"it changes {part} in {name}, expected {', '.join(qkv_parts)} "

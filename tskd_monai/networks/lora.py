@@ -181,13 +181,27 @@ def put_adapted(network: Adaptable, adapted: PeftModel, qkv_parts: str) -> None:
         return
     for name, layer in adapted.named_modules():
         if isinstance(layer, LoraLayer) and is_target(name, QKV):
+            groups = qkv_groups(adapted, name)
             for factor in layer.lora_B.values():
-                factor.register_forward_hook(partial(_zero_other_parts, qkv_parts))
+                factor.register_forward_hook(partial(_zero_other_parts, qkv_parts, groups))
 
 
-def _zero_other_parts(qkv_parts: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    chunks = zip(QKV, output.chunk(3, dim=-1), strict=True)
-    return torch.cat([chunk if part in qkv_parts else torch.zeros_like(chunk) for part, chunk in chunks], dim=-1)
+def qkv_groups(module: nn.Module, name: str) -> int:
+    """Returns the number of groups of query, key and value in the rows of a fused layer.
+
+    They are ``q k v`` in most networks, one group, and ``q1 k1 v1 q2 …`` where the attention states ``qkv_groups``.
+
+    Args:
+        module: module that contains the layer.
+        name: name of the fused layer in it.
+    """
+    return getattr(module.get_submodule(name.rpartition(".")[0]), "qkv_groups", 1)
+
+
+def _zero_other_parts(qkv_parts: str, groups: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    chunks = zip(QKV, output.unflatten(-1, (groups, -1)).chunk(3, dim=-1), strict=True)
+    kept = [chunk if part in qkv_parts else torch.zeros_like(chunk) for part, chunk in chunks]
+    return torch.cat(kept, dim=-1).flatten(-2)
 
 
 def adapted_module(network: Adaptable) -> PeftModel:

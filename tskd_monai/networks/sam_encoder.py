@@ -52,6 +52,12 @@ RENAMINGS: tuple[tuple[str, str], ...] = (
     (r"output_upscaling\.0\.", "upscale_conv1."),
     (r"output_upscaling\.1\.", "upscale_layer_norm."),
     (r"output_upscaling\.3\.", "upscale_conv2."),
+    (r"^prompt_encoder\.point_embeddings\.", "prompt_encoder.point_embed."),
+    (r"^prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
+    (r"^prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
+    (r"^prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
+    (r"^prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
+    (r"^prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
     (r"^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", "shared_image_embedding.positional_embedding"),
 )
 """Renaming of the original names to those of transformers' ``SamModel``, applied in this order."""
@@ -222,8 +228,7 @@ def _interpolate_offsets(offsets: Tensor, side: int) -> Tensor:
 def to_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns a SAM state dict under the names of ``transformers``' ``SamModel``.
 
-    A checkpoint without original ``image_encoder.*`` entries is returned unchanged. The prompt encoder's point, box and
-    mask embeddings keep their original names, because they are not used.
+    A checkpoint without original ``image_encoder.*`` entries is returned unchanged.
     """
     if not any(name.startswith("image_encoder.") for name in state):
         return dict(state)

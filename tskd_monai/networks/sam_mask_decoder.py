@@ -2,8 +2,8 @@
 
 The two-way transformer is ``transformers``' ``SamMaskDecoder`` (Kirillov et al., "Segment Anything", 2023). No point,
 box or mask is given: the dense prompt is SAM's "no mask" embedding everywhere, and K learned tokens, one per class,
-query the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785). SAM's masks have a quarter of the image's
-resolution; a small refinement, which SAM does not have, adds the image's detail while they are upsampled.
+query the K masks (cf. SAMed, Zhang and Liu, arXiv 2304.13785). The masks have four times the resolution of the image
+embeddings, in SAM a quarter of the image's; a small refinement, which SAM does not have, adds the image's detail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
 
 
 class DetailRefinement(nn.Module):
-    """A residual correction of bilinearly upsampled logits; zero before training.
+    """A residual correction of logits at image size, from the logits at a quarter of it; zero before training.
 
     Args:
         num_classes: channels of the logits.
@@ -70,7 +70,7 @@ class SamMaskDecoder(nn.Module):
         embed_dim: channels of the image embeddings; 256 for SAM's own weights.
         num_classes: number of classes, background included.
         num_heads: attention heads; must divide ``embed_dim / 2``.
-        refine: whether a refinement by the image corrects the upsampled logits; untrained it adds nothing.
+        refine: whether a refinement by the image corrects the logits; untrained it adds nothing.
 
     Raises:
         ValueError: if there are fewer than two classes or ``embed_dim`` cannot be divided among the heads.
@@ -88,7 +88,7 @@ class SamMaskDecoder(nn.Module):
                 f"Expected embed_dim divisible by 8 and by 2 * num_heads = {2 * num_heads}, found {embed_dim}."
             )
         self.num_classes = num_classes
-        self.decoder = TwoWayMaskDecoder(_decoder_config(embed_dim, num_classes, num_heads))
+        self.decoder = TwoWayMaskDecoder(decoder_config(embed_dim, num_classes, num_heads))
         self.no_mask_embed = nn.Parameter(torch.zeros(embed_dim))
         self.register_buffer("positional_matrix", torch.randn(2, embed_dim // 2))
         self.refinement = DetailRefinement(num_classes) if refine else None
@@ -116,11 +116,15 @@ class SamMaskDecoder(nn.Module):
             images: ``(B, 3, H, W)``, normalised; without refinement only their size is used.
 
         Returns:
-            Logits ``(B, num_classes, H, W)``, upsampled bilinearly from a quarter of the resolution and refined.
+            Logits ``(B, num_classes, H, W)``, upsampled bilinearly from four times the resolution of the embeddings
+            and refined.
         """
         low_res = self.low_res_logits(encoded.image_embeddings)
         logits = F.interpolate(low_res, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        return logits if self.refinement is None else logits + self.refinement(low_res, images)
+        if self.refinement is None:
+            return logits
+        quarter = F.adaptive_avg_pool2d(low_res, (images.shape[-2] // 4, images.shape[-1] // 4))
+        return logits + self.refinement(quarter, images)
 
     def low_res_logits(self, image_embeddings: Tensor) -> Tensor:
         """Returns logits ``(B, num_classes, 4 h, 4 w)`` from embeddings ``(B, embed_dim, h, w)``."""
@@ -203,12 +207,19 @@ def _renumbered_head(state: Mapping[str, Tensor], token: int, ours: int) -> dict
     }
 
 
-def _decoder_config(embed_dim: int, num_classes: int, num_heads: int) -> SamMaskDecoderConfig:
+def decoder_config(embed_dim: int, num_masks: int, num_heads: int) -> SamMaskDecoderConfig:
+    """Returns the dimensions of SAM's mask decoder.
+
+    Args:
+        embed_dim: channels of the image embeddings.
+        num_masks: masks beside the single one that SAM returns for an unambiguous prompt.
+        num_heads: attention heads.
+    """
     return SamMaskDecoderConfig(
         hidden_size=embed_dim,
         mlp_dim=8 * embed_dim,
         num_attention_heads=num_heads,
-        num_multimask_outputs=num_classes,
+        num_multimask_outputs=num_masks,
         iou_head_hidden_dim=embed_dim,
         layer_norm_eps=LAYER_NORM_EPS,
         attn_implementation="sdpa",
