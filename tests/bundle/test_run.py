@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,6 +40,8 @@ def test_the_command_line_is_that_of_the_documents(bundle: Path) -> None:
     start = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file", config]
     assert run.command() == [*start, "--output_dir=./20240115", "--width=3", "--logging_file=False"]
     assert run.output_dir == Path("20240115")
+    assert shlex.split(run.shell_line()) == ["python", *run.command()[1:]]
+    assert run.short_line() == "python -m monai.bundle run … bundle/configs/train.json …"
 
     several = BundleRun(bundle, ["train.json", "wide.json"], {})
     files = repr([config, str(bundle / "configs" / "wide.json")])
@@ -95,20 +99,28 @@ SAID = (
     b"2026-11-28 10:19:46,110 - INFO - Setting logging properties\n"
     b"2026-11-28 10:19:46,799 INFO tskd_monai.networks.pretrained: Loaded sam_demo.\n"
     b"Teacher:   0%|          | 0/6 [00:00<?]\rTeacher: 100%|####| 6/6 [00:01<00:00]\n"
+    b"\rSegmenting: [1/2]  50%|##  [00:00<?]2026-11-28 10:19:46,880 INFO tskd_monai.inference: 1 of 2 cases"
+    b"\rSegmenting: [1/2]  50%|##  [00:00<?] and a bar that is wider than the terminal\n"
     b"Traceback (most recent call last):\n"
     b"2026-11-28 10:19:47,000 WARNING tskd_monai.data.nifti: a.nii.gz has no spacing.\nValueError: Expected it"
 )
 
 
 @pytest.mark.parametrize("tty", [True, False])
-def test_the_terminal_shows_messages_and_a_bar_and_the_log_holds_everything(tty: bool) -> None:
+def test_the_terminal_shows_warnings_and_one_line_of_progress_and_the_log_holds_everything(
+    tty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
     shown, log = Terminal(tty), io.BytesIO()
-    copy_output(io.BufferedReader(io.BytesIO(SAID)), log, shown)
+    copy_output(io.BufferedReader(io.BytesIO(SAID)), log, shown, lambda bar: f"2 min; {bar}")
     assert log.getvalue() == SAID
     text = shown.getvalue()
-    assert ("100%|####" in text) is tty
+    assert ("2 min; Teacher: 100%|####" in text) is tty
+    assert ("Loaded sam_demo." in text) is tty and ("1 of 2 cases" in text) is tty
+    assert "Segmenting: [1/2]" not in text.split("1 of 2 cases")[0].split("\r")[-1]  # a message written into a bar
+    assert all(len(line) < 50 for line in re.split("[\r\n]", text))
     lines = [line.split("\r")[-1].strip() for line in text.split("\n")]
-    assert [line for line in lines if line] == ["Loaded sam_demo.", "a.nii.gz has no spacing."]
+    assert [line for line in lines if line] == ["a.nii.gz has no spacing."]
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ or in this process, which saves ten seconds of imports.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -23,6 +24,7 @@ PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Without it, OpenMP threads that spin while waiting run thirty times slower once another process needs a core."""
 
 RUNNER = ("-m", "monai.bundle", "run")
+COMMANDS_FILE = "commands.txt"
 
 
 class BundleRunError(RuntimeError):
@@ -79,12 +81,26 @@ class BundleRun:
         start = [sys.executable, *launcher, *RUNNER, "--bundle_root", str(self.bundle), "--config_file", config_file]
         return [*start, *options]
 
+    def shell_line(self) -> str:
+        """Returns the command line for a shell; the same as given paths, so valid in any folder if they are absolute.
+
+        Raises:
+            ValueError: see `command`.
+        """
+        return shlex.join(["python", *self.command()[1:]])
+
+    def short_line(self) -> str:
+        """Returns the beginning of the command line with the config files, for display."""
+        configs = " ".join(Path(name).name for name in self.configs)
+        return f"python {' '.join(RUNNER)} … {self.bundle.name}/configs/{configs} …"
+
     def run(
         self,
         log: Path | None = None,
         launcher: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         shown: TextIO | None = None,
+        described: Callable[[str], str] = str,
     ) -> None:
         """Runs in a child process and waits until it ends.
 
@@ -92,7 +108,8 @@ class BundleRun:
             log: file for all output; None: messages and progress bars go to standard error.
             launcher: see `command`.
             environment: variables set in addition to those of this process.
-            shown: terminal for this project's messages and the progress bar while the log takes everything.
+            shown: terminal for this project's warnings and the progress bar while the log takes everything.
+            described: returns what the terminal shows of a progress bar.
 
         Raises:
             BundleRunError: if the run fails.
@@ -105,7 +122,7 @@ class BundleRun:
         else:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("wb" if shown is None else "ab") as file:
-                code = _run_logged(command, variables, file, shown)
+                code = _run_logged(command, variables, file, shown, described)
         if code:
             raise BundleRunError(code, _reason(code, log))
 
@@ -129,16 +146,28 @@ class BundleRun:
         monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **options)
 
 
-def _run_logged(command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], shown: TextIO | None) -> int:
+def append_command(folder: Path, line: str) -> None:
+    """Appends a command line to `commands.txt` of a folder."""
+    with (folder / COMMANDS_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def _run_logged(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: IO[bytes],
+    shown: TextIO | None,
+    described: Callable[[str], str],
+) -> int:
     """Runs a command into a log, and what a person wants to know onto the terminal; returns the exit code."""
     if shown is None:
         return subprocess.run(command, stdout=log, stderr=log, check=False, env=environment).returncode
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
         assert process.stdout is not None
         try:
-            copy_output(process.stdout, log, shown)
+            copy_output(process.stdout, log, shown, described)
         except KeyboardInterrupt:  # the process has had the signal too: it writes its checkpoint before it ends
-            copy_output(process.stdout, log, shown)
+            copy_output(process.stdout, log, shown, described)
             process.wait()
             raise
     return process.returncode

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from tskd_monai.bundle.run import BundleRun, BundleRunError, config_files
+from tskd_monai.bundle.run import BundleRun, BundleRunError, append_command, config_files
+from tskd_monai.bundle.time_left import TimeLeft, about, clock
 from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
@@ -68,12 +69,6 @@ class Stage:
     incremental: Sequence[str] = ()
 
 
-def run_in_child(run: BundleRun) -> Mapping[str, Any]:
-    """Runs a stage in a child process, with its messages on the terminal and all of its output in `logs/STAGE.log`."""
-    run.run(log_file(run.output_dir), shown=sys.stderr)
-    return {}
-
-
 def log_file(folder: Path) -> Path:
     """Returns the log of the stage that writes to a folder."""
     return folder.parent / LOGS / f"{folder.name}.log"
@@ -88,7 +83,8 @@ class StageStore:
         restart: names of stages that may be run again if they were made from other parts, together with the stages that
             depend on them; their previous results are kept.
         keep: names of finished stages that are used as they are, whatever they were made from.
-        runner: runs one stage.
+        runner: runs one stage; None: in a child process, with warnings and a progress bar on the terminal and all
+            output in `logs/STAGE.log`.
     """
 
     def __init__(
@@ -97,13 +93,15 @@ class StageStore:
         stages: Sequence[Stage],
         restart: Iterable[str] = (),
         keep: Iterable[str] = (),
-        runner: Runner = run_in_child,
+        runner: Runner | None = None,
     ) -> None:
-        self.output_dir, self.stages, self.runner = output_dir, list(stages), runner
+        self.output_dir, self.stages = output_dir, list(stages)
+        self.runner = runner or self._run_in_child
         self.keep = set(keep)
         self.restart = self._with_dependents(set(restart))
         self.hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
-        self.started = time.monotonic()
+        self.times = TimeLeft({})
+        self.waiting: list[str] = []
 
     def folder(self, name: str) -> Path:
         """Returns the output folder of a stage."""
@@ -132,17 +130,21 @@ class StageStore:
         self._require_same_parts(self.stages)
         self.hashes.save()
 
-    def run(self) -> None:
+    def run(self, expected: Mapping[str, float] | None = None) -> None:
         """Runs every stage that has not finished; an interrupted one resumes.
+
+        Args:
+            expected: see `TimeLeft`; None: no estimate of the time left.
 
         Raises:
             SystemExit: if a stage fails; what it has written is kept for the next call.
             ValueError: see `check`.
         """
         self.check()
-        for number, stage in enumerate(self.stages, start=1):
-            elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self.started))
-            logger.info("[%d/%d, %s elapsed] %s", number, len(self.stages), elapsed, stage.title)
+        self.waiting = [stage.name for stage in self.stages if not self._is_done(stage, self._parts(stage))]
+        finished = {stage.name for stage in self.stages} - set(self.waiting)
+        self.times = TimeLeft(expected or {}, self._earlier_seconds(finished))
+        for stage in self.stages:
             self.run_stage(stage)
 
     def run_stage(self, stage: Stage) -> None:
@@ -154,28 +156,63 @@ class StageStore:
         self._require_same_parts([stage])  # the results of earlier stages are known only now
         parts = self._parts(stage)
         state = self.state(stage.name)
+        title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
         if self._is_done(stage, parts):
-            logger.info("    already finished")
+            logger.info("%s: already finished", title)
+            if "parts" not in state:
+                logger.warning("    %s/ was finished by an earlier version; using it as it is.", stage.name)
             self._note(stage, {**state, "parts": parts, "finished": True})
         else:
+            logger.info("%s (%s)", title, self._times())
             if state and self._obstacles(stage, permitted=False):
                 self._set_aside(stage, state)
+                state = {}
             self._note(stage, {"parts": parts, "finished": False})
-            started = time.monotonic()
-            notes = self._call(stage)
-            seconds = round(time.monotonic() - started, 1)
-            logger.info("    done in %s", time.strftime("%H:%M:%S", time.gmtime(seconds)))
-            self._note(stage, {"parts": parts, "finished": True, "seconds": seconds, **notes})
+            self._note(stage, {"parts": parts, "finished": True, **self._call(stage, resumes=bool(state))})
         self.hashes.save()
 
-    def _call(self, stage: Stage) -> Mapping[str, Any]:
+    def _call(self, stage: Stage, resumes: bool) -> Mapping[str, Any]:
+        """Runs a stage; returns its duration and what the runner records of it."""
         overrides = {**stage.settings, **stage.paths(), "output_dir": self.folder(stage.name)}
+        run = BundleRun(stage.bundle, stage.configs, overrides)
+        append_command(self.output_dir, run.shell_line())
+        logger.info("    $ %s", run.short_line())
+        self.waiting = [name for name in self.waiting if name != stage.name]
+        started = time.monotonic()
         try:
-            return self.runner(BundleRun(stage.bundle, stage.configs, overrides))
+            notes = self.runner(run)
         except BundleRunError as error:
             log = log_file(self.folder(stage.name))
             place = f" The log is {LOGS}/{log.name}." if log.is_file() else ""
             raise SystemExit(f"{stage.title} {error}{place} Run the same command to resume.") from None
+        seconds = round(time.monotonic() - started, 1)
+        if resumes:  # the duration of a part says nothing about the speed of the machine
+            return {"seconds": seconds, "resumed": True, **notes}
+        self.times.measure(stage.name, seconds)
+        return {"seconds": seconds, **notes}
+
+    def _run_in_child(self, run: BundleRun) -> Mapping[str, Any]:
+        def described(bar: str) -> str:
+            left = self.times.left_with(bar, run.output_dir.name, self.waiting)
+            return bar if left is None else f"{about(left)} left in all; {bar}"
+
+        run.run(log_file(run.output_dir), shown=sys.stderr, described=described)
+        return {}
+
+    def _times(self) -> str:
+        """Returns the time since the start and the time left, such as `1:05 elapsed, about 12 min left`."""
+        left = self.times.left(self.waiting)
+        elapsed = f"{clock(self.times.elapsed())} elapsed"
+        return elapsed if left is None else f"{elapsed}, {about(left)} left"
+
+    def _earlier_seconds(self, names: Iterable[str]) -> dict[str, float]:
+        """Returns the durations of finished stages that were not interrupted."""
+        states = {name: self.state(name) for name in names}
+        return {
+            name: state["seconds"]
+            for name, state in states.items()
+            if state.keys() & {"seconds", "resumed"} == {"seconds"}
+        }
 
     def _require_same_parts(self, stages: Iterable[Stage]) -> None:
         found = {stage.name: differing for stage in stages if (differing := self._obstacles(stage))}
@@ -195,8 +232,6 @@ class StageStore:
         if not state.get("finished") or not self._result_files(stage):
             return False
         if stage.name in self.keep or "parts" not in state:
-            if "parts" not in state:
-                logger.warning("    %s/ was finished by an earlier version; using it as it is.", stage.name)
             return True
         return not differences(state["parts"], parts)
 

@@ -7,7 +7,6 @@ A command is a thin wrapper around one call of MONAI's bundle runner. The comman
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tskd_monai.bundle.run import BundleRun
 
-COMMANDS_FILE = "commands.txt"
 LOG_FILE = "log.txt"
 OWN_LOGGER = "tskd_monai"
 
@@ -35,7 +33,7 @@ def run_bundle(run: BundleRun) -> None:
         ValueError: if an option is rejected, or a component of the config rejects its input.
         RuntimeError: if cases failed; names each with the reason.
     """
-    record_line(run.output_dir, runner_line(run))
+    record_line(run.output_dir, run.shell_line())
     with sorted_messages(run.output_dir / LOG_FILE):
         run.run_here(logging_file=False)
 
@@ -46,15 +44,11 @@ def record_line(output_dir: Path, line: str) -> None:
     Raises:
         OSError: if the output folder is not writable.
     """
+    from tskd_monai.bundle.run import append_command  # torch takes seconds to import
+
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / COMMANDS_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+    append_command(output_dir, line)
     print(f"$ {line}", flush=True)
-
-
-def runner_line(run: BundleRun) -> str:
-    """Returns the runner's command line for a shell, valid in any folder."""
-    return shlex.join(["python", *run.command()[1:]])
 
 
 @contextmanager

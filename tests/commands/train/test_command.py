@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.support.fork_server import python_command
@@ -44,6 +47,11 @@ TRAINED = ("teacher", "diffusion", "transfer_set", "gates", "distilled", "self_d
 PREDICTED = tuple(f"predictions_{model}" for model in MODELS)
 STAGES = 13
 LARGEST_CPU_SECONDS = 15
+SHOWN = re.compile(
+    r"Commands of the stages: .*|\[\d+/\d+\] .* \(.* elapsed.*\)|\[\d+/\d+\] .*: already finished"
+    r"|    \$ python -m monai\.bundle run .*|The latency of .*too busy.*"
+)
+"""The lines of a run without warnings."""
 
 
 def command(*options: str, python: str = sys.executable) -> list[str]:
@@ -101,8 +109,21 @@ def first_run(folder: Path) -> Path:
     for name in ("bundles", "tskd_monai"):
         shutil.copytree(ROOT / name, folder / "checkout" / name)
     tiny_study(folder, training=2, validation=1, test=2)
-    succeeded(train(folder, *OPTIONS, checkout=folder / "checkout"))
+    done = train(folder, *OPTIONS, checkout=folder / "checkout")
+    succeeded(done)
+    check_messages(done)
+    assert done.stderr.count("    $ python -m monai.bundle run … ") == STAGES
+    assert done.stderr.count(" elapsed, about ") == STAGES - 1  # nothing is known before the first stage
     return folder / "run"
+
+
+def check_messages(done: subprocess.CompletedProcess[str], run: str = "run") -> None:
+    """Checks that the terminal shows a line for each stage and the result, and nothing that a library reports."""
+    unexpected = [line for line in done.stderr.splitlines() if not SHOWN.fullmatch(line)]
+    assert not unexpected
+    *_, student, report = done.stdout.splitlines()
+    assert (student, report) == (f"Student bundle: {run}/student", f"Report: {run}/report.html")
+    assert "Distilled student" in done.stdout
 
 
 def again(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -114,6 +135,7 @@ def test_a_pipeline_runs_to_the_report_and_what_is_finished_stays(tmp_path: Path
     check_report(run)
     before = states(run, *TRAINED, *PREDICTED)
 
+    check_a_recorded_command_writes_the_same_model(tmp_path, "student")
     check_a_second_call_runs_nothing(tmp_path)
     assert states(run, *TRAINED, *PREDICTED) == before
     check_moved_folders_run_nothing(tmp_path)
@@ -145,12 +167,25 @@ def check_report(run: Path) -> None:
     assert read_json(run / "scratch/record.json")["settings"]["steps"] == steps and f"{steps} steps" in report
 
 
+def check_a_recorded_command_writes_the_same_model(folder: Path, stage: str) -> None:
+    """Runs a line of commands.txt as a shell would, with another output folder."""
+    lines = (folder / "run/commands.txt").read_text().splitlines()
+    assert len(lines) == STAGES
+    output = f"--output_dir={folder / 'run' / stage}"
+    (line,) = [line for line in lines if shlex.split(line)[-1] == output]
+    words = [python_command(), *shlex.split(line)[1:], f"--output_dir={folder / 'again'}"]
+    succeeded(subprocess.run(words, cwd=folder, env=environment(folder / "checkout"), capture_output=True, text=True))
+    first, second = (torch.load(path / "models/model.pt") for path in (folder / "run" / stage, folder / "again"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def check_a_second_call_runs_nothing(folder: Path) -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     options = (*OPTIONS, "--device", "cpu")
-    log = succeeded(train(folder, *options, checkout=folder / "checkout", python=sys.executable))
+    done = train(folder, *options, checkout=folder / "checkout", python=sys.executable)
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert log.count("already finished") == STAGES and "Mean difference in Dice" in log
+    assert succeeded(done).count("already finished") == STAGES and "Mean difference in Dice" in done.stdout
+    check_messages(done)
     assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < LARGEST_CPU_SECONDS
 
 
@@ -248,9 +283,11 @@ def test_a_folder_is_trained_on_without_json_and_without_synthesis(tmp_path: Pat
             shutil.copyfile(tmp_path / "study" / entry[key], target)
     labels = ",".join(f"{name}={value}" for value, name in content["labels"].items() if value != "0")
     options = ("data", "--labels", labels, "--preset", "tiny.yaml", "--no-compare", "--synthesis", "off")
-    log = succeeded(train(tmp_path, *options))
+    done = train(tmp_path, *options)
+    succeeded(done)
+    check_messages(done, "runs/data")
     run = tmp_path / "runs" / "data"
-    assert "Report: runs/data/report.html" in log and not (run / "diffusion").exists()
+    assert not (run / "diffusion").exists()
     assert "synthetic images" not in (run / "report.html").read_text()
     assert read_json(run / "predictions_student/metrics.json") and read_json(run / "private/data.json")["training"]
     again_log = succeeded(train(tmp_path, *options))

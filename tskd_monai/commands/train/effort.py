@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tskd_monai.commands.train.options import stage_options
 from tskd_monai.data.task import Task
-from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.cost import multiply_adds
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.pretrained import RANDOM
@@ -44,19 +41,20 @@ def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student:
     )  # fmt: skip
     size = student_size(student)
     projected = FeatureProjection(network, size.feature_layer, size.feature_channels, teacher.embed_dim)
-    distillation = _seen(preset, "distillation", "train.yaml") * multiply_adds(projected, shape, backward=True)
+    distillation = images_seen(preset, "distillation") * multiply_adds(projected, shape, backward=True)
     image = multiply_adds(network, shape, backward=True)
-    tuning = _seen(preset, "fine_tuning", "fine_tune.yaml") * image
-    epoch = _seen(preset, "scratch", "fine_tune.yaml", epochs=1) * image
+    tuning = images_seen(preset, "fine_tuning") * image
+    epoch = images_seen(preset, "scratch", epochs=1) * image
     return math.ceil((distillation + tuning + images * multiply_adds(teacher, shape)) / epoch)
 
 
-def _seen(preset: Mapping[str, Any], stage: str, config: str, epochs: int | None = None) -> int:
-    """Returns how many images a stage's training run processes, by the preset or else the config."""
-    defaults = _defaults(BUNDLES / "distillation" / "configs" / config)
-    options = {**defaults, **preset[stage]}
+def images_seen(preset: Mapping[str, Any], stage: str, epochs: int | None = None) -> int:
+    """Returns how many images a stage's training run processes.
+
+    Args:
+        preset: overrides of each stage.
+        stage: a training stage of the preset.
+        epochs: length of the run; None: as in the preset or the config.
+    """
+    options = stage_options(preset, stage)
     return int(options["batch_size"] * options["epoch_length"] * (epochs or options["max_epochs"]))
-
-
-def _defaults(config: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(config.read_text(encoding="utf-8")))

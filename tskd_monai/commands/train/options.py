@@ -75,6 +75,15 @@ def load_preset(name: str) -> dict[str, Any]:
     return {"labelled_slices": None, "compare": False, "synthesis": None, "scratch": {}, **preset}
 
 
+def stage_options(preset: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Returns the options of a stage: those of the preset, else of the bundle's config."""
+    return {**_defaults(STAGE_CONFIGS[stage]), **preset[stage]}
+
+
+def _defaults(config: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((BUNDLES / config).read_text(encoding="utf-8")))
+
+
 def _only_preset(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a YAML file of a preset at {path}, found none; check --preset.")
@@ -112,7 +121,7 @@ def _check_keys(preset: Any, where: str) -> None:
 
 def _check_stage(settings: Any, stage: str, config: str, where: str) -> None:
     """Raises ValueError unless each setting is an id of the stage's config and of the same type as its value there."""
-    defaults = yaml.safe_load((BUNDLES / config).read_text(encoding="utf-8"))
+    defaults = _defaults(config)
     given = {*SET_BY_THE_PIPELINE, *COMPUTED.get(stage, ())}
     allowed = sorted(
         name for name, value in defaults.items() if name not in given and not isinstance(value, (dict, list))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tskd_monai.bundle.stage_store import StageStore
+from tskd_monai.bundle.run import COMMANDS_FILE
+from tskd_monai.bundle.stage_store import LOGS, StageStore
+from tskd_monai.commands.bundle_command import sorted_messages
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
 from tskd_monai.commands.train.command import AUTO, ON
@@ -24,7 +30,10 @@ from tskd_monai.files.private_files import private_file
 from tskd_monai.networks.pretrained import weights_path
 
 logger = logging.getLogger(__name__)
-SUMMARY = "summary.txt"
+SHOWN = ("tskd_monai.commands", "tskd_monai.bundle")
+"""Modules whose messages are about stages rather than parts of them."""
+
+SUMMARY, REPORT, LOG = "summary.txt", "report.html", "train.log"
 STAND_IN_NOTE = (
     "The teacher's encoder ({encoder}) stands in for a real foundation model, which cannot be shipped with this "
     "project. --teacher facebook/sam-vit-base uses SAM instead."
@@ -46,24 +55,32 @@ def run_pipeline(args: argparse.Namespace) -> None:
     check_device(args.device)
     # Missing weights and an invalid datalist end the run here, with one line and nothing written.
     file = weights_path(encoder, weights)
-    datalist = datalist_of(args.data, args.output_dir, args.labels, args.seed)
-    check_sections(load_datalist(datalist, args.fold), args.data)
-    with hold_folder(args.output_dir):
-        _run(args, datalist, preset, encoder, weights, file)
+    source = datalist_of(args.data, args.output_dir, args.labels, args.seed)
+    check_sections(load_datalist(source, args.fold), args.data)
+    with hold_folder(args.output_dir), _messages(args.output_dir / LOGS):
+        dataset = _planned(args, source, preset)
+        options = _options(args, dataset, preset, encoder, weights, file)
+        summary = _run(args, dataset, options)
+    print(f"\n{summary}\nStudent bundle: {args.output_dir / 'student'}\nReport: {args.output_dir / REPORT}", flush=True)
 
 
-def _run(
-    args: argparse.Namespace, source: Path, preset: dict[str, Any], encoder: str, weights: str, file: Path | None
-) -> None:
-    """Plans the task, runs every unfinished stage, and writes the report.
+@contextmanager
+def _messages(folder: Path) -> Iterator[None]:
+    """Shows the stages and all warnings of this project; everything else is in `train.log`, beside the stages' logs."""
+    folder.mkdir(exist_ok=True)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(SHOWN))
+    with sorted_messages(folder / LOG, shown):
+        yield
+
+
+def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) -> PlannedDataset:
+    """Returns the dataset with its task, which is planned unless it was before.
 
     Args:
         args: the parsed command line.
         source: datalist of the user's data.
         preset: checked overrides of each stage.
-        encoder: name of the teacher's encoder.
-        weights: the encoder's weights as given by the user.
-        file: path of these weights; None for random weights.
     """
     datalist, task_file, task = plan_dataset(
         source,
@@ -76,12 +93,31 @@ def _run(
         task_file=args.task,
         replan=args.replan,
     )
-    output_dir = args.output_dir.resolve()
-    hashes = ContentHashes(private_file(output_dir, "content_hashes.json"))
+    hashes = _hashes(args.output_dir)
     dataset = read_dataset(datalist, task_file, task, hashes)
-    compare = preset["compare"] if args.compare is None else args.compare
-    synthesis = _wants_synthesis(args.synthesis, preset, output_dir)
-    synthetic = int(preset["sampling"].get("number", 0)) if synthesis else 0
+    hashes.save()
+    return dataset
+
+
+def _options(
+    args: argparse.Namespace,
+    dataset: PlannedDataset,
+    preset: Mapping[str, Any],
+    encoder: str,
+    weights: str,
+    file: Path | None,
+) -> PipelineOptions:
+    """Returns the options of the stages.
+
+    Args:
+        args: the parsed command line.
+        dataset: dataset with its task.
+        preset: checked overrides of each stage.
+        encoder: name of the teacher's encoder.
+        weights: the encoder's weights as given by the user.
+        file: path of these weights; None for random weights.
+    """
+    hashes = _hashes(args.output_dir)
     options = PipelineOptions(
         preset=preset,
         encoder=encoder,
@@ -90,27 +126,41 @@ def _run(
         student=args.student,
         seed=args.seed,
         device=args.device,
-        scratch_epochs=_scratch_epochs(output_dir, dataset, preset, encoder, args.student, synthetic)
-        if compare
-        else None,
-        synthesis=synthesis,
+        scratch_epochs=None,
+        synthesis=_wants_synthesis(args.synthesis, preset, args.output_dir),
     )
     hashes.save()
+    if preset["compare"] if args.compare is None else args.compare:
+        return replace(options, scratch_epochs=_scratch_epochs(args.output_dir, dataset, options))
+    return options
+
+
+def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOptions) -> str:
+    """Runs every unfinished stage, writes the report, and returns the table of results."""
+    output_dir = args.output_dir.resolve()
     store = StageStore(output_dir, pipeline_stages(output_dir, dataset, options), args.restart, args.keep)
     store.check()
     summary = output_dir / SUMMARY
+    expected = None
     if not store.is_finished():
-        check_student(args.student, task)
-        check_room(output_dir, dataset, synthetic)
+        check_student(args.student, dataset.task)
+        check_room(output_dir, dataset, options.synthetic_images)
         summary.unlink(missing_ok=True)
-    store.run()
+        from tskd_monai.commands.train.duration import expected_seconds  # the networks take seconds to import
+
+        expected = expected_seconds(dataset, options)
+        logger.info("Commands of the stages: %s   Logs: %s/", args.output_dir / COMMANDS_FILE, args.output_dir / LOGS)
+    store.run(expected)
     if not summary.is_file():
         _write_report(args, store, dataset, options, summary)
-    logger.info("\n%s", summary.read_text(encoding="utf-8"))
-    logger.info("Student bundle: %s\nReport: %s", args.output_dir / "student", args.output_dir / "report.html")
+    return summary.read_text(encoding="utf-8").rstrip()
 
 
-def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> bool:
+def _hashes(output_dir: Path) -> ContentHashes:
+    return ContentHashes(private_file(output_dir.resolve(), "content_hashes.json"))
+
+
+def _wants_synthesis(wanted: str, preset: Mapping[str, Any], output_dir: Path) -> bool:
     """Returns whether to train a diffusion model: as the option or the preset states, else only on a GPU.
 
     Its images have not improved the student in the measurements so far.
@@ -125,18 +175,16 @@ def _wants_synthesis(wanted: str, preset: dict[str, Any], output_dir: Path) -> b
     return False
 
 
-def _scratch_epochs(
-    output_dir: Path, dataset: PlannedDataset, preset: dict[str, Any], encoder: str, student: str, synthetic: int
-) -> int:
+def _scratch_epochs(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> int:
     """Returns the epochs of training from scratch, computed once for these settings."""
     known = output_dir / "stages" / "effort.json"
-    images = dataset.slices + synthetic
-    settings = [preset, dataset.task.hash, encoder, student, images]
+    images = dataset.slices + options.synthetic_images
+    settings = [options.preset, dataset.task.hash, options.encoder, options.student, images]
     if known.is_file() and (content := read_json(known))["settings"] == settings:
         return int(content["scratch_epochs"])
     from tskd_monai.commands.train.effort import scratch_epochs
 
-    epochs = scratch_epochs(preset, dataset.task, encoder, student, images)
+    epochs = scratch_epochs(options.preset, dataset.task, options.encoder, options.student, images)
     write_json(known, {"settings": settings, "scratch_epochs": epochs})
     return epochs
 

@@ -107,6 +107,11 @@ class PipelineOptions:
     scratch_epochs: int | None
     synthesis: bool = True
 
+    @property
+    def synthetic_images(self) -> int:
+        """Number of images to sample."""
+        return int(self.preset["sampling"].get("number", 0)) if self.synthesis else 0
+
 
 def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> list[Stage]:
     """Returns the stages of the method in order, followed by those of the comparison if it is requested.

@@ -147,7 +147,7 @@ def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str
     prints: dict[str, Fingerprint] = {}
     seen: dict[str, Fingerprint] = {}
     labels: dict[str, Fingerprint] = {}
-    for section, entry in tqdm(entries, desc="Fingerprint", unit="case"):
+    for section, entry in tqdm(entries, desc="Fingerprint", unit="case", leave=False, disable=None):
         try:
             case = read_case(entry, section, reading)
         except (ValueError, FileNotFoundError) as error:
