@@ -70,6 +70,15 @@ def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest
     assert line.count("_seg.dcm") == line.count("_seg.nii.gz") == 1
 
 
+def test_a_dicom_seg_of_another_image_is_refused_before_work_begins(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(phantom / "series"), str(sorted((phantom / "images").iterdir())[0])]
+    assert main(["segment", "shipped", *images, "--dicom-seg", "--output-dir", str(tmp_path / "out")]) == 1
+    assert f"Expected DICOM series with --dicom-seg, found {images[1]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_the_bad_case_fails(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = sorted((phantom / "images").iterdir())[0]
     (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:300])

@@ -6,12 +6,15 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 OPTION = re.compile(r"--?[^\W\d]")
 """An option, not a negative number."""
+RAW = re.compile(r"^(?:tskd |  )", re.MULTILINE)
+"""Lines that the help shows as they are: examples, and indented ones."""
 COMPLETION = "_ARGCOMPLETE"
 """Environment variable that the shell's completion sets: the number of the word with the program's name."""
 
@@ -34,7 +37,13 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         if command is not None:
-            self.add_argument("--debug", action="store_true", help="print the traceback of an error")
+            self.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Adds an option, or a positional argument, which texts name in capitals."""
+        if not names[0].startswith("-"):
+            options.setdefault("metavar", names[0].upper())
+        return super().add_argument(*names, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Returns the parsed command line, or completes the last word of the shell's."""
@@ -62,8 +71,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {like[0]}?" if like else ""
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows positional arguments only in the usage: the options are listed below it."""
+class _HelpFormatter(argparse.HelpFormatter):
+    """Shows only positional arguments in the usage, and fills paragraphs but those with examples or indented lines."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(f"{prog} [options]", max_help_position=28)
@@ -71,3 +80,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def add_usage(self, usage: Any, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None) -> None:
         """Adds the usage without options."""
         super().add_usage(usage, [action for action in actions if not action.option_strings], [], prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        return "\n\n".join(text if RAW.search(text) else textwrap.fill(text, width) for text in paragraphs)

@@ -106,7 +106,7 @@ def summary(datalist: Mapping[str, Any]) -> str:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandParser("datasets", __doc__)
-    parser.add_argument("name", choices=PREPARERS, help="name of the dataset")
+    parser.add_argument("name", choices=PREPARERS, help=", ".join(PREPARERS))
     parser.add_argument(
         "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
     )

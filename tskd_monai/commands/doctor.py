@@ -1,7 +1,7 @@
 """Reports on this machine and installation: what training and inference will find, and what is missing.
 
 tskd doctor
-tskd doctor --json > machine.json
+tskd doctor --json
 
 Exit code 0: everything installed is usable; 1: something is broken or too small, and the last lines state what.
 """

@@ -1,11 +1,12 @@
-"""Exports a student for ONNX Runtime and OpenVINO, for the MONAI Model Zoo, and to the Hugging Face hub.
+"""Exports a student for ONNX Runtime or OpenVINO, the MONAI Model Zoo or the Hugging Face hub.
 
 tskd export runs/mystudy/student --to onnx --calibration study/datalist.json
 tskd export runs/mystudy/student --to zoo,hub --card card.yaml --repo-id owner/name --dry-run
 
-onnx, openvino: graphs beside the student's weights, and a table of their differences from torch.
-zoo: a folder and a zip in --output-dir that run without this project. It also takes a teacher or a diffusion model.
-hub: uploads that folder, or STUDENT itself if it is one, with a token (`hf auth login`, or HF_TOKEN).
+  onnx, openvino  graphs beside the student's weights, and a table of their differences from torch
+  zoo             a folder and a zip in --output-dir that run without this project; STUDENT may be a
+                  teacher or a diffusion model
+  hub             that folder, or STUDENT if it is one, uploaded with the token of `hf auth login`
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def command_line() -> CommandParser:
         "--to",
         type=named_targets,
         metavar="LIST",
-        help=f"of {', '.join(TARGETS)} (default: the graphs of the installed engines)",
+        help=f"of {', '.join(TARGETS)} (default: graphs of the installed engines)",
     )
     engines = parser.add_argument_group("onnx and openvino")
     engines.add_argument(

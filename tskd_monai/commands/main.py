@@ -71,8 +71,11 @@ def command_line() -> CommandParser:
     listed = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
     parser = CommandParser(
         None,
-        f"Commands:\n{listed}\n\nOptions of a command, and an example: tskd COMMAND --help\n"
-        f"Completion with Tab, in the current shell: {REGISTRATION}",
+        f"Commands:\n{listed}\n\n"
+        "Any command:\n"
+        "  tskd COMMAND --help      its options, and an example\n"
+        "  tskd COMMAND … --debug   the traceback of an error\n\n"
+        f"Completion with Tab in this shell:\n  {REGISTRATION}",
         usage="tskd COMMAND [options]",
     )
     parser.add_argument("--version", action="version", version=f"tskd {__version__}")

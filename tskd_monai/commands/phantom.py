@@ -1,6 +1,6 @@
 """Writes the embedded phantom: synthetic abdominal MR scans with labels and a datalist, to try everything on.
 
-tskd phantom --output-dir study --training 6 --validation 2 --test 2
+tskd phantom --output-dir phantom --training 6 --validation 2 --test 2
 
 If interrupted, the same command resumes.
 """

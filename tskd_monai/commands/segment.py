@@ -1,7 +1,7 @@
 """Segments NIfTI, NRRD, MetaImage and 2D image files, and DICOM series, with a student.
 
 tskd segment shipped scan.nii.gz
-tskd segment runs/mystudy/student series/ other.nii.gz --output-dir predictions --dicom-seg
+tskd segment runs/mystudy/student series/ --output-dir predictions --dicom-seg
 
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
@@ -27,7 +27,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
-    parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG for each DICOM series")
+    parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG of each IMAGE, a DICOM series")
     parser.add_argument(
         "--output-format",
         choices=("nifti", "nrrd", "same"),
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tskd_monai.commands.bundle_command import run_bundle
     from tskd_monai.files.json_files import read_json
 
+    check_series(args.image if args.dicom_seg else [])
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
         "tree" if args.tree else "image": images,
@@ -79,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(case_line(case))
     print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
     return int(bool(failed))
+
+
+def check_series(paths: Sequence[Path]) -> None:
+    """Raises ValueError for a file that is not DICOM: a DICOM SEG refers to the instances of a series."""
+    from tskd_monai.data.dicom.header import is_dicom_file
+
+    others = [path for path in paths if path.is_file() and not is_dicom_file(path)]
+    if others:
+        raise ValueError(f"Expected DICOM series with --dicom-seg, found {others[0]}; segment other images without it.")
 
 
 def case_line(case: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Trains a teacher on your images, distils it into a small student, scores both and writes a report.
 
 tskd train study/datalist.json --output-dir runs/study --preset small
-tskd train mydata/ --labels liver,spleen --teacher sam_vit_base=sam_vit_b_01ec64.pth --labelled-slices 40
+tskd train mydata/ --labels liver,spleen --teacher sam_vit_base=sam_vit_b.pth --labelled-slices 40
 
 DATA is a datalist, a folder with images/, labels/ and optionally unlabelled/, or a Decathlon or nnU-Net dataset.
 Every stage is a run of a MONAI bundle and can be repeated by hand. If interrupted, the same command resumes.
