@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from tskd_monai.data.datalist import labelled_subset, load_datalist, load_section, restrict_labels, transfer_images
+from tskd_monai.data.datalist import (
+    case_names,
+    labelled_subset,
+    load_datalist,
+    load_section,
+    restrict_labels,
+    transfer_images,
+)
 
 Write = Callable[..., Path]
 COUNTS = {"p01": 31, "p02": 36, "p03": 46, "p04": 26, "p05": 40}
@@ -62,12 +69,33 @@ def test_the_transfer_set_has_no_labels_and_no_held_out_case(write: Write) -> No
     assert all(set(entry) == {"image", "case"} for entry in images)
 
 
-@pytest.mark.parametrize("section", ["validation", "test", "unlabeled"])
-def test_a_patient_in_two_sections_is_refused(write: Write, section: str) -> None:
+@pytest.mark.parametrize(("first", "second"), [("training", "validation"), ("training", "test"), ("test", "unlabeled")])
+def test_a_patient_in_two_sections_is_refused(write: Write, first: str, second: str) -> None:
     # 4 and "4" are one patient, whatever the type.
-    path = write(training=[_entry(4)], **{section: [_entry("4", "img/second.nii")]})
-    with pytest.raises(ValueError, match=f"found case 4 in both `training` and `{section}`"):
+    path = write(**{"training": [], first: [_entry(4)], second: [_entry("4", "img/second.nii")]})
+    with pytest.raises(ValueError, match=f"found case 4 in both `{first}` and `{second}`"):
         load_datalist(path)
+
+
+def test_a_training_patient_may_have_unlabelled_images(write: Write) -> None:
+    path = write(training=[_entry("a")], unlabeled=[{"image": "img/right.nii", "case": "a"}])
+    assert [entry["case"] for entry in transfer_images(path)] == ["a", "a"]
+
+
+def test_images_of_a_patient_share_a_budget_and_the_rest_becomes_unlabelled(write: Write) -> None:
+    pairs = [
+        _entry("a", "img/left.nii"),
+        _entry("a", "img/right.nii"),
+        _entry("b", "x/one.nii"),
+        _entry("b", "y/one.nii"),
+    ]
+    datalist = load_datalist(write(training=pairs))
+    names = case_names(datalist["training"])
+    assert names == ["a_left", "a_right", "b_one", "b_one_2"]
+    chosen = labelled_subset(dict.fromkeys(names, 1), 3, seed=0)
+    restricted = restrict_labels(datalist, chosen)
+    assert [len(restricted[section]) for section in ("training", "unlabeled")] == [3, 1]
+    load_datalist(write(**restricted))
 
 
 def test_a_patient_may_have_two_images_in_a_section(write: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,8 @@ def load_datalist(path: str | Path | None, fold: int | None = None, refuse: Refu
 
     Raises:
         FileNotFoundError: when the datalist or a file that it names is missing.
-        ValueError: when an entry is malformed, a patient or an image is in two sections, two patients share a label, or
-            the fold does not exist; names the file and the section.
+        ValueError: when an entry is malformed, an image is in two sections, a patient is in two (except `training` and
+            `unlabeled`), two patients share a label, or the fold does not exist; names the file and the section.
     """
     if path is None:
         raise ValueError("Expected --datalist with the path of a Decathlon-style JSON file.")
@@ -88,14 +89,14 @@ def transfer_images(path: str | Path | None, fold: int | None = None) -> list[di
 
 
 def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> dict[str, list[int]]:
-    """Returns the slices of each case that are labelled under a budget, chosen without reading labels.
+    """Returns the slices of each image that are labelled under a budget, chosen without reading labels.
 
-    Patients are visited in an order drawn from the seed, and each gives one slice before any gives a second. Within a
-    patient, slices follow a golden-ratio sequence from an offset drawn from the seed, so that any number of them is
+    Images are visited in an order drawn from the seed, and each gives one slice before any gives a second. Within an
+    image, slices follow a golden-ratio sequence from an offset drawn from the seed, so that any number of them is
     spread evenly over the volume. Budgets are nested: the 10 slices of one seed are among its 25.
 
     Args:
-        slice_counts: number of slices of each case.
+        slice_counts: number of slices of each image, by the names of `case_names`.
         budget: total number of labelled slices.
         seed: seed of the draw.
 
@@ -121,23 +122,34 @@ def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> 
 def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Returns the datalist in which only the chosen training slices are labelled.
 
-    A training entry gets `slices`, the indices of its labelled slices along the task's slice axis; a case without
+    A training entry gets `slices`, the indices of its labelled slices along the task's slice axis; an image without
     labelled slices moves to `unlabeled`.
+
+    Args:
+        datalist: datalist from `load_datalist`.
+        chosen: slices of each image, from `labelled_subset`.
     """
-    training = [{**entry, "slices": list(chosen[entry["case"]])} for entry in datalist["training"]
-                if entry["case"] in chosen]  # fmt: skip
-    bare = [{"image": entry["image"], "case": entry["case"]} for entry in datalist["training"]
-            if entry["case"] not in chosen]  # fmt: skip
+    named = list(zip(case_names(datalist["training"]), datalist["training"], strict=True))
+    training = [{**entry, "slices": list(chosen[name])} for name, entry in named if name in chosen]
+    bare = [{"image": entry["image"], "case": entry["case"]} for name, entry in named if name not in chosen]
     return {**datalist, "training": training, "unlabeled": list(datalist.get("unlabeled", [])) + bare}
 
 
 def case_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
-    """Returns the name of each entry of a section: its case, and also the file name if a case has several images."""
-    cases = [entry["case"] for entry in entries]
-    return [
-        entry["case"] if cases.count(entry["case"]) == 1 else f"{entry['case']}_{file_stem(Path(entry['image']))}"
+    """Returns a name of its own for each entry of a section: its case, and the file name if a case has several images.
+
+    Files of a case with the same name, in different folders, are numbered.
+    """
+    images = Counter(entry["case"] for entry in entries)
+    names = [
+        entry["case"] if images[entry["case"]] == 1 else f"{entry['case']}_{file_stem(Path(entry['image']))}"
         for entry in entries
     ]
+    seen: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        names[index] = name if seen[name] == 1 else f"{name}_{seen[name]}"
+    return names
 
 
 def _spread(count: int, offset: float) -> list[int]:
@@ -217,9 +229,9 @@ def _check_case(case: Any, section: str, path: str | Path) -> str:
 
 
 def _check_disjoint(entry: dict[str, Any], section: str, owners: dict[str, str], path: str | Path) -> dict[str, Any]:
-    """Returns an entry; raises ValueError when its case is listed in another section too."""
+    """Returns an entry; raises ValueError when its case is in another section too, of which one is held out."""
     owner = owners.setdefault(entry["case"], section)
-    if owner != section:
+    if owner != section and {owner, section} != {SECTIONS[0], SECTIONS[3]}:
         raise ValueError(
             f"{path}: expected sections disjoint by `case`, found case {entry['case']} in both `{owner}` and "
             f"`{section}`. A patient belongs to one section."

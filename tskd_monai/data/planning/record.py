@@ -39,7 +39,7 @@ class PlanRecord:
         sections: entries of each section, `{"case", "image", "label", "slices"}` with the sha256 of the files.
         voxels: sha256 of the voxels of each training image, independent of the file format.
         slices: number of slices of the training and unlabelled images, labelled or not.
-        chosen: labelled slices of each case that were drawn under a budget; None without a budget.
+        chosen: labelled slices of each image that were drawn under a budget; None without a budget.
         channels: channels of the images.
         axcodes: orientation in which slices are counted; None for 2D images.
     """

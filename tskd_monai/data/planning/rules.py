@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tskd_monai.data.datalist import case_names
 from tskd_monai.data.fitness import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, RefusedCase, read_fingerprints
@@ -126,9 +127,9 @@ def reading_of(datalist: Mapping[str, Any], intensity: str | None = None, partly
             f"Expected 1 (grey) or 3 (colour) as the datalist's `channels`, found {shown(channels)}; leave it out, "
             "it is counted from the images."
         )
-    for section, use in (("validation", "training chooses its best weights by them"), ("test", "they are scored")):
+    for section, loss in (("validation", "training cannot choose its best weights"), ("test", "nothing is scored")):
         if not datalist.get(section):
-            logger.warning("The datalist has no `%s` cases; %s.", section, use)
+            logger.warning("The datalist has no `%s` cases; without them %s.", section, loss)
     partly = _partly_labelled(datalist) if partly is None else partly
     ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
     return Reading(values, channels, ct, "validation" if partly else "training")
@@ -144,20 +145,12 @@ def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int |
 
 
 def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Task) -> dict[str, int]:
-    """Returns the number of slices of each entry's image along the task's slice axis, by case.
-
-    Raises:
-        ValueError: when a case has several images, whose numbers of slices could differ.
-    """
-    cases = [str(entry["case"]) for entry in entries]
-    repeated = sorted({case for case in cases if cases.count(case) > 1})
-    if repeated:
-        raise ValueError(
-            f"Expected one image a case to draw labelled slices from, found {cases.count(repeated[0])} of case "
-            f"{repeated[0]}. Leave labelled entries out of `training` by hand instead."
-        )
+    """Returns the number of slices of each entry's image along the task's slice axis, by the names of `case_names`."""
     axis = slice_axis_of(task)
-    return {str(entry["case"]): prints[entry["image"]].shape[2 if axis is None else axis] for entry in entries}
+    return {
+        name: prints[entry["image"]].shape[2 if axis is None else axis]
+        for name, entry in zip(case_names(entries), entries, strict=True)
+    }
 
 
 def slice_axis_of(task: Task) -> int | None:
@@ -245,7 +238,7 @@ def check_labels_found(datalist: Mapping[str, Any], prints: Prints, task: Task) 
     elif absent:
         raise ValueError(
             f"Expected the {len(labels)} declared labels in the training cases, found no voxel of {', '.join(absent)}. "
-            "Take it out of the datalist's `labels`, or add a case that has it."
+            "Take it out of the datalist's `labels` (or --labels), or add a case that has it."
         )
 
 
