@@ -38,9 +38,9 @@ def test_encoding_does_not_change_its_input() -> None:
 @pytest.mark.parametrize(
     ("extra", "advice"),
     [
-        (4.0, "in the task's `labels`, or correct the file"),
+        (4, "of a datalist or task\\), or correct the file"),
         (1.5, "nearest-neighbour"),
-        (-1.0, "correct the file"),
+        (-1, "correct the file"),
         (float("nan"), "nearest-neighbour"),
     ],
 )
@@ -92,10 +92,10 @@ def test_another_affine_is_refused_with_both_names(flip: bool) -> None:
 
 
 def test_an_image_given_as_label_shows_a_few_of_its_values() -> None:
-    with pytest.raises(ValueError, match=r"found also \[2\.0, .*, 9\.0\] and 90 more\. Declare") as caught:
+    with pytest.raises(ValueError, match=r"found also \[2, .*, 9\] and 90 more\. Declare") as caught:
         EncodeLabelsd("label", (0, 1))({"label": torch.arange(100.0)})
     assert len(str(caught.value)) < 250
-    with pytest.raises(ValueError, match=r"expected label values \[0, .*, 7\] and 92 more, found also \[100\.0\]"):
+    with pytest.raises(ValueError, match=r"expected label values \[0, .*, 7\] and 92 more, found also \[100\]"):
         EncodeLabelsd("label", range(100))({"label": torch.arange(101.0)})
 
 
@@ -104,6 +104,14 @@ def test_a_black_and_white_mask_is_named_as_such() -> None:
     with pytest.raises(ValueError, match=r"found also \[255\]\. In a black and white mask the label is 255: declare"):
         EncodeLabelsd("label", (0, 1))({"label": mask})
     assert EncodeLabelsd("label", (0, 255))({"label": mask})["label"].tolist() == [[0, 1, 1]]
+    with pytest.raises(ValueError, match=r"found also \[1\]\. Write 255 instead of 1 into the file"):
+        EncodeLabelsd("label", (0, 255))({"label": mask.clip(0, 1)})
+
+
+def test_values_that_jpeg_changed_are_explained() -> None:
+    mask = MetaTensor(torch.tensor([[0.0, 3.0, 255.0]]), meta={"filename_or_obj": "mask.JPG"})
+    with pytest.raises(ValueError, match=r"mask\.JPG: .* found also \[3\]\. JPEG compression .* as PNG"):
+        EncodeLabelsd("label", (0, 255))({"label": mask})
 
 
 def test_values_just_off_a_whole_number_are_that_number(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +132,9 @@ def test_whole_numbers_pass_without_a_word_and_others_stay(caplog: pytest.LogCap
 
 def test_a_colour_image_is_no_label() -> None:
     data = {"image": _volume("img", (3, 6, 5, 1)), "label": _volume("seg", (3, 6, 5, 1))}
-    with pytest.raises(ValueError, match=r"label seg.* of image img.*: expected 1 channel, found 3\. Save a map"):
+    with pytest.raises(
+        ValueError, match=r"label seg.* of image img.*: expected 1 channel, found 3\. Save one number per voxel"
+    ):
         CheckLabelMatchesImaged()(data)
 
 
@@ -160,7 +170,7 @@ def test_a_label_in_another_order_of_axes_is_brought_onto_its_image(
     label = MetaTensor(
         torch.tensor(stored[None].copy()), affine=torch.tensor(affine), meta={"filename_or_obj": "l.nii"}
     )
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         found = CheckLabelMatchesImaged()({"image": image, "label": label})["label"]
     np.testing.assert_array_equal(np.asarray(found)[0], labels)
     np.testing.assert_allclose(found.affine, AFFINE)

@@ -233,8 +233,15 @@ def test_labels_of_other_depths_are_read_like_images(tmp_path, dtype):
     values = (np.arange(12).reshape(3, 4) % 2 * 200).astype(dtype)
     Image.fromarray(values).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_label_file(tmp_path / "a.tif")[:, :, 0], values.astype(np.float32))
-    Image.new("RGB", (4, 3)).save(tmp_path / "colour.png")
-    assert read_label_file(tmp_path / "colour.png").shape == (3, 4, 1, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_label_in_three_equal_channels_is_one_channel_and_colours_are_none(tmp_path, mode):
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(values).convert(mode).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_label_file(tmp_path / "grey.png"), values[:, :, None])
+    Image.new(mode, (4, 3), (9, 0, 0)).save(tmp_path / "red.png")
+    assert read_label_file(tmp_path / "red.png").shape == (3, 4, 1, 3)
 
 
 def test_damaged_and_unusual_image_files_are_refused(tmp_path, caplog):

@@ -15,6 +15,7 @@ from tskd_monai.files.limits import DEFLATE_MAX_RATIO, check_held, check_voxel_c
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
 GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = {"LA": "L", "RGBA": "RGB"}
 LOW_BITS = re.compile(r"L;([24])")
@@ -58,7 +59,7 @@ def read_label_file(path: str | Path) -> np.ndarray:
     """Returns the stored numbers of a 2D image file, rows first, as label values.
 
     Of a palette image these are the indices, regardless of the colours; low bit depths are not stretched, and a TIFF in
-    which 0 is white is not inverted.
+    which 0 is white is not inverted. Of a colour image with three equal channels, as editors save masks, it is one.
 
     Args:
         path: PNG, BMP or TIFF file with one image.
@@ -81,6 +82,8 @@ def read_label_file(path: str | Path) -> np.ndarray:
     _, _, variant = rawmode.partition(";")
     if rawmode[:1] in ("1", "L") and variant.endswith(("I", "IR")):
         pixels = _largest(rawmode) - pixels
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
     return pixels[:, :, None]
 
 

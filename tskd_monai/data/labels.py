@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from tskd_monai.data.grid import aligned, corner_distance, same_grid
+from tskd_monai.data.image_file import LOSSY_SUFFIXES
 from tskd_monai.data.output_names import image_title
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ def listed_values(values: np.ndarray | Sequence[float]) -> str:
     """Returns the first eight distinct values, in order, and the number of others, for a message."""
     distinct = np.unique(np.asarray(values))
     others = len(distinct) - SHOWN_VALUES
-    return f"{distinct[:SHOWN_VALUES].tolist()}" + (f" and {others} more" if others > 0 else "")
+    listed = [
+        int(value) if np.isfinite(value) and value == np.rint(value) else value
+        for value in distinct[:SHOWN_VALUES].tolist()
+    ]
+    return f"{listed}" + (f" and {others} more" if others > 0 else "")
 
 
 def whole_labels(label: np.ndarray, name: str) -> np.ndarray:
@@ -72,7 +77,7 @@ def check_declared(values: np.ndarray, known: np.ndarray, label_values: Sequence
         unknown = values[~known]
         raise ValueError(
             f"{name}: expected label values {listed_values(label_values)}, found also {listed_values(unknown)}. "
-            f"{_advice(unknown)}"
+            f"{_advice(unknown, label_values, name)}"
         )
 
 
@@ -160,7 +165,10 @@ class CheckLabelMatchesImaged(Transform):
         image, label = data[self.image_key], data[self.label_key]
         names = f"label {_name(label)} of image {_name(image)}"
         if label.shape[0] != 1:
-            raise ValueError(f"{names}: expected 1 channel, found {label.shape[0]}. Save a map of label values.")
+            raise ValueError(
+                f"{names}: expected 1 channel, found {label.shape[0]}. Save one number per voxel, the value of its "
+                "label; colours are no label values."
+            )
         found = _aligned(label, image)
         check_label_grid(_grid(image), _grid(found), names)
         _require_finite(image)
@@ -175,7 +183,7 @@ def _aligned(label: Any, image: Any) -> Any:
     moved, moved_affine = aligned(voxels, affine, tuple(image.shape[1:]), np.asarray(image.affine))
     if moved is voxels or np.array_equal(affine, moved_affine):
         return label
-    logger.info("%s: its axes are brought into the order of its image's; both are one grid.", _name(label))
+    logger.debug("%s: its axes are brought into the order of its image's; both are one grid.", _name(label))
     return MetaTensor(torch.from_numpy(moved[None].copy()), affine=torch.from_numpy(moved_affine), meta=label.meta)
 
 
@@ -188,15 +196,21 @@ def _grid(image: torch.Tensor) -> Grid:
     return tuple(image.shape[1:]), np.asarray(image.affine) if isinstance(image, MetaTensor) else None
 
 
-def _advice(unknown: np.ndarray) -> str:
-    """Returns advice about undeclared values."""
+def _advice(unknown: np.ndarray, label_values: Sequence[int], name: str) -> str:
+    """Returns advice about undeclared values in a file."""
+    if name.lower().endswith(LOSSY_SUFFIXES):
+        return "JPEG compression changes values at edges; export the label as PNG."
     if not (np.isfinite(unknown) & (np.rint(unknown) == unknown)).all():
-        return "Declare whole numbers in the task's `labels`; resample labels with nearest-neighbour interpolation."
-    if np.array_equal(np.unique(unknown), [BLACK_AND_WHITE]):
+        return "Declare whole numbers as `labels`; resample labels with nearest-neighbour interpolation."
+    distinct = np.unique(unknown).tolist()
+    if distinct == [BLACK_AND_WHITE]:
         return (
-            f"In a black and white mask the label is {BLACK_AND_WHITE}: declare that value, or write 1 into the file."
+            f"In a black and white mask the label is {BLACK_AND_WHITE}: declare that value (--labels "
+            f"name={BLACK_AND_WHITE} for a folder), or write 1 into the file."
         )
-    return "Declare them in the task's `labels`, or correct the file."
+    if distinct == [1] and BLACK_AND_WHITE in label_values:
+        return f"Write {BLACK_AND_WHITE} instead of 1 into the file, as in the other masks."
+    return "Declare them (--labels of a folder, `labels` of a datalist or task), or correct the file."
 
 
 def _require_finite(image: torch.Tensor) -> None:
