@@ -95,7 +95,7 @@ def test_ordinary_hu_are_not_remarked_on(ct: Task, values: tuple[float, float]) 
         ((-2024.0, -200.0), "values -2024 to -200 lie outside the intensity window -160 to 240"),
         ((0.0, 255.0), "values 0 to 255, in training"),
         ((300.0, 60000.0), "lie outside the intensity window"),
-        ((-1000.0, 60000.0), "values -1000 to 6e+04, in training"),
+        ((-1000.0, 60000.0), "values -1000 to 60,000, in training"),
     ],
 )
 def test_other_values_than_hu_are_reported(ct: Task, values: tuple[float, float], message: str) -> None:
@@ -118,7 +118,7 @@ def test_a_training_image_that_is_unlike_the_others_is_named() -> None:
     odd = {**others, "metres": ImageExtent(340000.0, (1300.0, 1300.0), 6.0, SCAN.values)}
     (findings,) = unlike_most(odd, "mm").values()
     assert list(unlike_most(odd, "mm")) == ["metres"]
-    assert findings[0].startswith("field of view 3.4e+05 mm, in training 302.5 mm")
+    assert findings[0].startswith("field of view 340,000 mm, in training 302.5 mm")
     assert findings[1].startswith("pixel spacing 1300 mm, in training 1.3 mm")
 
 

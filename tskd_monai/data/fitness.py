@@ -161,8 +161,13 @@ def _range(numbers: Sequence[float]) -> tuple[float, float]:
     return float(f"{min(numbers):.6g}"), float(f"{max(numbers):.6g}")
 
 
+def short_number(number: float) -> str:
+    """Returns a number with four significant digits; from 10,000 on as a whole number, without an exponent."""
+    return f"{number:.4g}" if abs(number) < 9999.5 else f"{number:,.0f}"
+
+
 def _span(numbers: tuple[float, float], unit: str = "") -> str:
-    text = " to ".join(dict.fromkeys(f"{number:.4g}" for number in numbers))
+    text = " to ".join(dict.fromkeys(short_number(number) for number in numbers))
     return f"{text} {unit}".rstrip()
 
 

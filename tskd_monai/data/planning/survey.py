@@ -66,6 +66,7 @@ class Survey:
         same_images: groups of names of images with the same voxels.
         same_labels: groups of names of images of different cases with the same label.
         unlike: differences of images from most others.
+        description: `description` of the datalist.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Survey:
     same_images: Sequence[Sequence[str]]
     same_labels: Sequence[Sequence[str]]
     unlike: Unlike
+    description: str = ""
 
     @property
     def volume_unit(self) -> str:
@@ -152,6 +154,7 @@ def survey_dataset(datalist: Mapping[str, Any], refused: Iterable[Refusal] = (),
             [names[id(one)] for one in alike] for alike in same_labels.values() if len({one.case for one in alike}) > 1
         ],
         unlike=unlike_cases(surveyed, labels, axis),
+        description=str(datalist.get("description", "")),
     )
 
 
@@ -166,7 +169,7 @@ def refusal(section: str, entry: Any, error: Exception, name: str = "", source: 
         source: path of the datalist, a prefix of some messages.
     """
     known = entry if isinstance(entry, Mapping) else {}
-    message = str(error).removeprefix(f"{source}: ")
+    message = str(error).removeprefix(f"{source}: ").partition("\n")[0]  # without the list of series
     paths = [Path(known[key]) for key in ("image", *LABEL_KEYS) if isinstance(known.get(key), str) and known[key]]
     for path in paths:
         if not path.exists():  # a name without an ending is a folder's, which may be a patient's

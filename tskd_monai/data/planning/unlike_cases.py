@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from tskd_monai.data.fitness import ImageExtent, image_extent, unlike_most
+from tskd_monai.data.fitness import ImageExtent, image_extent, short_number, unlike_most
 from tskd_monai.data.planning.fingerprint import Fingerprint, is_blank
 
 OUTLIER_Z = 3.5
@@ -103,9 +103,11 @@ def unlike_cases(cases: Sequence[SurveyedCase], labels: Mapping[int, str], axis:
     for case in cases:
         low, high = case.extent.values
         if is_blank(case.found):
-            texts[case.name].append(f"blank: one value only ({low:.4g})")
+            texts[case.name].append(f"blank: one value only ({short_number(low)})")
         elif case.name in ratios:
-            texts[case.name].append(f"values {low:.4g} to {high:.4g}, a range of {times(ratios[case.name])}")
+            texts[case.name].append(
+                f"values {short_number(low)} to {short_number(high)}, a range of {times(ratios[case.name])}"
+            )
     volumes = _unlike_volumes(cases, labels)
     for (name, value), ratio in volumes.items():
         amount = f"{labels[value]} of {times(ratio)}" if ratio else f"no {labels[value]}"

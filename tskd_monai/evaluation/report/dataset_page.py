@@ -71,8 +71,10 @@ def headline(survey: Survey) -> str:
         text += " and the dataset as a whole" if whole else ""
     else:
         text = "Every image can be read, but planning and training would refuse the dataset as a whole"
-    remark = f"{count(odd, 'image')} {'is' if odd == 1 else 'are'} unlike the others" if odd else "none stands out"
-    return f"{text}; {remark}."
+    doubled = len({name for names in (*survey.same_images, *survey.same_labels) for name in names})
+    remarks = [f"{count(odd, 'image')} {'is' if odd == 1 else 'are'} unlike the others"] if odd else []
+    remarks += [f"{doubled} cases share their image or label with another"] if doubled else []
+    return f"{text}; {' and '.join(remarks) or 'none stands out'}."
 
 
 def _tiles(survey: Survey) -> str:

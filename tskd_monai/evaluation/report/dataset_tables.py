@@ -35,7 +35,8 @@ def sections_table(survey: Survey) -> str:
     rows = [[escape(name), *(str(number) for number in numbers)] for name, *numbers in section_rows(survey)]
     noun = "images" if survey.flat else "slices"
     header = ["Section", "Cases", "Images", f"Labelled {noun}", "With a class"]
-    return html_table("All listed images, readable or not", header, rows)
+    text = f"<p>{escape(survey.description)}</p>" if survey.description else ""
+    return text + html_table("All listed images, readable or not", header, rows)
 
 
 def measures_table(survey: Survey) -> str:
@@ -158,4 +159,4 @@ def plan_pairs(task: Task) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
