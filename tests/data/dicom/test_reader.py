@@ -108,7 +108,8 @@ def test_files_without_preamble_and_in_subfolders_are_read(tmp_path, write_serie
         content = path.read_bytes()
         path.with_suffix("").write_bytes(content[132:])
         path.unlink()
-    np.testing.assert_array_equal(read_series(tmp_path / "study").voxels, series.stored - 1024.0)
+    with caplog.at_level("DEBUG"):
+        np.testing.assert_array_equal(read_series(tmp_path / "study").voxels, series.stored - 1024.0)
     assert "1 subfolder" in caplog.text
 
 
@@ -249,7 +250,7 @@ def test_what_is_no_plain_volume_is_refused(tmp_path, write_series, edit, messag
 def test_several_series_are_listed_and_one_can_be_chosen(tmp_path, write_series):
     first = write_series(tmp_path / "7" / "a")
     second = write_series(tmp_path / "7" / "b", positions=(0, 1), modality="MR", seed=1)
-    message = rf"found 2 \(CT 5 slices, MR 2\); choose one with --series_uid\.\n  {first.uid} .*\n  {second.uid} "
+    message = rf"found 2 \(CT 5 slices, MR 2\); leave one .* choose one .*\.\n  {first.uid} .*\n  {second.uid} "
     with pytest.raises(ValueError, match=message):
         read_series(tmp_path / "7")
     np.testing.assert_array_equal(read_series(tmp_path / "7", second.uid).voxels, second.stored - 1024.0)

@@ -97,8 +97,8 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_no_image(path: Path) -> bool:
-    """Returns whether a file is no image by its name: a DICOMDIR, or a hidden file."""
-    return path.name.upper() == "DICOMDIR" or path.name.startswith(".")
+    """Returns whether a file is no image by its name: a DICOMDIR, or a file of the operating system."""
+    return path.name.upper() in ("DICOMDIR", "THUMBS.DB", "DESKTOP.INI") or path.name.startswith(".")
 
 
 def may_be_dicom(path: Path) -> bool:

@@ -65,7 +65,7 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
     stack = _read_stack(grid.headers)
     if first.get("Modality") == "CT" and first.get("RescaleIntercept") is None:
         logger.warning("%s is CT without RescaleIntercept; its stored values are taken for HU.", name)
-    logger.info("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), *stack.shape)
+    logger.debug("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), *stack.shape)
     voxels = stack.transpose(2, 1, 0)
     return DicomSeries(voxels if grid.is_regular else to_grid(voxels, grid), grid.affine, uid, grid)
 

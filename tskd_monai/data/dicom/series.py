@@ -102,7 +102,8 @@ def find_series(folder: str | Path, series_uid: str | None = None) -> SeriesFile
         logger.warning("%s: ignored %s.", series_title(chosen.uid), counted(ignored))
     subfolders = {Path(str(header.filename)).parent for header in chosen.headers} - {folder}
     if subfolders:
-        logger.warning("%s lies in %d subfolder(s).", series_title(chosen.uid), len(subfolders))
+        level = logging.WARNING if len(subfolders) > 1 else logging.DEBUG
+        logger.log(level, "%s lies in %d subfolder(s).", series_title(chosen.uid), len(subfolders))
     return chosen
 
 
@@ -185,7 +186,7 @@ def _choose(series: list[SeriesFiles], folder: Path, series_uid: str | None) -> 
         titles = ", ".join(_title(item, number == 0) for number, item in enumerate(series))
         raise ValueError(
             f"Expected one DICOM series in {folder}, found {len(series)} ({titles}); "
-            f"choose one with --series_uid.{listing}"
+            f"leave one in the folder, or choose one with --series_uid.{listing}"
         )
     return series[0]
 
