@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -72,7 +74,6 @@ def test_colour_images_with_masks_of_255(tmp_path: Path) -> None:
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / kind / f"{index}.png")
     datalist = user_datalist(tmp_path, "lesion")
-    assert datalist["channels"] == 3
     assert datalist["labels"] == {"0": "background", "255": "lesion"}
 
 
@@ -107,12 +108,16 @@ def test_dataset_json_of_others(tmp_path: Path, labels: Any, channels: Any, expe
 def test_what_is_a_datalist_and_what_is_not(tmp_path: Path) -> None:
     for name, content, expected in (
         ("own", {"training": [{"image": "a", "label": "b", "case": "c"}]}, True),
-        ("decathlon", {"training": [{"image": "a", "label": "b"}]}, False),
-        ("nnunet", {"labels": {"background": 0}, "numTraining": 3}, False),
+        ("dataset", {"training": [{"image": "a", "label": "b"}]}, False),  # of Decathlon
+        ("dataset", {"labels": {"background": 0}, "numTraining": 3}, False),  # of nnU-Net
+        ("list", {"training": [{"image": "a", "label": "b"}]}, True),  # `load_datalist` explains what is missing
     ):
         write_json(tmp_path / f"{name}.json", content)
         assert is_datalist(tmp_path / f"{name}.json") is expected
     assert not is_datalist(tmp_path)
+    (tmp_path / "scan.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"Expected a datalist .* found the file .*scan.nii.gz; give the folder"):
+        is_datalist(tmp_path / "scan.nii.gz")
 
 
 def lose_an_image(folder: Path) -> None:
@@ -126,19 +131,25 @@ def add_a_channel(folder: Path) -> None:
         for channel in ("0000", "0001"):
             volume(path.with_name(path.name.replace(".nii", f"_{channel}.nii")))
         path.unlink()
-    write_json(folder / "dataset.json", {"labels": {"background": 0, "liver": 1}})
+    write_json(
+        folder / "dataset.json", {"labels": {"background": 0, "liver": 1}, "channel_names": {"0": "T1", "1": "T2"}}
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "names", "message"),
     [
-        (lose_an_image, None, "Expected an image in .*images for each label, found none for case0.nii.gz"),
+        (
+            lose_an_image,
+            None,
+            "an image in .*images for each label, found none for case0.nii.gz; the closest is case",
+        ),
         (lambda folder: volume(folder / "labels/case1_seg.nii.gz"), None, "Expected one label of case1, found"),
         (lambda folder: volume(folder / "images/case1.nii"), None, "Expected one image called case1"),
         (lambda folder: volume(folder / "unlabelled/case1.nii"), None, "Expected each image once, found case1"),
-        (lambda folder: None, "liver", r"a name for each label value found \(\[1.*, 3.*\]\), found 1 names"),
-        (lambda folder: None, "liver=one", "Expected whole numbers in --labels"),
-        (add_a_channel, None, "Expected images of one channel"),
+        (lambda folder: None, "liver", r"a name for each of the label values found, \[1, 3\], found 1: liver\."),
+        (lambda folder: (folder / "labels").rename(folder / "masks"), None, r"found none \(but masks/\)\. Name the"),
+        (add_a_channel, None, r"one channel .* \(T1, T2\), such as case0_0001.nii.gz\. Make a folder with images/"),
         (lambda folder: [path.unlink() for path in (folder / "images").iterdir()], None, "Expected images in .*images"),
         (lambda folder: (folder / "images").rename(folder / "scans"), None, "without images/ and without dataset.json"),
     ],
@@ -154,14 +165,84 @@ def test_an_image_in_the_folder_of_labels_is_refused(tmp_path: Path) -> None:
     pairs(tmp_path)
     array = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "labels/case0.nii.gz")
-    with pytest.raises(ValueError, match=r"labels/case0.nii.gz: expected a label map .* is it an image\?"):
+    with pytest.raises(ValueError, match=r"labels/case0.nii.gz: expected a label map .* is it an image, or"):
         user_datalist(tmp_path)
 
 
 def test_too_few_labels_are_refused(tmp_path: Path) -> None:
     pairs(tmp_path, 2)
-    with pytest.raises(ValueError, match="Expected at least 3 images with a label .*, found 2"):
+    with pytest.raises(ValueError, match="Expected at least 3 patients with a label .*, found 2"):
         user_datalist(tmp_path)
     assert sections(user_datalist(tmp_path, fewest=1))["test"] == ["case0", "case1"]
     with pytest.raises(FileNotFoundError, match="found nothing at"):
         user_datalist(tmp_path / "none")
+
+
+def test_the_folder_of_a_patient_holds_images_of_one_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for patient in range(4):
+        for side in ("left", "right"):
+            volume(tmp_path / f"images/p{patient}/{side}.nii.gz", (10, 20))
+            volume(tmp_path / f"labels/p{patient}/{side}_mask.nii.gz", (0, 1))
+        volume(tmp_path / f"unlabelled/p{patient}/other.nii.gz")
+    datalist = user_datalist(tmp_path)
+    found = sections(datalist)
+    assert [len(found[name]) for name in ("training", "validation", "test")] == [4, 2, 2]
+    assert sorted(set(found["training"])) == found["unlabeled"]
+    assert (
+        "2 unlabelled images, such as" in caplog.text and "may not use patients of validation and test" in caplog.text
+    )
+    assert (
+        "drawn from 4 patients (70, 10 and 20 %); each folder is a patient. Images without a label: 4."
+        in (datalist["description"])
+    )
+    write_json(tmp_path / "datalist.json", datalist)
+    load_datalist(tmp_path / "datalist.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (["p01_L", "p01_R", "p02_L", "p02_R"], "p01_L and p01_R .* images/p01/"),
+        (["Image_01L", "Image_01R", "Image_02L", "Image_02R"], "Image_01L and Image_01R .* images/Image_01/"),
+        (["7 slice 1", "7 slice 2", "8 slice 1", "9 slice 1"], "7 slice 1 and 7 slice 2 "),
+        (["IMD003", "IMD004", "IMD006"], None),
+        (["hippocampus_001", "hippocampus_003", "hippocampus_004"], None),
+        (["2021_001", "2021_002", "2021_003"], None),  # all in one group
+    ],
+)
+def test_names_that_look_like_one_patient_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], warned: str | None
+) -> None:
+    for name in names:
+        volume(tmp_path / "images" / f"{name}.nii.gz", (10, 20))
+        volume(tmp_path / "labels" / f"{name}.nii.gz", (0, 1))
+    user_datalist(tmp_path)
+    assert bool(re.search(warned, caplog.text)) if warned else "look like" not in caplog.text
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".png"])
+def test_file_endings_of_nnunet(tmp_path: Path, ending: str) -> None:
+    for index in range(3):
+        for path, value in ((f"imagesTr/c_{index:03}_0000{ending}", 9), (f"labelsTr/c_{index:03}{ending}", 1)):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            array = np.full((4, 4) if ending == ".png" else (3, 4, 4), value, np.uint8)
+            array[0] = 0
+            itk.imwrite(itk.image_from_array(array), tmp_path / path)
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "liver": 1}, "file_ending": ending})
+    datalist = user_datalist(tmp_path)
+    assert sorted(entry["case"] for name in ("training", "validation", "test") for entry in datalist[name]) == [
+        "c_000", "c_001", "c_002"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "tumour": [1, 2], "core": 2}, "found the region tumour, which is not supported"),
+        ({"background": 0, "tumour": 1, "ignore": 2}, "found a label to ignore, which is not supported"),
+    ],
+)
+def test_regions_and_ignored_labels_of_nnunet_are_refused(tmp_path: Path, labels: Any, message: str) -> None:
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    with pytest.raises(ValueError, match=f"dataset.json: expected one value for each label, {message}"):
+        user_datalist(tmp_path)

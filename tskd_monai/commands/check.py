@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tskd_monai.commands.user_data import datalist_of
     from tskd_monai.evaluation.report.dataset_page import write_dataset_page
 
-    datalist = datalist_of(args.data, args.output_dir, args.labels, lenient=True)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     warnings = _Warnings(logging.WARNING)
+    with warnings.collected():
+        datalist = datalist_of(args.data, args.output_dir, args.labels, lenient=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     with sorted_messages(args.output_dir / LOG_FILE, warnings):
         survey, thumbnails = survey_of(datalist, args.fold)
     write_dataset_page(args.output_dir / PAGE, survey, thumbnails, list(warnings.texts))
@@ -94,6 +96,7 @@ def summary(survey: Survey, warnings: Sequence[str]) -> list[str]:
     lines = [f"{'':<12}{'cases':>7}{'images':>8}{f'labelled {noun}':>17}{'with a class':>14}"]
     for name, cases, images, labelled, shown in section_rows(survey):
         lines.append(f"{name:<12}{cases:>7}{images:>8}{labelled:>17}{shown:>14}")
+    lines += [survey.description] if survey.description else []
     lines += _listed("Would be refused:", [str(entry) for entry in survey.refused])
     lines += _listed(
         "Unlike the others:", [f"{name}: {'; '.join(texts)}" for name, texts in survey.unlike.texts.items()]
@@ -126,3 +129,14 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the text of a record."""
         self.texts.setdefault(record.getMessage())
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep the warnings of this project, instead of showing them."""
+        own = logging.getLogger("tskd_monai")
+        handlers, passed_on = own.handlers, own.propagate
+        own.handlers, own.propagate = [self], False
+        try:
+            yield
+        finally:
+            own.handlers, own.propagate = handlers, passed_on

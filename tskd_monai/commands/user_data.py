@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from tskd_monai.data.datalist import SECTIONS
 from tskd_monai.datasets.user_folder import is_datalist, user_datalist
 from tskd_monai.files.json_files import write_json
 from tskd_monai.files.private_files import private_file
+
+logger = logging.getLogger(__name__)
 
 FOUND = "data.json"
 
@@ -37,7 +40,9 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
         if labels is not None:
             raise ValueError(f"Expected --labels with a folder only, found a datalist; its `labels` name them: {data}.")
         return data.resolve()
-    return _written(user_datalist(data, labels, seed, lenient=lenient), output_dir)
+    datalist = user_datalist(data, labels, seed, lenient=lenient)
+    logger.info(datalist["description"])
+    return _written(datalist, output_dir)
 
 
 def labelled_datalist(data: Path, output_dir: Path, labels: str | None = None) -> Path:
@@ -46,7 +51,7 @@ def labelled_datalist(data: Path, output_dir: Path, labels: str | None = None) -
         return datalist_of(data, output_dir, labels)
     datalist = user_datalist(data, labels, fewest=1)
     datalist["test"] = [entry for section in SECTIONS[:3] for entry in datalist[section]]
-    return _written({**datalist, "training": [], "validation": []}, output_dir)
+    return _written({**datalist, "description": "", "training": [], "validation": []}, output_dir)
 
 
 def _written(content: dict[str, object], output_dir: Path) -> Path:
