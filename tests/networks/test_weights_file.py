@@ -25,6 +25,19 @@ def test_tensors_survive_either_format(tmp_path, name):
     assert torch.equal(read_weights(tmp_path / name)["weight"], state["weight"])
 
 
+@pytest.mark.parametrize("key", ["model", "teacher"])
+def test_the_state_dict_in_a_checkpoint_is_read(tmp_path, key):
+    torch.save({key: {"weight": torch.ones(2)}, "epoch": 3}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").keys() == {"weight"}
+
+
+def test_a_checkpoint_with_two_state_dicts_is_refused(tmp_path):
+    both = {"weight": torch.ones(2)}
+    torch.save({"model": both, "teacher": both}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"found 'model' with a dict"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_pickle_of_something_else_is_refused(tmp_path):
     torch.save([torch.rand(1)], tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"mapping from names to tensors in .*w\.pth, found list"):

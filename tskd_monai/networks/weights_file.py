@@ -19,6 +19,8 @@ from tskd_monai.files.file_kind import AGAIN, damaged_part, refuse_other_kinds
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 FILES_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
+WRAPPERS = ("model", "teacher")
+"""Keys under which training programs save a state dict, as those of SAM 2 and DINOv2 do."""
 MAX_NAMES_IN_ERROR = 8
 
 
@@ -150,6 +152,8 @@ def load_safetensors_file(path: Path) -> dict[str, Tensor]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by name, on the CPU; a pickle is read with ``weights_only=True``.
 
+    A state dict under the key ``model`` or ``teacher`` of a checkpoint is read as one.
+
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file cannot be read or does not contain a mapping from names to tensors.
@@ -161,6 +165,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     content = load_torch_file(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"Expected a mapping from names to tensors in {path}, found {type(content).__name__}.")
+    content = _unwrapped(content)
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
@@ -168,6 +173,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 "save only the model's state dict."
             )
     return dict(content)
+
+
+def _unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Returns the state dict inside a checkpoint; content with tensors of its own is returned unchanged."""
+    wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    is_checkpoint = len(wrapped) == 1 and not any(isinstance(value, Tensor) for value in content.values())
+    return wrapped[0] if is_checkpoint else content
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
