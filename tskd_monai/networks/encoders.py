@@ -6,7 +6,7 @@ normalisation that its weights were trained with (three channels, a mean and a s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -233,13 +233,24 @@ def evenly_spaced_depths(depth: int, count: int = 4) -> tuple[int, ...]:
     return tuple(sorted({(level + 1) * depth // count - 1 for level in range(count) if (level + 1) * depth >= count}))
 
 
+def linear_layer_names(layers: Iterable[nn.Module]) -> tuple[str, ...]:
+    """Returns the names of the linear layers inside an encoder's layers, each once: suffixes that LoRA can target."""
+    names = (name for layer in layers for name, module in layer.named_modules() if isinstance(module, nn.Linear))
+    return tuple(dict.fromkeys(names))
+
+
+def without_adapter(backbone: Any) -> Any:
+    """Returns the module that ``peft`` wraps, LoRA included; a module without an adapter is returned as it is."""
+    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
+
 def run_layers(
-    layers: Iterable[nn.Module], hidden: Tensor, depths: Collection[int], *, recompute: bool
+    layers: Iterable[Callable[[Tensor], Tensor]], hidden: Tensor, depths: Collection[int], *, recompute: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Runs layers one after another.
 
     Args:
-        layers: each maps a tensor to one of the same shape.
+        layers: each maps its input to that of the next, in any shape.
         hidden: input of the first layer.
         depths: indices of the layers whose outputs are returned as well.
         recompute: whether the backward pass runs each layer again instead of keeping its activations (gradient
@@ -257,7 +268,13 @@ def run_layers(
 
 
 def continue_layers(
-    layers: Sequence[nn.Module], state: EncoderState, depths: Iterable[int], start: int, stop: int, *, recompute: bool
+    layers: Sequence[Callable[[Tensor], Tensor]],
+    state: EncoderState,
+    depths: Iterable[int],
+    start: int,
+    stop: int,
+    *,
+    recompute: bool,
 ) -> EncoderState:
     """Runs layers ``start`` to ``stop`` (excluded) and adds the outputs of those in ``depths`` to the features.
 

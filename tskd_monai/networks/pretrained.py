@@ -162,12 +162,12 @@ def _fitting_encoders(state: Mapping[str, Tensor], path: Path) -> list[str]:
     """Returns the names of the encoders whose entries a file contains, by name and shape."""
     fitting = []
     for record in ENCODERS.values():
-        with torch.device("meta"):
-            expected = {name: value.shape for name, value in _build(record).backbone.state_dict().items()}
         try:
             entries = record.architecture.backbone_entries(state, path)
         except ValueError:
             continue
+        with torch.device("meta"):
+            expected = {name: value.shape for name, value in _build(record).backbone.state_dict().items()}
         if {name: value.shape for name, value in entries.items()} == expected:
             fitting.append(record.name)
     return fitting
