@@ -52,7 +52,7 @@ def test_a_failed_command_ends_with_the_reason(
         ("teacher_lora", "inference.yaml", "teacher_dir"),
         ("distillation", "train.yaml", "transfer_set"),
         ("distillation", "fine_tune.yaml", "initial_student"),
-        ("distillation", "cache_teacher.yaml", "output_dir"),
+        ("distillation", "targets.yaml", "label_maps"),
         ("diffusion_synthesis", "gate.yaml", "teacher_dir"),
         ("diffusion_synthesis", "inference.yaml", "diffusion_dir"),
         ("segmentation", "inference.json", "output_dir"),

@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 REQUIRED_CONFIGS = {
     "teacher_lora": ("train", "inference"),
     "diffusion_synthesis": ("train", "inference"),
-    "distillation": ("train", "cache_teacher"),
+    "distillation": ("train", "targets"),
     "segmentation": ("train", "inference"),
 }
 NO_CONFIGS = frozenset({"metadata.json", "task.json"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, run
 
 from tests.support.paths import ROOT
+from tskd_monai.bundle.options import user_error
 from tskd_monai.bundle.student import load_student_weights
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.planning.rules import plan_task
@@ -118,22 +120,55 @@ def test_the_student_is_trained_in_the_requested_precision(study: Path, tmp_path
     assert all((exact[name] - rough[name]).abs().max() < 0.02 for name in exact)
 
 
-def fill(study: Path, cache_dir: Path) -> None:
-    config = str(BUNDLE / "configs" / "cache_teacher.yaml")
-    changes = options(study, cache_dir.parent / "distilled", cache_dir=str(cache_dir), device="cpu")
-    run(config_file=config, logging_file=False, **changes)
+def make_targets(study: Path, output_dir: Path, **changes: Any) -> None:
+    """Runs targets.yaml as on the command line."""
+    config = str(BUNDLE / "configs" / "targets.yaml")
+    given = {**options(study, output_dir), "teacher_dirs": str(study / "teacher"), "device": "cpu", **changes}
+    del given["teacher_dir"]
+    run(config_file=config, logging_file=False, **given)
 
 
-def test_the_cache_is_filled_before_and_elsewhere(
+def test_targets_made_before_and_elsewhere_give_the_same_student(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(study, tmp_path / "targets")
+    make_targets(study, tmp_path / "targets")
     assert [path.name for path in tmp_path.iterdir()] == ["targets"]  # nothing was trained
-    next((tmp_path / "targets").iterdir()).unlink()  # as if it had been interrupted
-    fill(study, tmp_path / "targets")
-    distil(study, tmp_path / "distilled", cache_dir=str(tmp_path / "targets"))
-    assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them computed now" for number in (6, 1, 0)]
-    assert not (tmp_path / "distilled" / "teacher_targets").exists()
+    before = (tmp_path / "targets" / "targets.json").read_bytes()
+    next((tmp_path / "targets").glob("*.npz")).unlink()  # as if it had been interrupted
+    make_targets(study, tmp_path / "targets")
+    assert (tmp_path / "targets" / "targets.json").read_bytes() == before
+    distil(study, tmp_path / "read", targets=str(tmp_path / "targets"), teacher_dir="none")
+    assert asked(caplog) == [] and not (tmp_path / "read" / "teacher_targets").exists()
+    distil(study, tmp_path / "cached", cache_dir=str(tmp_path / "targets"))
+    distil(study, tmp_path / "computed")
+    assert asked(caplog) == [f"Teacher targets: 6 images, {number} of them computed now" for number in (0, 6)]
+    computed = weights(study, tmp_path / "computed")
+    for name in ("read", "cached"):
+        found = weights(study, tmp_path / name)
+        assert all(torch.equal(value, found[key]) for key, value in computed.items()), name
+
+
+def test_targets_of_two_teachers_views_and_label_maps(study: Path, tmp_path: Path) -> None:
+    distil(study, tmp_path / "control")
+    datalist = load_datalist(study / "datalist.json")
+    (tmp_path / "maps").mkdir()
+    for entry in datalist["training"]:
+        shutil.copy(entry["label"], tmp_path / "maps" / f"{entry['case']}_seg.nii.gz")
+    folders = [str(study / "teacher"), str(tmp_path / "control")]
+    changes = {"teacher_dirs": folders, "views": 2, "measure": "$None", "label_maps": str(tmp_path / "maps")}
+    make_targets(study, tmp_path / "targets", **changes)
+    manifest = read_json(tmp_path / "targets" / "targets.json")
+    assert [source["kind"] for source in manifest["sources"]] == ["teacher", "teacher", "label_maps"]
+    assert manifest["measured"] == {} and {len(entry["sources"]) for entry in manifest["images"].values()} == {3}
+    assert str(tmp_path) not in (tmp_path / "targets" / "targets.json").read_text()
+    distil(study, tmp_path / "student", targets=str(tmp_path / "targets"))
+    assert weights(study, tmp_path / "student")
+    make_targets(study, tmp_path / "maps_only", **{**changes, "teacher_dirs": []})
+    with pytest.raises(RuntimeError) as raised:
+        distil(study, tmp_path / "refused", targets=str(tmp_path / "maps_only"))
+    assert "give --feature_weight 0" in str(user_error(raised.value))
+    distil(study, tmp_path / "hard", targets=str(tmp_path / "maps_only"), feature_weight=0)
+    assert weights(study, tmp_path / "hard")
 
 
 def test_a_student_is_a_teacher_too(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

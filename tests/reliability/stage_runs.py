@@ -47,13 +47,13 @@ class StageRun:
 
 
 TEACHER_AND_SET = {"teacher_dir": "teacher", "transfer_set": "transfer_set"}
+TEACHERS_AND_SET = {"teacher_dirs": "teacher", "transfer_set": "transfer_set"}
 STAGES = (
     StageRun("teacher", "teacher_lora", ["train.yaml"], {**SHORT, "lora_rank": 2, "val_interval": 2}),
     StageRun("diffusion", "diffusion_synthesis", ["train.yaml"], {**SHORT, "num_workers": 1}),
     StageRun("transfer_set", "diffusion_synthesis", ["inference.yaml"],
              {"number": 32, "num_inference_steps": 4, "batch_size": 4}, {"diffusion_dir": "diffusion"}, "images/*.png"),
-    StageRun("teacher_targets", "distillation", ["cache_teacher.yaml"], {}, TEACHER_AND_SET, "teacher_targets/*.npz",
-             seeded=False),
+    StageRun("teacher_targets", "distillation", ["targets.yaml"], {}, TEACHERS_AND_SET, "*.npz", seeded=False),
     StageRun("distilled", "distillation", ["train.yaml"], {**SHORT, "val_interval": 2}, TEACHER_AND_SET),
     StageRun("student", "distillation", ["fine_tune.yaml"], {**SHORT, "val_interval": 2, "num_workers": 1},
              {"initial_student": "distilled"}),

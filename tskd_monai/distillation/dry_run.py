@@ -13,6 +13,7 @@ from tskd_monai.data.slices import read_prepared_image
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.distillation.target_cache import quantise
+from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.distillation.teacher_targets import frozen
 from tskd_monai.networks.teacher import TeacherNetwork
 from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, collate, noise_slices, survey_cases
@@ -44,7 +45,7 @@ def noise_with_targets(
     task: Task,
     batch_size: int,
     augmentation: Callable[[Any], Any],
-    teacher: TeacherNetwork | None,
+    teacher: TeacherNetwork | StoredTargets | None,
     device: torch.device | str,
 ) -> dict[str, Any]:
     """Returns a batch of noise images as `CachedTargetDataset` returns images, with the teacher's targets.
@@ -53,15 +54,19 @@ def noise_with_targets(
         task: task with channels and image size.
         batch_size: images in the batch.
         augmentation: transform of a slice's `image`, and of `coordinates` if targets are cached.
-        teacher: teacher on `device`; None: no targets, as in pre-training without a teacher.
+        teacher: teacher on `device`, or a targets folder, of which one target serves all; None: no targets, as in
+            pre-training without a teacher.
         device: device of the teacher.
     """
     items = noise_slices(task, batch_size)
     if teacher is None:
         return collate(items, augmentation)
-    images = torch.stack([item["image"] for item in items]).to(device)
-    with torch.no_grad():
-        targets = quantise(*frozen(teacher).forward_with_embeddings(images))
+    if isinstance(teacher, StoredTargets):
+        targets = [teacher.any_target()] * batch_size
+    else:
+        images = torch.stack([item["image"] for item in items]).to(device)
+        with torch.no_grad():
+            targets = quantise(*frozen(teacher).forward_with_embeddings(images))
     batch = collate(items, augmentation)
     batch["foreground"] = torch.stack([target.foreground for target in targets])
     batch["features"] = torch.stack([target.features for target in targets])

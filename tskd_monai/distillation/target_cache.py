@@ -49,22 +49,23 @@ class QuantisedTarget(NamedTuple):
 
 
 class TargetCache:
-    """A folder of one teacher's targets for one task.
+    """A folder of targets for one task, from one teacher or one set of sources.
 
     Args:
         folder: folder of the cache, created if missing.
-        teacher: teacher, whose weights are part of every file's name.
+        teacher: teacher, whose weights are part of every file's name; or the sha256 of other sources.
         task: task, whose hash is part of every file's name.
 
     Raises:
         ValueError: when the folder is a file.
     """
 
-    def __init__(self, folder: str | Path, teacher: TeacherNetwork, task: Task) -> None:
+    def __init__(self, folder: str | Path, teacher: TeacherNetwork | str, task: Task) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"Expected a folder at --cache_dir {folder}, found a file; choose another folder.")
-        self.prefix = f"{FORMAT_VERSION} {teacher_sha256(teacher)} {task.hash}"
+        source = teacher if isinstance(teacher, str) else teacher_sha256(teacher)
+        self.prefix = f"{FORMAT_VERSION} {source} {task.hash}"
 
     def path(self, image: Tensor) -> Path:
         """Returns the path of an image's target."""
@@ -78,7 +79,7 @@ class TargetCache:
         if not path.is_file():
             return None
         try:
-            return _read_target(path)
+            return read_target(path)
         except Exception as error:  # numpy, zipfile and zlib raise many types for damaged bytes
             logger.warning("%s is damaged (%s); the teacher is run again.", path.name, type(error).__name__)
             return None
@@ -89,7 +90,7 @@ class TargetCache:
             np.savez_compressed(temporary, foreground=target.foreground.numpy(), features=target.features.numpy())
 
 
-def _read_target(path: Path) -> QuantisedTarget:
+def read_target(path: Path) -> QuantisedTarget:
     """Returns the content of a file; array headers are validated before allocation.
 
     Raises:
@@ -119,10 +120,15 @@ def _array_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 def quantise(logits: Tensor | None, features: Tensor) -> list[QuantisedTarget]:
     """Returns the targets of a batch from logits (B, K, H, W), or None, and features (B, E, h, w)."""
-    if logits is None:
+    return quantise_probabilities(None if logits is None else F.softmax(logits.float(), dim=1), features)
+
+
+def quantise_probabilities(probabilities: Tensor | None, features: Tensor) -> list[QuantisedTarget]:
+    """Returns the targets of a batch from probabilities (B, K, H, W), or None, and features (B, E, h, w)."""
+    if probabilities is None:
         roots = torch.zeros(len(features), 0, 1, 1, dtype=torch.uint8)
     else:
-        roots = (LEVELS * F.softmax(logits.float(), dim=1)[:, 1:].sqrt()).round().to(torch.uint8)
+        roots = (LEVELS * probabilities[:, 1:].sqrt()).round().to(torch.uint8)
     return [QuantisedTarget(root, map_) for root, map_ in zip(roots.cpu(), features.cpu().half(), strict=True)]
 
 

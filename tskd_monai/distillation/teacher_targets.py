@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tskd_monai.distillation.target_cache import LEVELS
+from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.networks.teacher import TeacherNetwork
 from tskd_monai.transforms.coordinates import follow
 
@@ -30,14 +31,16 @@ def frozen(teacher: TeacherNetwork) -> TeacherNetwork:
     return teacher.requires_grad_(False).eval()
 
 
-def teacher_targets(teacher: TeacherNetwork, cache_dir: str | Path | None) -> PrepareBatch:
+def teacher_targets(teacher: TeacherNetwork | StoredTargets, cache_dir: str | Path | None) -> PrepareBatch:
     """Returns the `PrepareBatch` of a distillation: cached targets, or the teacher's predictions in each step.
 
     Args:
-        teacher: teacher on the device of the training run.
+        teacher: teacher on the device of the training run, or a targets folder.
         cache_dir: folder of cached targets, see `distillation_dataset`; None: no cache.
     """
-    return TeacherTargets(teacher) if cache_dir is None else CachedTargets()
+    if isinstance(teacher, StoredTargets) or cache_dir is not None:
+        return CachedTargets()
+    return TeacherTargets(teacher)
 
 
 class TeacherTargets(PrepareBatch):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tskd_monai.bundle.student import start_from
 from tskd_monai.data.task import Task
+from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.files.json_files import check_fields, read_json
 from tskd_monai.networks.encoders import ImageEncoder
 from tskd_monai.networks.pretrained import build_encoder
@@ -47,6 +48,37 @@ def load_any_teacher(
     size = student_size(name)
     teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)
     return teacher.requires_grad_(False).eval()
+
+
+def teacher_or_targets(
+    folder: str | Path,
+    task: Task,
+    encoder_weights: str | Path | None = None,
+    targets: str | Path | None = None,
+    feature_weight: float = 0.0,
+) -> VfmSegmenter | SegmentationNetworkTeacher | StoredTargets:
+    """Returns what a student learns from: a targets folder if one is given, else a teacher.
+
+    Args:
+        folder: see `load_any_teacher`; not read with a targets folder.
+        task: task; a teacher or targets of another task are refused.
+        encoder_weights: see `load_any_teacher`.
+        targets: folder of `targets.yaml`; None: the teacher.
+        feature_weight: weight of the features in the loss.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if it was made for another task, or the targets have no features that the loss needs.
+    """
+    if targets is None:
+        return load_any_teacher(folder, task, encoder_weights)
+    stored = StoredTargets(targets, task)
+    if feature_weight and not stored.has_features:
+        raise ValueError(
+            f"Expected features in the targets at --targets {targets}, since --feature_weight is {feature_weight:g}, "
+            "found none, as no teacher made them; give --feature_weight 0."
+        )
+    return stored
 
 
 class TaskAgnosticTeacher(nn.Module):

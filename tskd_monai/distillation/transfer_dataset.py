@@ -16,6 +16,7 @@ from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
+from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.distillation.teacher_targets import frozen
 from tskd_monai.networks.teacher import TeacherNetwork
 
@@ -95,7 +96,7 @@ def distillation_dataset(
     task: Task,
     preprocessing: Compose,
     augmentation: Compose,
-    teacher: TeacherNetwork | None,
+    teacher: TeacherNetwork | StoredTargets | None,
     cache_dir: str | Path | None,
     transfer_set: str | Path | None = None,
     fold: int | None = None,
@@ -108,16 +109,19 @@ def distillation_dataset(
         task: task; a transfer set of another task is refused.
         preprocessing: transform of a volume's `image`.
         augmentation: transform of a slice's `image` and `coordinates`.
-        teacher: teacher on `device`, which computes the targets that the cache lacks; None: no cache.
-        cache_dir: folder of the cache; None: no cache, the teacher runs in every step.
+        teacher: teacher on `device`, which computes the targets that the cache lacks, or a targets folder, which has
+            all of them; None: no cache.
+        cache_dir: folder of the teacher's cache; None: no cache, the teacher runs in every step.
         transfer_set: folder with `transfer_set.json`; None: only real images.
         fold: fold of the datalist.
         device: device of the teacher.
     """
-    if cache_dir is None or teacher is None:
+    if teacher is None or (cache_dir is None and not isinstance(teacher, StoredTargets)):
         return transfer_dataset(datalist, task, preprocessing, augmentation, transfer_set, fold)
     images = transfer_dataset(datalist, task, preprocessing, None, transfer_set, fold)
     tensors = [torch.as_tensor(images[index]["image"]) for index in range(len(images))]
+    if isinstance(teacher, StoredTargets):
+        return CachedTargetDataset(images, teacher.read(tensors), augmentation)
     teacher = frozen(teacher)
-    targets = load_or_compute_targets(teacher, tensors, TargetCache(cache_dir, teacher, task), device)
+    targets = load_or_compute_targets(teacher, tensors, TargetCache(str(cache_dir), teacher, task), device)
     return CachedTargetDataset(images, targets, augmentation)
