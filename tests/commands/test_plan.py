@@ -72,6 +72,16 @@ def test_a_second_call_reads_no_image_and_writes_nothing(study: Path, tmp_path: 
     assert not reads and states(tmp_path / "run/private") == before
 
 
+def test_a_budget_may_exceed_the_labelled_slices_only_if_it_is_a_limit(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found 10000"):
+        plan_dataset(study, tmp_path / "run", labelled_slices=10_000)
+    datalist, *_ = plan_dataset(study, tmp_path / "run", labelled_slices=10_000, fewer_slices=True)
+    training = json.loads(datalist.read_text())["training"]
+    assert training and all(len(entry["slices"]) == 6 for entry in training)
+    again, *_ = plan_dataset(study, tmp_path / "run", labelled_slices=10_000, fewer_slices=True)
+    assert again == datalist
+
+
 def test_moved_files_and_another_order_are_the_same_study(study: Path, tmp_path: Path, reads: list[str]) -> None:
     written, _, task = plan_dataset(study, tmp_path / "run", labelled_slices=5)
     before = json.loads(written.read_text())

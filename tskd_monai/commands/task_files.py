@@ -42,6 +42,7 @@ def plan_dataset(
     datalist_dir: Path | None = None,
     task_file: Path | None = None,
     replan: bool = False,
+    fewer_slices: bool = False,
 ) -> tuple[Path, Path, Task]:
     """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
 
@@ -59,6 +60,7 @@ def plan_dataset(
         datalist_dir: folder of files that may name patients: `datalist.json` and `plan.json`; None: `output_dir`.
         task_file: a task to use instead of a planned one.
         replan: plan again; the previous files are kept beside the new ones, as `task.before-<hash>.json`.
+        fewer_slices: use all training slices if there are fewer than `labelled_slices`, instead of an error.
 
     Returns:
         The paths of both files, and the task.
@@ -77,7 +79,7 @@ def plan_dataset(
     task = load_task(given) if given else None
     stored = None if replan else load_record(files.record)
     if task is None or stored is None:
-        record, planned = _plan(source, options, found)
+        record, planned = _plan(source, options, found, fewer_slices)
         task = task or planned
     else:
         check_same_plan(stored, found)
@@ -94,7 +96,9 @@ def plan_dataset(
     return files.datalist, files.task, task
 
 
-def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) -> tuple[PlanRecord, Task]:
+def _plan(
+    source: dict[str, Any], options: dict[str, Any], found: PlanRecord, fewer_slices: bool
+) -> tuple[PlanRecord, Task]:
     """Returns the record of a plan, with the labelled slices drawn within the budget, and the task for the data."""
     size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
     prints = fingerprints(source, intensity, partly=None if budget is None else True)
@@ -103,7 +107,9 @@ def _plan(source: dict[str, Any], options: dict[str, Any], found: PlanRecord) ->
     if budget is None:
         return found.planned(task, None, prints.values()), task
     # The slice axis does not depend on the labels that are about to be left out.
-    chosen = labelled_subset(slice_counts(source["training"], prints, task), budget, options["seed"])
+    counts = slice_counts(source["training"], prints, task)
+    budget = min(budget, sum(counts.values())) if fewer_slices else budget
+    chosen = labelled_subset(counts, budget, options["seed"])
     task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
     return found.planned(task, chosen, prints.values()), task
 

@@ -279,7 +279,8 @@ def _select_fold(
     if not isinstance(folds, list):
         raise ValueError(f"{path}: expected a list in `folds`, found {type(folds).__name__}.")
     if not 0 <= fold < len(folds):
-        raise ValueError(f"{path}: expected a fold below {len(folds)}, found {fold}.")
+        advice = "" if folds else "; leave out --fold, as there are no `folds`"
+        raise ValueError(f"{path}: expected a fold below {len(folds)}, found {fold}{advice}.")
     if not isinstance(folds[fold], dict):
         raise ValueError(f"{path}: expected an object in `folds[{fold}]`, found {type(folds[fold]).__name__}.")
     entries: dict[str, list[Any]] = {}

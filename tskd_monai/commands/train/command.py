@@ -18,6 +18,8 @@ from tskd_monai.commands.bundle_command import plain_messages
 from tskd_monai.commands.command_parser import CommandParser
 
 AUTO, ON, OFF = "auto", "on", "off"
+STRIDE = 16
+"""Every network reduces the resolution by this factor."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,11 +40,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--student", default="compact_unet_small", help="student network, such as compact_unet_base or vit_tiny"
     )
-    parser.add_argument("--image-size", type=int, help="rows and columns of the network input, instead of the preset's")
     parser.add_argument(
-        "--labelled-slices", type=int, help="number of labelled training slices, instead of the preset's"
+        "--image-size",
+        type=_image_size,
+        metavar="PIXELS",
+        help="rows and columns of the network input, a multiple of 16, instead of the preset's",
     )
-    parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
+    parser.add_argument(
+        "--labelled-slices",
+        type=_positive,
+        metavar="NUMBER",
+        help="number of labelled training slices; default: at most the preset's",
+    )
+    parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation, from 0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--synthesis",
@@ -74,6 +84,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if args.data is None:
         parser.error("expected DATA, a datalist or a folder")
     return args
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, found {text}")
+    return int(text)
+
+
+def _image_size(text: str) -> int:
+    size = _positive(text)
+    if size % STRIDE:
+        near = max(STRIDE, STRIDE * round(size / STRIDE))
+        raise argparse.ArgumentTypeError(f"expected a multiple of {STRIDE}, found {size}; the nearest is {near}")
+    return size
 
 
 def main(argv: Sequence[str] | None = None) -> None:

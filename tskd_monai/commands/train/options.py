@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tskd_monai.commands.command_parser import nearest
+from tskd_monai.commands.train.command import STRIDE
 from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.encoder_records import ENCODERS
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRESETS = Path(__file__).with_name("presets.yaml")
 STAGE_CONFIGS = {
     "teacher": "teacher_lora/configs/train.yaml",
@@ -41,17 +45,27 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
     """Returns encoder name and weights of `NAME`, `NAME=WEIGHTS` or a hub id such as `facebook/sam-vit-base`.
 
     Raises:
-        ValueError: if the encoder is unknown.
+        ValueError: if the encoder is unknown, or its weights are neither shipped nor given.
     """
     name, _, weights = teacher.partition("=")
-    if name in ENCODERS:
-        return name, weights or "shipped"
-    for record in ENCODERS.values():
-        if teacher in str(record.source):
-            return record.name, teacher
-    raise ValueError(
-        f"Expected --teacher NAME, NAME=WEIGHTS or a hub id, with a name among {sorted(ENCODERS)}, found {teacher}."
-    )
+    published = [record for record in ENCODERS.values() if record.shipped is None]
+    hub = {str(record.source): record.name for record in published if HUB_ID.fullmatch(str(record.source))}
+    if teacher in hub:
+        return hub[teacher], teacher
+    if name not in ENCODERS:
+        raise ValueError(
+            f"Expected --teacher NAME, NAME=WEIGHTS or a hub id, with a name among {', '.join(sorted(ENCODERS))}, "
+            f"found {teacher}{nearest(name, [*ENCODERS, *hub]) or '.'}"
+        )
+    record = ENCODERS[name]
+    if not weights and record.shipped is None:
+        download = f", or --teacher {record.source} to download them" if record.source in hub else ""
+        sources = " or ".join(filter(None, (record.source, record.url)))
+        raise ValueError(
+            f"Expected weights of {name}, found none; give --teacher {name}=FILE{download}. They are published as "
+            f"{sources}."
+        )
+    return name, weights or "shipped"
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -66,7 +80,11 @@ def load_preset(name: str) -> dict[str, Any]:
     else:
         presets = yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
         if name not in presets:
-            raise ValueError(f"Expected a preset among {sorted(presets)} or a YAML file, found {name}.")
+            known = ", ".join(sorted(presets))
+            raise ValueError(
+                f"Expected --preset with one of {known}, or the path of a YAML file, found {name}"
+                f"{nearest(name, presets) or '.'}"
+            )
         preset, where = presets[name], f"preset {name}"
     _check_keys(preset, where)
     for stage, config in STAGE_CONFIGS.items():
@@ -117,6 +135,8 @@ def _check_keys(preset: Any, where: str) -> None:
         if name in preset and (type(value) not in kinds or (type(value) is int and value < 1)):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise ValueError(f"Expected a positive {wanted} as {name} in {where}, found {value!r}.")
+    if preset["image_size"] % STRIDE:
+        raise ValueError(f"Expected a multiple of {STRIDE} as image_size in {where}, found {preset['image_size']}.")
 
 
 def _check_stage(settings: Any, stage: str, config: str, where: str) -> None:

@@ -17,7 +17,7 @@ from tskd_monai.bundle.run import COMMANDS_FILE
 from tskd_monai.bundle.stage_store import LOGS, StageStore
 from tskd_monai.commands.bundle_command import sorted_messages
 from tskd_monai.commands.task_files import plan_dataset
-from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student
+from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student, check_student_name
 from tskd_monai.commands.train.command import AUTO, ON
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
@@ -53,6 +53,7 @@ def run_pipeline(args: argparse.Namespace) -> None:
     preset = load_preset(args.preset)
     encoder, weights = parse_teacher(args.teacher)
     check_device(args.device)
+    check_student_name(args.student)
     # Missing weights and an invalid datalist end the run here, with one line and nothing written.
     file = weights_path(encoder, weights)
     source = datalist_of(args.data, args.output_dir, args.labels, args.seed)
@@ -87,6 +88,7 @@ def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) 
         args.output_dir,
         args.image_size or preset["image_size"],
         labelled_slices=args.labelled_slices or preset["labelled_slices"],
+        fewer_slices=args.labelled_slices is None,
         seed=args.seed,
         fold=args.fold,
         datalist_dir=private_file(args.output_dir, "datalist.json").parent,
