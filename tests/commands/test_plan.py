@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.fork_server import python_command
+from tskd_monai.commands.main import main as command
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.volume_reader import VolumeReader
@@ -340,3 +341,34 @@ def test_the_command_states_what_differs_in_one_line(study: Path, tmp_path: Path
     )
     assert call("--image-size", "64", "--replan").returncode == 0
     assert json.loads((tmp_path / "run/task.json").read_text())["image_size"] == [64, 64]
+
+
+def test_a_datalist_is_not_overwritten(study: Path) -> None:
+    before = study.read_bytes()
+    with pytest.raises(ValueError, match="Expected another folder as --output-dir than that of .*, which"):
+        plan_dataset(study, study.parent)
+    assert study.read_bytes() == before and not (study.parent / "task.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fold", "1"], "datalist.json: expected `folds` for --fold 1, found none; leave --fold out."),
+        (["--labels", "liver"], "Expected --labels with a folder only, found a datalist"),
+        (["--labelled-slices", "2", "--seed", "-1"], "Expected --seed of 0 or more, found -1."),
+        (["--output-dir", "datalist.json"], "Expected a folder as --output-dir, found datalist.json, where"),
+        (["--output-dir", "."], "which would be overwritten; leave the option out"),
+    ],
+)
+def test_mistakes_in_options(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(study.parent)
+    assert command(["plan", "datalist.json", *options]) == 1
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_default_folder_is_that_of_training(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study.parent.parent)
+    assert command(["plan", "study/datalist.json"]) == 0
+    assert Path("runs/study/task.json").is_file()

@@ -148,7 +148,11 @@ def add_a_channel(folder: Path) -> None:
         (lambda folder: volume(folder / "images/case1.nii"), None, "Expected one image called case1"),
         (lambda folder: volume(folder / "unlabelled/case1.nii"), None, "Expected each image once, found case1"),
         (lambda folder: None, "liver", r"a name for each of the label values found, \[1, 3\], found 1: liver\."),
-        (lambda folder: (folder / "labels").rename(folder / "masks"), None, r"found none \(but masks/\)\. Name the"),
+        (
+            lambda folder: (folder / "labels").rename(folder / "masks"),
+            None,
+            r"found none \(but with masks/\)\. Name the",
+        ),
         (add_a_channel, None, r"one channel .* \(T1, T2\), such as case0_0001.nii.gz\. Make a folder with images/"),
         (lambda folder: [path.unlink() for path in (folder / "images").iterdir()], None, "Expected images in .*images"),
         (lambda folder: (folder / "images").rename(folder / "scans"), None, "without images/ and without dataset.json"),

@@ -22,9 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the task."""
     parser = CommandParser("plan", __doc__)
     parser.add_argument("data", type=Path, help="datalist or folder")
-    parser.add_argument(
-        "--output-dir", type=Path, help="folder of datalist.json and task.json (default: ./<name of the folder>)"
-    )
+    parser.add_argument("--output-dir", type=Path, help="folder of datalist.json and task.json (default: runs/NAME)")
     parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument("--image-size", type=int, help="rows and columns of the network input, a multiple of 16")
     parser.add_argument(
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tskd_monai.commands.user_data import datalist_of, dataset_name
 
     plain_messages()
-    output_dir = args.output_dir or Path(dataset_name(args.data))
+    output_dir = args.output_dir or Path("runs", dataset_name(args.data))
     _, path, task = plan_dataset(
         datalist_of(args.data, output_dir, args.labels, args.seed),
         output_dir,

@@ -67,9 +67,15 @@ def plan_dataset(
 
     Raises:
         FileNotFoundError: if the datalist, a file that it names or `task_file` is missing.
-        ValueError: if the data cannot be planned, or differs from the data that the stored task was planned from.
+        ValueError: if the data cannot be planned, differs from the data that the stored task was planned from, or its
+            datalist would be overwritten.
     """
     files = PlanFiles(Path(output_dir) / "task.json", Path(datalist_dir or output_dir))
+    if Path(datalist_path).resolve() == files.datalist.resolve():
+        raise ValueError(
+            f"Expected another folder as --output-dir than that of {datalist_path}, which would be overwritten; leave "
+            "the option out, or choose a new folder."
+        )
     options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
                "fold": fold}  # fmt: skip
     source = {name: value for name, value in load_datalist(datalist_path, fold).items() if name != "folds"}

@@ -101,9 +101,12 @@ def labelled_subset(slice_counts: Mapping[str, int], budget: int, seed: int) -> 
         seed: seed of the draw.
 
     Raises:
-        ValueError: when the budget is not between 1 and the number of slices.
+        ValueError: when the budget is not between 1 and the number of slices, or the seed is negative.
     """
     import numpy as np
+
+    if seed < 0:
+        raise ValueError(f"Expected --seed of 0 or more, found {seed}.")
 
     total = sum(slice_counts.values())
     if not 1 <= budget <= total:
@@ -278,6 +281,8 @@ def _select_fold(
     folds = datalist.get("folds", [])
     if not isinstance(folds, list):
         raise ValueError(f"{path}: expected a list in `folds`, found {type(folds).__name__}.")
+    if not folds:
+        raise ValueError(f"{path}: expected `folds` for --fold {fold}, found none; leave --fold out.")
     if not 0 <= fold < len(folds):
         advice = "" if folds else "; leave out --fold, as there are no `folds`"
         raise ValueError(f"{path}: expected a fold below {len(folds)}, found {fold}{advice}.")

@@ -23,8 +23,10 @@ def draw_sections(cases: Sequence[str], split: Sequence[float], seed: int) -> di
         seed: seed of the draw.
 
     Raises:
-        ValueError: if the split does not add up, or training gets no patient.
+        ValueError: if the split does not add up, training gets no patient, or the seed is negative.
     """
+    if seed < 0:
+        raise ValueError(f"Expected --seed of 0 or more, found {seed}.")
     ends = np.cumsum(_counts(len(cases), split))
     shuffled = np.random.default_rng(seed).permutation(sorted(cases))
     sections = np.searchsorted(ends, np.arange(len(cases)), side="right")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.datalist import SECTIONS
+from tskd_monai.data.output_names import IMAGE_ENDINGS
 from tskd_monai.datasets.folder_images import image_of_label, images_by_name, patient_of
 from tskd_monai.datasets.folder_labels import named_labels
 from tskd_monai.datasets.splits import DEFAULT_SPLIT, DRAWN, draw_sections
@@ -112,7 +113,7 @@ def _found_in(folder: Path) -> tuple[Pairs, dict[str, Path], dict[str, Any]]:
     if not (folder / "images").is_dir():
         raise ValueError(
             f"Expected {LAYOUTS}, found {folder.resolve().name}/ without images/ and without {DATASET_JSON}"
-            f"{_subfolders(folder)}."
+            f"{_subfolders(folder)}{_advice(folder)}."
         )
     if not (folder / "labels").is_dir():
         raise ValueError(
@@ -124,7 +125,15 @@ def _found_in(folder: Path) -> tuple[Pairs, dict[str, Path], dict[str, Any]]:
 
 def _subfolders(folder: Path) -> str:
     names = [f"{path.name}/" for path in sorted(folder.iterdir()) if path.is_dir() and path.name != "images"]
-    return f" (but {', '.join(names[:4])})" if names else ""
+    return f" (but with {', '.join(names[:4])})" if names else ""
+
+
+def _advice(folder: Path) -> str:
+    """Returns advice for a folder that holds images itself."""
+    if folder.resolve().name in ("images", "labels"):
+        return "; give the folder that contains it"
+    number = sum(path.is_file() and path.name.lower().endswith(IMAGE_ENDINGS) for path in folder.iterdir())
+    return f"; move its {number} image files into images/ and labels/" if number else ""
 
 
 def _description(pairs: Pairs, patients: int, unlabelled: int, names: Any) -> str:

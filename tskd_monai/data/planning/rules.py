@@ -257,11 +257,16 @@ def _intensity_mode(mode: str | None, datalist: Mapping[str, Any], prints: Print
     """Returns the intensity mode: as given, by the datalist's modality, or by that of DICOM series.
 
     Raises:
-        ValueError: when the mode does not suit the modality of a DICOM series; training would refuse it.
+        ValueError: when the mode does not suit colour images or the modality of a DICOM series.
     """
     known = {found.modality for found in prints.values()} - {""}
     modality = _modality(datalist) or (known.pop() if len(known) == 1 else "")
     colour = any(found.channels == 3 for found in prints.values())
+    if mode == "hu_window" and colour:
+        raise ValueError(
+            "Expected percentile or rgb intensities for colour images, found hu_window, which is for CT; leave "
+            "--intensity out."
+        )
     mode = mode or ("rgb" if colour else "hu_window" if modality.upper() == CT else "percentile")
     for found in prints.values():
         if found.modality and (found.modality == CT) != (mode == "hu_window"):
