@@ -116,5 +116,6 @@ def _refuse_loose_dicom(folder: Path, files: list[Path]) -> None:
         raise ValueError(
             f"Expected the files of each DICOM series in a folder of its own, such as {folder / 'case1'}, found "
             f"{len(loose)} DICOM file{'s' if len(loose) > 1 else ''} directly in {folder}, such as {loose[0].name}. "
-            "Move those of each series into a folder named after the case; labels in DICOM SEG have to be converted to NIfTI or NRRD."
+            "Move those of each series into a folder named after the case; labels in DICOM SEG have to be converted to "
+            "NIfTI or NRRD."
         )
