@@ -155,6 +155,7 @@ def test_a_pipeline_runs_to_the_report_and_what_is_finished_stays(tmp_path: Path
 
 def check_report(run: Path) -> None:
     report = (run / "report.html").read_text()
+    assert (run / "result.png").is_file()
     assert "stands in for a real foundation model" in report and "facebook/sam-vit-base" in report
     assert report.count("paired by patient") == 2 and "by self-training" in report
     assert "<img" in report and 'src="http' not in report

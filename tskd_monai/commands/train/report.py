@@ -17,6 +17,7 @@ from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
 from tskd_monai.evaluation.comparison import compare_metrics
+from tskd_monai.evaluation.report.picture import write_result_picture
 from tskd_monai.evaluation.report.pipeline_content import Method, PipelineContent
 from tskd_monai.evaluation.report.pipeline_page import write_pipeline_page
 from tskd_monai.evaluation.report.unlike_images import unlike_images
@@ -54,7 +55,7 @@ SYNTHETIC_SHOWN = 24
 def write_pipeline_report(
     store: StageStore, dataset: PlannedDataset, options: PipelineOptions, settings: Mapping[str, str], notes: list[str]
 ) -> str:
-    """Writes `report.html` and returns the results as a text table.
+    """Writes `report.html` and `result.png`, and returns the results as a text table.
 
     Args:
         store: store whose stages have all finished.
@@ -84,6 +85,7 @@ def write_pipeline_report(
         notes=[*notes, *_unlike(store)],
     )
     write_pipeline_page(store.output_dir / "report.html", report)
+    write_result_picture(store.output_dir / "result.png", report)
     return _table(methods, has_millimetres=task.axcodes is not None)
 
 

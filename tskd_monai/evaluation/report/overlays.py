@@ -10,7 +10,13 @@ from typing import Any
 
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.evaluation.label_maps import load_prediction
-from tskd_monai.evaluation.report.display import fullest_slice, labels_for_display, load_for_display, reference_on_image
+from tskd_monai.evaluation.report.display import (
+    DisplayVolume,
+    fullest_slice,
+    labels_for_display,
+    load_for_display,
+    reference_on_image,
+)
 from tskd_monai.evaluation.report.panels import Overlay, label_colours, legend, panel_row
 from tskd_monai.evaluation.report.pipeline_content import PipelineContent, Result
 
@@ -19,7 +25,7 @@ ONLY = "the only patient"
 
 def overlay_section(content: PipelineContent, results: Mapping[str, Result]) -> str:
     """Returns the HTML of up to three patients: the worst, the median and the best of the first method."""
-    obstacle = _obstacle(content)
+    obstacle = overlay_obstacle(content)
     if obstacle:
         return f'<p class="quiet">{escape(obstacle)}</p>'
     entries = {str(entry["case"]): entry for entry in content.cases}
@@ -49,7 +55,26 @@ def choose_patients(dice: Mapping[str, float]) -> dict[str, str]:
     return chosen | {ordered[-1]: "highest"}
 
 
-def _obstacle(content: PipelineContent) -> str | None:
+def patient_overlays(
+    entry: Mapping[str, Any], content: PipelineContent, results: Mapping[str, Result]
+) -> tuple[DisplayVolume, int, list[Overlay]]:
+    """Returns a patient's image, the slice to show, and its overlays: image, reference, every method's prediction."""
+    case = str(entry["case"])
+    volume = load_for_display(Path(entry["image"]))
+    reference = reference_on_image(Path(entry["label"]), volume, content.labels, f"label and image of case {case}")
+    colours = label_colours(content.labels)
+    shown = labels_for_display(reference)
+    overlays = [Overlay("Image", None, colours), Overlay("Reference", shown, colours)]
+    for result in results.values():
+        predictions = result.method.predictions or {}
+        if case in predictions:
+            prediction = labels_for_display(load_prediction(Path(predictions[case]), reference, content.labels))
+            overlays.append(Overlay(result.method.title, prediction, colours, f"Dice {result.dice[case]:.3f}"))
+    return volume, fullest_slice(shown), overlays
+
+
+def overlay_obstacle(content: PipelineContent) -> str | None:
+    """Returns why no patient of a report can be shown; None if they can be."""
     cases = [str(entry["case"]) for entry in content.cases]
     if not cases:
         return "No cases were given, so no overlays are shown."
@@ -63,18 +88,9 @@ def _obstacle(content: PipelineContent) -> str | None:
 def _patient(
     case: str, role: str, entry: Mapping[str, Any], content: PipelineContent, results: Mapping[str, Result]
 ) -> str:
-    volume = load_for_display(Path(entry["image"]))
-    reference = reference_on_image(Path(entry["label"]), volume, content.labels, f"label and image of case {case}")
-    colours = label_colours(content.labels)
-    shown = labels_for_display(reference)
-    overlays = [Overlay("Image", None, colours), Overlay("Reference", shown, colours)]
-    for result in results.values():
-        predictions = result.method.predictions or {}
-        if case in predictions:
-            prediction = labels_for_display(load_prediction(Path(predictions[case]), reference, content.labels))
-            overlays.append(Overlay(result.method.title, prediction, colours, f"Dice {result.dice[case]:.3f}"))
-    index = fullest_slice(shown)
-    position = f"{volume.view} slice {index + 1} of {shown.shape[2]}; {volume.orientation}." if volume.view else ""
+    volume, index, overlays = patient_overlays(entry, content, results)
+    depth = volume.array.shape[2]
+    position = f"{volume.view} slice {index + 1} of {depth}; {volume.orientation}." if volume.view else ""
     heading = f"<h3>Patient {escape(case)} <small>{role}{'' if role == ONLY else ' Dice'}</small></h3>"
     quiet = f'<p class="quiet">{position}</p>' if position else ""
     return f'<div class="patient">{heading}{quiet}{panel_row(volume, index, overlays, case)}</div>'

@@ -113,15 +113,22 @@ def panel_row(volume: DisplayVolume, index: int, overlays: Sequence[Overlay], ca
         overlays: the images of the row, in order.
         case: name of the case, for the alternative text.
     """
-    planes = [None if overlay.labels is None else overlay.labels[:, :, index] for overlay in overlays]
-    box = foreground_box([plane for plane in planes if plane is not None])
-    panels = ""
-    for overlay, plane in zip(overlays, planes, strict=True):
-        png = render_panel(volume.array[:, :, index], plane, overlay.colours, volume.pixel_mm, box)
-        panels += _panel(png, overlay, case)
+    pictures = zip(overlays, cropped_panels(volume, index, overlays), strict=True)
+    panels = "".join(_panel(png, overlay, case) for overlay, png in pictures)
     # One row for up to four images, two rows for more.
     columns = len(overlays) if len(overlays) <= 4 else -(-len(overlays) // 2)
     return f'<div class="panels" style="--columns:{columns}">{panels}</div>'
+
+
+def cropped_panels(volume: DisplayVolume, index: int, overlays: Sequence[Overlay]) -> list[bytes]:
+    """Returns the PNG of each image of a row, cropped to the foreground of any of them; arguments as of `panel_row`."""
+    planes = [None if overlay.labels is None else overlay.labels[:, :, index] for overlay in overlays]
+    box = foreground_box([plane for plane in planes if plane is not None])
+    pixels = volume.array[:, :, index]
+    return [
+        render_panel(pixels, plane, overlay.colours, volume.pixel_mm, box)
+        for overlay, plane in zip(overlays, planes, strict=True)
+    ]
 
 
 def contact_sheet(paths: Sequence[Path], columns: int = 4, limit: int = 12) -> bytes:
