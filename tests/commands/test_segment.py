@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -126,6 +127,17 @@ def test_every_labelled_image_of_a_folder_is_scored(
         assert any(line.startswith("liver: Dice 0.") and line.endswith(f" over {count} patients") for line in shown)
         assert shown[-1] == f"Report: {tmp_path / str(count) / 'report.html'}"
         assert (tmp_path / str(count) / "report.html").is_file()
+        check_the_runner_s_line_scores_alike(shown[0], tmp_path / str(count))
+
+
+def check_the_runner_s_line_scores_alike(line: str, output: Path) -> None:
+    """Removes the results of an evaluation, but not the datalist that it was given, and runs its line."""
+    metrics = (output / "metrics.csv").read_bytes()
+    for path in output.iterdir():
+        if path.name != "private":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run_line(line.removeprefix("$ "), output.parent)
+    assert (output / "metrics.csv").read_bytes() == metrics and (output / "report.html").is_file()
 
 
 def test_a_folder_of_slicers_files_is_segmented_and_scored_alike(phantom: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 tskd demo --output-dir demo_output
 
 It needs no data and no download, and takes minutes on two CPU cores. If interrupted, the same command resumes.
-The two commands that it stands for are printed and appended to commands.txt.
+It prints the two commands that it stands for; commands.txt has the first, and each stage of the second.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from tskd_monai.commands import phantom
     from tskd_monai.commands.train import command as train
+    from tskd_monai.commands.train.options import load_preset
 
-    for words, module in zip(commands(args.output_dir, args.seed, args.preset), (phantom, train), strict=True):
-        record_line(args.output_dir, shlex.join(["tskd", *words]))
-        module.main(words[1:])
+    load_preset(args.preset)  # a wrong name is known before the phantom is written
+    data, training = commands(args.output_dir, args.seed, args.preset)
+    record_line(args.output_dir, shlex.join(["tskd", *data]))
+    phantom.main(data[1:])
+    print(f"$ {shlex.join(['tskd', *training])}", flush=True)
+    train.main(training[1:])  # it records the runner's lines
     return 0
