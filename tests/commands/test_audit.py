@@ -34,4 +34,7 @@ def test_strange_bundle_is_listed_and_nothing_of_it_runs(tmp_path: Path) -> None
     assert done.returncode == 1 and not marker.exists()
     assert "strange/run.json run: expression" in done.stdout
     assert "strange/models/model.pt: weights" in done.stdout
-    assert check(tmp_path / "gone").returncode == 2
+    (tmp_path / "empty").mkdir()
+    for name, message in (("gone", "Expected the folder of a bundle at "), ("empty", "found no file")):
+        done = check(tmp_path / name)
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

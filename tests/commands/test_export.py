@@ -229,6 +229,7 @@ def test_every_bundle_has_an_inference_config_and_a_unit_test(bundle: str) -> No
         (["nowhere"], "Expected the trained weights at nowhere/models/model.pt, found none; give the folder of a"),
         (["shipped", "--name", "My Bundle"], "Expected a name of lower-case letters, digits and _"),
         (["shipped", "--card", "none.yaml"], "Expected a card at none.yaml, found none"),
+        (["shipped", "--card", "broken.yaml"], "Expected YAML in the card broken.yaml: "),
         (["shipped", "--name", "mine"], "Expected a new folder or an earlier export at out/mine, found other files"),
         (["shipped", "--url", "model.pt"], "expected PATH=URL"),
         (["shipped", "--repo-id", "owner/name"], "--repo-id needs --to hub, found zoo"),
@@ -250,6 +251,7 @@ def test_what_is_missing_is_named_in_one_line_and_nothing_is_left_behind(
     for file in ("teacher/teacher.json", "out/mine/notes.txt"):
         Path(file).parent.mkdir(parents=True)
         Path(file).write_text("{}")
+    Path("broken.yaml").write_text("tags: [")
     try:
         code = export("--to", "zoo", *arguments, "--output-dir", "out")
     except SystemExit as end:

@@ -60,6 +60,7 @@ def test_version_is_the_package_s() -> None:
         (["evaluate", "shipped", "--output", "out"], "unknown option --output; did you mean --output-dir? See"),
         (["segment", "--output_dir", "out"], "unknown option --output_dir; did you mean --output-dir? See"),
         (["segment", "shipped", "--dicom"], "unknown option --dicom; did you mean --dicom-seg? See"),
+        (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "expected a folder, found the file"),
         (["segment", "shipped"], "tskd segment: error: the following arguments are required: IMAGE. See tskd segment"),
     ],
 )

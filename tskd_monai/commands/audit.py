@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     allow_list = args.allow_list or ALLOW_LIST
     try:
+        check_not_empty(args.bundle)
         if args.write_allow_list:
             write_allow_list(args.bundle, allow_list)
             return 0
@@ -44,3 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{bundle.name}/{finding.file}{position}: {finding.kind} {finding.text!r}")
         print(f"{bundle.name}: {len(findings)} findings")
     return int(any(found.values()))
+
+
+def check_not_empty(bundles: Sequence[Path]) -> None:
+    """Raises FileNotFoundError for a folder without files, in which nothing could be found."""
+    for bundle in bundles:
+        if bundle.is_dir() and not any(path.is_file() for path in bundle.rglob("*")):
+            raise FileNotFoundError(f"Expected a bundle in {bundle}, found no file.")

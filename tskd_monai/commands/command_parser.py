@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 OPTION = re.compile(r"--?[^\W\d]")
@@ -69,6 +70,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     like = get_close_matches(word, known, n=1) or [name for name in known if name.startswith(word)]
     return f"; did you mean {like[0]}?" if like else ""
+
+
+def output_folder(text: str) -> Path:
+    """Returns the path of a folder that exists or can be made: the type of `--output-dir`.
+
+    Raises:
+        ArgumentTypeError: if it, or what it is to be made in, is a file.
+    """
+    path = Path(text)
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, found the file {existing}")
+    return path
 
 
 class _HelpFormatter(argparse.HelpFormatter):

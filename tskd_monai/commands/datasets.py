@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.datasets.dataset import PublicDataset
 from tskd_monai.datasets.splits import DEFAULT_SPLIT
 from tskd_monai.files.archives import unpack_archives
@@ -110,7 +110,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--source", type=Path, nargs="+", help="the download: its unpacked folder, or its .zip or .tar archives"
     )
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write, or with --verify to check")
+    parser.add_argument("--output-dir", type=output_folder, required=True, help="folder to write, or to --verify")
     parser.add_argument("--verify", action="store_true", help="check a prepared folder again, and write nothing")
     parser.add_argument(
         "--split",
@@ -142,6 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
     if args.verify:
+        if not (args.output_dir / "datalist.json").is_file():
+            raise FileNotFoundError(
+                f"Expected a dataset that `tskd datasets` prepared in {args.output_dir}, found no datalist.json; "
+                "prepare it with --source."
+            )
         datalist = verify_dataset(args.output_dir)
     else:
         source = unpacked(args.source, args.output_dir.with_name(f"{args.output_dir.name}_download"))

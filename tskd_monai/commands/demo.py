@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import record_line
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 
 SECTIONS = ("--training", "12", "--validation", "3", "--test", "8")
 
@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandParser("demo", __doc__)
     parser.add_argument(
-        "--output-dir", type=Path, metavar="DIR", default=Path("demo_output"), help="default: demo_output/"
+        "--output-dir", type=output_folder, metavar="DIR", default=Path("demo_output"), help="default: demo_output/"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the patients and of training (default: 0)")
     parser.add_argument("--preset", default="demo", help="demo (default), or the path of a YAML file")

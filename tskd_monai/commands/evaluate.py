@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
 
 
@@ -23,9 +23,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser("evaluate", __doc__)
     add_student(parser)
     parser.add_argument("data", type=Path, help="a datalist, or a folder with images/ and labels/")
-    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation/")
+    parser.add_argument("--output-dir", type=output_folder, default=Path("evaluation"), help="default: evaluation/")
     parser.add_argument(
-        "--section", default="test", help="section of a datalist: training, validation or test (default)"
+        "--section",
+        choices=("training", "validation", "test"),
+        default="test",
+        help="section of a datalist (default: test)",
     )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--labels", help="names of a folder's label values, such as liver=1,spleen=4")

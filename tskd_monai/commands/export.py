@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tskd_monai.bundle.zoo.names import SHIPPED_CARD, ZOO_NAMES
-from tskd_monai.commands.command_parser import CommandParser, nearest
+from tskd_monai.commands.command_parser import CommandParser, nearest, output_folder
 from tskd_monai.commands.student_argument import SHIPPED, add_student, student_folder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def command_line() -> CommandParser:
     )
     engines.add_argument("--fold", type=int, help="fold of the datalist")
     zoo = parser.add_argument_group("zoo and hub")
-    zoo.add_argument("--output-dir", type=Path, metavar="DIR", help="default: zoo/")
+    zoo.add_argument("--output-dir", type=output_folder, metavar="DIR", help="default: zoo/")
     zoo.add_argument("--card", type=Path, help=f"licence, data and owner, as in {SHIPPED_CARD.name}; needed for hub")
     zoo.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")
     zoo.add_argument(

@@ -8,16 +8,15 @@ If interrupted, the same command resumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the dataset."""
     parser = CommandParser("phantom", __doc__)
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", default=Path("phantom"), help="default: phantom/")
+    parser.add_argument("--output-dir", type=output_folder, metavar="DIR", default="phantom", help="default: phantom/")
     parser.add_argument("--seed", type=int, default=0, help="seed of the patients (default: 0)")
     parser.add_argument("--training", type=int, default=12, help="number of cases")
     parser.add_argument("--validation", type=int, default=3, help="number of cases")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the task."""
     parser = CommandParser("plan", __doc__)
     parser.add_argument("data", type=Path, help="datalist or folder")
-    parser.add_argument("--output-dir", type=Path, help="folder of datalist.json and task.json (default: runs/NAME)")
+    parser.add_argument(
+        "--output-dir", type=output_folder, help="folder of datalist.json and task.json (default: runs/NAME)"
+    )
     parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument("--image-size", type=int, help="rows and columns of the network input, a multiple of 16")
     parser.add_argument(

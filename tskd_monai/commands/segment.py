@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
 
 SUMMARY = "summary.json"
@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser("segment", __doc__)
     add_student(parser)
     parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
-    parser.add_argument("--output-dir", type=Path, default=Path("predictions"), help="default: predictions/")
+    parser.add_argument("--output-dir", type=output_folder, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
     parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG of each IMAGE, a DICOM series")
     parser.add_argument(
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tskd_monai.commands.bundle_command import run_bundle
     from tskd_monai.files.json_files import read_json
 
-    check_series(args.image if args.dicom_seg else [])
+    student = student_folder(args.student)
+    check_images(args.image, args.dicom_seg)
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
         "tree" if args.tree else "image": images,
@@ -71,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = ["inference.json", *(["dicom_seg.json"] if args.dicom_seg else [])]
     failed = ""
     try:
-        run_bundle(BundleRun(student_folder(args.student), configs, overrides))
+        run_bundle(BundleRun(student, configs, overrides))
     except RuntimeError as error:
-        failed = failed_cases(error)
+        failed = failed_cases(error).partition(":")[0]  # the cases follow in lines of their own
         if not failed:
             raise
     for case in read_json(args.output_dir / SUMMARY)["studies"]:
@@ -82,13 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def check_series(paths: Sequence[Path]) -> None:
-    """Raises ValueError for a file that is not DICOM: a DICOM SEG refers to the instances of a series."""
+def check_images(paths: Sequence[Path], dicom_seg: bool) -> None:
+    """Checks the images before anything is written.
+
+    Raises:
+        FileNotFoundError: if one does not exist.
+        ValueError: if a DICOM SEG is wanted of a file that is not DICOM: it refers to the instances of a series.
+    """
     from tskd_monai.data.dicom.header import is_dicom_file
 
-    others = [path for path in paths if path.is_file() and not is_dicom_file(path)]
-    if others:
-        raise ValueError(f"Expected DICOM series with --dicom-seg, found {others[0]}; segment other images without it.")
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
+        if dicom_seg and path.is_file() and not is_dicom_file(path):
+            raise ValueError(f"Expected DICOM series with --dicom-seg, found {path}; segment other images without it.")
 
 
 def case_line(case: Mapping[str, Any]) -> str:

@@ -50,3 +50,8 @@ def test_large_file_without_an_address_is_refused(bundle: Path) -> None:
 def test_address_of_another_file_is_refused(bundle: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected --url for a file of the bundle, found model\.pt; it has LICENSE"):
         write_large_files(bundle, {"model.pt": URL})
+
+
+def test_address_of_a_small_file_is_refused(bundle: Path) -> None:
+    with pytest.raises(ValueError, match="Expected --url for a file above 25 MB, found LICENSE, which"):
+        write_large_files(bundle, {"models/model.pt": URL, "LICENSE": URL})

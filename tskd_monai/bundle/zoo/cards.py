@@ -67,11 +67,14 @@ def load_card(path: Path) -> Card:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if a key is missing, unknown or empty.
+        ValueError: if it is not YAML, or a key is missing, unknown or empty.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a card at {path}, found none.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected YAML in the card {path}: {error}") from error
     known = [item.name for item in fields(Card)]
     required = known[:5]
     if not isinstance(content, dict) or set(content) - set(known) or set(required) - set(content):

@@ -80,8 +80,8 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
         )
     except Exception as error:  # the classes of the client's network errors differ between its versions
         raise ConnectionError(
-            f"Expected to upload {folder} to {repo_id}, failed: {error}; check the network, and that the token "
-            "(`hf auth login`, or HF_TOKEN) may write there."
+            f"Expected to upload {folder} to {repo_id}, failed: {str(error).rstrip('.')}; check the network, and that "
+            "the token (`hf auth login`, or HF_TOKEN) may write there."
         ) from error
     return str(commit.commit_url)
 

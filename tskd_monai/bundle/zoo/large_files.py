@@ -21,12 +21,14 @@ def write_large_files(bundle: Path, urls: Mapping[str, str]) -> list[str]:
         urls: download address of each such file, by path relative to the bundle.
 
     Raises:
-        ValueError: if a large file has no address, or an address belongs to no file of the bundle.
+        ValueError: if a large file has no address, or an address belongs to no large file of the bundle.
     """
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if path.is_file()}
     if unknown := sorted(set(urls) - set(files)):
         raise ValueError(f"Expected --url for a file of the bundle, found {unknown[0]}; it has {', '.join(files)}.")
     large = [name for name, path in files.items() if path.stat().st_size > LIMIT_BYTES]
+    if small := sorted(set(urls) - set(large)):
+        raise ValueError(f"Expected --url for a file above 25 MB, found {small[0]}, which is in the bundle itself.")
     for name in large:
         if not urls.get(name, "").startswith(("https://", "http://")):
             raise ValueError(

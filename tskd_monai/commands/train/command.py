@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import CommandParser, output_folder
 
 AUTO, ON, OFF = "auto", "on", "off"
 STRIDE = 16
@@ -27,7 +27,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = CommandParser("train", __doc__)
     parser.add_argument("data", type=Path, nargs="?", help="datalist or folder")
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # its name in 0.1
-    parser.add_argument("--output-dir", type=Path, help="folder of all outputs (default: runs/NAME)")
+    parser.add_argument("--output-dir", type=output_folder, help="folder of all outputs (default: runs/NAME)")
     parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
     parser.add_argument(
         "--teacher",
