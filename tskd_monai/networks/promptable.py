@@ -26,6 +26,7 @@ from tskd_monai.networks.sam_mask_decoder import (
     SAM_MULTIMASK_TOKENS,
     decoder_config,
     grid_positions,
+    without_hq_entries,
 )
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 
@@ -198,7 +199,7 @@ def _load(model: PromptableSegmenter, state: Mapping[str, Tensor], path: Path) -
         )
     prompts = _part(state, PROMPT_PREFIX) | {OWN_POSITIONS: state[POSITIONS]}
     load_strictly(model.prompt_encoder, prompts, path)
-    load_strictly(model.mask_decoder, _part(state, DECODER_PREFIX), path)
+    load_strictly(model.mask_decoder, without_hq_entries(_part(state, DECODER_PREFIX), path), path)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

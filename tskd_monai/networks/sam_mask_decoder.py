@@ -8,7 +8,9 @@ embeddings, in SAM a quarter of the image's; a small refinement, which SAM does 
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,12 +25,21 @@ from tskd_monai.networks.light_decoder import ConvBlock, UpStep
 from tskd_monai.networks.sam_encoder import to_transformers_names
 from tskd_monai.networks.weights_file import load_strictly
 
+logger = logging.getLogger(__name__)
+
 LAYER_NORM_EPS = 1e-5  # the reference's value; transformers' default is 1e-6
 DECODER_PREFIX = "mask_decoder."
 POSITIONS = "shared_image_embedding.positional_embedding"
 NO_MASK = "prompt_encoder.no_mask_embed.weight"
 SAM_MULTIMASK_TOKENS = 3
 KEPT_PREFIXES = ("decoder.iou_prediction_head.", "refinement.")
+HQ_ENTRIES = re.compile(
+    r"^(hf_token|hf_mlp|compress_vit_feat|embedding_encoder|embedding_maskfeature"
+    r"|hq_token|hq_mask_mlp|(compress_vit|encoder|mask)_(conv\d|norm))\."
+)
+"""What SAM-HQ adds to SAM's mask decoder, under its authors' names and those of ``transformers``."""
+SAM2_ENTRY = f"{DECODER_PREFIX}obj_score_token.weight"
+"""An entry that SAM 2's mask decoder, which differs from SAM's, has under the names of ``transformers``."""
 
 
 class DetailRefinement(nn.Module):
@@ -160,8 +171,27 @@ def grid_positions(matrix: Tensor, height: int, width: int) -> Tensor:
 
 
 def has_decoder_entries(state: Mapping[str, Tensor]) -> bool:
-    """Returns whether a SAM state dict, under original or ``transformers`` names, holds a mask decoder."""
-    return any(name.startswith(DECODER_PREFIX) for name in state)
+    """Returns whether a state dict, under original or ``transformers`` names, holds a mask decoder of SAM's shape."""
+    return SAM2_ENTRY not in state and any(name.startswith(DECODER_PREFIX) for name in state)
+
+
+def without_hq_entries(entries: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Returns the entries of a mask decoder without those that SAM-HQ adds, and logs that they are not used.
+
+    SAM-HQ trained only these: a token, its head and convolutions that fuse the encoder's features (Ke et al., 2023).
+    The others are SAM's own.
+
+    Args:
+        entries: entries of a mask decoder, without prefix.
+        source: path of the weights, for the log.
+    """
+    kept = {name: value for name, value in entries.items() if not HQ_ENTRIES.match(name)}
+    if len(kept) < len(entries):
+        number = len(entries) - len(kept)
+        logger.warning(
+            "Not using the %d entries that SAM-HQ adds to SAM's mask decoder in %s.", number, Path(source).name
+        )
+    return kept
 
 
 def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -183,6 +213,7 @@ def initialise_from_sam(decoder: SamMaskDecoder, state: Mapping[str, Tensor], so
         if name not in state:
             raise ValueError(f"Expected {name} in the SAM weights {source}, found none.")
     theirs = {name.removeprefix(DECODER_PREFIX): v for name, v in state.items() if name.startswith(DECODER_PREFIX)}
+    theirs = without_hq_entries(theirs, source)
     entries = {
         name: v for name, v in theirs.items() if not name.startswith(("mask_tokens", "output_hyper", "iou_pred"))
     }

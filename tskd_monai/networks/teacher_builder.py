@@ -227,4 +227,4 @@ def _start_from_sam(decoder: SamMaskDecoder, path: Path) -> None:
         initialise_from_sam(decoder, state, path)
         logger.info("The mask decoder starts from the one in %s.", path.name)
     else:
-        logger.info("%s holds no mask decoder; the decoder starts from random weights.", path.name)
+        logger.info("%s holds no mask decoder of SAM's shape; the decoder starts from random weights.", path.name)
