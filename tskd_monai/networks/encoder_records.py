@@ -209,6 +209,7 @@ _RECORDS = (
         licence="MIT",
         source="github.com/computational-cell-analytics/medico-sam",
         files={"vit_b_medicosam.pt": None},
+        has_seen="SA-Med2D-20M, which contains CHAOS, AMOS, BTCV, ISIC 2016 to 2018 and the MSD except its hippocampus",
     ),
     # The file holds a plain ViT trained as DINOv2, although its authors' code puts it into SAM's encoder: see mri_core.
     # Its README asks for slices in [0, 1] and subtracts no mean; what pre-training subtracted is not stated.
@@ -237,6 +238,7 @@ _RECORDS = (
         source="wanglab/MedSAM2",
         url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
         files={f"MedSAM2_{version}.pt": None for version in MEDSAM2_VERSIONS},
+        has_seen="the public datasets listed at medsam-datasetlist.github.io",
     ),
     _dinov2("small", "s", 384, 12, 6),
     _dinov2("base", "b", 768, 12, 12),
