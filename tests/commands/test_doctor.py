@@ -1,4 +1,4 @@
-"""`tskd doctor` and `tskd teachers`: what is installed, what is missing, and what to do."""
+"""`tskd doctor`: what is installed, what is missing, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from tskd_monai.commands import doctor
 from tskd_monai.commands.main import main
-from tskd_monai.networks.encoder_records import ENCODERS
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -49,11 +48,3 @@ def test_each_problem_states_what_to_do(changes: dict[str, Any], message: str) -
 
 def test_a_cuda_build_with_a_gpu_is_no_problem() -> None:
     assert doctor.problems(found(torch={"build": "CUDA 13.0", "gpus": ["H200"]})) == []
-
-
-def test_teachers_lists_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["teachers"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(ENCODERS)
-    assert " here " in next(line for line in lines if line.startswith("sam_demo "))
-    assert " 89.7 M " in next(line for line in lines if line.startswith("sam_vit_base "))

@@ -64,11 +64,11 @@ def test_weights_at_their_native_size_are_loaded_bit_for_bit(tmp_path):
 
 def test_weights_of_another_encoder_are_refused_naming_it(demo_state, tmp_path):
     save_file(demo_state, tmp_path / "demo.safetensors")
-    with pytest.raises(ValueError, match=r"wrong shape .*The file fits sam_demo: choose that encoder"):
+    with pytest.raises(ValueError, match=r"weights of sam_vit_base in .*, found those of sam_demo: choose that encod"):
         build_encoder("sam_vit_base", tmp_path / "demo.safetensors", 64)
     state = build_encoder("vit_tiny_patch16", "random", 224).backbone.state_dict()
     save_file(state, tmp_path / "vit.safetensors")
-    with pytest.raises(ValueError, match=r"Expected a SAM image encoder .*The file fits vit_tiny_patch16:"):
+    with pytest.raises(ValueError, match=r"Expected weights of sam_demo in .*, found those of vit_tiny_patch16:"):
         build_encoder("sam_demo", tmp_path / "vit.safetensors", 64)
 
 

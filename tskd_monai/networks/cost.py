@@ -95,6 +95,30 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int, int], ba
     return counter.get_total_flops() // 2
 
 
+def training_step_seconds(network: nn.Module, image_shape: tuple[int, int, int, int], steps: int = 3) -> float:
+    """Returns the wall-clock seconds of one training step: the median of a few, after one that is not timed.
+
+    Args:
+        network: maps images (B, C, H, W) to logits; its trainable weights are changed.
+        image_shape: (B, C, H, W) of the input, drawn from [0, 1] with a fixed seed.
+        steps: timed steps: forward, backward and AdamW.
+    """
+    device = next(network.parameters()).device
+    images = torch.rand(image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    optimiser = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
+    network.train()
+    seconds = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        optimiser.zero_grad()
+        network(images).float().square().mean().backward()
+        optimiser.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
     """Returns the number of parameters, shared ones once; only those with gradients if `trainable_only`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

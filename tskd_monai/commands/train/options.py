@@ -13,6 +13,7 @@ from tskd_monai.commands.command_parser import nearest
 from tskd_monai.commands.train.command import STRIDE
 from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.encoder_records import ENCODERS
+from tskd_monai.networks.pretrained import named_weights
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -53,19 +54,20 @@ def parse_teacher(teacher: str) -> tuple[str, str]:
     if teacher in hub:
         return hub[teacher], teacher
     if name not in ENCODERS:
+        other = "; of another model's weights, name the architecture, as in sam_vit_base=owner/model."
         raise ValueError(
             f"Expected --teacher NAME, NAME=WEIGHTS or a hub id, with a name among {', '.join(sorted(ENCODERS))}, "
-            f"found {teacher}{nearest(name, [*ENCODERS, *hub]) or '.'}"
+            f"found {teacher}{nearest(name, [*ENCODERS, *hub]) or (other if HUB_ID.fullmatch(teacher) else '.')}"
         )
     record = ENCODERS[name]
-    if not weights and record.shipped is None:
+    if not weights and record.shipped is None and record.packaged is None:
         download = f", or --teacher {record.source} to download them" if record.source in hub else ""
         sources = " or ".join(filter(None, (record.source, record.url)))
         raise ValueError(
             f"Expected weights of {name}, found none; give --teacher {name}=FILE{download}. They are published as "
             f"{sources}."
         )
-    return name, weights or "shipped"
+    return name, weights or named_weights(name, None)
 
 
 def load_preset(name: str) -> dict[str, Any]:
