@@ -91,7 +91,8 @@ def test_every_fault_is_found_and_the_rest_described(study: Path, capsys: pytest
         "training, case lost: expected lost.nii.gz of `training` case lost, found no file",
         "validation, case bare: expected an entry with ['case', 'image', 'label'] in `validation`",
         "test, case twin: Expected each image once, found the content of phantom_002.nii.gz",
-        "phantom_003: liver of 0.1",
+        "phantom_003: liver of ",
+        " mL, 0.1",
         "phantom_004: no spleen",
         "phantom_002, twin",
         "Planned: 32 × 32 pixels of 10.8 mm, axial (PLS), percentile",
@@ -105,6 +106,7 @@ def test_every_fault_is_found_and_the_rest_described(study: Path, capsys: pytest
         "training, phantom_000: label",
         "test, twin: Expected each",
         "The same label: phantom_002, twin",
+        "same label as twin",
         "absent",
     ):
         assert found in flat, found
@@ -190,7 +192,7 @@ def test_a_folder_of_colour_images_and_masks_of_0_and_255(tmp_path: Path, capsys
     assert check(data, "--labels", "lesion")[0] == 1
     text = capsys.readouterr().out
     assert "training, case skin5: Expected a complete image file, found skin5_lesion.png truncated or damaged" in text
-    assert "(not a known image format)" in text and "skin3: lesion of 0.019 times the median" in text
+    assert "(not a known image format)" in text and "skin3: lesion of 5 pixels, 0.019 times the median" in text
 
 
 def test_a_folder_of_dicom_series(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from tskd_monai.data.planning.survey import Refusal, Survey, survey_dataset
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.evaluation.report.dataset_page import headline, write_dataset_page
 from tskd_monai.evaluation.report.dataset_sheet import SHOWN, shown_cases, thumbnail
+from tskd_monai.evaluation.report.dataset_tables import _number
 from tskd_monai.evaluation.report.panels import LABEL_COLOURS, THUMBNAIL
 
 LABELS = {3: "organ", 7: "vessel"}
@@ -115,3 +116,11 @@ def test_an_8_bit_image_keeps_its_contrast() -> None:
     shown = picture(read_case(image, None, None))
     assert shown.shape == (THUMBNAIL, THUMBNAIL, 3)
     assert shown.min() == pytest.approx(100, abs=8) and shown.max() == pytest.approx(140, abs=8)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.9, "1.90"), (81.44, "81.4"), (140.2, "140"), (12, "12"), (307799.4, "307,799"), (0.5, "0.500")],
+)
+def test_numbers_of_a_column_have_three_digits(value: float, text: str) -> None:
+    assert _number(value) == text

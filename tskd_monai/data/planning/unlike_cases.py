@@ -109,9 +109,10 @@ def unlike_cases(cases: Sequence[SurveyedCase], labels: Mapping[int, str], axis:
                 f"values {short_number(low)} to {short_number(high)}, a range of {times(ratios[case.name])}"
             )
     volumes = _unlike_volumes(cases, labels)
+    sizes = {case.name: case.volumes or {} for case in cases}
     for (name, value), ratio in volumes.items():
-        amount = f"{labels[value]} of {times(ratio)}" if ratio else f"no {labels[value]}"
-        texts[name].append(amount)
+        size = f"{short_number(sizes[name].get(value, 0.0))} {'pixels' if axis is None else 'mL'}"
+        texts[name].append(f"{labels[value]} of {size}, {times(ratio)}" if ratio else f"no {labels[value]}")
     return Unlike({name: found for name, found in texts.items() if found}, volumes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -48,6 +48,13 @@ def shown_cases(survey: Survey, limit: int = SHOWN) -> list[SurveyedCase]:
     return [case for case in survey.cases if case.name in names]
 
 
+def _shared(name: str, kind: str, groups: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a remark on the other cases with the image or label of a case; the first two are named."""
+    others = [other for group in groups if name in group for other in group if other != name]
+    more = f" and {len(others) - 2} others" if len(others) > 2 else ""
+    return [f"same {kind} as {', '.join(others[:2])}{more}"] if others else []
+
+
 def contact_sheet(survey: Survey, thumbnails: Mapping[str, bytes]) -> str:
     """Returns the HTML of the thumbnails of at most 40 cases, with the findings of each.
 
@@ -68,7 +75,12 @@ def contact_sheet(survey: Survey, thumbnails: Mapping[str, bytes]) -> str:
         )
     figures = ""
     for case in shown:
-        marks = [*(["refused"] if case.name in refused else []), *survey.unlike.texts.get(case.name, [])]
+        marks = [
+            *(["refused"] if case.name in refused else []),
+            *survey.unlike.texts.get(case.name, []),
+            *_shared(case.name, "image", survey.same_images),
+            *_shared(case.name, "label", survey.same_labels),
+        ]
         mark = f'<br><span class="odd">{escape("; ".join(marks))}</span>' if marks else ""
         figures += (
             f'<figure><img src="{data_uri(thumbnails[case.name], "jpeg")}" alt="{escape(f"Case {case.name}")}" '

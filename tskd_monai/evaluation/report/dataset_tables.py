@@ -159,4 +159,6 @@ def plan_pairs(task: Task) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")  # 1.90 below 1.83
