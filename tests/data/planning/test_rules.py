@@ -119,7 +119,7 @@ def test_ct_gets_a_window_over_the_foreground(write: Write, modality: Any) -> No
 def test_image_files_are_planned_in_pixels(tmp_path: Path, channels: int) -> None:
     pixels = np.zeros((40, 70, 3) if channels == 3 else (40, 70), np.uint8)
     label = np.zeros((40, 70), np.uint8)
-    label[:10, :7] = 1
+    label[15:25, :7] = 1
     entry = {"case": "a", "image": str(tmp_path / "a.png"), "label": str(tmp_path / "a_mask.png")}
     Image.fromarray(pixels).save(entry["image"])
     Image.fromarray(label).save(entry["label"])
@@ -128,6 +128,7 @@ def test_image_files_are_planned_in_pixels(tmp_path: Path, channels: int) -> Non
     assert (task.axcodes, task.channels, task.image_size, task.pixdim) == (None, channels, (80, 80), (0.875, 0.875))
     assert task.intensity == (Intensity("rgb", 0, 255) if channels == 3 else Intensity("percentile", 0.5, 99.5))
     assert task.class_frequencies == (0.975, 0.025)
+    assert plan_task(_datalist({**entry, "slices": [0]})).class_frequencies == (0.975, 0.025)
     assert slice_counts([entry], fingerprints(_datalist(entry)), task) == {"a": 1}
 
 

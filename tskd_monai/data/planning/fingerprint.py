@@ -71,8 +71,8 @@ class Fingerprint:
     foreground: tuple[np.ndarray, np.ndarray] | None = None
 
     def counts(self, slice_axis: int | None = None, slices: Sequence[int] | None = None) -> np.ndarray:
-        """Returns the voxels of each class, (K,), on the given slices along an axis, or on all."""
-        return self.class_counts[slice_axis or 0][slice(None) if slices is None else list(slices)].sum(axis=0)
+        """Returns the voxels of each class, (K,), on the given slices along an axis (None: 2D image), or on all."""
+        return self.class_counts[_slices_along(slice_axis)][slice(None) if slices is None else list(slices)].sum(axis=0)
 
     def foreground_range(self, slice_axis: int | None, slices: Sequence[int] | None) -> tuple[float, float] | None:
         """Returns the 0.5th and 99.5th percentile inside the foreground; None without foreground."""
@@ -80,7 +80,7 @@ class Fingerprint:
             return None
         coordinates, values = self.foreground
         if slices is not None:
-            values = values[np.isin(coordinates[slice_axis or 0], list(slices))]
+            values = values[np.isin(coordinates[_slices_along(slice_axis)], list(slices))]
         return _percentiles(values) if values.size else None
 
 
@@ -223,6 +223,11 @@ def read_case(entry: Mapping[str, Any], section: str, reading: Reading) -> ReadC
     )
     shown = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
     return ReadCase(fingerprint, label_sha256, shown, stored, affine)
+
+
+def _slices_along(slice_axis: int | None) -> int:
+    """Returns the array axis of the slices; that of the only slice of a 2D image, whose slice axis is None."""
+    return 2 if slice_axis is None else slice_axis
 
 
 def _turned(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
