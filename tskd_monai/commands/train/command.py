@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
 from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.commands.train.target_options import add_target_options
 
 AUTO, ON, OFF = "auto", "on", "off"
 STRIDE = 16
@@ -66,6 +67,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=None,
         help="also train the student from scratch and by self-training, with equal compute; default: as in the preset",
     )
+    add_target_options(parser)
     parser.add_argument("--device", help="device, such as cpu or cuda:0; default: the GPU if there is one")
     parser.add_argument("--task", type=Path, help="a task.json to use instead of planning one from the data")
     parser.add_argument("--replan", action="store_true", help="plan the task again; the previous one is kept")

@@ -5,15 +5,16 @@ The constants fit the demo on two CPU cores; `bundle.time_left` corrects them by
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from tskd_monai.commands.train.effort import DECODER_OPTIONS, images_seen
-from tskd_monai.commands.train.options import stage_options
-from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
+from tskd_monai.commands.train.options import config_defaults, stage_options
+from tskd_monai.commands.train.stages import SCORED, TARGETS, TEACHER, PipelineOptions, PlannedDataset
 from tskd_monai.networks.cost import multiply_adds
-from tskd_monai.networks.pretrained import RANDOM
+from tskd_monai.networks.pretrained import RANDOM, build_encoder
 from tskd_monai.networks.students import build_student
 from tskd_monai.networks.teacher_builder import build_teacher
 
@@ -56,7 +57,8 @@ class _Durations:
         self.teacher, self.student = _networks(dataset, options)
         pixels = dataset.task.image_size[0] * dataset.task.image_size[1]
         self.diffusion = DIFFUSION_BLOCK * pixels / self._option("diffusion", "patch_size") ** 2
-        self.synthetic = options.synthetic_images
+        self.synthetic, self.targets = options.synthetic_images, options.targets
+        self.refiner = _refiner(options)
 
     def training(self) -> dict[str, float]:
         """Returns the seconds of every stage up to the trained models."""
@@ -65,7 +67,8 @@ class _Durations:
         distillation = self._training("distillation", self.student)
         sampling = self.synthetic * self._option("sampling", "num_inference_steps") * self.diffusion
         return {
-            "teacher": self._training("teacher", self.teacher),
+            **dict.fromkeys(self._teachers(), self._training("teacher", self.teacher)),
+            **({TARGETS: self._targets(transfer)} if self.targets.needs_stage else {}),
             "diffusion": _seconds(images_seen(self.preset, "diffusion"), TRAINING * self.diffusion),
             "transfer_set": sampling / MULTIPLY_ADDS_PER_SECOND,
             "gates": _seconds(transfer, self.teacher),
@@ -75,6 +78,14 @@ class _Durations:
             "self_distilled": distillation + _seconds(transfer, self.student),
             "self_trained": tuning,
         }
+
+    def _teachers(self) -> list[str]:
+        return [TEACHER, *(f"{TEACHER}_{number}" for number in range(2, self.targets.teachers + 1))]
+
+    def _targets(self, images: int) -> float:
+        """Returns the seconds of the targets of all images, those of the validation section included."""
+        seen = images + self._images("validation")
+        return _seconds(seen, self.targets.teachers * self.teacher + self.refiner)
 
     def scoring(self) -> dict[str, float]:
         """Returns the seconds of the stages that score a model on the test section."""
@@ -119,6 +130,16 @@ def _networks(dataset: PlannedDataset, options: PipelineOptions) -> tuple[int, i
         )  # fmt: skip
         student = build_student(options.student, task.channels, task.num_classes, task.image_size)
     return multiply_adds(teacher, shape), multiply_adds(student, shape)
+
+
+def _refiner(options: PipelineOptions) -> int:
+    """Returns the multiply-adds of the refiner's image encoder; its prompts cost little beside it."""
+    if options.targets.refiner is None:
+        return 0
+    size = config_defaults("distillation/configs/targets.yaml")["refiner_size"]
+    with torch.device("meta"):
+        encoder = build_encoder(options.targets.refiner, RANDOM, size)
+    return multiply_adds(cast(nn.Module, encoder), (1, 3, size, size))
 
 
 def _seconds(images: float, operations: float) -> float:

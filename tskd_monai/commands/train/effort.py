@@ -30,7 +30,7 @@ def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student:
         task: task with labels and image size.
         encoder: name of the teacher's encoder.
         student: name for `build_student`.
-        images: number of real slices and synthetic images with cached targets.
+        images: number of real slices and synthetic images with cached targets, times that of teachers.
     """
     shape = (1, task.channels, *task.image_size)
     network = build_student(student, task.channels, task.num_classes, task.image_size)

@@ -97,10 +97,11 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def stage_options(preset: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Returns the options of a stage: those of the preset, else of the bundle's config."""
-    return {**_defaults(STAGE_CONFIGS[stage]), **preset[stage]}
+    return {**config_defaults(STAGE_CONFIGS[stage]), **preset[stage]}
 
 
-def _defaults(config: str) -> dict[str, Any]:
+def config_defaults(config: str) -> dict[str, Any]:
+    """Returns the values of a config by id; `config` is its path within the folder of the bundles."""
     return dict(yaml.safe_load((BUNDLES / config).read_text(encoding="utf-8")))
 
 
@@ -143,7 +144,7 @@ def _check_keys(preset: Any, where: str) -> None:
 
 def _check_stage(settings: Any, stage: str, config: str, where: str) -> None:
     """Raises ValueError unless each setting is an id of the stage's config and of the same type as its value there."""
-    defaults = _defaults(config)
+    defaults = config_defaults(config)
     given = {*SET_BY_THE_PIPELINE, *COMPUTED.get(stage, ())}
     allowed = sorted(
         name for name, value in defaults.items() if name not in given and not isinstance(value, (dict, list))

@@ -21,6 +21,7 @@ from tskd_monai.commands.train.checks import check_device, check_room, check_sec
 from tskd_monai.commands.train.command import AUTO, ON
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
+from tskd_monai.commands.train.target_options import TargetOptions, check_target_options, with_hashes
 from tskd_monai.commands.user_data import datalist_of
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.files.checksum import ContentHashes
@@ -58,9 +59,10 @@ def run_pipeline(args: argparse.Namespace) -> None:
     file = weights_path(encoder, weights)
     source = datalist_of(args.data, args.output_dir, args.labels, args.seed)
     check_sections(load_datalist(source, args.fold), args.data)
+    targets = check_target_options(args, source)
     with hold_folder(args.output_dir), _messages(args.output_dir / LOGS):
         dataset = _planned(args, source, preset)
-        options = _options(args, dataset, preset, encoder, weights, file)
+        options = _options(args, dataset, preset, encoder, weights, file, targets)
         summary = _run(args, dataset, options)
     print(f"\n{summary}\nStudent bundle: {args.output_dir / 'student'}\nReport: {args.output_dir / REPORT}", flush=True)
 
@@ -108,6 +110,7 @@ def _options(
     encoder: str,
     weights: str,
     file: Path | None,
+    targets: TargetOptions,
 ) -> PipelineOptions:
     """Returns the options of the stages.
 
@@ -118,6 +121,7 @@ def _options(
         encoder: name of the teacher's encoder.
         weights: the encoder's weights as given by the user.
         file: path of these weights; None for random weights.
+        targets: checked options on the student's targets.
     """
     hashes = _hashes(args.output_dir)
     options = PipelineOptions(
@@ -130,6 +134,7 @@ def _options(
         device=args.device,
         scratch_epochs=None,
         synthesis=_wants_synthesis(args.synthesis, preset, args.output_dir),
+        targets=with_hashes(targets, hashes),
     )
     hashes.save()
     if preset["compare"] if args.compare is None else args.compare:
@@ -180,7 +185,7 @@ def _wants_synthesis(wanted: str, preset: Mapping[str, Any], output_dir: Path) -
 def _scratch_epochs(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> int:
     """Returns the epochs of training from scratch, computed once for these settings."""
     known = output_dir / "stages" / "effort.json"
-    images = dataset.slices + options.synthetic_images
+    images = (dataset.slices + options.synthetic_images) * options.targets.teachers
     settings = [options.preset, dataset.task.hash, options.encoder, options.student, images]
     if known.is_file() and (content := read_json(known))["settings"] == settings:
         return int(content["scratch_epochs"])

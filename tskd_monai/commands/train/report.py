@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tskd_monai.bundle.stage_store import StageStore
-from tskd_monai.commands.train.stages import SCORED, PipelineOptions, PlannedDataset
+from tskd_monai.commands.train.stages import SCORED, TARGETS, TEACHER, PipelineOptions, PlannedDataset
 from tskd_monai.data.datalist import case_names, load_datalist
 from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.output_names import segmentation_path
@@ -80,6 +80,7 @@ def write_pipeline_report(
         cases=entries,
         synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
         gates=gates,
+        targets=store.folder(TARGETS) if options.targets.needs_stage else None,
         real_images=[Path(entry["image"]) for entry in sections["training"]],
         settings=settings,
         notes=[*notes, *_unlike(store)],
@@ -107,11 +108,17 @@ def _methods(store: StageStore, task: Task, entries: list[dict[str, Any]]) -> li
             trainable_parameters=store.record(model).get("trainable_parameters"),
             latency_ms=latency["teacher" if key == "teacher" else "student"],
             history=store.folder(CURVE_OF[key]) / "history.jsonl",
-            seconds=sum(store.record(stage)["seconds"] for stage in TRAINED_IN[key]),
+            seconds=sum(store.record(stage)["seconds"] for stage in _trained_in(key, run)),
         )
         for key, model in SCORED.items()
         if f"predictions_{model}" in run
     ]
+
+
+def _trained_in(key: str, stages: Collection[str]) -> list[str]:
+    """Returns the stages of a method; the student's include further teachers and the targets, which serve it alone."""
+    own = [name for name in stages if name == TARGETS or name.startswith(f"{TEACHER}_")] if key == "student" else []
+    return [*own, *TRAINED_IN[key]]
 
 
 def _unlike(store: StageStore) -> list[str]:
@@ -144,6 +151,7 @@ def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptio
         f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads only in its last "
         "stages. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
         f"training patients, without labels{images}, and was then fine-tuned on the labelled slices."
+        f"{options.targets.sentence}"
     )
     if options.scratch_epochs is None:
         return text

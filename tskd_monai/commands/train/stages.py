@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.bundle.options import NONE
 from tskd_monai.bundle.stage_store import Stage
+from tskd_monai.commands.train.target_options import TargetOptions
 from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.planning.files import PlanFiles
@@ -21,6 +23,7 @@ from tskd_monai.files.shipped import BUNDLES
 
 logger = logging.getLogger(__name__)
 
+TEACHER, TARGETS = "teacher", "targets"
 TEACHER_RESULTS = ("teacher.json", "task.json", "*.safetensors", "adapter/*", "decoder_adapter/*")
 STUDENT_RESULTS = ("models/model.pt", "configs/task.json")
 SCORED = {"teacher": "teacher", "student": "student", "scratch": "scratch", "self-training": "self_trained"}
@@ -95,6 +98,7 @@ class PipelineOptions:
         device: device, such as `cuda:0`; None: the GPU if there is one.
         scratch_epochs: length of training from scratch, epochs; None: no comparison.
         synthesis: whether the transfer set includes synthetic images.
+        targets: what the student learns from besides the teacher.
     """
 
     preset: Mapping[str, Any]
@@ -106,6 +110,7 @@ class PipelineOptions:
     device: str | None
     scratch_epochs: int | None
     synthesis: bool = True
+    targets: TargetOptions = TargetOptions()
 
     @property
     def synthetic_images(self) -> int:
@@ -123,7 +128,9 @@ def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: Pipeline
     """
     builder = _Builder(output_dir, dataset, options)
     synthesis = builder.transfer_set() if options.synthesis else []
-    stages = [builder.teacher(), *synthesis, *builder.student("distilled", "student", "teacher", "")]
+    teachers = [builder.teacher(number) for number in range(options.targets.teachers)]
+    targets = [builder.targets([teacher.name for teacher in teachers])] if options.targets.needs_stage else []
+    stages = [*teachers, *synthesis, *targets, *builder.student("distilled", "student", "teacher", "")]
     methods = ["teacher", "student"]
     if options.scratch_epochs is not None:
         stages += builder.comparison(options.scratch_epochs)
@@ -141,12 +148,17 @@ class _Builder:
         if options.device:
             self.paths["device"] = options.device
 
-    def teacher(self) -> Stage:
-        """Returns the stage that fine-tunes the foundation model with LoRA."""
+    def teacher(self, number: int = 0) -> Stage:
+        """Returns the stage that fine-tunes the foundation model with LoRA.
+
+        Args:
+            number: 0 for the teacher that is scored; others differ in the seed and serve only the targets.
+        """
         options = self.options
+        name, title = (TEACHER, "Teacher") if not number else (f"{TEACHER}_{number + 1}", f"Teacher {number + 1}")
         return Stage(
-            "teacher", f"Teacher: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
-            {**self.settings, "encoder": options.encoder, **options.preset["teacher"]},
+            name, f"{title}: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+            {"seed": options.seed + number, "encoder": options.encoder, **options.preset["teacher"]},
             partial(dict, self.paths, encoder_weights=options.weights),
             {"encoder": {"weights": options.weights_sha256 or options.weights},
              **self.dataset.inputs("training labels", "validation labels")},
@@ -177,6 +189,22 @@ class _Builder:
             ),
         ]  # fmt: skip
 
+    def targets(self, teachers: Sequence[str]) -> Stage:
+        """Returns the stage that averages the predictions of the teachers, and label maps, and refines them.
+
+        Args:
+            teachers: names of the stages that train the teachers.
+        """
+        own, dataset = self.options.targets, self.dataset
+        return Stage(
+            TARGETS, "Targets of the student", BUNDLES / "distillation", ["targets.yaml"],
+            {"refiner": own.refiner} if own.refiner else {},
+            partial(self._targets_paths, teachers),
+            {"label maps": {"content": own.label_maps_sha256}, "refiner": {"weights": own.refiner_sha256},
+             **dataset.inputs("training images", "unlabeled images", "validation labels")},
+            [*teachers, *(["gates"] if self.options.synthesis else [])], results=("targets.json", "*.npz"),
+        )  # fmt: skip
+
     def student(self, distilled: str, tuned: str, teacher: str, title: str) -> list[Stage]:
         """Returns distillation and fine-tuning.
 
@@ -188,12 +216,13 @@ class _Builder:
         """
         options, dataset, preset = self.options, self.dataset, self.options.preset
         settings = {**self.settings, "student": options.student}
+        source = TARGETS if teacher == TEACHER and options.targets.needs_stage else teacher
         return [
             Stage(
                 distilled, f"{title}Distillation", BUNDLES / "distillation", ["train.yaml"],
-                {**settings, **preset["distillation"]}, partial(self._distillation_paths, teacher),
+                {**settings, **preset["distillation"]}, partial(self._distillation_paths, source),
                 dataset.inputs("training images", "unlabeled images", "validation labels"),
-                [teacher, *(["gates"] if options.synthesis else [])],
+                [source, *(["gates"] if options.synthesis else [])],
                 results=STUDENT_RESULTS,
             ),
             Stage(
@@ -233,12 +262,22 @@ class _Builder:
     def _folder(self, name: str) -> Path:
         return self.output_dir / name
 
-    def _distillation_paths(self, teacher: str) -> dict[str, Any]:
-        """Returns the input paths of distillation, without the transfer set if the gates accepted no image."""
-        paths = {**self.paths, "teacher_dir": self._folder(teacher)}
+    def _targets_paths(self, teachers: Sequence[str]) -> dict[str, Any]:
+        """Returns the input paths of the targets; embeddings are not kept, as finished images are not made again."""
+        own = self.options.targets
+        paths = {**self._transfer_paths(), "teacher_dirs": [str(self._folder(name)) for name in teachers]}
+        given = {"label_maps": own.label_maps, "refiner_weights": own.refiner_weights}
+        return {**paths, **{name: value for name, value in given.items() if value}, "embedding_dir": NONE}
+
+    def _distillation_paths(self, source: str) -> dict[str, Any]:
+        """Returns the input paths of distillation."""
+        return {**self._transfer_paths(), "targets" if source == TARGETS else "teacher_dir": self._folder(source)}
+
+    def _transfer_paths(self) -> dict[str, Any]:
+        """Returns the paths of the transfer set, without synthetic images if the gates accepted none."""
         if not self.options.synthesis:
-            return paths
+            return self.paths
         if read_gates(self._folder("gates")).counts["accepted"]:
-            return {**paths, "transfer_set": self._folder("transfer_set")}
+            return {**self.paths, "transfer_set": self._folder("transfer_set")}
         logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
-        return paths
+        return self.paths

@@ -56,6 +56,7 @@ class PipelineContent:
         settings: settings of the run, shown as a table.
         notes: sentences that the reader must know, shown as a list.
         gates: folder with the `gates.json` and `contact_sheet.png` of the transfer set; None leaves the gates out.
+        targets: folder with the `targets.csv` and `targets.png` of the student's targets; None leaves them out.
     """
 
     title: str
@@ -69,6 +70,7 @@ class PipelineContent:
     settings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     gates: Path | None = None
+    targets: Path | None = None
 
     def __post_init__(self) -> None:
         keys = [method.key for method in self.methods]

@@ -15,6 +15,7 @@ from tskd_monai.evaluation.report.page import filled_page, settings_and_versions
 from tskd_monai.evaluation.report.panels import contact_sheet, data_uri
 from tskd_monai.evaluation.report.pipeline_content import PipelineContent, Result, read_results
 from tskd_monai.evaluation.report.tables import accuracy_table, cost_table, format_count, patient_table
+from tskd_monai.evaluation.report.targets_section import targets_section
 from tskd_monai.evaluation.summary import finite_mean
 from tskd_monai.files.atomic import atomic_path
 
@@ -45,6 +46,7 @@ def write_pipeline_page(output: Path, content: PipelineContent) -> None:
             ("Cost", _cost(results, content.comparison[0])),
             ("Test patients", overlay_section(content, results)),
             _transfer_set(content),
+            ("Targets of the student", targets_section(content.targets) if content.targets else ""),
             ("Training", _curves(results)),
             settings_and_versions(content.settings, content.notes),
         ],
