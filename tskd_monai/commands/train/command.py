@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
 from tskd_monai.commands.command_parser import CommandParser, output_folder
-from tskd_monai.commands.train.target_options import add_target_options
+from tskd_monai.commands.train.target_options import add_target_options, positive_number
 
 AUTO, ON, OFF = "auto", "on", "off"
 STRIDE = 16
@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--labelled-slices",
-        type=_positive,
+        type=positive_number,
         metavar="NUMBER",
         help="number of labelled training slices; default: at most the preset's",
     )
@@ -88,14 +88,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, found {text}")
-    return int(text)
-
-
 def _image_size(text: str) -> int:
-    size = _positive(text)
+    size = positive_number(text)
     if size % STRIDE:
         near = max(STRIDE, STRIDE * round(size / STRIDE))
         raise argparse.ArgumentTypeError(f"expected a multiple of {STRIDE}, found {size}; the nearest is {near}")

@@ -54,7 +54,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options to those of `tskd train`."""
     parser.add_argument(
         "--teachers",
-        type=_number,
+        type=positive_number,
         default=1,
         metavar="N",
         help="teachers to train, each with another seed; the student learns from their average",
@@ -126,7 +126,8 @@ def _check_refiner(refiner: str) -> tuple[str, str | None]:
     return name, str(Path(given).resolve()) if given and Path(given).exists() else given or None
 
 
-def _number(text: str) -> int:
+def positive_number(text: str) -> int:
+    """Returns a positive whole number; raises argparse's error otherwise."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, found {text}")
     return int(text)
