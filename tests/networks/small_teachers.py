@@ -49,6 +49,7 @@ VARIANTS = {
     "sam with lora, lora": {"decoder": "sam", "decoder_lora": True},
     "sam with lora, decoder": {"decoder": "sam", "decoder_lora": True, "tuning": "decoder"},
     "query and value": {"target_modules": ["attn.qkv"], "qkv_parts": "qv"},
+    "last layers": {"lora_depth": 2},
     "dora": {"decoder": "sam", "decoder_lora": True, "peft_options": {"use_dora": True, "use_rslora": True}},
 }
 

@@ -16,7 +16,7 @@ from torch import nn
 from tests.support.fork_server import python_command
 from tests.support.paths import ROOT
 from tskd_monai.networks.adapter_folder import load_adapter, read_adapter_config, save_adapter
-from tskd_monai.networks.lora import add_lora
+from tskd_monai.networks.lora import add_lora, base_state_dict
 from tskd_monai.networks.plain_vit import PlainVitArchitecture, PlainVitEncoder
 from tskd_monai.networks.pretrained import build_encoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
@@ -51,6 +51,7 @@ ADAPTERS = {
     "rslora": {"peft_options": {"use_rslora": True}},
     "dora": {"peft_options": {"use_dora": True}},
     "query_value": {"target_modules": ["attn.qkv"], "qkv_parts": "qv"},
+    "last_layers": {"depth": 2},
 }
 
 
@@ -99,6 +100,17 @@ def test_an_adapter_survives_its_folder(tmp_path, arguments):
     assert torch.equal(output(fresh), output(trained))
     assert not torch.equal(output(fresh), output(tiny_vit()))
     assert not any(value.requires_grad for value in fresh.parameters())
+
+
+@pytest.mark.parametrize("depth", [6, 7])
+def test_more_than_twenty_names_which_peft_shortens_survive_their_folder(tmp_path, depth):
+    architecture = PlainVitArchitecture(48, 7, 3)
+    encoder = add_lora(PlainVitEncoder(architecture, 64, (0.5,) * 3, (0.5,) * 3).eval(), depth=depth)
+    fresh = PlainVitEncoder(architecture, 64, (0.5,) * 3, (0.5,) * 3).eval()
+    fresh.backbone.load_state_dict(base_state_dict(encoder.backbone))
+    train_a_little(encoder)
+    save_adapter(encoder, tmp_path)
+    torch.testing.assert_close(output(load_adapter(fresh, tmp_path)), output(encoder), atol=1e-6, rtol=1e-6)
 
 
 def test_a_decoder_adapter_survives_its_folder(decoder, tmp_path):

@@ -190,6 +190,41 @@ def test_rows_stay_zero_under_ddp(plain_vit_encoder, tmp_path):
     assert not rows["k"].any()
 
 
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_only_the_last_layers_are_adapted(encoder, depth):
+    plain = frozen_output(encoder)
+    has_targets = [
+        any(name.endswith(encoder.default_lora_targets) for name, _ in layer.named_modules())
+        for layer in encoder.layers[-depth:]
+    ]
+    add_lora(encoder, depth=depth)
+    adapted = [any(value.requires_grad for value in layer.parameters()) for layer in encoder.layers]
+    assert adapted == [False] * (len(adapted) - depth) + has_targets
+    assert torch.equal(frozen_output(encoder), plain)
+    everywhere = [name for name, value in encoder.named_parameters() if value.requires_grad]
+    assert len(everywhere) == sum(has_targets) * 2 * len(encoder.default_lora_targets)
+
+
+def test_other_targets_are_adapted_in_the_last_layers_too(plain_vit_encoder):
+    add_lora(plain_vit_encoder, target_modules=["attn.qkv"], qkv_parts="qv", depth=2)
+    names = [name for name, value in plain_vit_encoder.named_parameters() if value.requires_grad]
+    assert len(names) == 2 * 2
+    assert all(".2.attn.qkv.lora_" in name or ".3.attn.qkv.lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 100, 0.5, True, "2"])
+def test_a_depth_that_the_encoder_does_not_have_is_refused(encoder, depth):
+    with pytest.raises(
+        ValueError, match=rf"Expected --lora_depth from 1 to \d+, the encoder's layers, found {depth!r}"
+    ):
+        add_lora(encoder, depth=depth)
+
+
+def test_last_layers_without_a_target_are_refused(plain_vit_encoder):
+    with pytest.raises(ValueError, match=r"None of the LoRA targets blocks\.0\.attn\.qkv is in the last 2 of 4 layers"):
+        add_lora(plain_vit_encoder, target_modules=["blocks.0.attn.qkv"], depth=2)
+
+
 def test_one_unmatched_target_is_named_although_others_match(encoder):
     with pytest.raises(ValueError, match=r"LoRA target 'attn\.query' matches no layer; choose from attn\.proj, attn"):
         add_lora(encoder, target_modules=["attn.qkv", "attn.query"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tskd_monai.networks.light_decoder import LightDecoder
+from tskd_monai.networks.lora import add_lora
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
 from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 
@@ -34,6 +35,51 @@ def test_forward_gives_the_same_logits(segmenter):
 def test_another_image_size_is_refused(segmenter):
     with pytest.raises(ValueError, match="Expected images of 64x64 pixels, found 96x96"):
         segmenter(torch.rand(1, 1, 96, 96))
+
+
+@pytest.fixture
+def last_layers(encoder) -> VfmSegmenter:
+    """A segmenter with LoRA in the last layer."""
+    strides = {"feature_strides": encoder.feature_strides, "embed_stride": encoder.embed_stride}
+    decoder = LightDecoder(encoder.feature_channels, encoder.embed_dim, 3, **strides)
+    return VfmSegmenter(add_lora(encoder.requires_grad_(False), depth=1), decoder)
+
+
+def test_the_state_after_the_frozen_layers_gives_the_same_logits_and_gradients(last_layers):
+    images = torch.rand(2, 1, 64, 64)
+    assert last_layers.frozen_layers == len(last_layers.encoder.layers) - 1
+    state = last_layers.begin(images)
+    assert not state.hidden.requires_grad
+    results = []
+    for arguments in ({}, {"state": state}):
+        last_layers.zero_grad()
+        logits = last_layers(images, **arguments)
+        logits.square().mean().backward()
+        results.append([logits, *(value.grad for value in last_layers.parameters() if value.requires_grad)])
+    assert all(torch.equal(with_state, without) for without, with_state in zip(*results, strict=True))
+
+
+def test_layers_that_are_all_frozen_or_all_trained(segmenter):
+    assert segmenter.frozen_layers == 0
+    segmenter.encoder.requires_grad_(False)
+    assert segmenter.frozen_layers == 4
+    images = torch.rand(1, 1, 64, 64)
+    assert torch.equal(segmenter(images, segmenter.begin(images)), segmenter(images))
+
+
+def test_what_is_frozen_stays_in_evaluation_mode(last_layers):
+    for layer in last_layers.encoder.layers:
+        layer.add_module("noise", nn.Dropout(0.5))
+        layer.add_module("statistics", nn.BatchNorm2d(3).requires_grad_(False))
+    last_layers.train()
+    layers = last_layers.encoder.layers
+    assert [layer.training for layer in layers] == [False] * (len(layers) - 1) + [True]
+    assert [layer.noise.training for layer in layers] == [layer.training for layer in layers]
+    assert not any(layer.statistics.training for layer in layers)  # the published statistics stay as they are
+    assert last_layers.decoder.training
+    last_layers.encoder.requires_grad_(True)
+    last_layers.train()
+    assert all(module.training for module in last_layers.encoder.modules())
 
 
 def thin_lines() -> tuple[Tensor, Tensor]:

@@ -85,7 +85,8 @@ def test_a_checkpoint_of_the_whole_segmenter_loads_strictly():
         ({"tuning": "half"}, "tuning to be one of lora, full, decoder, found 'half'"),
         ({"decoder_lora": True}, "decoder_lora needs decoder 'sam': the light decoder has no attention"),
         ({"refine": False}, "refine: false needs decoder 'sam'"),
-        ({"tuning": "full", "qkv_parts": "qv"}, "qkv_parts need tuning 'lora', found tuning 'full'"),
+        ({"tuning": "full", "qkv_parts": "qv"}, "qkv_parts and lora_depth need tuning 'lora', found tuning 'full'"),
+        ({"tuning": "decoder", "lora_depth": 2}, "lora_depth need tuning 'lora', found tuning 'decoder'"),
         ({"tuning": "decoder", "peft_options": {"use_dora": True}}, "peft_options need tuning 'lora' or decoder_lora"),
     ],
 )

@@ -89,6 +89,25 @@ def test_weights_that_moved_are_found_by_hash_and_others_refused(tmp_path):
         load_teacher(tmp_path / "teacher", there)
 
 
+def test_a_record_without_a_depth_is_of_a_teacher_with_lora_in_all_layers(tmp_path):
+    teacher = take_a_step(build())
+    save_teacher(teacher, tmp_path, task_hash=TASK)
+    content = json.loads((tmp_path / "teacher.json").read_text())
+    assert content["format_version"] == 1
+    assert content["spec"].pop("lora_depth") is None  # which older records lack
+    (tmp_path / "teacher.json").write_text(json.dumps(content))
+    loaded = load_teacher(tmp_path)
+    assert loaded.spec == teacher.spec
+    torch.testing.assert_close(logits(loaded), logits(teacher), atol=1e-6, rtol=1e-6)
+
+
+def test_the_depth_is_recorded(tmp_path):
+    save_teacher(build(lora_depth=2), tmp_path, task_hash=TASK)
+    assert read_teacher_record(tmp_path)["spec"]["lora_depth"] == 2
+    loaded = load_teacher(tmp_path, trainable=True)
+    assert (loaded.spec.lora_depth, loaded.frozen_layers) == (2, 4)
+
+
 def test_a_teacher_of_another_task_is_refused(tmp_path):
     save_teacher(build(), tmp_path, task_hash=TASK)
     with pytest.raises(ValueError, match="was trained for task aaaaaaaaaaaa, this is task bbbbbbbbbbbb"):
@@ -193,6 +212,8 @@ def test_the_spec_comes_back(folder: Path, content: dict[str, Any]) -> None:
         ({"decoder_lora": 0}, "Expected decoder_lora to be bool, found 0"),
         ({"seed": -1}, "Expected a seed from 0"),
         ({"seed": 2**64}, "Expected a seed from 0"),
+        ({"lora_depth": 1.5}, "Expected lora_depth to be int or NoneType, found 1.5"),
+        ({"lora_depth": 2, "tuning": "full"}, "lora_depth need tuning 'lora'"),
         ({"weights_sha256": 3}, "Expected weights_sha256 to be str or NoneType, found 3"),
     ],
 )

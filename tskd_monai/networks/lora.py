@@ -40,6 +40,7 @@ def add_lora(
     target_modules: Sequence[str] | None = None,
     qkv_parts: str = QKV,
     peft_options: Mapping[str, bool | str] | None = None,
+    depth: int | None = None,
 ) -> AdaptableT:
     """Freezes an encoder or a mask decoder and injects LoRA into it, in place.
 
@@ -53,13 +54,14 @@ def add_lora(
         qkv_parts: which parts of fused ``qkv`` layers are adapted, ``"qkv"`` or for example ``"qv"``.
         peft_options: options of peft: ``use_rslora``, ``use_dora``, ``init_lora_weights`` (``True`` or
             ``"gaussian"``).
+        depth: number of the encoder's last layers that are adapted; ``None`` for all layers.
 
     Returns:
         The same network; only its LoRA factors require a gradient.
 
     Raises:
         ValueError: if the rank is not positive, the network has LoRA already, a target matches no linear layer or also
-            other layers, or an option is unknown or incompatible with another.
+            other layers, the depth is out of range, or an option is unknown or incompatible with another.
     """
     if rank < 1:
         raise ValueError(f"Expected a LoRA rank of at least 1, found {rank}.")
@@ -70,6 +72,8 @@ def add_lora(
     check_targets(network.get_submodule(slot), targets)
     options = checked_peft_options(peft_options or {})
     check_qkv_parts(qkv_parts, targets, options)
+    if depth is not None:
+        targets = names_in_last_layers(network, targets, depth)
     network.requires_grad_(False)
     config = LoraConfig(
         r=rank,
@@ -91,6 +95,31 @@ def lora_slot(network: Adaptable) -> str:
 def has_lora(network: nn.Module | ImageEncoder) -> bool:
     """Returns whether the network has an adapter."""
     return any(isinstance(module, PeftModel) for module in network.modules())
+
+
+def names_in_last_layers(network: Adaptable, targets: Sequence[str], depth: int) -> list[str]:
+    """Returns the names of the targets in an encoder's last layers, as a list that plain peft reads.
+
+    Args:
+        network: an encoder.
+        targets: suffixes of the names of linear layers.
+        depth: number of layers, counted from the last.
+
+    Raises:
+        ValueError: if the network has no such layers, or none of the targets is in them.
+    """
+    layers = () if isinstance(network, SamMaskDecoder) else network.layers
+    if type(depth) is not int or not 1 <= depth <= len(layers):
+        raise ValueError(f"Expected --lora_depth from 1 to {len(layers)}, the encoder's layers, found {depth!r}.")
+    inside = {id(module) for layer in list(layers)[-depth:] for module in layer.modules()}
+    named = network.get_submodule(lora_slot(network)).named_modules()
+    names = [name for name, module in named if id(module) in inside and any(is_target(name, end) for end in targets)]
+    if not names:
+        raise ValueError(
+            f"None of the LoRA targets {', '.join(targets)} is in the last {depth} of {len(layers)} layers; "
+            "choose a larger --lora_depth or other targets."
+        )
+    return names
 
 
 def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
@@ -243,5 +272,5 @@ def base_encoder_sha256(encoder: ImageEncoder) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(base_state_dict(encoder.backbone).items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from tskd_monai.networks.encoders import ImageEncoder
+from tskd_monai.networks.encoders import EncoderOutput, EncoderState, ImageEncoder
 from tskd_monai.networks.features import LayerFeatures
 from tskd_monai.networks.light_decoder import LightDecoder
 from tskd_monai.networks.sam_mask_decoder import SamMaskDecoder
@@ -56,9 +57,52 @@ class VfmSegmenter(nn.Module):
         self.spec = spec
         self.embed_dim = int(encoder.embed_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits ``(B, num_classes, H, W)`` for images ``(B, 1 | 3, H, W)`` in [0, 1]."""
-        return self.forward_with_embeddings(images)[0]
+    @property
+    def frozen_layers(self) -> int:
+        """Number of the encoder's layers before the first one with a trainable parameter."""
+        layers = self.encoder.layers
+        trained = (index for index, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
+        return next(trained, len(layers))
+
+    def train(self, mode: bool = True) -> VfmSegmenter:
+        """Sets the mode; frozen layers, and batch normalisation with frozen weights, always stay in evaluation mode.
+
+        Their output then depends on the image only, and the running statistics stay those of the published weights.
+        """
+        super().train(mode)
+        for layer in self.encoder.layers[: self.frozen_layers]:
+            layer.eval()
+        for module in self.encoder.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
+    @torch.no_grad()
+    def begin(self, images: Tensor) -> EncoderState:
+        """Returns the state of the encoder after its frozen layers, for :meth:`forward`.
+
+        Args:
+            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's image size.
+        """
+        self.train(self.training)  # what is frozen since the last call goes into evaluation mode
+        return self.encoder.begin(images, self.frozen_layers)
+
+    def forward(self, images: Tensor, state: EncoderState | None = None) -> Tensor:
+        """Returns logits.
+
+        Args:
+            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's image size.
+            state: what :meth:`begin` returned for these images; the frozen layers are then not run again.
+
+        Returns:
+            Logits ``(B, num_classes, H, W)``.
+        """
+        if state is None:
+            return self.forward_with_embeddings(images)[0]
+        return self._decode(self.encoder.finish(state, self.frozen_layers), images)
+
+    def _decode(self, encoded: EncoderOutput, images: Tensor) -> Tensor:
+        return self.decoder(encoded, self.encoder.normalise(images))
 
     def forward_with_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the logits and the image embeddings, which a student learns from.
@@ -74,8 +118,7 @@ class VfmSegmenter(nn.Module):
             ValueError: if the image size or the number of channels is another.
         """
         encoded = self.encoder(images)
-        logits = self.decoder(encoded, self.encoder.normalise(images))
-        return logits, encoded.image_embeddings
+        return self._decode(encoded, images), encoded.image_embeddings
 
 
 class SegmentationNetworkTeacher(nn.Module):

@@ -46,6 +46,7 @@ class TeacherSpec:
         qkv_parts: parts of the encoder's fused layers that LoRA adapts.
         peft_options: options of peft.
         seed: seed of all random values of the build.
+        lora_depth: number of the encoder's last layers with LoRA; ``None`` for all, as in older records without it.
 
     Raises:
         ValueError: when a name is unknown, or options are incompatible.
@@ -67,6 +68,7 @@ class TeacherSpec:
     qkv_parts: str
     peft_options: Mapping[str, bool | str]
     seed: int
+    lora_depth: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses options that would otherwise be ignored."""
@@ -80,8 +82,10 @@ class TeacherSpec:
             raise ValueError("decoder_lora needs decoder 'sam': the light decoder has no attention for LoRA.")
         if self.decoder == "light" and not self.refine:
             raise ValueError("refine: false needs decoder 'sam': the light decoder always uses the image.")
-        if self.tuning != "lora" and (self.target_modules is not None or self.qkv_parts != QKV):
-            raise ValueError(f"target_modules and qkv_parts need tuning 'lora', found tuning {self.tuning!r}.")
+        if self.tuning != "lora" and (self.target_modules, self.qkv_parts, self.lora_depth) != (None, QKV, None):
+            raise ValueError(
+                f"target_modules, qkv_parts and lora_depth need tuning 'lora', found tuning {self.tuning!r}."
+            )
         if self.tuning != "lora" and self.peft_options and not self.decoder_lora:
             raise ValueError(f"peft_options need tuning 'lora' or decoder_lora, found tuning {self.tuning!r}.")
 
@@ -105,6 +109,7 @@ def build_teacher(
     refine: bool = True,
     tuning: str = "lora",
     rank: int = 4,
+    lora_depth: int | None = None,
     alpha: float | None = None,
     dropout: float = 0.0,
     target_modules: Sequence[str] | None = None,
@@ -128,6 +133,7 @@ def build_teacher(
         tuning: what is trained besides the decoder: ``"lora"`` (adapters in the frozen encoder), ``"full"`` (the whole
             encoder) or ``"decoder"`` (nothing).
         rank: rank of LoRA.
+        lora_depth: number of the encoder's last layers with LoRA; ``None`` for all.
         alpha: LoRA's scale is ``alpha / rank``; ``2 * rank`` by default.
         dropout: dropout of LoRA.
         target_modules: LoRA's targets in the encoder; its ``default_lora_targets`` by default.
@@ -153,6 +159,7 @@ def build_teacher(
         refine=refine,
         tuning=tuning,
         rank=rank,
+        lora_depth=lora_depth,
         alpha=2.0 * rank if alpha is None else float(alpha),
         dropout=dropout,
         target_modules=None if target_modules is None else tuple(target_modules),
@@ -181,12 +188,13 @@ def _build_tunable(spec: TeacherSpec, path: Path | None) -> VfmSegmenter:
                 target_modules=spec.target_modules,
                 qkv_parts=spec.qkv_parts,
                 peft_options=spec.peft_options,
+                depth=spec.lora_depth,
             )
         elif spec.tuning == "full":
             segmenter.encoder.requires_grad_(True)
         if isinstance(segmenter.decoder, SamMaskDecoder) and spec.decoder_lora:
             _add_decoder_lora(segmenter.decoder, spec)
-    return segmenter
+    return segmenter.train()
 
 
 def _add_decoder_lora(decoder: SamMaskDecoder, spec: TeacherSpec) -> None:

@@ -43,8 +43,10 @@ SPEC_FIELDS: Fields = {
     "encoder": (str,), "encoder_weights": (str,), "weights_sha256": (str, type(None)), "image_size": (list,),
     "num_classes": (int,), "decoder": (str,), "decoder_lora": (bool,), "refine": (bool,), "tuning": (str,),
     "rank": (int,), "alpha": (float,), "dropout": (float,), "target_modules": (list, type(None)),
-    "qkv_parts": (str,), "peft_options": (dict,), "seed": (int,),
+    "qkv_parts": (str,), "peft_options": (dict,), "seed": (int,), "lora_depth": (int, type(None)),
 }  # fmt: skip
+ABSENT_FIELDS = {"lora_depth": None}
+"""Fields that records of earlier versions lack, with the value that they stand for."""
 COPY_AGAIN = "copy the folder again"
 MAX_CLASSES = 256
 """Number of values of an 8-bit label map; a decoder for a billion classes in a record would take all memory."""
@@ -253,6 +255,7 @@ def spec_from_json(values: Mapping[str, Any], path: Path) -> TeacherSpec:
     Raises:
         ValueError: if a field is missing, unknown, of another type or out of range.
     """
+    values = {**ABSENT_FIELDS, **values}
     expected = {field.name for field in fields(TeacherSpec)}
     if different := sorted(values.keys() ^ expected):
         state = "unknown" if different[0] in values else "missing"
