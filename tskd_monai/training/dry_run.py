@@ -21,7 +21,9 @@ from torch import nn
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
 from tskd_monai.former_names import former_components
+from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, Trial, survey_cases, trial_step
+from tskd_monai.training.frozen_views import ViewCost, trial_views
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def training_dry_run(
     prepare_batch: PrepareBatch | None = None,
     surveys: Mapping[str, CaseSurvey] | None = None,
     kept_bytes: int = 0,
+    frozen_views: int | None = None,
 ) -> None:
     """Reads every case, trains for a few steps on noise, and logs a table that ends with OK or with advice.
 
@@ -115,13 +118,20 @@ def training_dry_run(
         prepare_batch: splits a batch into inputs and target; None: MONAI's default.
         surveys: surveys of sections that have been read already, by name.
         kept_bytes: size of the cached targets of a teacher, in memory and on disk.
+        frozen_views: views of each slice that a teacher's run stores; None: none.
 
     Raises:
         SystemExit: when a finding prevents the run, so that a calling script stops too.
+        ValueError: when a teacher cannot store views.
     """
+    view = None
+    if frozen_views is not None and isinstance(network, VfmSegmenter):
+        batch, view = trial_views(batch, network, frozen_views, device)
     read = {name: survey_cases(entries, preprocessing, task) for name, (entries, preprocessing) in sections.items()}
     trial = trial_step(batch, network, optimizer, loss_function, inferer, device, prepare_batch)
-    report_findings(task, datalist, {**(surveys or {}), **read}, trial, steps, output_dir, device, kept_bytes)
+    surveys = {**(surveys or {}), **read}
+    views = None if view is None else view.times((frozen_views or 0) * surveys["training"].slices)
+    report_findings(task, datalist, surveys, trial, steps, output_dir, device, kept_bytes, views)
 
 
 def report_findings(
@@ -133,6 +143,7 @@ def report_findings(
     output_dir: str | Path,
     device: torch.device | str,
     kept_bytes: int = 0,
+    views: ViewCost | None = None,
 ) -> None:
     """Logs the table of a dry run.
 
@@ -145,6 +156,7 @@ def report_findings(
         output_dir: output folder of the run.
         device: device of the run.
         kept_bytes: size of the cached targets of a teacher, in memory and on disk.
+        views: cost of all stored views; None: there are none.
 
     Raises:
         SystemExit: when a finding prevents the run.
@@ -154,8 +166,9 @@ def report_findings(
         task_finding(task, datalist),
         *class_findings(task, surveys),
         memory_finding(trial, kept_bytes + sum(survey.held_bytes for survey in surveys.values()), device),
-        disk_finding(output_dir, WRITTEN_COPIES * trial.trained_bytes + kept_bytes),
+        disk_finding(output_dir, WRITTEN_COPIES * trial.trained_bytes + kept_bytes + (views.bytes if views else 0)),
         time_finding(trial, steps),
+        *([] if views is None else [views_finding(views)]),
     ]
     logger.info("Dry run, nothing was trained or written.\n%s\n%s", findings_table(findings), conclusion(findings))
     if any(finding.verdict is Verdict.STOP for finding in findings):
@@ -239,6 +252,12 @@ def time_finding(trial: Trial, steps: int) -> Finding:
     seconds = trial.seconds * steps
     length = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
     return Finding("time", f"{trial.seconds:.2f} s a step, {steps} steps in {length}, without reading and validation")
+
+
+def views_finding(views: ViewCost) -> Finding:
+    """Returns size and time of the stored views of all slices."""
+    found = f"{views.bytes / GB:.2f} GB on disk until the teacher is written, computed in {views.seconds / 60:.1f} min"
+    return Finding("views", found)
 
 
 def _judge(needed: float, free: float) -> Verdict:

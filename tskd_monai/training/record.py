@@ -22,6 +22,7 @@ from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.teacher_folder import save_teacher
 from tskd_monai.training.checkpoint import BestCheckpoint, TrainableWeights, load_checkpoint
 from tskd_monai.training.component_filters import harmful_filters
+from tskd_monai.training.frozen_views import remove_views
 from tskd_monai.training.history import TrainingHistory
 
 RECORDED_PACKAGES = ("tskd-monai", "torch", "monai", "pytorch-ignite", "numpy", "peft", "transformers", "diffusers")
@@ -82,7 +83,8 @@ def finish_teacher(
 ) -> None:
     """Writes the teacher of the best validation: adapter, decoder, `teacher.json`, `task.json` and `record.json`.
 
-    The written `task.json` omits the largest-component filters that lower the validation Dice of this teacher.
+    The written `task.json` omits the largest-component filters that lower the validation Dice of this teacher. Stored
+    views are removed: nothing reads them any more, and they hold images of patients.
 
     Args:
         network: trained segmenter.
@@ -109,4 +111,5 @@ def finish_teacher(
     with explained_writing(output_dir / "teacher.json", output_dir / ".probe"):
         save_teacher(network, output_dir, task_hash=task.hash, record=results)
     save_task(task, output_dir / "task.json")
+    remove_views(output_dir)
     write_record(output_dir / "record.json", "teacher_lora", settings, inputs, results)
