@@ -37,7 +37,8 @@ echo "Installing the package and its tools into .venv (first time: about 3 minut
 rm -f "$stamp"
 if ! (cd -- "$root" && "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
   -c scripts/constraints.txt -e '.[training,dicom,onnx,dev]' 2>&1) | tee "$log" |
-  awk '/^Collecting/ { print "  " $2; fflush() } /^Installing collected/ { print "  unpacking"; fflush() }'; then
+  awk '/^Collecting/ && ++n % 25 == 0 { print "  " n " packages found"; fflush() }
+    /^Installing collected/ { print "  unpacking"; fflush() }'; then
   tail -n 20 "$log" >&2
   die "pip failed; the end of its log is above, all of it in $log. Needed: access to a Python package index and about 4 GB of disk. Run this again to continue."
 fi

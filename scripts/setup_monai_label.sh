@@ -36,7 +36,8 @@ mkdir -p -- "$(dirname -- "$venv")"
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
 # The server without its dependencies: sam2, listed but not needed, builds with a CUDA torch of several GB.
 if ! { pip_install -r "$requirements" && pip_install --no-deps "$server"; } 2>&1 | tee "$log" |
-  awk '/^Collecting/ { print "  " $2; fflush() } /^Installing collected/ { print "  unpacking"; fflush() }' >&2; then
+  awk '/^Collecting/ && ++n % 25 == 0 { print "  " n " packages found"; fflush() }
+    /^Installing collected/ { print "  unpacking"; fflush() }' >&2; then
   tail -n 20 "$log" >&2
   die "pip failed; the end of its log is above, all of it in $log. Needed: access to a Python package index and 2.5 GB of disk."
 fi

@@ -120,7 +120,7 @@ def check_same_plan(stored: PlanRecord, found: PlanRecord) -> None:
         differences += _section_differences(section, stored.sections.get(section, ()), found.sections[section])
     if differences:
         raise ValueError(f"Expected the datalist that this task was planned from, found {'; '.join(differences)}; "
-                         f"{REPLAN}.")  # fmt: skip
+                         f"{REPLAN}, or choose another --output-dir.")  # fmt: skip
 
 
 def check_options(options: Mapping[str, Any], planned_with: Mapping[str, Any], task: Task, where: str) -> None:
