@@ -213,7 +213,7 @@ def _downloads(folder: Path, monkey: Monkey) -> bool:
     """Without the guard the record's address is opened."""
     asked: list[str] = []
 
-    def hub(hub_id: str, name: str) -> str:
+    def hub(hub_id: str, name: str, **options: bool) -> str:
         asked.append(hub_id)
         return str(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -83,7 +84,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 def test_a_hub_id_is_downloaded(tmp_path, monkeypatch):
     asked = []
 
-    def download(repository: str, name: str) -> str:
+    def download(repository: str, name: str, local_files_only: bool) -> str:
         asked.append((repository, name))
         return str(tmp_path / name)
 
@@ -92,9 +93,37 @@ def test_a_hub_id_is_downloaded(tmp_path, monkeypatch):
     assert asked == [("facebook/sam-vit-base", "model.safetensors")]
 
 
+def test_a_published_file_is_taken_where_a_repository_or_folder_has_no_other(tmp_path, monkeypatch):
+    def download(repository: str, name: str, local_files_only: bool) -> str:
+        if name != "MedSAM2_latest.pt":
+            raise EntryNotFoundError("404")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert locate_weights("wanglab/MedSAM2", ("MedSAM2_latest.pt",)) == tmp_path / "MedSAM2_latest.pt"
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin in hub repository wanglab/MedSAM2, found none"):
+        locate_weights("wanglab/MedSAM2")
+    (tmp_path / "MedSAM2_latest.pt").touch()
+    assert locate_weights(tmp_path, ("MedSAM2_latest.pt",)) == tmp_path / "MedSAM2_latest.pt"
+
+
+def test_without_network_the_cache_is_searched_for_every_name(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository: str, name: str, local_files_only: bool) -> str:
+        asked.append((name, local_files_only))
+        if name == "pytorch_model.bin":
+            return str(tmp_path / name)
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert locate_weights("wanglab/medsam-vit-base") == tmp_path / "pytorch_model.bin"
+    assert asked == [("model.safetensors", False), ("pytorch_model.bin", True)]
+
+
 def test_a_hub_that_cannot_be_reached_is_reported(monkeypatch):
-    def download(repository: str, name: str) -> str:
-        raise OSError("no network")
+    def download(repository: str, name: str, local_files_only: bool) -> str:
+        raise OSError("no\nnetwork")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.raises(FileNotFoundError, match=r"facebook/sam-vit-base .* could not be fetched .*no network"):

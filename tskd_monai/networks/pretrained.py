@@ -109,7 +109,7 @@ def weights_path(name: str, weights: str | Path | None) -> Path | None:
         return None
     if source == CACHED:
         return cached_weights(encoder_record(name))
-    return shipped_weights(name) if source == SHIPPED else locate_weights(source)
+    return shipped_weights(name) if source == SHIPPED else locate_weights(source, encoder_record(name).files)
 
 
 def named_weights(name: str, weights: str | Path | None) -> str:
@@ -125,6 +125,31 @@ def named_weights(name: str, weights: str | Path | None) -> str:
     if weights is None or weights == SHIPPED:
         return SHIPPED if encoder_record(name).packaged is None else CACHED
     return str(weights)
+
+
+def encoder_of(weights: str | Path) -> str:
+    """Returns the name of the encoder that a file or a Hugging Face folder holds the weights of.
+
+    Args:
+        weights: a file, or a folder with ``model.safetensors``, ``pytorch_model.bin`` or a published file.
+
+    Raises:
+        ValueError: if it fits no known encoder or several, which differ in the normalisation of images; names them.
+        FileNotFoundError: if there is no such file.
+    """
+    published = {file: record.name for record in ENCODERS.values() for file in record.files}
+    path = locate_weights(weights, published)
+    if path.name in published:
+        return published[path.name]
+    fitting = _fitting_encoders(read_weights(path), path)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(f"{weights} fits {', '.join(fitting)}: choose one, as in {fitting[0]}={weights}.")
+    raise ValueError(
+        f"Expected weights of a known encoder in {path}, found others; `tskd teachers` lists the known ones, and "
+        "bundles/teacher_lora/docs/README.md says how to add another foundation model."
+    )
 
 
 def load_encoder_weights(student: nn.Module, weights: str | Path) -> None:

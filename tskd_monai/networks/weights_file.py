@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +24,58 @@ WRAPPERS = ("model", "teacher")
 MAX_NAMES_IN_ERROR = 8
 
 
-def locate_weights(weights: str | Path) -> Path:
+def locate_weights(weights: str | Path, published: Iterable[str] = ()) -> Path:
     """Returns the local weights file for a file, a Hugging Face model folder or a hub id.
 
     Args:
         weights: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; a folder with ``model.safetensors`` or
             ``pytorch_model.bin``; or a hub id such as ``facebook/sam-vit-base``, which is downloaded (and cached)
             with ``huggingface_hub``.
+        published: further names of a weights file in a folder or repository, taken if it holds none of those.
 
     Raises:
         FileNotFoundError: if the file does not exist, or a folder or hub repository has no weights file.
     """
     path = Path(weights)
+    names = (*FILES_IN_A_FOLDER, *published)
     if path.is_file():
         return path
     if path.is_dir():
-        for name in FILES_IN_A_FOLDER:
+        for name in names:
             if (path / name).is_file():
                 return path / name
-        raise FileNotFoundError(f"Expected {' or '.join(FILES_IN_A_FOLDER)} in {path}, found neither.")
+        raise FileNotFoundError(f"Expected {' or '.join(names)} in {path}, found none; pass the path of the file.")
     if HUB_ID.match(str(weights)) and path.suffix.lower() not in {".pth", ".pt", ".bin", ".safetensors"}:
-        return _download(str(weights))
+        return _download(str(weights), names)
     raise FileNotFoundError(
         f"Weights {weights} not found; give an existing file, a Hugging Face model folder or a hub id (owner/name)."
     )
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, names: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    unreachable: LocalEntryNotFoundError | None = None
     try:
-        for name in FILES_IN_A_FOLDER:
+        for name in names:
             try:
-                return Path(hf_hub_download(hub_id, name))
-            except LocalEntryNotFoundError:
-                raise
+                return Path(hf_hub_download(hub_id, name, local_files_only=unreachable is not None))
+            except LocalEntryNotFoundError as error:  # no network: the cache may hold another of the files
+                unreachable = unreachable or error
             except EntryNotFoundError:
                 continue
+        if unreachable is not None:
+            raise unreachable
     except (OSError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(
-            f"Weights {hub_id} are no local path and could not be fetched from the Hugging Face hub ({error}); "
-            "check the spelling and the network, or download the file and pass its path."
+            f"Weights {hub_id} are no local path and could not be fetched from the Hugging Face hub "
+            f"({' '.join(str(error).split())}); check the spelling, the network and whether the publisher asks for a "
+            "registration, or download the file and pass its path."
         ) from error
-    raise FileNotFoundError(f"Expected {' or '.join(FILES_IN_A_FOLDER)} in hub repository {hub_id}, found neither.")
+    raise FileNotFoundError(
+        f"Expected {' or '.join(names)} in hub repository {hub_id}, found none; download the file and pass its path."
+    )
 
 
 def check_not_packed(path: str | Path) -> None:

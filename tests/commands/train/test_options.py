@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student, check_student_name
 from tskd_monai.commands.train.options import STAGE_CONFIGS, load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PlannedDataset
+from tskd_monai.networks.encoder_records import ENCODERS
+from tskd_monai.networks.pretrained import build_encoder
 
 GOOD: dict[str, Any] = {
     "image_size": 48,
@@ -98,6 +102,32 @@ def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
     assert parse_teacher("lite_medsam") == ("lite_medsam", "cached")
 
 
+def test_teacher_option_is_a_file_or_a_folder_of_a_known_encoder(tmp_path: Path) -> None:
+    folder, published = tmp_path / "hub", tmp_path / "sam_hq_vit_b.pth"
+    folder.mkdir()
+    save_file(build_encoder("vit_tiny_patch16", "random", 224).backbone.state_dict(), folder / "model.safetensors")
+    published.touch()
+    assert parse_teacher(str(folder)) == ("vit_tiny_patch16", str(folder))
+    assert parse_teacher(str(published)) == ("sam_hq_vit_base", str(published))
+
+
+def test_a_file_of_several_or_no_known_encoders_is_refused(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        record = ENCODERS["sam2.1_hiera_tiny"]
+        names = record.architecture.build(1024, record.mean, record.std).backbone.state_dict()
+    state = {f"vision_encoder.{name}": torch.zeros(value.shape, dtype=torch.uint8) for name, value in names.items()}
+    save_file(state, tmp_path / "both.safetensors")
+    with pytest.raises(
+        ValueError, match=r"fits sam2\.1_hiera_tiny, medsam2_hiera_tiny: choose one, as in sam2\.1_hiera"
+    ):
+        parse_teacher(str(tmp_path / "both.safetensors"))
+    save_file({"head": torch.zeros(1)}, tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match=r"known encoder in .*none\.safetensors, found others; `tskd teachers` lists"):
+        parse_teacher(str(tmp_path / "none.safetensors"))
+    with pytest.raises(FileNotFoundError, match=r"Expected model\.safetensors or .* found none; pass the path"):
+        parse_teacher(str(tmp_path.parent))
+
+
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
@@ -108,7 +138,8 @@ def test_teacher_option_is_a_name_a_file_or_a_hub_id() -> None:
         ("sam_vit_huge", "none; give --teacher sam_vit_huge=FILE, or --teacher facebook/sam-vit-huge to download"),
         ("mri_core_vit_base", "none; give --teacher mri_core_vit_base=FILE. They are published as github.com/"),
         ("owner/another", "found owner/another; of another model's weights, name the architecture, as in sam_vit_"),
-        ("scripts/pretrain_demo_encoder.py", "found scripts/pretrain_demo_encoder.py"),
+        ("owner/another", "of another architecture, see 'Another foundation model' in bundles/teacher_lora/docs/"),
+        ("scripts/pretrain_demo_encoder.py", r"scripts/pretrain_demo_encoder\.py"),
     ],
 )
 def test_a_teacher_that_is_unknown_or_lacks_weights_is_refused(teacher: str, message: str) -> None:

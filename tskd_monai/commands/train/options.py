@@ -13,7 +13,7 @@ from tskd_monai.commands.command_parser import nearest
 from tskd_monai.commands.train.command import STRIDE
 from tskd_monai.files.shipped import BUNDLES
 from tskd_monai.networks.encoder_records import ENCODERS
-from tskd_monai.networks.pretrained import named_weights
+from tskd_monai.networks.pretrained import encoder_of, named_weights
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRESETS = Path(__file__).with_name("presets.yaml")
@@ -43,18 +43,24 @@ NON_NEGATIVE = ("num_workers",)
 
 
 def parse_teacher(teacher: str) -> tuple[str, str]:
-    """Returns encoder name and weights of `NAME`, `NAME=WEIGHTS` or a hub id such as `facebook/sam-vit-base`.
+    """Returns encoder name and weights of `NAME`, `NAME=WEIGHTS`, a file or folder, or an id as `facebook/dinov2-base`.
 
     Raises:
         ValueError: if the encoder is unknown, or its weights are neither shipped nor given.
+        FileNotFoundError: if a folder has no weights file.
     """
     name, _, weights = teacher.partition("=")
     published = [record for record in ENCODERS.values() if record.shipped is None]
     hub = {str(record.source): record.name for record in published if HUB_ID.fullmatch(str(record.source))}
     if teacher in hub:
         return hub[teacher], teacher
+    if name not in ENCODERS and Path(teacher).exists():
+        return encoder_of(teacher), teacher
     if name not in ENCODERS:
-        other = "; of another model's weights, name the architecture, as in sam_vit_base=owner/model."
+        other = (
+            "; of another model's weights, name the architecture, as in sam_vit_base=owner/model, and of another "
+            "architecture, see 'Another foundation model' in bundles/teacher_lora/docs/README.md."
+        )
         raise ValueError(
             f"Expected --teacher NAME, NAME=WEIGHTS or a hub id, with a name among {', '.join(sorted(ENCODERS))}, "
             f"found {teacher}{nearest(name, [*ENCODERS, *hub]) or (other if HUB_ID.fullmatch(teacher) else '.')}"
