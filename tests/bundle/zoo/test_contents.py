@@ -38,12 +38,12 @@ def test_weights_of_another_student_are_refused(tmp_path: Path, make_task: Calla
 
 def test_teacher_is_whole_in_its_folder_and_in_one_file(tmp_path: Path, make_task: Callable[..., Task]) -> None:
     task = make_task(image_size=(32, 32))
-    save_task(task, tmp_path / "task.json")
     teacher = build_teacher(
         encoder="sam_demo", encoder_weights="shipped", image_size=(32, 32), num_classes=task.num_classes
     )
     save_teacher(teacher, tmp_path / "teacher", task_hash=task.hash)
-    contents = place_teacher(Trained(tmp_path / "teacher", tmp_path / "task.json"), tmp_path / "export")
+    save_task(task, tmp_path / "teacher" / "task.json")
+    contents = place_teacher(Trained(tmp_path / "teacher"), tmp_path / "export")
     models = tmp_path / "export" / "models"
     assert contents.metadata["authors"] == "Not stated by those who trained it."
     placed = load_teacher(models / "teacher", models / "demo_sam_encoder.safetensors", task_hash=task.hash)
