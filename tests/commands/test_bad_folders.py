@@ -124,7 +124,6 @@ def test_a_case_at_fault_is_listed_and_the_others_described(
             "found 1 DICOM file directly in ",
         ),
         (lambda folder: (folder / "images").rename(folder / "im"), "without dataset.json (but with im/, labels/)."),
-        (lambda folder: (folder / "check").touch(), "Expected a folder as --output-dir, found "),
     ],
 )
 def test_a_folder_at_fault_is_refused_and_nothing_written(

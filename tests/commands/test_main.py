@@ -60,7 +60,7 @@ def test_version_is_the_package_s() -> None:
         (["evaluate", "shipped", "--output", "out"], "unknown option --output; did you mean --output-dir? See"),
         (["segment", "--output_dir", "out"], "unknown option --output_dir; did you mean --output-dir? See"),
         (["segment", "shipped", "--dicom"], "unknown option --dicom; did you mean --dicom-seg? See"),
-        (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "expected a folder, found the file"),
+        (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "/out, where test_main.py is a file. See"),
         (["segment", "shipped"], "tskd segment: error: the following arguments are required: IMAGE. See tskd segment"),
     ],
 )
@@ -77,6 +77,16 @@ def test_unknown_words_end_with_2_and_one_line(
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "  segment " in capsys.readouterr().err
+
+
+def test_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(SystemExit, match="2"):
+        main(["phantom", "--output-dir", str(tmp_path / "new" / "out")])
+    assert f"without permission for {tmp_path}; choose another one. See" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_command_has_the_same_parser() -> None:

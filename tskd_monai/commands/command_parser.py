@@ -73,15 +73,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def output_folder(text: str) -> Path:
-    """Returns the path of a folder that exists or can be made: the type of `--output-dir`.
+    """Returns the path of a folder that can be written to, or made: the type of `--output-dir`.
 
     Raises:
-        ArgumentTypeError: if it, or what it is to be made in, is a file.
+        ArgumentTypeError: if it is a file, or in one, or nothing may be written there.
     """
     path = Path(text)
-    existing = next((folder for folder in (path, *path.parents) if folder.exists()), None)
-    if existing is not None and not existing.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a folder, found the file {existing}")
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, found {path}, where {existing.name} is a file")
+    if not os.access(existing, os.W_OK):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written to, found {path}, without permission for {existing}; choose "
+            "another one"
+        )
     return path
 
 

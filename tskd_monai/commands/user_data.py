@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from tskd_monai.data.datalist import SECTIONS
@@ -14,18 +13,6 @@ from tskd_monai.files.private_files import private_file
 logger = logging.getLogger(__name__)
 
 FOUND = "data.json"
-
-
-def require_output_dir(output_dir: Path) -> None:
-    """Raises ValueError when a folder does not exist and cannot be created, or cannot be written to."""
-    existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"Expected a folder as --output-dir, found {output_dir}, where {existing.name} is a file.")
-    if not os.access(existing, os.W_OK):
-        raise ValueError(
-            f"Expected a folder that can be written to as --output-dir, found {output_dir}, without permission for "
-            f"{existing}; choose another one."
-        )
 
 
 def dataset_name(data: Path) -> str:
@@ -47,9 +34,8 @@ def datalist_of(data: Path, output_dir: Path, labels: str | None = None, seed: i
 
     Raises:
         FileNotFoundError: if `data` does not exist.
-        ValueError: if it is neither, or the output folder cannot be written to; see `user_datalist`.
+        ValueError: if it is neither; see `user_datalist`.
     """
-    require_output_dir(output_dir)
     if is_datalist(data):
         if labels is not None:
             raise ValueError(f"Expected --labels with a folder only, found a datalist; its `labels` name them: {data}.")
