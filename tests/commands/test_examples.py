@@ -7,7 +7,6 @@ import shlex
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,8 +22,10 @@ from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json, write_json
 
 COLUMNS, LINES = 100, 40
-PARSED = ("demo", "label", "train")
-"""Commands that run for minutes, or until they are stopped: only their options are checked."""
+PARSED = ("demo", "label", "teachers", "train")
+"""Commands that run for minutes, until they are stopped, or on large weights: only their options are checked."""
+ACTIONS = ("teachers get", "teachers try")
+"""Commands within a command."""
 SHORT = {
     "datasets": ["--allow-partial", "--split", "1", "1", "1"],
     "phantom": ["--shape", "12", "12", "4", "--spacing", "28", "28", "40"],
@@ -42,38 +43,40 @@ WRITTEN = {
 }
 LIVER, SPLEEN = 1, 4
 DOCUMENTS = [*ROOT.glob("*.md"), *BUNDLES.glob("*/docs/*.md"), *ROOT.glob("scripts/*.sh")]
-CALL = re.compile(r"\btskd (\w+)((?:\\\n|[^\n`#|])*)")
+CALL = re.compile(rf"\btskd ({'|'.join([*ACTIONS, *COMMANDS])})\b((?:\\\n|[^\n`#|])*)")
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Returns the lines of a command's help."""
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
     return capsys.readouterr().out.splitlines()
 
 
 def examples_of(command: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     """Returns the words of each example in a command's help, after `tskd`."""
-    lines = help_of(command, capsys)
-    return [shlex.split(line)[1:] for line in lines if line.startswith(f"tskd {command}")]
+    return [shlex.split(line)[1:] for line in help_of(command, capsys) if line.startswith("tskd ")]
 
 
-def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> CommandParser:
-    """Returns the parser of a command, which is complete when it is asked to parse."""
+class Parsed(Exception):
+    """Ends a command once its options are parsed; its argument is the parser."""
 
-    class Complete(Exception):
-        """Ends the command before it begins."""
 
-    def stop(parser: CommandParser, *_: Any) -> None:
-        raise Complete(parser)
+def parser_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> CommandParser:
+    """Returns the parser of a command once it has parsed the options."""
+    parse = CommandParser.parse_args
 
-    module = import_module(f"tskd_monai.commands.{COMMANDS[command][0]}")
-    monkeypatch.setattr(CommandParser, "parse_args", stop)
-    with pytest.raises(Complete) as complete:
-        module.main([])
+    def parse_only(parser: CommandParser, arguments: list[str]) -> None:
+        parse(parser, arguments)
+        raise Parsed(parser)
+
+    module = import_module(f"tskd_monai.commands.{COMMANDS[words[0]][0]}")
+    monkeypatch.setattr(CommandParser, "parse_args", parse_only)
+    with pytest.raises(Parsed) as parsed:
+        module.main(words[1:])
     monkeypatch.undo()
-    parser: CommandParser = complete.value.args[0]
+    parser: CommandParser = parsed.value.args[0]
     return parser
 
 
@@ -115,17 +118,16 @@ def write_download(folder: Path) -> None:
     shutil.make_archive(str(folder), "zip", folder)
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", [*COMMANDS, *ACTIONS])
 def test_the_help_fits_a_screen_and_has_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     lines = help_of(command, capsys)
     assert len(lines) <= LINES and max(map(len, lines)) <= COLUMNS
-    examples = examples_of(command, capsys)
-    assert examples
-    for words in examples:
-        parser_of(command, monkeypatch).parse_args(words[1:])
+    assert any(line.startswith(f"tskd {command}") for line in lines)
+    for words in examples_of(command, capsys):
+        assert parser_of(words, monkeypatch).prog.startswith(f"tskd {words[0]}")
 
 
 @pytest.mark.slow
@@ -135,20 +137,19 @@ def test_the_examples_run(
 ) -> None:
     monkeypatch.chdir(workplace)
     for words in examples_of(command, capsys):
-        assert main([*words, *SHORT.get(command, [])]) == 0, words
+        assert main([*words, *SHORT.get(words[0], [])]) == 0, words
         assert capsys.readouterr().out or command in WRITTEN
     assert [path for path in WRITTEN.get(command, []) if not (workplace / path).is_file()] == []
 
 
-def test_options_in_documents_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_in_documents_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """Every option of a documented `tskd` call is one of the command's."""
-    known = {command: parser_of(command, monkeypatch).format_help() for command in COMMANDS}
+    known = {command: "\n".join(help_of(command, capsys)) for command in [*COMMANDS, *ACTIONS]}
     shown = [
         (document.name, command, option)
         for document in DOCUMENTS
         for command, words in CALL.findall(document.read_text(encoding="utf-8"))
         for option in re.findall(r"(?<![\w-])--[\w-]+", words)
-        if command in COMMANDS
     ]
     assert len(shown) > 10
     wrong = [call for call in shown if not re.search(rf"{call[2]}(?![\w-])", known[call[1]] + "--help --debug")]

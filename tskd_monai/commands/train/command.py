@@ -33,7 +33,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--teacher",
         default="sam_demo",
-        help="encoder: its name, NAME=WEIGHTS (a file), or a hub id such as facebook/sam-vit-base",
+        help="encoder: a name of `tskd teachers`, NAME=WEIGHTS (a file), or a hub id",
     )
     parser.add_argument(
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
@@ -45,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--image-size",
         type=_image_size,
         metavar="PIXELS",
-        help="rows and columns of the network input, a multiple of 16, instead of the preset's",
+        help="side of the network input, a multiple of 16; default: the preset's",
     )
     parser.add_argument(
         "--labelled-slices",
@@ -54,18 +54,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="number of labelled training slices; default: at most the preset's",
     )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation, from 0")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of every training run (default: 0)")
     parser.add_argument(
         "--synthesis",
         choices=(AUTO, ON, OFF),
+        metavar="WHEN",
         default=AUTO,
-        help="add images of a diffusion model to the transfer set; auto: as in the preset, else only on a GPU",
+        help="learn from synthetic images: on, off, or auto: the preset's, else with a GPU",
     )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="also train the student from scratch and by self-training, with equal compute; default: as in the preset",
+        help="also train it from scratch and by self-training; default: the preset's",
     )
     add_target_options(parser)
     parser.add_argument("--device", help="device, such as cpu or cuda:0; default: the GPU if there is one")
@@ -76,7 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs="+",
         default=[],
         metavar="STAGE",
-        help="stages to run again because their settings or data changed; their previous folders are kept",
+        help="stages to run again after changes; their previous folders are kept",
     )
     parser.add_argument(
         "--keep", nargs="+", default=[], metavar="STAGE", help="finished stages to use as they are despite such changes"

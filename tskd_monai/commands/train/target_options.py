@@ -57,19 +57,18 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=1,
         metavar="N",
-        help="teachers to train, each with another seed; the student learns from their average",
+        help="teachers, each with another seed; the student learns their average",
     )
     parser.add_argument(
         "--label-maps",
         type=Path,
         metavar="DIR",
-        help="folder of label maps from any software, one for each training and unlabelled image and named after its "
-        "case or file, which count as one more teacher",
+        help="label maps of any software, named after cases or files: one more teacher",
     )
     parser.add_argument(
         "--refiner",
         metavar="NAME[=WEIGHTS]",
-        help="promptable model, such as lite_medsam, that refines what the teachers predict (default: none)",
+        help="promptable model that refines the predictions, such as lite_medsam",
     )
 
 
