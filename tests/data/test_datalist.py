@@ -87,11 +87,11 @@ def test_images_of_a_patient_share_a_budget_and_the_rest_becomes_unlabelled(writ
         _entry("a", "img/left.nii"),
         _entry("a", "img/right.nii"),
         _entry("b", "x/one.nii"),
-        _entry("b", "y/one.nii"),
+        _entry("b", "x/two.nii"),
     ]
     datalist = load_datalist(write(training=pairs))
     names = case_names(datalist["training"])
-    assert names == ["a_left", "a_right", "b_one", "b_one_2"]
+    assert names == ["a_left", "a_right", "b_one", "b_two"]
     chosen = labelled_subset(dict.fromkeys(names, 1), 3, seed=0)
     restricted = restrict_labels(datalist, chosen)
     assert [len(restricted[section]) for section in ("training", "unlabeled")] == [3, 1]

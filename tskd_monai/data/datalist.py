@@ -139,20 +139,12 @@ def restrict_labels(datalist: Mapping[str, Any], chosen: Mapping[str, Sequence[i
 
 
 def case_names(entries: Sequence[Mapping[str, str]]) -> list[str]:
-    """Returns a name of its own for each entry of a section: its case, and the file name if a case has several images.
-
-    Files of a case with the same name, in different folders, are numbered.
-    """
+    """Returns the name of each entry of a section: its case, and also the file name if a case has several images."""
     images = Counter(entry["case"] for entry in entries)
-    names = [
+    return [
         entry["case"] if images[entry["case"]] == 1 else f"{entry['case']}_{file_stem(Path(entry['image']))}"
         for entry in entries
     ]
-    seen: Counter[str] = Counter()
-    for index, name in enumerate(names):
-        seen[name] += 1
-        names[index] = name if seen[name] == 1 else f"{name}_{seen[name]}"
-    return names
 
 
 def _spread(count: int, offset: float) -> list[int]:

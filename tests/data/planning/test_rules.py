@@ -209,6 +209,8 @@ def test_two_images_of_a_case_are_not_counted_as_one(write: Write) -> None:
     datalist = _datalist(left, right)
     counts = slice_counts([left, right], fingerprints(datalist), plan_task(datalist))
     assert counts == {"a_left_image": 4, "a_right_image": 5}
+    with pytest.raises(ValueError, match="for each image of case a, found left_image.nii.gz twice; rename one"):
+        slice_counts([left, left], fingerprints(_datalist(left)), plan_task(_datalist(left)))
 
 
 SOLID = np.zeros((8, 8, 4))

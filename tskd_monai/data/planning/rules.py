@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,12 +146,21 @@ def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int |
 
 
 def slice_counts(entries: Sequence[Mapping[str, Any]], prints: Prints, task: Task) -> dict[str, int]:
-    """Returns the number of slices of each entry's image along the task's slice axis, by the names of `case_names`."""
+    """Returns the number of slices of each entry's image along the task's slice axis, by the names of `case_names`.
+
+    Raises:
+        ValueError: when two images have the same name: files of a case in different folders.
+    """
     axis = slice_axis_of(task)
-    return {
-        name: prints[entry["image"]].shape[2 if axis is None else axis]
-        for name, entry in zip(case_names(entries), entries, strict=True)
-    }
+    counts: dict[str, int] = {}
+    for name, entry in zip(case_names(entries), entries, strict=True):
+        if name in counts:
+            raise ValueError(
+                f"Expected a file name of its own for each image of case {entry['case']}, found "
+                f"{Path(entry['image']).name} twice; rename one."
+            )
+        counts[name] = prints[entry["image"]].shape[2 if axis is None else axis]
+    return counts
 
 
 def slice_axis_of(task: Task) -> int | None:
