@@ -50,3 +50,10 @@ def test_links_of_documents_lead_to_files_and_headings() -> None:
                 continue
             dead.append((document.name, link))
     assert dead == []
+
+
+def test_the_readme_is_short_and_its_pictures_are_small() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = [ROOT / (html or link) for html, link in re.findall(r'<img src="([^"]+)"|!\[[^]]*\]\(([^)]+)\)', text)]
+    assert len(text.splitlines()) <= 120
+    assert len(pictures) == 2 and max(path.stat().st_size for path in pictures) <= 150_000
