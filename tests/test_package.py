@@ -43,7 +43,8 @@ def test_setup_cfg_takes_the_version_from_the_package() -> None:
 def test_python_versions_are_the_same_everywhere() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    named = [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)$", config["metadata"]["classifiers"], re.MULTILINE)]
+    classifiers = config["metadata"]["classifiers"]
+    named = [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)$", classifiers, re.MULTILINE)]
     assert named == list(range(named[0], named[-1] + 1))
     assert config["options"]["python_requires"] == f">=3.{named[0]},<3.{named[-1] + 1}"
     assert f"Python 3.{named[0]} to 3.{named[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
