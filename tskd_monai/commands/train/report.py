@@ -144,7 +144,7 @@ def _student_name(store: StageStore) -> str:
 def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptions, store: StageStore) -> str:
     training, unlabelled = len(sections["training"]), len(sections["unlabeled"])
     slices = sum(len(entry["slices"]) for entry in sections["training"] if "slices" in entry)
-    labels = f"{slices} slices of {training} of them labelled" if slices else f"{training} of them labelled"
+    labels = f"{slices} labelled slices in {training} of them" if slices else f"{training} of them labelled"
     images = f", and on {synthetic} synthetic images" if options.synthesis else ""
     text = (
         f"{training + unlabelled} patients for training, {labels}; {len(sections['validation'])} patients for "

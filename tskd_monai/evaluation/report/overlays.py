@@ -34,7 +34,7 @@ def overlay_section(content: PipelineContent, results: Mapping[str, Result]) -> 
     if not chosen:
         return '<p class="quiet">None of the given cases has metrics, so there is nothing to show.</p>'
     title = escape(student.method.title)
-    text = f"<p>Chosen by the Dice of {title}: {_listed(list(chosen.values()))}."
+    text = f"<p>Chosen by Dice ({title}): {_listed(list(chosen.values()))}."
     if not any(is_image_file(entry["label"]) for entry in content.cases):
         text += " The slice is the one on which the reference shows most of all structures together."
     text += "</p>"
