@@ -14,7 +14,7 @@ die() {
   exit 1
 }
 
-supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; }
+supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; }
 
 # Everything that determines the environment, and its path (a moved .venv does not work).
 wanted="$(cd -- "$root" && cat setup.cfg pyproject.toml scripts/constraints.txt tskd_monai/__init__.py | cksum) $root"
@@ -24,12 +24,12 @@ fi
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   python="${PYTHON:-python3}"
-  command -v "$python" >/dev/null 2>&1 || die "'$python' was not found. Install Python 3.10, 3.11 or 3.12, or name one: PYTHON=/path/to/python3.11"
-  supported "$python" || die "needs Python 3.10, 3.11 or 3.12, but '$python' is $("$python" --version 2>&1). Choose another one: PYTHON=/path/to/python3.11"
+  command -v "$python" >/dev/null 2>&1 || die "'$python' was not found. Install Python 3.10 to 3.13, or name one: PYTHON=/path/to/python3.11"
+  supported "$python" || die "needs Python 3.10 to 3.13, but '$python' is $("$python" --version 2>&1). Choose another one: PYTHON=/path/to/python3.11"
   echo "Creating .venv with $("$python" --version 2>&1)"
   "$python" -m venv --clear "$venv" || die "could not create $venv. On Debian and Ubuntu, install the package python3-venv."
 fi
-supported "$venv/bin/python" || die "needs Python 3.10, 3.11 or 3.12, but .venv has $("$venv/bin/python" --version 2>&1). Delete $venv and run this again."
+supported "$venv/bin/python" || die "needs Python 3.10 to 3.13, but .venv has $("$venv/bin/python" --version 2>&1). Delete $venv and run this again."
 
 # Every install uses the constraints: only their exact pin selects a CPU build of torch; any other specification
 # resolves to a CUDA build of several GB.

@@ -48,6 +48,8 @@ def test_python_versions_are_the_same_everywhere() -> None:
     assert named == list(range(named[0], named[-1] + 1))
     assert config["options"]["python_requires"] == f">=3.{named[0]},<3.{named[-1] + 1}"
     assert f"Python 3.{named[0]} to 3.{named[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    setup = (ROOT / "scripts/setup_env.sh").read_text(encoding="utf-8")
+    assert f"not (3, {named[0]}) <= sys.version_info[:2] <= (3, {named[-1]})" in setup
 
 
 def test_installed_version_is_the_packages() -> None:
