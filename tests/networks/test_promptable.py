@@ -133,6 +133,12 @@ def test_a_file_of_an_encoder_only_is_refused(sam, tmp_path):
         build_promptable(sam.name, path, SIZE)
 
 
+@pytest.mark.parametrize("name", ["dinov2_vit_small", "sam2.1_hiera_tiny", "vit_tiny_patch16"])
+def test_a_model_without_the_prompts_of_sam_is_refused(name):
+    with pytest.raises(ValueError, match=rf"takes SAM's prompts \(sam_vit_base, .*sam_demo\), found {name}\.$"):
+        build_promptable(name, "random", SIZE)
+
+
 def test_an_incomplete_prompt_encoder_is_refused(published, sam, tmp_path):
     state = {name: value.clone() for name, value in published.state_dict().items()}
     del state["prompt_encoder.point_embed.2.weight"]

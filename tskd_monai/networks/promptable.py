@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from transformers.models.sam.configuration_sam import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
-from tskd_monai.networks.encoder_records import encoder_record
+from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
 from tskd_monai.networks.encoders import ImageEncoder
 from tskd_monai.networks.pretrained import RANDOM, build_encoder, weights_path
-from tskd_monai.networks.sam_encoder import to_transformers_names
+from tskd_monai.networks.sam_encoder import SamArchitecture, to_transformers_names
 from tskd_monai.networks.sam_mask_decoder import (
     DECODER_PREFIX,
     POSITIONS,
@@ -28,8 +28,11 @@ from tskd_monai.networks.sam_mask_decoder import (
     grid_positions,
     without_hq_entries,
 )
+from tskd_monai.networks.tiny_vit import TinyVitArchitecture
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 
+PROMPTABLE = (SamArchitecture, TinyVitArchitecture)
+"""Architectures of image encoders whose models take SAM's prompts."""
 PROMPT_PREFIX = "prompt_encoder."
 OWN_POSITIONS = "shared_embedding.positional_embedding"
 SAM_HEADS = 8
@@ -168,9 +171,11 @@ def build_promptable(
         seed: seed of random weights.
 
     Raises:
-        ValueError: if the name is unknown, the file has no prompt encoder, or the weights do not fit strictly.
+        ValueError: if the name is unknown or that of a model without SAM's prompts, the file has no prompt encoder, or
+            the weights do not fit strictly.
         FileNotFoundError: if the weights are missing.
     """
+    _check_promptable(name)
     path = weights_path(name, weights)
     encoder = build_encoder(name, RANDOM if path is None else path, image_size, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -181,6 +186,17 @@ def build_promptable(
     if path is not None:
         _load(model, to_transformers_names(read_weights(path)), path)
     return model.requires_grad_(False).eval()
+
+
+def _check_promptable(name: str) -> None:
+    """Checks that an encoder is that of a model with SAM's prompt encoder and mask decoder.
+
+    Raises:
+        ValueError: if not; names the models that are.
+    """
+    if not isinstance(encoder_record(name).architecture, PROMPTABLE):
+        known = [record.name for record in ENCODERS.values() if isinstance(record.architecture, PROMPTABLE)]
+        raise ValueError(f"Expected a model that takes SAM's prompts ({', '.join(known)}), found {name}.")
 
 
 def _prompt_config(embed_dim: int, image_size: int) -> SamConfig:
