@@ -11,6 +11,7 @@ outlines what it is pointed at in such images, and so whether it is worth trying
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, prompts the model and prints a table."""
     args = parse_arguments(argv)
+    from tskd_monai.commands.bundle_command import LOG_FILE, sorted_messages
     from tskd_monai.commands.train.checks import check_device
     from tskd_monai.commands.train.options import parse_teacher
     from tskd_monai.networks.encoder_records import encoder_record
@@ -58,8 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = args.size or encoder_record(name).image_size
     model = build_promptable(name, weights, size)
     model.to(args.device)
-    task, entries = _planned(args, size)
-    results, slices, seconds = _try(model, entries, task, args)
+    # Messages on sections are about training.
+    with TemporaryDirectory() as folder, sorted_messages(Path(folder) / LOG_FILE, logging.NullHandler()):
+        task, entries = _planned(args, size, Path(folder))
+        results, slices, seconds = _try(model, entries, task, args)
     print(f"{name} at {size} x {size} pixels, boxes with sides off by up to {args.jitter:g} pixels, seed {args.seed}")
     print("\n".join(table(results, task)))
     print(f"{slices} slices of {len(entries)} cases in {seconds:.0f} s, {seconds / max(slices, 1):.1f} s a slice")
@@ -73,14 +77,13 @@ def _positive(text: str) -> int:
     return value
 
 
-def _planned(args: argparse.Namespace, size: int) -> tuple[Task, list[dict[str, Any]]]:
-    """Returns a task for the chosen cases at the size of the images, and their entries."""
+def _planned(args: argparse.Namespace, size: int, folder: Path) -> tuple[Task, list[dict[str, Any]]]:
+    """Returns a task for the chosen cases at the size of the images, and their entries; `folder` is scratch space."""
     from tskd_monai.commands.user_data import datalist_of
     from tskd_monai.data.datalist import SECTIONS, load_datalist
     from tskd_monai.data.planning.rules import draft_task, fingerprints
 
-    with TemporaryDirectory() as folder:  # of the datalist of a folder, which may name patients
-        datalist = load_datalist(datalist_of(args.data, Path(folder), args.labels), args.fold)
+    datalist = load_datalist(datalist_of(args.data, folder, args.labels), args.fold)
     if args.section not in SECTIONS:
         raise ValueError(f"Expected --section out of {', '.join(SECTIONS)}, found {args.section}.")
     entries = [dict(entry) for entry in datalist[args.section] if "label" in entry][: args.cases]
