@@ -138,6 +138,20 @@ def test_a_step_of_training_reaches_every_parameter(record, tuning):
     assert all(torch.equal(dict(segmenter.named_parameters())[name], value) for name, value in frozen.items())
 
 
+def test_lora_in_the_last_layers_trains_alike_from_the_state_after_the_frozen_ones(record):
+    segmenter = teacher(record, decoder="light", lora_depth=2).train()
+    move_factors(segmenter.encoder)
+    assert segmenter.frozen_layers == len(segmenter.encoder.layers) - 2
+    gradients = []
+    for state in (None, segmenter.begin(IMAGES)):
+        segmenter.zero_grad()
+        segmenter(IMAGES, state).square().mean().backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in segmenter.named_parameters() if value.requires_grad}
+        )
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_a_saved_adapter_loads_in_plain_peft(encoder, tmp_path):
     plain = copy.deepcopy(encoder)
     move_factors(add_lora(encoder, rank=2))
