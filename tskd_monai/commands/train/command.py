@@ -33,7 +33,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--teacher",
         default="sam_demo",
-        help="encoder: a name of `tskd teachers`, NAME=WEIGHTS (a file), or a hub id",
+        help="encoder: a name of `tskd teachers`, NAME=WEIGHTS, a file or folder of weights, or a hub id",
     )
     parser.add_argument(
         "--preset", default="small", help="demo, small, full, or the path of a YAML file like presets.yaml"
