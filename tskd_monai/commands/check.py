@@ -4,8 +4,8 @@ tskd check mydata/ --labels liver=1,spleen=4
 tskd check study/datalist.json --fold 0
 
 DATA is a datalist, a folder with images/, labels/ and perhaps unlabelled/, or the folder of a Decathlon or nnU-Net
-dataset. Every image and label is read once. check.html has counts, grids, values, the volume of every class, unusual
-cases, and thumbnails with the labels.
+dataset. Every image and label is read. check.html has counts, grids, values, the volume of every class, unusual cases,
+and thumbnails with the labels.
 
 Exit code 0: nothing would be refused; 1: something would be, and the report lists it.
 """
