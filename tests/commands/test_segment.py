@@ -96,6 +96,7 @@ def test_only_the_bad_case_fails(phantom: Path, tmp_path: Path, capsys: pytest.C
     [
         (["segment", "none", "a.nii.gz"], "tskd segment: error: Expected a student at none, found no models/model.pt"),
         (["segment", "shipped", "none.nii.gz"], "Expected an image file or a DICOM series folder at "),
+        (["segment", "shipped", "."], "Expected images or a DICOM series in the folder ., found no file."),
         (["evaluate", "shipped", "none"], "tskd evaluate: error: Expected a datalist (JSON), a folder with images/"),
     ],
 )

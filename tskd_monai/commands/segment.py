@@ -87,7 +87,7 @@ def check_images(paths: Sequence[Path], dicom_seg: bool) -> None:
     """Checks the images before anything is written.
 
     Raises:
-        FileNotFoundError: if one does not exist.
+        FileNotFoundError: if one does not exist, or is a folder without files.
         ValueError: if a DICOM SEG is wanted of a file that is not DICOM: it refers to the instances of a series.
     """
     from tskd_monai.data.dicom.header import is_dicom_file
@@ -95,6 +95,8 @@ def check_images(paths: Sequence[Path], dicom_seg: bool) -> None:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
+        if path.is_dir() and not any(file.is_file() for file in path.rglob("*")):
+            raise FileNotFoundError(f"Expected images or a DICOM series in the folder {path}, found no file.")
         if dicom_seg and path.is_file() and not is_dicom_file(path):
             raise ValueError(f"Expected DICOM series with --dicom-seg, found {path}; segment other images without it.")
 
