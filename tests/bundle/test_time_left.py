@@ -39,11 +39,11 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_the_bar_of_the_first_stage_measures_it() -> None:
     times = TimeLeft(EXPECTED)
     later = ["student", "test"]
-    assert times.left_with(bar("01:00", "1:00:00"), "teacher", later) == pytest.approx(3600 + 3660 * 70 / 30)
-    assert times.left_with(bar("00:02", "00:01"), "teacher", later) is None  # too early to measure
-    assert times.left_with(bar("01:00", "02:00", unit="case"), "teacher", later) is None
-    assert times.left_with(bar("01:00", "?"), "teacher", later) is None
-    assert times.left_with(bar("00:10", "00:00"), "test", []) == 0
+    assert times.left_with(bar("01:00", "1:00:00"), "teacher", 90, later) == pytest.approx(3600 + 3690 * 70 / 30)
+    assert times.left_with(bar("00:02", "00:01"), "teacher", 9, later) is None  # too early to measure
+    assert times.left_with(bar("01:00", "02:00", unit="case"), "teacher", 9, later) is None
+    assert times.left_with(bar("01:00", "?"), "teacher", 9, later) is None
+    assert times.left_with(bar("00:10", "00:00"), "test", 12, []) == 0
 
 
 @pytest.mark.parametrize(

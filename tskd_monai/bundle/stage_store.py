@@ -192,8 +192,10 @@ class StageStore:
         return {"seconds": seconds, **notes}
 
     def _run_in_child(self, run: BundleRun) -> Mapping[str, Any]:
+        started = time.monotonic()
+
         def described(bar: str) -> str:
-            left = self.times.left_with(bar, run.output_dir.name, self.waiting)
+            left = self.times.left_with(bar, run.output_dir.name, time.monotonic() - started, self.waiting)
             return bar if left is None else f"{about(left)} left in all; {bar}"
 
         run.run(log_file(run.output_dir), shown=sys.stderr, described=described)

@@ -49,19 +49,20 @@ class TimeLeft:
         """
         return _scaled(self._expected, self._measured, names)
 
-    def left_with(self, bar: str, running: str, names: Iterable[str]) -> float | None:
+    def left_with(self, bar: str, running: str, seconds: float, names: Iterable[str]) -> float | None:
         """Returns the seconds left while a stage runs; None if its progress bar does not count training steps.
 
         Args:
             bar: the line of its progress bar.
             running: the stage.
+            seconds: time since its start, which the bar does not include.
             names: stages that follow it.
         """
         steps = STEPS.search(bar)
-        if steps is None or (elapsed := _seconds(steps["elapsed"])) < FEWEST_SECONDS:
+        if steps is None or _seconds(steps["elapsed"]) < FEWEST_SECONDS:
             return None
         left = _seconds(steps["left"])
-        later = _scaled(self._expected, {**self._measured, running: elapsed + left}, names)
+        later = _scaled(self._expected, {**self._measured, running: seconds + left}, names)
         return None if later is None else left + later
 
 

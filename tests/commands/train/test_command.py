@@ -50,6 +50,7 @@ LARGEST_CPU_SECONDS = 15
 SHOWN = re.compile(
     r"Commands of the stages: .*|\[\d+/\d+\] .* \(.* elapsed.*\)|\[\d+/\d+\] .*: already finished"
     r"|    \$ python -m monai\.bundle run .*|The latency of .*too busy.*"
+    r"|Training, validation and test were drawn from .*"
 )
 """The lines of a run without warnings."""
 
