@@ -76,8 +76,8 @@ def test_a_box_has_the_edges_of_the_largest_component() -> None:
     mask[10:15, 20:26] = True
     mask[15, 26] = True  # connected across a corner
     assert component_box(mask, 0, 1) == (20, 10, 27, 16)
-    assert component_box(mask, 2.5, 1) == (17.5, 7.5, 29.5, 18.5)
-    assert component_box(mask, 8, 1) == (12, 2, 30, 20)  # cut at the image
+    assert component_box(mask, 0.1, 1) == pytest.approx((19.3, 9.4, 27.7, 16.6))
+    assert component_box(mask, 1.0, 1) == (13, 4, 30, 20)  # cut at the image
 
 
 def test_a_small_or_empty_mask_has_no_box() -> None:
@@ -90,10 +90,10 @@ def test_a_small_or_empty_mask_has_no_box() -> None:
 
 def test_prompts_are_pixel_centres_of_the_models_input() -> None:
     model = BoxFiller(size=2 * SIZE)
-    Refiner(model, "boxes", (2 * SIZE, 2 * SIZE), RefinerSettings(margin=1.0, min_area=1)).propose(
+    Refiner(model, "boxes", (2 * SIZE, 2 * SIZE), RefinerSettings(margin=0.25, min_area=1)).propose(
         IMAGE, target((4, 8, 12, 20)), "key"
     )
-    assert model.boxes[0].tolist() == [[5.5, 13.5, 25.5, 41.5]]  # twice the edges 3, 7, 13, 21, less half a pixel
+    assert model.boxes[0].tolist() == [[3.5, 9.5, 27.5, 45.5]]  # twice the edges 2, 5, 14, 23, less half a pixel
 
 
 def test_the_models_input_has_the_shape_of_the_task() -> None:
@@ -183,7 +183,7 @@ def test_iou_of_masks() -> None:
     [
         ({"iou_bounds": (0.9, 0.6)}, r"Expected --iou_bounds with two rising numbers from 0 to 1, found \(0.9, 0.6\)"),
         ({"iou_bounds": 0.6}, "Expected --iou_bounds with two rising numbers from 0 to 1, found 0.6"),
-        ({"margin": -1}, "Expected --margin of at least 0 pixels, found -1"),
+        ({"margin": 3}, "Expected --margin from 0 to 1, a fraction of the box, found 3"),
         ({"min_area": 0}, "Expected --min_area of at least 1 pixel, found 0"),
     ],
 )

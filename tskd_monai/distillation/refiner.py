@@ -53,7 +53,7 @@ class RefinerSettings:
     """Settings of the refinement.
 
     Attributes:
-        margin: by how much a box is widened on each side, pixels of the task's image.
+        margin: by how much a box is widened on each side, as a fraction of its width or height.
         iou_bounds: IoU of both masks below which the target is kept, and from which it is replaced.
         min_area: area of the largest component below which a class is not refined, pixels of the task's image.
 
@@ -61,8 +61,8 @@ class RefinerSettings:
         ValueError: when a value is out of range; names the option.
     """
 
-    margin: float = 1.0
-    iou_bounds: tuple[float, float] = (0.6, 0.85)
+    margin: float = 0.08
+    iou_bounds: tuple[float, float] = (0.5, 0.75)
     min_area: int = 16
 
     def __post_init__(self) -> None:
@@ -70,8 +70,8 @@ class RefinerSettings:
         fits = isinstance(bounds, (list, tuple)) and len(bounds) == 2 and all(is_a(bound, float) for bound in bounds)
         if not fits or not 0 <= bounds[0] < bounds[1] <= 1:
             raise ValueError(f"Expected --iou_bounds with two rising numbers from 0 to 1, found {bounds!r}.")
-        if not is_a(self.margin, float) or self.margin < 0:
-            raise ValueError(f"Expected --margin of at least 0 pixels, found {self.margin!r}.")
+        if not is_a(self.margin, float) or not 0 <= self.margin <= 1:
+            raise ValueError(f"Expected --margin from 0 to 1, a fraction of the box, found {self.margin!r}.")
         if not is_a(self.min_area, int) or self.min_area < 1:
             raise ValueError(f"Expected --min_area of at least 1 pixel, found {self.min_area!r}.")
         object.__setattr__(self, "iou_bounds", (float(bounds[0]), float(bounds[1])))
@@ -254,7 +254,7 @@ def component_box(mask: np.ndarray, margin: float, min_area: int) -> tuple[float
 
     Args:
         mask: (H, W).
-        margin: pixels added on each side.
+        margin: fraction of the width and height added on each side.
         min_area: smallest area, pixels.
     """
     components, count = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -266,9 +266,10 @@ def component_box(mask: np.ndarray, margin: float, min_area: int) -> tuple[float
         return None
     rows, columns = ndimage.find_objects(components)[largest]
     height, width = mask.shape
+    x, y = margin * (columns.stop - columns.start), margin * (rows.stop - rows.start)
     return (
-        max(columns.start - margin, 0.0), max(rows.start - margin, 0.0),
-        min(columns.stop + margin, float(width)), min(rows.stop + margin, float(height)),
+        max(columns.start - x, 0.0), max(rows.start - y, 0.0),
+        min(columns.stop + x, float(width)), min(rows.stop + y, float(height)),
     )  # fmt: skip
 
 
