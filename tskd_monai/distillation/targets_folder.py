@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, r
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import Fields, check_fields, parse_json, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "targets.json"
@@ -106,8 +109,13 @@ class TargetsWriter:
         """Returns whether an image is finished: measured, or with a file that is the one that was written."""
         if measured:
             return key in self.measured
+        if key not in self.images:
+            return False
         path = self.folder / f"{key}.npz"
-        return key in self.images and path.is_file() and file_sha256(path) == self.images[key]["sha256"]
+        if path.is_file() and file_sha256(path) == self.images[key]["sha256"]:
+            return True
+        logger.warning("%s is missing or damaged; its target is made again.", path.name)
+        return False
 
     def begin(self) -> None:
         """Writes the progress so far, to which the images are added."""

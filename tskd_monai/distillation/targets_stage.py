@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,9 +62,10 @@ def write_targets(
     table = write_table(Path(output_dir), [writer.measured[key] for key in measured], cases, task)
     write_sheet(Path(output_dir), images, stage.compare, [writer.measured[key] for key in measured], task)
     writer.finish(keys, measured)
-    results: dict[str, Any] = {"images": len(set(keys)), "measured": len(set(measured)), "seconds": round(seconds, 1)}
-    results |= {"computed": computed, "seconds_per_image": round(seconds / computed, 3) if computed else None}
-    write_record(Path(output_dir) / "record.json", "targets", recipe, inputs or {}, {**results, **table})
+    record = Path(output_dir) / "record.json"
+    if computed or not record.is_file():  # the time of a run that only finds everything finished says nothing
+        results = {"images": len(set(keys)), "measured": len(set(measured)), "seconds": round(seconds, 1), **table}
+        write_record(record, "targets", recipe, inputs or {}, results)
     logger.info("Targets: %d images and %d measured ones, %d computed now.", len(keys), len(measured), computed)
 
 
