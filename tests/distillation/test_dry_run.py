@@ -9,6 +9,10 @@ import torch
 from tskd_monai.data.task import Intensity, Label, Task
 from tskd_monai.distillation.dry_run import noise_with_targets, survey_transfer_images, target_bytes
 from tskd_monai.distillation.target_cache import TargetCache, load_or_compute_targets
+from tskd_monai.distillation.target_images import TargetImage, TargetImages
+from tskd_monai.distillation.target_sources import TeacherSource
+from tskd_monai.distillation.targets_folder import StoredTargets
+from tskd_monai.distillation.targets_stage import write_targets
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets
 from tskd_monai.files.json_files import write_json
 from tskd_monai.networks.students import build_student, student_size
@@ -48,6 +52,15 @@ def test_a_batch_serves_training_with_and_without_cached_targets(teacher: Segmen
     _, online = TeacherTargets(teacher)(batch, device="cpu")
     assert images.shape == (2, 1, 32, 32)
     assert {name: value.shape for name, value in cached.items()} == {name: v.shape for name, v in online.items()}
+
+
+def test_a_targets_folder_serves_a_trial_step(teacher: SegmentationNetworkTeacher, tmp_path: Path) -> None:
+    images = TargetImages([TargetImage(torch.rand(1, 32, 32))], [], None)
+    write_targets(images, [TeacherSource(teacher)], TASK, tmp_path)
+    batch = noise_with_targets(TASK, 3, augmentation(MOVED), StoredTargets(tmp_path, TASK), "cpu")
+    _, targets = CachedTargets()(batch, device="cpu")
+    assert targets["logits"].shape == (3, TASK.num_classes, 32, 32)
+    assert targets["features"].shape[:2] == (3, teacher.embed_dim)
 
 
 def test_targets_take_what_the_cache_holds(teacher: SegmentationNetworkTeacher, tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.transforms import EnsureChannelFirstd
+
 from tskd_monai.data.datalist import case_names
+from tskd_monai.data.labels import CheckLabelMatchesImaged
 from tskd_monai.data.output_names import IMAGE_ENDINGS, SEGMENTATION_POSTFIX, file_stem, shortened
+from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
 from tskd_monai.files.checksum import file_sha256
 
 FIRST_CHANNEL = "_0000"
@@ -70,6 +74,14 @@ def require_all(paths: Sequence[Path | None], entries: Sequence[Mapping[str, Any
             f"{names}; name a file after the case or the image, or leave the case out of the datalist."
         )
     return [path for path in paths if path is not None]
+
+
+def check_grid(image: str | Path, label_map: str | Path) -> None:
+    """Raises ValueError when a label map is not on the grid of its image; names both files."""
+    item: dict[Hashable, Any] = {"image": str(image), "label": str(label_map)}
+    for transform in (load_image_transform(["image"]), load_label_transform(["label"])):
+        item = transform(item)
+    CheckLabelMatchesImaged()(EnsureChannelFirstd(["image", "label"])(item))
 
 
 def content_sha256(paths: Sequence[Path]) -> str:

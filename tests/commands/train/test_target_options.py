@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from tests.commands.train.test_command import OPTIONS, check_messages, succeeded, tiny_study, train
@@ -101,7 +103,12 @@ def test_label_maps_are_checked_before_anything_is_trained(study: Path, maps: Pa
     found = check_target_options(parsed("--label-maps", str(maps)), study / "datalist.json")
     hashed = with_hashes(found, ContentHashes(tmp_path / "hashes.json"))
     assert found.label_maps == maps and found.label_maps_sha256 is None and len(str(hashed.label_maps_sha256)) == 64
-    next(maps.iterdir()).unlink()
+    first = load_datalist(study / "datalist.json")["training"][0]["case"]
+    path = maps / f"{first}.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 2), np.uint8), np.diag([40.0, 40.0, 40.0, 1.0])), path)
+    with pytest.raises(ValueError, match=rf"label {first}.nii.gz of image .*: expected shape .*, found \(8, 8, 2\)"):
+        check_target_options(parsed("--label-maps", str(maps)), study / "datalist.json")
+    path.unlink()
     with pytest.raises(ValueError, match="Expected a label map of each of 2 images at --label_maps .*, found none for"):
         check_target_options(parsed("--label-maps", str(maps)), study / "datalist.json")
 

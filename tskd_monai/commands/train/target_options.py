@@ -109,11 +109,16 @@ def with_hashes(options: TargetOptions, hashes: ContentHashes) -> TargetOptions:
 
 
 def _check_label_maps(folder: Path, datalist: Path, fold: int | None) -> None:
+    """Checks that each image has a label map, and that the first is on the grid of its image.
+
+    The stage of targets checks them all, but only after hours; software that resamples does so to all of them.
+    """
     from tskd_monai.data.datalist import transfer_images
-    from tskd_monai.distillation.label_map_files import find_label_maps, require_all
+    from tskd_monai.distillation.label_map_files import check_grid, find_label_maps, require_all
 
     entries = transfer_images(datalist, fold)
-    require_all(find_label_maps(folder, entries), entries, folder)
+    paths = require_all(find_label_maps(folder, entries), entries, folder)
+    check_grid(entries[0]["image"], paths[0])
 
 
 def _check_refiner(refiner: str) -> tuple[str, str | None]:
