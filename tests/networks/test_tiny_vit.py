@@ -116,12 +116,6 @@ def test_windows_at_the_border_are_filled_up_with_zeros():
     torch.testing.assert_close(block._attend(tokens), block._attend(filled)[:, :5, :6])
 
 
-def test_the_decoder_gets_averages_of_the_embeddings_as_context(tiny_vit_encoder):
-    embeddings, features = tiny_vit_encoder(torch.rand(1, 1, 64, 64))
-    assert [tuple(entry.shape[-2:]) for entry in features[-2:]] == [(8, 8), (4, 4)]
-    torch.testing.assert_close(features[-1][0, :, 1, 2], embeddings[0, :, 4:8, 8:12].mean((1, 2)))
-
-
 def test_a_single_query_and_value_adaptation_keeps_every_key(tiny_vit_encoder):
     add_lora(tiny_vit_encoder, qkv_parts="qv")
     for name, value in tiny_vit_encoder.named_parameters():

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tskd_monai.networks.encoders import (
     EncoderOutput,
@@ -31,9 +30,6 @@ from tskd_monai.networks.tiny_vit_layers import Block, ChannelNorm, InvertedResi
 MERGE_STRIDES = (2, 2, 1)
 """Strides of the layers between the four stages."""
 EMBED_STRIDE = 4
-CONTEXT_STRIDES = (8, 16)
-"""Strides at which the image embeddings are averaged: attention sees windows of 14 to 56 pixels, in which a patient's
-left looks like the right."""
 INITIALISER_STD = 0.02
 ENCODER_PREFIX = "image_encoder."
 OTHER_PREFIXES = ("mask_decoder.", "prompt_encoder.")
@@ -107,7 +103,7 @@ class TinyVit(nn.Module):
 
 
 class TinyVitEncoder(nn.Module):
-    """TinyViT as an image encoder, with hidden states of four depths at stride 4 and context at strides 8 and 16.
+    """TinyViT as an image encoder, with hidden states of four depths, all at stride 4.
 
     Args:
         architecture: dimensions of the network.
@@ -128,9 +124,8 @@ class TinyVitEncoder(nn.Module):
         self.image_size = image_size_hw(image_size)
         self.embed_dim = architecture.embed_dim
         self.embed_stride = EMBED_STRIDE
-        self.feature_depths, channels = _features(architecture)
-        self.feature_channels = channels + (self.embed_dim,) * len(CONTEXT_STRIDES)
-        self.feature_strides = (EMBED_STRIDE,) * len(channels) + CONTEXT_STRIDES
+        self.feature_depths, self.feature_channels = _features(architecture)
+        self.feature_strides = (EMBED_STRIDE,) * len(self.feature_depths)
         self.normalise = InputNormalisation(mean, std)
         self.recompute_layers = False
         # Any: with LoRA this is a PeftModel, which passes attribute access through.
@@ -143,9 +138,8 @@ class TinyVitEncoder(nn.Module):
             images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
 
         Returns:
-            Image embeddings ``(B, embed_dim, H / 4, W / 4)``; as features the hidden states ``(B, C_l, H / 4, W / 4)``
-            after four evenly spaced layers of the last two stages, and the embeddings averaged to an eighth and a
-            sixteenth of the resolution.
+            Image embeddings ``(B, embed_dim, H / 4, W / 4)`` and the hidden states ``(B, C_l, H / 4, W / 4)`` after
+            four evenly spaced layers of the last two stages.
 
         Raises:
             ValueError: if the size or the number of channels is another.
@@ -168,9 +162,7 @@ class TinyVitEncoder(nn.Module):
     def finish(self, state: EncoderState, count: int) -> EncoderOutput:
         """Runs the layers after the first ``count``, see :meth:`forward`."""
         state = self._run(state, count, len(self.layers))
-        embeddings = self.backbone.neck(state.hidden)
-        context = [F.avg_pool2d(embeddings, stride // EMBED_STRIDE) for stride in CONTEXT_STRIDES]
-        return EncoderOutput(embeddings, (*state.features, *context))
+        return EncoderOutput(self.backbone.neck(state.hidden), state.features)
 
     def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
         recompute = self.recompute_layers and self.training
