@@ -19,7 +19,7 @@ from tskd_monai.data.task import Task
 from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.distillation.transfer_dataset import TransferDataset, transfer_dataset
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import write_json
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.transforms.pipelines import augmentation, training_preprocessing
 
 SECTIONS = {"training": 1, "validation": 1, "test": 1, "unlabeled": 1}
@@ -82,6 +82,19 @@ def test_seed_decides_the_augmentation_of_every_part(study: Path, tmp_path: Path
         first = dataset.set_random_state(seed=7)[index]["image"]
         second = dataset.set_random_state(seed=7)[index]["image"]
         assert torch.equal(torch.as_tensor(first), torch.as_tensor(second))
+
+
+@pytest.mark.parametrize(("use_failed", "synthetic"), [(False, 0), (True, 1)])
+def test_a_set_that_failed_its_gates_is_left_out(
+    study: Path, tmp_path: Path, use_failed: bool, synthetic: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = plan_task(load_datalist(study), image_size=32)
+    path = write_synthetic(tmp_path, task) / "transfer_set.json"
+    verdict = {"passed": False, "reason": "The images are blurred.", "use_failed": use_failed}
+    write_json(path, {**read_json(path), "verdict": verdict})
+    dataset = transfer_dataset(study, task, training_preprocessing(task, ["image"]), None, path)
+    assert len(dataset) == 12 + synthetic
+    assert "failed its gates" in caplog.text and "The images are blurred." in caplog.text
 
 
 def test_transfer_set_of_another_task_is_refused(study: Path, tmp_path: Path) -> None:

@@ -116,13 +116,15 @@ def _write_gates(folder: Path) -> list[Case]:
     interval = {"mean": 0.25, "low": -0.01, "high": 0.5}
     scores = {"threshold": 0.06, "real": [0.07, 0.1, 0.2], "synthetic": [0.01, 0.02, 0.1, 0.12]}
     content = {
-        "format_version": 1, "task_hash": HASH, "checkpoint_sha256": "c" * 64,
+        "format_version": 2, "task_hash": HASH, "checkpoint_sha256": "c" * 64,
         "settings": {"confidence_quantile": 0.05, "near_copy_quantile": 0.01, "encoder": "vit", "kid_subset_size": 50,
                      "kid_subsets": 200, "seed": 0},
         "confidence": {"threshold": 0.7, "validation": [0.8, 0.9], "synthetic": [0.6, 0.9, 0.91, 0.92]},
         "memorisation": {"pixels": scores, "features": scores},
         "quality": {"kid": {"synthetic_validation": interval, "training_validation": interval},
-                    "ms_ssim": {"synthetic": interval, "training": interval}},
+                    "ms_ssim": {"synthetic": interval, "training": interval},
+                    "sharpness": {"synthetic": interval, "training": interval}},
+        "verdict": {"passed": False, "reason": "The images are blurred.", "use_failed": False},
         "counts": {"sampled": 4, "accepted": 1, "near_copies": 2, "low_confidence": 1},
     }  # fmt: skip
     return _write_json(folder, "gates.json", content)

@@ -13,7 +13,7 @@ from PIL import Image
 from tskd_monai.data.gates_file import Gates, read_gates
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
-from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.data.transfer_set import load_transfer_set, load_used_images, set_verdict, used_transfer_set
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.gate_networks import (
@@ -25,7 +25,7 @@ from tskd_monai.synthesis.gate_networks import (
 )
 from tskd_monai.synthesis.gates import check_transfer_set
 from tskd_monai.synthesis.memorisation import nearest_in_features, nearest_in_pixels
-from tskd_monai.synthesis.realism import kernel_distances, pair_similarities, spread
+from tskd_monai.synthesis.realism import kernel_distances, pair_similarities, patient_subsets, sharpness, spread
 from tskd_monai.synthesis.sampling import ImageSampler
 from tskd_monai.synthesis.transfer_set_writer import write_transfer_set
 
@@ -138,20 +138,24 @@ def task(make_task: Callable[..., Task]) -> Task:
 @pytest.fixture
 def transfer_set(tmp_path: Path, task: Task) -> Path:
     """Six images: a copy of training image 2, a dark corner, and four others."""
-    torch.manual_seed(0)
-    unet: UNet2DModel = build_unet(task.image_size, 1, (8, 8), patch_size=4)
-    scheduler = build_noise_scheduler()
-    assert isinstance(scheduler, DDPMScheduler)
-    path = write_transfer_set(
-        tmp_path / "set", ImageSampler(unet, scheduler, (1, *task.image_size), 2, 1), number=6, task_hash=task.hash
-    )
-    content = json.loads(path.read_text())
     cells = (torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(7)) > 0.5).float()
     images = torch.nn.functional.interpolate(cells, task.image_size)  # like no training image
     images[:, :, 0, 0] = 0.9
     images[0] = blobs(8, 8)[2].flip(-1)
     images[0, :, 0, 0] = 0.9
     images[1, :, 0, 0] = 0.0
+    return write_set(tmp_path / "set", task, images)
+
+
+def write_set(folder: Path, task: Task, images: torch.Tensor) -> Path:
+    """Writes a transfer set of these images (N, 1, H, W) and returns the path of its list."""
+    torch.manual_seed(0)
+    unet: UNet2DModel = build_unet(task.image_size, 1, (8, 8), patch_size=4)
+    scheduler = build_noise_scheduler()
+    assert isinstance(scheduler, DDPMScheduler)
+    sampler = ImageSampler(unet, scheduler, (1, *task.image_size), 16, 1)
+    path = write_transfer_set(folder, sampler, number=len(images), task_hash=task.hash)
+    content = json.loads(path.read_text())
     for image, entry in zip(images, content["unlabeled"], strict=True):
         file = path.parent / entry["image"]
         Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
@@ -209,6 +213,76 @@ def test_without_a_teacher_confidence_is_not_computed(tmp_path: Path, transfer_s
     assert gates.counts["accepted"] == 5
     assert load_transfer_set(transfer_set, task.hash)[0]["teacher_confidence"] is None
     assert gate_teacher(task, None) is None
+
+
+def judged(folder: Path, task: Task, images: torch.Tensor, **options: bool) -> tuple[Path, Gates]:
+    """Checks a set of images against eight training and four validation patients of five images each."""
+    path = write_set(folder / "set", task, images)
+    training, validation = (
+        slices(blobs(5 * patients, seed), [f"{seed}.{index % patients}" for index in range(5 * patients)])
+        for patients, seed in ((8, 8), (4, 9))
+    )
+    encoder = GateEncoder("mean", MeanEncoder(), "cpu")
+    return path, check_transfer_set(path.parent, folder / "gates", task, training, validation, encoder, **options)
+
+
+def test_real_images_of_other_patients_pass_and_are_used(tmp_path: Path, task: Task) -> None:
+    path, gates = judged(tmp_path, task, blobs(24, 10))
+    assert gates.verdict is not None and gates.verdict.passed, gates.verdict
+    assert gates.kid_subset_size == 10
+    assert set_verdict(path) == gates.verdict == read_gates(tmp_path / "gates").verdict
+    assert used_transfer_set(path.parent) == path.parent
+    assert load_used_images(path, task.hash) == load_transfer_set(path, task.hash)
+
+
+@pytest.mark.parametrize("kind", ["blurred", "noisy", "resemble one another", "near copies", "kernel distance"])
+def test_a_failed_set_is_left_out_unless_requested(
+    tmp_path: Path, task: Task, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = blobs(24, 10)
+    changed = {
+        "blurred": torch.nn.functional.avg_pool2d(images, 9, 1, 4, count_include_pad=False),
+        "noisy": (images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1),
+        "resemble one another": (images[:1] + 0.02 * (images - 0.5)).clamp(0, 1),
+        "near copies": torch.cat([images[:16], blobs(40, 8)[:8]]),
+        "kernel distance": images**4,
+    }[kind]
+    path, gates = judged(tmp_path, task, changed)
+    assert gates.verdict is not None and not gates.verdict.passed
+    assert kind in gates.verdict.reason.lower()
+    assert used_transfer_set(path) is None
+    assert load_used_images(path, task.hash) == []
+    assert caplog.messages.count(gates.verdict.sentence) == 1
+    with pytest.raises(ValueError, match="Expected a transfer set of task"):
+        load_used_images(path, "0" * 64)
+    path, gates = judged(tmp_path / "again", task, changed, use_failed=True)
+    assert used_transfer_set(path) == path and load_used_images(path, task.hash)
+
+
+def test_a_word_in_place_of_a_switch_is_refused(tmp_path: Path, task: Task) -> None:
+    with pytest.raises(TypeError, match="--use_failed True or False, found the word 'true'"):
+        judged(tmp_path, task, blobs(4, 10), use_failed="true")  # type: ignore[arg-type]
+
+
+def test_a_subset_is_drawn_from_few_patients() -> None:
+    patients = [0] * 5 + [1] * 5 + [2] * 2
+    subsets = patient_subsets(patients, 1, 4, subsets=50)
+    assert all(len(set(drawn)) == 4 for drawn in subsets)
+    from_patients = [{patients[index] for index in drawn} for drawn in subsets]
+    assert {0} in from_patients and {1} in from_patients
+    assert all(len(chosen) == 1 or 2 in chosen for chosen in from_patients)  # patient 2 has too few images
+    assert {len({patients[index] for index in drawn}) for drawn in patient_subsets(patients, 3, 12)} == {3}
+    again = patient_subsets(patients, 1, 4, subsets=50)
+    assert all(np.array_equal(first, second) for first, second in zip(subsets, again, strict=True))
+
+
+def test_sharpness_of_a_ramp_is_that_of_its_formula() -> None:
+    side = 16
+    ramp = torch.linspace(0, 1, side).expand(2, 1, side, side).clone()
+    ramp[1] *= 0.3  # contrast does not matter
+    spacing = 1 / (side - 1)
+    np.testing.assert_allclose(sharpness(ramp), spacing / float(ramp[0].std()), rtol=1e-4)
+    assert sharpness(torch.zeros(1, 1, 8, 8))[0] == 0
 
 
 def test_too_few_real_images_are_refused(tmp_path: Path, transfer_set: Path, task: Task) -> None:

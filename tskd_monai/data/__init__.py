@@ -6,7 +6,7 @@
 - `grid`, `labels`: comparison of voxel grids, and checks of label maps.
 - `segmentation_writers`, `output_names`: writers of label maps on the grid of their image.
 - `slices`: datasets of slices. `fitness`: ranges of the training images, and images outside of them.
-- `transfer_set`, `gates_file`: file formats of synthetic images, and of the results of their gates.
+- `transfer_set`, `gates_file`, `verdict`: file formats of synthetic images, and of the results of their gates.
 
 Files from outside may be truncated, altered or malicious. Readers of files, here and in the other packages, end in one
 of these ways only:

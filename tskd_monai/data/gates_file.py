@@ -12,11 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.verdict import Verdict, read_verdict
 from tskd_monai.files.json_files import read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+EARLIER_VERSIONS = (1,)
+"""Versions without sharpness and verdict; their training interval is of images, not of groups of patients."""
+
 GATES_NAME = "gates.json"
 SHEET_NAME = "contact_sheet.png"
+SETS = ("synthetic", "training")
 COUNTS = ("sampled", "accepted", "near_copies", "low_confidence")
 DECIMALS = 6
 
@@ -56,7 +61,8 @@ class Gates:
         pixels: root mean square difference to the nearest training image after flips and shifts.
         features: cosine distance to the nearest training image in the features of the encoder.
         kid_synthetic: kernel inception distance of synthetic to validation images.
-        kid_training: kernel inception distance of training to validation images.
+        kid_training: kernel inception distance of training to validation images; each draw is of as many training
+            patients as the validation section has.
         ms_ssim_synthetic: multi-scale structural similarity of pairs of synthetic images.
         ms_ssim_training: multi-scale structural similarity of pairs of training images.
         counts: number of images that are sampled, accepted, near_copies and of low_confidence.
@@ -66,6 +72,9 @@ class Gates:
         kid_subset_size: images of each set in a draw.
         kid_subsets: number of draws.
         seed: seed of the draws.
+        sharpness_synthetic: median sharpness of synthetic images; None in files of version 1.
+        sharpness_training: median sharpness of training images, in draws of patients as for the distance.
+        verdict: verdict on the whole set; None in files of version 1.
     """
 
     task_hash: str
@@ -84,6 +93,23 @@ class Gates:
     kid_subset_size: int
     kid_subsets: int
     seed: int
+    sharpness_synthetic: Interval | None = None
+    sharpness_training: Interval | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a student learns from the accepted images; a set without a verdict is used."""
+        return self.counts["accepted"] > 0 and (self.verdict is None or self.verdict.used)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a sentence, or why there is none."""
+        if self.verdict is not None:
+            return self.verdict.sentence
+        if not self.counts["accepted"]:
+            return "The gates rejected every synthetic image."
+        return "The gates of an earlier version judged each image, not the whole set, which was used."
 
     def content(self) -> dict[str, Any]:
         """Returns the content of `gates.json`."""
@@ -110,7 +136,12 @@ class Gates:
                     "training_validation": asdict(self.kid_training),
                 },
                 "ms_ssim": {"synthetic": asdict(self.ms_ssim_synthetic), "training": asdict(self.ms_ssim_training)},
+                "sharpness": {
+                    "synthetic": _optional(self.sharpness_synthetic),
+                    "training": _optional(self.sharpness_training),
+                },
             },
+            "verdict": None if self.verdict is None else self.verdict.content(),
             "counts": dict(self.counts),
         }
 
@@ -118,6 +149,10 @@ class Gates:
 def write_gates(gates: Gates, folder: str | Path) -> None:
     """Writes `gates.json` into a folder."""
     write_json(Path(folder) / GATES_NAME, gates.content())
+
+
+def _optional(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else asdict(interval)
 
 
 def _scores_content(scores: Scores, real: str) -> dict[str, Any]:
@@ -190,13 +225,16 @@ class _File:
             raise self.error("low <= high", field, f"{interval.low} > {interval.high}")
         return interval
 
+    def optional(self, field: str) -> Interval | None:
+        return None if self.value(field) is None else self.interval(field)
+
 
 def read_gates(folder: Path) -> Gates:
     """Returns the measurements of the gates, from the `gates.json` in their output folder.
 
     Raises:
         FileNotFoundError: if there is no `gates.json`.
-        ValueError: if it has another version, or a field is missing or out of range; names file and field.
+        ValueError: if it is of an unknown version, or a field is missing or out of range; names file and field.
     """
     path = Path(folder) / GATES_NAME
     if not path.is_file():
@@ -205,8 +243,9 @@ def read_gates(folder: Path) -> Gates:
         )
     file = _File(path)
     version = file.value("format_version")
-    if version != FORMAT_VERSION:
-        raise file.error(str(FORMAT_VERSION), "format_version", repr(version))
+    if version != FORMAT_VERSION and version not in EARLIER_VERSIONS:
+        raise file.error(f"1 or {FORMAT_VERSION}", "format_version", repr(version))
+    sharpness = {name: None if version == 1 else file.optional(f"quality.sharpness.{name}") for name in SETS}
     return Gates(
         task_hash=file.text("task_hash"),
         checkpoint_sha256=file.text("checkpoint_sha256"),
@@ -224,6 +263,9 @@ def read_gates(folder: Path) -> Gates:
         kid_subset_size=file.whole("settings.kid_subset_size", 2),
         kid_subsets=file.whole("settings.kid_subsets", 1),
         seed=file.whole("settings.seed", 0),
+        sharpness_synthetic=sharpness["synthetic"],
+        sharpness_training=sharpness["training"],
+        verdict=read_verdict(file.content, str(path)),
     )
 
 

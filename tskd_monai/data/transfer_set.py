@@ -10,19 +10,24 @@ transfer_set/
 ```
 
 Gates add "teacher_confidence", "nearest_training" and "reasons" to each image, move those with a reason to "rejected",
-and write the counts to "gates"; their measurements are in a separate file, see `tskd_monai.data.gates_file`.
+and write the counts to "gates" and the verdict on the whole set to "verdict"; `tskd_monai.data.gates_file` defines the
+file of their measurements.
 
 This module defines the format and reads it; `tskd_monai.synthesis.transfer_set_writer` writes it.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.verdict import Verdict, read_verdict
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import Fields, check_fields, is_there, read_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "transfer_set.json"
@@ -75,6 +80,54 @@ def progress_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(PROGRESS_PATTERN))
 
 
+def set_verdict(path: str | Path) -> Verdict | None:
+    """Returns the verdict of the gates on a transfer set; None if no gate, or that of an earlier version, has run.
+
+    Args:
+        path: path of `transfer_set.json` or of its folder.
+
+    Raises:
+        FileNotFoundError, ValueError: when the list is missing or malformed.
+    """
+    path = _manifest(path)
+    content = read_json(path)
+    check_fields(content, {"format_version": (int,)}, str(path), ADVICE)
+    return read_verdict(content, str(path))
+
+
+def used_transfer_set(path: str | Path | None) -> str | Path | None:
+    """Returns the transfer set itself, or None if its gates failed it and their `use_failed` was not set.
+
+    Args:
+        path: path of `transfer_set.json` or of its folder; None: no transfer set.
+
+    Raises:
+        FileNotFoundError, ValueError: see `set_verdict`.
+    """
+    verdict = None if path is None else set_verdict(path)
+    return path if verdict is None or verdict.used else None
+
+
+def load_used_images(path: str | Path | None, task_hash: str) -> list[dict[str, Any]]:
+    """Returns the images of a transfer set that a student learns from; none of a set that failed its gates.
+
+    Args:
+        path: path of `transfer_set.json` or of its folder; None: no transfer set.
+        task_hash: hash of the task.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_transfer_set`.
+    """
+    if path is None:
+        return []
+    verdict = set_verdict(path)
+    if verdict is not None and not verdict.passed:
+        logger.warning("%s", verdict.sentence)
+    used = verdict is None or verdict.used
+    entries = load_transfer_set(path, task_hash, rejected=not used)  # a set that is left out is checked too
+    return entries if used else []
+
+
 def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) -> list[dict[str, Any]]:
     """Returns the accepted images of a transfer set, ordered by seed.
 
@@ -91,9 +144,7 @@ def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) 
         ValueError: when the list is of another task, is malformed, or names a file outside of its folder, or when an
             image is damaged.
     """
-    path = Path(path)
-    path = path / MANIFEST_NAME if path.is_dir() else path
-    _refuse_unfinished(path)
+    path = _manifest(path)
     content = read_json(path)
     check_fields(content, {"format_version": (int,)}, str(path), ADVICE)
     if content["format_version"] != FORMAT_VERSION:
@@ -123,9 +174,13 @@ def load_transfer_set(path: str | Path, task_hash: str, rejected: bool = False) 
     return sorted(entries, key=lambda entry: entry["seed"])
 
 
-def _refuse_unfinished(path: Path) -> None:
+def _manifest(path: str | Path) -> Path:
+    """Returns the path of the list, after checking that sampling is complete."""
+    path = Path(path)
+    path = path / MANIFEST_NAME if path.is_dir() else path
     if not path.is_file() and progress_files(path.parent):
         raise FileNotFoundError(f"Expected {path}, found a transfer set whose sampling was stopped; run it again.")
+    return path
 
 
 def _checked_entry(entry: Any, path: Path, index: int) -> dict[str, Any]:

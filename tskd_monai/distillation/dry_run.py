@@ -11,7 +11,7 @@ import torch
 from tskd_monai.data.datalist import transfer_images
 from tskd_monai.data.slices import read_prepared_image
 from tskd_monai.data.task import Task
-from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.data.transfer_set import load_used_images
 from tskd_monai.distillation.target_cache import quantise
 from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.distillation.teacher_targets import frozen
@@ -36,8 +36,8 @@ def survey_transfer_images(
         fold: fold of the datalist.
     """
     surveys = {"training": survey_cases(transfer_images(datalist, fold), preprocessing, task)}
-    if transfer_set is not None:
-        surveys["synthetic"] = survey_cases(load_transfer_set(transfer_set, task.hash), read_prepared_image, task)
+    if synthetic := load_used_images(transfer_set, task.hash):
+        surveys["synthetic"] = survey_cases(synthetic, read_prepared_image, task)
     return surveys
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tskd_monai.data.datalist import load_datalist, transfer_images
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
-from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.data.transfer_set import load_used_images
 from tskd_monai.distillation.label_map_files import content_sha256, find_label_maps, require_all
 from tskd_monai.distillation.target_sources import LabelMaps, check_confidence
 from tskd_monai.transforms.pipelines import training_preprocessing
@@ -88,9 +88,8 @@ def load_target_images(
     entries = transfer_images(datalist, fold)
     given = None if label_maps is None else require_all(find_label_maps(label_maps, entries), entries, label_maps)
     transfer = _slices(entries, given, task, preprocessing)
-    if transfer_set is not None:
-        synthetic = PreparedImageDataset(load_transfer_set(transfer_set, task.hash))
-        transfer += [TargetImage(image) for image in synthetic.arrays("image")]
+    synthetic = PreparedImageDataset(load_used_images(transfer_set, task.hash))
+    transfer += [TargetImage(image) for image in synthetic.arrays("image")]
     source = None if given is None else LabelMaps(Path(str(label_maps)), confidence, content_sha256(given))
     return TargetImages(transfer, _measured(datalist, task, fold, label_maps, measure), source)
 

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from tskd_monai.data.datalist import transfer_images
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
-from tskd_monai.data.transfer_set import load_transfer_set
+from tskd_monai.data.transfer_set import load_used_images
 from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
 from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.distillation.teacher_targets import frozen
@@ -59,8 +59,8 @@ def transfer_dataset(
         fold: fold of the datalist.
     """
     real = SliceDataset(transfer_images(datalist, fold), preprocessing, augmentation, keys=("image",))
-    entries = [] if transfer_set is None else load_transfer_set(transfer_set, task.hash)
-    return TransferDataset([real, PreparedImageDataset(entries, augmentation)])
+    synthetic = load_used_images(transfer_set, task.hash)
+    return TransferDataset([real, PreparedImageDataset(synthetic, augmentation)])
 
 
 class CachedTargetDataset(Dataset[dict[str, Any]], Randomizable):

@@ -1,7 +1,7 @@
 """Gates of a transfer set: which sampled images a student learns from, the quality of the set, and a contact sheet.
 
 Two gates drop images: the teacher must be as confident in an image as in real ones, and the image must not be a near
-copy of a training image. Quality is measured and reported, and drops nothing.
+copy of a training image. The verdict on the whole set follows from these and from its quality, see `verdict`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,20 @@ from tskd_monai.data.gates_file import SHEET_NAME, Gates, Interval, Scores, writ
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
+from tskd_monai.data.verdict import Verdict
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.synthesis.gate_networks import GateEncoder, teacher_confidence
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
-from tskd_monai.synthesis.realism import feature_scale, kernel_distances, pair_similarities, spread
+from tskd_monai.synthesis.realism import (
+    feature_scale,
+    kernel_distances,
+    pair_similarities,
+    patient_subsets,
+    sharpness,
+    spread,
+)
+from tskd_monai.synthesis.verdict import judge
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +191,12 @@ def check_transfer_set(
     *,
     confidence_quantile: float = 0.05,
     near_copy_quantile: float = 0.01,
+    use_failed: bool = False,
     batch_size: int = 8,
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Gates:
-    """Measures the images of a transfer set and moves those that a gate drops to `rejected` in its manifest.
+    """Measures the images of a transfer set, moves those that a gate drops to `rejected`, and judges the whole set.
 
     Writes `gates.json` and `contact_sheet.png`, then the manifest. Run again, it starts from all sampled images. Blank
     real images, such as the ends of a volume, are excluded from every comparison.
@@ -202,6 +212,7 @@ def check_transfer_set(
         confidence_quantile: quantile of the confidence in validation images below which an image is dropped.
         near_copy_quantile: quantile of the distances between training images of different patients below which an image
             is dropped.
+        use_failed: whether distillation uses the set even if the verdict is that it failed.
         batch_size: images in one forward pass.
         seed: seed of the random subsets and pairs.
         device: device of the teacher.
@@ -212,7 +223,10 @@ def check_transfer_set(
     Raises:
         FileNotFoundError: when the transfer set is missing.
         ValueError: when the transfer set is of another task, or there are too few real images to compare with.
+        TypeError: when `use_failed` is a string, as the runner's command line parses `true` and `false`.
     """
+    if not isinstance(use_failed, bool):
+        raise TypeError(f"Expected --use_failed True or False, found the word {use_failed!r}.")
     folder, output_dir = Path(transfer_set), Path(output_dir)
     entries = load_transfer_set(folder, task.hash, rejected=True)
     synthetic, real, held_out = (
@@ -221,26 +235,31 @@ def check_transfer_set(
     )
     confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
     judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
+    subset_size = _subset_size(*(len(images.pixels) for images in (synthetic, real, held_out)))
     gates = Gates(
         task_hash=task.hash,
         checkpoint_sha256=read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
         confidence=None if confidence is None else confidence.scores,
         pixels=judgement.copies["pixels"].scores,
         features=judgement.copies["features"].scores,
-        **_quality(synthetic, real, held_out, seed),
+        **_quality(synthetic, real, held_out, subset_size, seed),
         counts=judgement.counts,
         encoder=encoder.name,
         confidence_quantile=confidence_quantile,
         near_copy_quantile=near_copy_quantile,
-        kid_subset_size=min(KID_SUBSET_SIZE, *(len(images.pixels) for images in (synthetic, real, held_out))),
+        kid_subset_size=subset_size,
         kid_subsets=KID_SUBSETS,
         seed=seed,
+        verdict=None,
     )
+    verdict = judge(gates, use_failed)
+    gates = replace(gates, verdict=verdict)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
     write_gates(gates, output_dir)
-    _update_manifest(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts)
+    _update_manifest(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts, verdict)
     logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
+    logger.info("%s", verdict.sentence)
     return gates
 
 
@@ -298,29 +317,45 @@ def _confidence(
     return Confidence(sampled, validation, float(np.quantile(validation, quantile)))
 
 
-def _quality(synthetic: Images, real: Images, held_out: Images, seed: int) -> dict[str, Interval]:
-    """Returns the realism and diversity of the sampled images and of real images of other patients."""
-    scale = feature_scale(real.features)
+def _subset_size(*numbers: int) -> int:
+    """Returns the images of a draw: at most half of each set, so that the draws differ as sets of this size do."""
+    return max(2, min(KID_SUBSET_SIZE, min(numbers) // 2))
 
-    def distance(images: Images) -> Interval:
-        draws = kernel_distances(images.features / scale, held_out.features / scale, KID_SUBSETS, KID_SUBSET_SIZE, seed)
-        return spread(draws)
+
+def _quality(synthetic: Images, real: Images, held_out: Images, size: int, seed: int) -> dict[str, Interval]:
+    """Returns realism, sharpness and diversity of the sampled images and of cohorts of real training patients."""
+    scale = feature_scale(real.features)
+    patients = max(1, min(len(set(held_out.cases)), len(set(real.cases)) // 2))
+    cohorts = patient_subsets(real.cases, patients, size, KID_SUBSETS, seed)
+    anywhere = patient_subsets(range(len(synthetic.pixels)), 1, size, KID_SUBSETS, seed)
+
+    def distance(images: Images, chosen: Sequence[np.ndarray]) -> Interval:
+        validation = held_out.features / scale
+        return spread(kernel_distances(images.features / scale, validation, KID_SUBSETS, size, seed, chosen))
+
+    def medians(images: Images, chosen: Sequence[np.ndarray]) -> Interval:
+        values = sharpness(images.pixels)
+        return spread([float(np.median(values[drawn])) for drawn in chosen])
 
     return {
-        "kid_synthetic": distance(synthetic),
-        "kid_training": distance(real),
+        "kid_synthetic": distance(synthetic, anywhere),
+        "kid_training": distance(real, cohorts),
+        "sharpness_synthetic": medians(synthetic, anywhere),
+        "sharpness_training": medians(real, cohorts),
         "ms_ssim_synthetic": spread(pair_similarities(synthetic.pixels, seed=seed)),
         "ms_ssim_training": spread(pair_similarities(real.pixels, real.cases, seed=seed)),
     }
 
 
-def _update_manifest(path: Path, verdicts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+def _update_manifest(
+    path: Path, verdicts: Sequence[Mapping[str, Any]], counts: Mapping[str, int], verdict: Verdict
+) -> None:
     content = read_json(path)
     entries = sorted([*content["unlabeled"], *content.get("rejected", [])], key=lambda entry: entry["seed"])
     judged = [{**entry, **verdict} for entry, verdict in zip(entries, verdicts, strict=True)]
     content["unlabeled"] = [entry for entry in judged if not entry["reasons"]]
     content["rejected"] = [entry for entry in judged if entry["reasons"]]
-    write_json(path, {**content, "gates": dict(counts)})
+    write_json(path, {**content, "gates": dict(counts), "verdict": verdict.content()})
 
 
 def write_contact_sheet(

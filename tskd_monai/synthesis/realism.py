@@ -1,4 +1,4 @@
-"""Realism and diversity of a set of images.
+"""Realism, sharpness and diversity of a set of images.
 
 Sources:
     Bińkowski et al. 2018, arXiv 1801.01401 (kernel inception distance); Wang et al. 2003, "Multiscale structural
@@ -19,6 +19,7 @@ KERNEL_DEGREE = 3
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the finest scale to the coarsest
 MS_SSIM_KERNEL = 11  # pixels
 PAIRS_AT_ONCE = 32
+LEAST_CONTRAST = 0.01  # standard deviation to which the gradient of a nearly blank image is relative
 
 
 def spread(draws: Sequence[float] | np.ndarray) -> Interval:
@@ -32,8 +33,53 @@ def feature_scale(features: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(features))))
 
 
+def patient_subsets(
+    patients: Sequence[object], patients_in_subset: int, subset_size: int, subsets: int = 100, seed: int = 0
+) -> list[np.ndarray]:
+    """Returns random subsets of images, each from a few random patients: other cohorts of the same size.
+
+    Args:
+        patients: patient of each image.
+        patients_in_subset: number of patients, each with at least one image, that the images of a subset are drawn
+            from; more where these have too few images.
+        subset_size: images in a subset, at most all.
+        subsets: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        Indices of images, (subset_size,) for each draw.
+    """
+    _, codes = np.unique(np.asarray([str(name) for name in patients]), return_inverse=True)
+    size = min(subset_size, len(codes))
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(subsets):
+        order = generator.permutation(codes.max() + 1)[codes]  # position of each image's patient in a random order
+        enough = max(patients_in_subset, int(np.sort(order)[size - 1]) + 1)
+        drawn.append(generator.choice(np.flatnonzero(order < enough), size, replace=False))
+    return drawn
+
+
+def sharpness(images: torch.Tensor) -> np.ndarray:
+    """Returns the root mean square of each image's gradient, relative to its standard deviation, (N,).
+
+    Blurred images have lower values than those of the same organs that are not; noise has higher ones.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+    """
+    squares = images.diff(dim=-1).square().mean((1, 2, 3)) + images.diff(dim=-2).square().mean((1, 2, 3))
+    contrast = images.flatten(1).std(1).clamp(min=LEAST_CONTRAST)
+    return (squares.sqrt() / contrast).numpy()
+
+
 def kernel_distances(
-    first: np.ndarray, second: np.ndarray, subsets: int = 100, subset_size: int = 50, seed: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    subsets: int = 100,
+    subset_size: int = 50,
+    seed: int = 0,
+    first_subsets: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns the unbiased kernel inception distance of random pairs of subsets, (subsets,).
 
@@ -47,6 +93,7 @@ def kernel_distances(
         subsets: number of draws.
         subset_size: images of each set in a draw, at most the size of the smaller set.
         seed: seed of the draws.
+        first_subsets: indices of the images of `first` in each draw; None: random ones.
 
     Raises:
         ValueError: when a set has fewer than two images.
@@ -58,8 +105,9 @@ def kernel_distances(
         )
     generator = np.random.default_rng(seed)
     distances = []
-    for _ in range(subsets):
-        x = first[generator.choice(len(first), size, replace=False)].astype(np.float64)
+    for draw in range(subsets):
+        chosen = generator.choice(len(first), size, replace=False) if first_subsets is None else first_subsets[draw]
+        x = first[chosen].astype(np.float64)
         y = second[generator.choice(len(second), size, replace=False)].astype(np.float64)
         within = _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y))
         distances.append(within - 2 * float(_kernel(x, y).mean()))

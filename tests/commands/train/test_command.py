@@ -51,6 +51,8 @@ SHOWN = re.compile(
     r"Commands of the stages: .*|\[\d+/\d+\] .* \(.* elapsed.*\)|\[\d+/\d+\] .*: already finished"
     r"|    \$ python -m monai\.bundle run .*|The latency of .*too busy.*"
     r"|Training, validation and test were drawn from .*"
+    r"|Synthesis: about .* of about .* on two cores; its images are left out if they fail their gates\. .*"
+    r"|    The transfer set failed its gates and is left out of distillation\. .*too few images to judge realism.*"
 )
 """The lines of a run without warnings."""
 
@@ -115,6 +117,7 @@ def first_run(folder: Path) -> Path:
     check_messages(done)
     assert done.stderr.count("    $ python -m monai.bundle run … ") == STAGES
     assert done.stderr.count(" elapsed, about ") == STAGES - 1  # nothing is known before the first stage
+    assert done.stderr.count("failed its gates") == done.stderr.count("Synthesis: about ") == 1
     return folder / "run"
 
 
@@ -161,6 +164,8 @@ def check_report(run: Path) -> None:
     assert report.count("paired by patient") == 2 and "by self-training" in report
     assert "<img" in report and 'src="http' not in report
     assert read_json(run / "gates/gates.json")["counts"]["sampled"] == 2
+    assert report.count("The transfer set failed its gates and is left out of distillation.") == 2  # summary, section
+    assert read_json(run / "distilled/record.json")["settings"]["transfer_set"] is None
     for model in MODELS:
         assert read_json(run / f"predictions_{model}/metrics.json")
         assert read_json(run / f"{model}/record.json")["results"]

@@ -11,6 +11,8 @@ from tskd_monai.evaluation.report.gates_section import counts_sentence, gates_se
 
 def test_section_shows_counts_quality_histograms_and_sheet(tmp_path: Path) -> None:
     html = gates_section(write(tmp_path, gates_json()))
+    assert "failed its gates and is left out of distillation. The images are blurred." in html
+    assert "Sharpness, synthetic" in html and "Sharpness, training" in html
     assert "Of 4 images sampled, 1 was accepted: 2 of the sampled (50.0 %) were near copies" in html
     assert "and the teacher&#x27;s confidence was too low on 1." in html
     assert "<td>0.2500</td>" in html

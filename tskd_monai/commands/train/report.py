@@ -12,7 +12,7 @@ import torch
 from tskd_monai.bundle.stage_store import StageStore
 from tskd_monai.commands.train.stages import SCORED, TARGETS, TEACHER, PipelineOptions, PlannedDataset
 from tskd_monai.data.datalist import case_names, load_datalist
-from tskd_monai.data.gates_file import read_gates
+from tskd_monai.data.gates_file import Gates, read_gates
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set
@@ -68,12 +68,11 @@ def write_pipeline_report(
     entries = sections["test"]
     methods = _methods(store, task, entries)
     gates = store.folder("gates") if options.synthesis else None
-    accepted = read_gates(gates).counts["accepted"] if gates else 0
     synthetic = load_transfer_set(store.folder("transfer_set"), task.hash, rejected=True) if gates else []
     baselines = [method.key for method in methods if method.key not in ("teacher", "student")]
     report = PipelineContent(
         title=f"{task.name}: task-specific knowledge distillation",
-        summary=_summary(sections, accepted, options, store),
+        summary=_summary(sections, read_gates(gates) if gates else None, options, store),
         methods=methods,
         comparison=("student", *baselines),
         labels=task.foreground,
@@ -141,17 +140,19 @@ def _student_name(store: StageStore) -> str:
     return str(config["student"])
 
 
-def _summary(sections: Mapping[str, Any], synthetic: int, options: PipelineOptions, store: StageStore) -> str:
+def _summary(sections: Mapping[str, Any], gates: Gates | None, options: PipelineOptions, store: StageStore) -> str:
     training, unlabelled = len(sections["training"]), len(sections["unlabeled"])
     slices = sum(len(entry["slices"]) for entry in sections["training"] if "slices" in entry)
     labels = f"{slices} labelled slices in {training} of them" if slices else f"{training} of them labelled"
-    images = f", and on {synthetic} synthetic images" if options.synthesis else ""
+    used = gates is not None and gates.is_used
+    images = f", and on {gates.counts['accepted']} synthetic images" if gates and used else ""
+    left_out = f" {gates.sentence}" if gates and not used else ""
     text = (
         f"{training + unlabelled} patients for training, {labels}; {len(sections['validation'])} patients for "
         f"validation, fully labelled; {len(sections['test'])} for the test, which this pipeline reads only in its last "
         "stages. The teacher was tuned on the labelled slices. The student learned from it on every slice of the "
         f"training patients, without labels{images}, and was then fine-tuned on the labelled slices."
-        f"{options.targets.sentence}"
+        f"{options.targets.sentence}{left_out}"
     )
     if options.scratch_epochs is None:
         return text

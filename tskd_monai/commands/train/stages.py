@@ -97,7 +97,8 @@ class PipelineOptions:
         seed: seed of every training run.
         device: device, such as `cuda:0`; None: the GPU if there is one.
         scratch_epochs: length of training from scratch, epochs; None: no comparison.
-        synthesis: whether the transfer set includes synthetic images.
+        synthesis: whether the transfer set includes synthetic images, if these pass their gates.
+        use_failed: whether it includes them even if they fail.
         targets: what the student learns from besides the teacher.
     """
 
@@ -110,6 +111,7 @@ class PipelineOptions:
     device: str | None
     scratch_epochs: int | None
     synthesis: bool = True
+    use_failed: bool = False
     targets: TargetOptions = TargetOptions()
 
     @property
@@ -144,6 +146,7 @@ class _Builder:
     def __init__(self, output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> None:
         self.output_dir, self.dataset, self.options = output_dir, dataset, options
         self.settings = {"seed": options.seed}
+        self.warned = False
         self.paths: dict[str, Any] = {"datalist": dataset.datalist, "task": dataset.task_file}
         if options.device:
             self.paths["device"] = options.device
@@ -169,6 +172,7 @@ class _Builder:
         """Returns the stages that generate synthetic images and select which of them are used."""
         dataset, preset = self.dataset, self.options.preset
         synthesis = BUNDLES / "diffusion_synthesis"
+        judged = {**self.settings, "use_failed": True} if self.options.use_failed else self.settings
         sampling_paths = {key: value for key, value in self.paths.items() if key != "datalist"}
         return [
             Stage(
@@ -181,7 +185,7 @@ class _Builder:
                 ["diffusion"], results=("images/*",),
             ),
             Stage(
-                "gates", "Gates of the transfer set", synthesis, ["gate.yaml"], self.settings,
+                "gates", "Gates of the transfer set", synthesis, ["gate.yaml"], judged,
                 partial(dict, self.paths, teacher_dir=self._folder("teacher"),
                         transfer_set=self._folder("transfer_set")),
                 dataset.inputs("training images", "unlabeled images", "validation images"), ["teacher", "transfer_set"],
@@ -274,10 +278,13 @@ class _Builder:
         return {**self._transfer_paths(), "targets" if source == TARGETS else "teacher_dir": self._folder(source)}
 
     def _transfer_paths(self) -> dict[str, Any]:
-        """Returns the paths of the transfer set, without synthetic images if the gates accepted none."""
+        """Returns the paths of the transfer set, without synthetic images that failed their gates."""
         if not self.options.synthesis:
             return self.paths
-        if read_gates(self._folder("gates")).counts["accepted"]:
+        gates = read_gates(self._folder("gates"))
+        if gates.is_used:
             return {**self.paths, "transfer_set": self._folder("transfer_set")}
-        logger.warning("    The gates rejected every synthetic image: the student learns from real images only.")
+        if not self.warned:
+            logger.warning("    %s", gates.sentence)
+        self.warned = True
         return self.paths

@@ -16,7 +16,7 @@ from tskd_monai.evaluation.report.tables import html_table
 
 
 def gates_section(folder: Path) -> str:
-    """Returns the HTML of counts, quality, histograms and contact sheet of the gates.
+    """Returns the HTML of verdict, counts, quality, histograms and contact sheet of the gates.
 
     Args:
         folder: output of the gates, with `gates.json` and `contact_sheet.png`.
@@ -27,6 +27,7 @@ def gates_section(folder: Path) -> str:
     """
     gates = read_gates(folder)
     return (
+        f'<p class="finding"><b>{escape(gates.sentence)}</b></p>'
         f"<h3>What the gates kept</h3><p>{escape(counts_sentence(gates))}</p>{_quality(gates)}"
         f'<div class="charts">{_histograms(gates)}</div>{_sheet(Path(folder) / SHEET_NAME, gates.encoder)}'
     )
@@ -49,14 +50,19 @@ def _quality(gates: Gates) -> str:
         _row("MS-SSIM, synthetic", gates.ms_ssim_synthetic, 3),
         _row("MS-SSIM, training", gates.ms_ssim_training, 3),
     ]
+    for name, interval in (("synthetic", gates.sharpness_synthetic), ("training", gates.sharpness_training)):
+        if interval is not None:
+            rows.append(_row(f"Sharpness, {name}", interval, 3))
     table = html_table("Quality of the synthetic images", ["Measure", "Mean", "95 % of draws"], rows)
     reading = (
         f"KID, the kernel inception distance in the features of {gates.encoder}, measures how far apart two sets of "
         "images are: 0 for one distribution, and by chance slightly below. The second row is the distance of two sets "
         "of real images, so the first is good when it is as low. MS-SSIM is the similarity of pairs within a set: "
-        "lower is more diverse, and synthetic images well above the training images repeat themselves. The intervals "
-        f"hold 95 % of the random draws ({gates.kid_subsets} subsets of {gates.kid_subset_size} images for KID); "
-        "they do not cover the variation between training runs."
+        "lower is more diverse, and synthetic images well above the training images repeat themselves. Sharpness is "
+        "the root mean square of the gradient relative to the standard deviation, median over images. The intervals "
+        f"hold 95 % of the random draws ({gates.kid_subsets} subsets of {gates.kid_subset_size} images for KID and "
+        "sharpness, each of the training images from as many patients as the validation section has); they do not "
+        "cover the variation between training runs."
     )
     return f'<div class="narrow">{table}</div><p class="quiet">{escape(reading)}</p>'
 
