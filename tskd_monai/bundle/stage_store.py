@@ -118,7 +118,11 @@ class StageStore:
 
     def is_finished(self) -> bool:
         """Returns whether every stage has finished."""
-        return all(self._is_done(stage, self._parts(stage)) for stage in self.stages)
+        return not self.unfinished()
+
+    def unfinished(self) -> list[str]:
+        """Returns the names of the stages that a run would run or resume, in order."""
+        return [stage.name for stage in self.stages if not self._is_done(stage, self._parts(stage))]
 
     def check(self) -> None:
         """Checks every stage before the first is run.
@@ -141,7 +145,7 @@ class StageStore:
             ValueError: see `check`.
         """
         self.check()
-        self.waiting = [stage.name for stage in self.stages if not self._is_done(stage, self._parts(stage))]
+        self.waiting = self.unfinished()
         finished = {stage.name for stage in self.stages} - set(self.waiting)
         self.times = TimeLeft(expected or {}, self._earlier_seconds(finished))
         for stage in self.stages:

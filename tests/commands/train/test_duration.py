@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tskd_monai.commands.train.duration import DIFFUSION_BLOCK, expected_seconds
+from tskd_monai.commands.train.duration import DIFFUSION_BLOCK, SYNTHESIS, expected_seconds, synthesis_sentence
 from tskd_monai.commands.train.options import load_preset
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages
 from tskd_monai.networks.cost import multiply_adds
@@ -45,6 +45,22 @@ def test_it_grows_with_the_stage(dataset: PlannedDataset) -> None:
     assert more["predictions_teacher"] > demo["predictions_teacher"] and more["gates"] > demo["gates"]
     without = expected_seconds(dataset, options(synthesis=False))
     assert without["gates"] < demo["gates"] and without["transfer_set"] < demo["transfer_set"]
+
+
+def test_synthesis_is_foretold_in_minutes_on_a_cpu_and_as_a_fraction_on_a_gpu() -> None:
+    expected = {"teacher": 600.0, "diffusion": 300.0, "transfer_set": 60.0, "gates": 60.0, "distilled": 180.0}
+    assert "about 7 min of about 20 min on two cores" in synthesis_sentence(expected, list(expected), on_cpu=True)
+    assert "Synthesis: 35 % of the run;" in synthesis_sentence(expected, list(expected), on_cpu=False)
+    assert "about 60 s of about 4 min" in synthesis_sentence(expected, ["gates", "distilled"], on_cpu=True)
+    assert synthesis_sentence(expected, ["teacher", "distilled"], on_cpu=True) == ""
+
+
+def test_the_synthesis_stages_are_those_that_a_run_without_it_lacks(dataset: PlannedDataset, tmp_path: Path) -> None:
+    with_it, without = (
+        {stage.name for stage in pipeline_stages(tmp_path, dataset, options(synthesis=wanted))}
+        for wanted in (True, False)
+    )
+    assert with_it - without == set(SYNTHESIS)
 
 
 @pytest.mark.parametrize(("size", "patch"), [(96, 4), (64, 2)])

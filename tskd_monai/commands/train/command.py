@@ -18,7 +18,7 @@ from tskd_monai.commands.bundle_command import plain_messages
 from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.train.target_options import add_target_options, positive_number
 
-AUTO, ON, OFF = "auto", "on", "off"
+AUTO, ON, OFF, FORCE = "auto", "on", "off", "force"
 STRIDE = 16
 """Every network reduces the resolution by this factor."""
 
@@ -57,10 +57,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--seed", type=int, default=0, help="seed of every training run (default: 0)")
     parser.add_argument(
         "--synthesis",
-        choices=(AUTO, ON, OFF),
+        choices=(AUTO, ON, OFF, FORCE),
         metavar="WHEN",
         default=AUTO,
-        help="learn from synthetic images: on, off, or auto: the preset's, else with a GPU",
+        help="learn from synthetic images that pass their gates: on, off, or auto: the preset's, else with a GPU; "
+        "force: even if they fail",
     )
     parser.add_argument(
         "--compare",

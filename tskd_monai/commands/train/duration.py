@@ -5,11 +5,13 @@ The constants fit the demo on two CPU cores; `bundle.time_left` corrects them by
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from tskd_monai.bundle.time_left import about
 from tskd_monai.commands.train.effort import DECODER_OPTIONS, images_seen
 from tskd_monai.commands.train.options import config_defaults, stage_options
 from tskd_monai.commands.train.stages import SCORED, TARGETS, TEACHER, PipelineOptions, PlannedDataset
@@ -42,6 +44,26 @@ def expected_seconds(dataset: PlannedDataset, options: PipelineOptions) -> dict[
     """
     durations = _Durations(dataset, options)
     return {name: START + seconds for name, seconds in {**durations.training(), **durations.scoring()}.items()}
+
+
+SYNTHESIS = ("diffusion", "transfer_set", "gates")
+"""The stages that a run without synthesis does not have."""
+
+
+def synthesis_sentence(expected: Mapping[str, float], stages: Collection[str], on_cpu: bool) -> str:
+    """Returns what synthesis will take, as a sentence; "" if none of its stages runs.
+
+    Args:
+        expected: expected duration of each stage, s.
+        stages: names of the stages that run.
+        on_cpu: whether they run on a CPU, for which the durations hold; for a GPU only their proportion is stated.
+    """
+    seconds = sum(expected[name] for name in SYNTHESIS if name in stages)
+    if not seconds:
+        return ""
+    total = sum(expected[name] for name in stages)
+    time = f"{about(seconds)} of {about(total)} on two cores" if on_cpu else f"{100 * seconds / total:.0f} % of the run"
+    return f"Synthesis: {time}; its images are left out if they fail their gates. --synthesis off skips it."
 
 
 class _Durations:

@@ -18,7 +18,7 @@ from tskd_monai.bundle.stage_store import LOGS, StageStore
 from tskd_monai.commands.bundle_command import sorted_messages
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student, check_student_name
-from tskd_monai.commands.train.command import AUTO, ON
+from tskd_monai.commands.train.command import AUTO, FORCE, OFF
 from tskd_monai.commands.train.options import load_preset, parse_teacher
 from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
 from tskd_monai.commands.train.target_options import TargetOptions, check_target_options, with_hashes
@@ -134,6 +134,7 @@ def _options(
         device=args.device,
         scratch_epochs=None,
         synthesis=_wants_synthesis(args.synthesis, preset, args.output_dir),
+        use_failed=args.synthesis == FORCE,
         targets=with_hashes(targets, hashes),
     )
     hashes.save()
@@ -153,9 +154,11 @@ def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOpt
         check_student(args.student, dataset.task)
         check_room(output_dir, dataset, options.synthetic_images)
         summary.unlink(missing_ok=True)
-        from tskd_monai.commands.train.duration import expected_seconds  # the networks take seconds to import
+        from tskd_monai.commands.train.duration import expected_seconds, synthesis_sentence  # take seconds to import
 
         expected = expected_seconds(dataset, options)
+        if sentence := synthesis_sentence(expected, store.unfinished(), on_cpu=_on_cpu(args.device)):
+            logger.info("%s", sentence)
         logger.info("Commands of the stages: %s   Logs: %s/", args.output_dir / COMMANDS_FILE, args.output_dir / LOGS)
     store.run(expected)
     if not summary.is_file():
@@ -173,13 +176,17 @@ def _wants_synthesis(wanted: str, preset: Mapping[str, Any], output_dir: Path) -
     Its images have not improved the student in the measurements so far.
     """
     if wanted != AUTO:
-        return wanted == ON
+        return wanted != OFF
     if preset["synthesis"] is not None:
         return bool(preset["synthesis"])
     if torch.cuda.is_available() or (output_dir / "diffusion").is_dir():
         return True
     logger.info("Synthesis: off, because this machine has no GPU; --synthesis on trains the diffusion model anyway.")
     return False
+
+
+def _on_cpu(device: str | None) -> bool:
+    return device == "cpu" if device else not torch.cuda.is_available()
 
 
 def _scratch_epochs(output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> int:
