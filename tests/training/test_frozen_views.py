@@ -21,7 +21,7 @@ from tskd_monai.data.slices import SliceDataset
 from tskd_monai.networks.encoders import EncoderState
 from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.networks.teacher_builder import build_teacher
-from tskd_monai.training.frozen_views import FrozenViews, PrepareFrozenViews, remove_views, training_views, trial_views
+from tskd_monai.training.frozen_views import FrozenViews, PrepareFrozenViews, ViewTrial, remove_views, training_views
 from tskd_monai.transforms.pipelines import augmentation
 
 SIZE, VIEWS = 32, 3
@@ -258,11 +258,11 @@ def test_a_trial_costs_what_the_files_hold(tmp_path):
     network = teacher()
     items = [slices()[index] for index in range(2)]
     batch = {key: torch.stack([torch.as_tensor(item[key]) for item in items]) for key in ("image", "label")}
-    with_state, cost = trial_views(batch, network, VIEWS, "cpu")
+    with_state, cost = ViewTrial(VIEWS, network, "cpu")(batch)
     paths = stored(tmp_path, network=network).paths
     assert with_state.keys() == load_file(paths[0]).keys()
     held = sum(value.nbytes for value in load_file(paths[0]).values())
-    assert cost.times(VIEWS).bytes == held
+    assert cost.bytes == held
     assert cost.seconds > 0 and cost.times(2).seconds == 2 * cost.seconds
 
 

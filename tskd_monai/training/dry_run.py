@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -21,9 +21,10 @@ from torch import nn
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
 from tskd_monai.former_names import former_components
-from tskd_monai.networks.teacher import VfmSegmenter
 from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, Trial, survey_cases, trial_step
-from tskd_monai.training.frozen_views import ViewCost, trial_views
+
+if TYPE_CHECKING:
+    from tskd_monai.training.frozen_views import ViewCost, ViewTrial
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def training_dry_run(
     prepare_batch: PrepareBatch | None = None,
     surveys: Mapping[str, CaseSurvey] | None = None,
     kept_bytes: int = 0,
-    frozen_views: int | None = None,
+    view_trial: ViewTrial | None = None,
 ) -> None:
     """Reads every case, trains for a few steps on noise, and logs a table that ends with OK or with advice.
 
@@ -118,19 +119,19 @@ def training_dry_run(
         prepare_batch: splits a batch into inputs and target; None: MONAI's default.
         surveys: surveys of sections that have been read already, by name.
         kept_bytes: size of the cached targets of a teacher, in memory and on disk.
-        frozen_views: views of each slice that a teacher's run stores; None: none.
+        view_trial: measures the cost of the views that a teacher's run stores; None: it stores none.
 
     Raises:
         SystemExit: when a finding prevents the run, so that a calling script stops too.
         ValueError: when a teacher cannot store views.
     """
-    view = None
-    if frozen_views is not None and isinstance(network, VfmSegmenter):
-        batch, view = trial_views(batch, network, frozen_views, device)
+    cost = None
+    if view_trial is not None:
+        batch, cost = view_trial(batch)
     read = {name: survey_cases(entries, preprocessing, task) for name, (entries, preprocessing) in sections.items()}
     trial = trial_step(batch, network, optimizer, loss_function, inferer, device, prepare_batch)
     surveys = {**(surveys or {}), **read}
-    views = None if view is None else view.times((frozen_views or 0) * surveys["training"].slices)
+    views = None if cost is None else cost.times(surveys["training"].slices)
     report_findings(task, datalist, surveys, trial, steps, output_dir, device, kept_bytes, views)
 
 

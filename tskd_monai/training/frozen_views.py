@@ -236,26 +236,39 @@ class ViewCost(NamedTuple):
         return ViewCost(number * self.bytes, number * self.seconds)
 
 
-def trial_views(
-    batch: Mapping[str, Any], network: VfmSegmenter, views: int, device: torch.device | str
-) -> tuple[dict[str, Any], ViewCost]:
-    """Returns a batch with the encoder's state, as `FrozenViews` gives it, and what storing one of its views costs.
+class ViewTrial:
+    """Measures what the stored views of one slice cost.
 
     Args:
-        batch: batch with `image` (B, C, H, W) and `label`.
-        network: teacher on the device.
         views: number of views of each slice.
+        network: teacher on the device.
         device: device of the network.
-
-    Raises:
-        ValueError: see `training_views`.
     """
-    images = torch.as_tensor(batch["image"]).to(device)
-    _check_views(views, network, images[:1])
-    started = time.monotonic()
-    content = {**{key: batch[key] for key in KEYS}, **_tensors(network.begin(images))}
-    cost = ViewCost(sum(value[0].nbytes for value in content.values()), (time.monotonic() - started) / len(images))
-    return {**batch, **content}, cost
+
+    def __init__(self, views: int, network: VfmSegmenter, device: torch.device | str) -> None:
+        self.views, self.network, self.device = views, network, device
+
+    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], ViewCost]:
+        """Returns the batch with the encoder's state, as `FrozenViews` gives it, and the cost of one slice.
+
+        Args:
+            batch: batch with `image` (B, C, H, W) and `label`.
+
+        Raises:
+            ValueError: see `training_views`.
+        """
+        images = torch.as_tensor(batch["image"]).to(self.device)
+        _check_views(self.views, self.network, images[:1])
+        started = time.monotonic()
+        content = {**{key: batch[key] for key in KEYS}, **_tensors(self.network.begin(images))}
+        seconds = (time.monotonic() - started) / len(images)
+        view = ViewCost(sum(value[0].nbytes for value in content.values()), seconds)
+        return {**batch, **content}, view.times(self.views)
+
+
+def view_trial(views: int | None, network: VfmSegmenter, device: torch.device | str) -> ViewTrial | None:
+    """Returns the measurement for a dry run; None if no views are stored."""
+    return None if views is None else ViewTrial(views, network, device)
 
 
 def remove_views(output_dir: str | Path) -> None:

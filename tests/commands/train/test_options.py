@@ -172,12 +172,18 @@ def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) ->
         check_student_name("vit_tiy")
 
 
-def test_a_disk_with_too_little_room_gives_a_warning(
-    make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("encoder", "slices", "needed"),
+    [
+        ("sam_demo", 100, "0.5 GB of free disk for 110"),
+        ("lite_medsam", 100_000, "3.1 GB of free disk for 100010"),
+    ],
+)
+def test_a_disk_with_too_little_room_is_refused(
+    make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, slices: int, needed: str
 ) -> None:
-    dataset = PlannedDataset(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, 100)
-    check_room(tmp_path / "run", dataset, 10)
+    dataset = PlannedDataset(tmp_path / "datalist.json", tmp_path / "task.json", make_task(), {}, slices)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 6 * 10**8, 4 * 10**8))
-    with pytest.raises(ValueError, match=r"about 0.5 GB of free disk for 110 images, found 0.4 GB"):
-        check_room(tmp_path / "run", dataset, 10)
+    with pytest.raises(ValueError, match=rf"about {needed} images, found 0.4 GB"):
+        check_room(tmp_path / "run", dataset, encoder, 10)

@@ -14,6 +14,7 @@ from tskd_monai.commands.command_parser import nearest
 from tskd_monai.commands.train.stages import PlannedDataset
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import require_writable
+from tskd_monai.networks.encoder_records import encoder_record
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ GB = 1e9
 RESERVED_BYTES = 0.5 * GB
 """For checkpoints, predictions and the report."""
 
-FEATURE_BYTES_PER_PIXEL = 6
-"""Size of cached teacher features: float16, 768 channels, a sixteenth of the resolution."""
+FEATURE_BYTES = 2
+"""Size of a value of cached teacher features, float16."""
 
 COMPRESSED = 0.5
 """Upper bound on the compressed fraction of cached targets (measured on the embedded dataset: a third)."""
@@ -71,12 +72,13 @@ def check_student(student: str, task: Task) -> None:
     build_student(student, task.channels, task.num_classes, task.image_size)
 
 
-def check_room(output_dir: Path, dataset: PlannedDataset, synthetic: int) -> None:
+def check_room(output_dir: Path, dataset: PlannedDataset, encoder: str, synthetic: int) -> None:
     """Checks the output folder and the free space of its disk.
 
     Args:
         output_dir: folder of the pipeline.
         dataset: with its task and its number of slices.
+        encoder: name of the teacher's encoder, whose features are cached.
         synthetic: number of images to sample.
 
     Raises:
@@ -86,10 +88,18 @@ def check_room(output_dir: Path, dataset: PlannedDataset, synthetic: int) -> Non
     require_writable(output_dir)
     images = dataset.slices + synthetic
     pixels = dataset.task.image_size[0] * dataset.task.image_size[1]
-    targets = images * pixels * (dataset.task.num_classes - 1 + FEATURE_BYTES_PER_PIXEL) * COMPRESSED
+    targets = images * pixels * (dataset.task.num_classes - 1 + _feature_bytes(encoder)) * COMPRESSED
     needed, free = targets + RESERVED_BYTES, shutil.disk_usage(output_dir).free
     if needed > free:
         raise ValueError(
             f"Expected about {needed / GB:.1f} GB of free disk for {images} images, found {free / GB:.1f} GB at "
             "--output-dir; free some, choose another disk or a smaller --image-size."
         )
+
+
+def _feature_bytes(encoder: str) -> float:
+    """Returns the size of an encoder's image embeddings in bytes per pixel of the image: 2 for SAM."""
+    record = encoder_record(encoder)
+    with torch.device("meta"):
+        built = record.architecture.build(record.image_size, record.mean, record.std)
+    return FEATURE_BYTES * built.embed_dim / built.embed_stride**2

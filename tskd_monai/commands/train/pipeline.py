@@ -152,7 +152,7 @@ def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOpt
     expected = None
     if not store.is_finished():
         check_student(args.student, dataset.task)
-        check_room(output_dir, dataset, options.synthetic_images)
+        check_room(output_dir, dataset, options.encoder, options.synthetic_images)
         summary.unlink(missing_ok=True)
         from tskd_monai.commands.train.duration import expected_seconds, synthesis_sentence  # take seconds to import
 
