@@ -9,6 +9,7 @@ import pytest
 
 from tskd_monai.commands import demo
 from tskd_monai.commands.main import main
+from tskd_monai.commands.train import command as train_command
 
 ONE_CASE = (
     *("--training", "1", "--validation", "0", "--test", "0"),
@@ -49,3 +50,20 @@ def test_a_wrong_preset_is_known_before_the_phantom_is_written(
     assert main(["demo", "--output-dir", str(tmp_path / "out"), "--preset", "demmo"]) == 1
     assert "tskd demo: error: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_of_a_teacher_are_known_before_the_phantom_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "lite_medsam.pth"
+    assert main(["demo", "--output-dir", str(tmp_path / "out"), "--teacher", f"lite_medsam={weights}"]) == 1
+    assert f"{weights} not found" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foundation_model_has_a_preset_of_its_own(tmp_path: Path) -> None:
+    assert demo.parse_arguments([]).preset == "demo"
+    args = demo.parse_arguments(["--teacher", "lite_medsam"])
+    assert args.preset == "demo_teacher"
+    _, training = demo.commands(tmp_path, 0, args.preset, args.teacher)
+    assert train_command.parse_arguments(training[1:]).teacher == "lite_medsam"
