@@ -28,7 +28,7 @@ def gates_section(folder: Path) -> str:
     gates = read_gates(folder)
     return (
         f'<p class="finding"><b>{escape(gates.sentence)}</b></p>'
-        f"<h3>What the gates kept</h3><p>{escape(counts_sentence(gates))}</p>{_quality(gates)}"
+        f"<h3>Image by image</h3><p>{escape(counts_sentence(gates))}</p>{_quality(gates)}"
         f'<div class="charts">{_histograms(gates)}</div>{_sheet(Path(folder) / SHEET_NAME, gates.encoder)}'
     )
 
@@ -62,7 +62,8 @@ def _quality(gates: Gates) -> str:
         "the root mean square of the gradient relative to the standard deviation, median over images. The intervals "
         f"hold 95 % of the random draws ({gates.kid_subsets} subsets of {gates.kid_subset_size} images for KID and "
         "sharpness, each of the training images from as many patients as the validation section has); they do not "
-        "cover the variation between training runs."
+        "cover the variation between training runs. The set fails when its mean KID or MS-SSIM is above the interval "
+        "of the training images, or its mean sharpness clearly outside of theirs."
     )
     return f'<div class="narrow">{table}</div><p class="quiet">{escape(reading)}</p>'
 
