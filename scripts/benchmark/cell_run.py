@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
-from cells import Cell, data_folder
+from cells import SECOND, Cell, data_folder
+from predictions import predictions_folder, score_predictions
 from results import save_result
 from stages import Workplace, checkout_commit, gpu_model
 
+from tskd_monai.evaluation.method_results import kept_numbers
 from tskd_monai.evaluation.summary import class_means, finite_mean, read_metrics
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json
+from tskd_monai.inference.kept_predictions import keep_predictions
 from tskd_monai.training.record import package_versions
 
 RESULT_VERSION = 2
@@ -23,9 +25,13 @@ RESULT_VERSION = 2
 def run_cell(cell: Cell, work_dir: Path) -> float:
     """Runs a cell in a folder shared by all cells, saves its result and returns the mean Dice over its patients."""
     torch.set_num_threads(1)
+    second = cell.protocol >= SECOND
+    if second:
+        torch.backends.cudnn.allow_tf32 = False  # a GPU too computes in float32
     workplace = Workplace(work_dir)
-    stages, scoring, metrics_csv = workplace.run(cell)
-    rows = read_metrics(metrics_csv)
+    stages, scoring, predictions = workplace.run(cell)
+    kept = keep_predictions(predictions, predictions_folder(cell)) if second else {}
+    rows = score_predictions(cell, kept) if second else read_metrics(predictions / "metrics.csv")
     training = read_json(workplace.dataset(cell.split).datalist)["training"]
     content = {
         "version": RESULT_VERSION,
@@ -42,18 +48,15 @@ def run_cell(cell: Cell, work_dir: Path) -> float:
         "datalist_sha256": file_sha256(data_folder(cell.split) / "datalist.json"),
         "stages": stages,
         "evaluation_seconds": scoring["seconds"],
-        "rows": [_kept(row) for row in rows],
+        "rows": [kept_numbers(row) for row in rows],
         "versions": {**package_versions(), "commit": checkout_commit()},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "gpu": gpu_model()},
     }
+    if second:
+        content |= {"teacher_seed": cell.split.teacher_seed, "student_seed": cell.split.student_seed}
+        content |= {"protocol": cell.protocol, "largest_component": cell.largest_component, "predictions": kept}
     save_result(content)
     return finite_mean(class_means(rows).values())
-
-
-def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns the row with the numbers that the tables need; an undefined one is None."""
-    numbers = {key: None if row[key] != row[key] else round(row[key], 6) for key in ("dice", "hd95_mm", "nsd")}
-    return {"case": row["case"], "label": row["label"], "name": row["name"], **numbers, "missed": row["missed"]}
 
 
 def processor() -> str:

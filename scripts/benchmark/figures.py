@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparisons import Result, patient_means
-
+from tskd_monai.evaluation.method_results import Result, patient_means
 from tskd_monai.evaluation.report.figures import Chart, strip_plot
 from tskd_monai.files.atomic import atomic_path
 

@@ -30,11 +30,15 @@ def read_results(suite: str) -> dict[str, dict[str, Any]]:
 
 
 def save_result(result: Mapping[str, Any]) -> None:
-    """Adds the result of a cell to its suite's, replacing an earlier one."""
+    """Adds the result of a cell to its suite's, replacing an earlier one, and counts the readings of `test`."""
     path = results_file(result["suite"])
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):  # another process may be running other cells of the suite
-        results = {**read_results(result["suite"]), result["cell"]: result}
+        results = read_results(result["suite"])
+        if result["score"] == "test":
+            earlier = results.get(result["cell"])
+            result = {**result, "readings": 1 + (earlier.get("readings", 1) if earlier else 0)}
+        results[result["cell"]] = result
         lines = [json.dumps(results[name], allow_nan=False) + "\n" for name in sorted(results)]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")

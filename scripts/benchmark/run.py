@@ -3,7 +3,8 @@
 A cell plans its task, runs its stages by the bundles' own configs, and is scored on the suite's section. A stage shared
 by several cells is run once. Results go to results/SUITE.jsonl; a cell whose settings have changed is run again. If
 interrupted, the same command runs the remaining cells; with --work-dir it also reuses finished stages.
-TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights.
+TSKD_REAL_DATA and TSKD_WEIGHTS name the folders of the datasets and the pre-trained weights; TSKD_PREDICTIONS names the
+folder, outside the repository, that keeps the predictions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cells import RANDOM, Cell, data_folder, load_cells, suite_names, weights_file
+from cells import RANDOM, SECOND, Cell, data_folder, load_cells, suite_names, weights_file
 from results import read_results
 
 logger = logging.getLogger("benchmark")
@@ -72,6 +73,18 @@ def _log_file(cell: Cell, work_dir: Path) -> Path:
     return work_dir / "logs" / f"{cell.suite}-{cell.name}.txt"
 
 
+def check_protocol(cell: Cell) -> None:
+    """Raises ValueError if a cell's predictions have no folder, or it would score patients that it must not."""
+    from predictions import predictions_folder, scored_entries
+
+    from tskd_monai.data.datalist import load_datalist
+
+    if cell.score == "validation" or cell.protocol >= SECOND:
+        scored_entries(cell, load_datalist(data_folder(cell.split) / "datalist.json", cell.split.fold))
+    if cell.protocol >= SECOND:
+        predictions_folder(cell)
+
+
 def main() -> None:
     """Reads the command line and runs the cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,6 +92,7 @@ def main() -> None:
     parser.add_argument("--cell", default="*", help="only cells whose name matches this pattern")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--work-dir", type=Path, help="folder of stages and logs (default: a temporary folder)")
+    parser.add_argument("--predictions", type=Path, help="folder that keeps the predictions (or TSKD_PREDICTIONS)")
     parser.add_argument("--again", action="store_true", help="also run cells that have a result")
     parser.add_argument("--list", action="store_true", help="list the cells and exit")
     args = parser.parse_args()
@@ -90,12 +104,15 @@ def main() -> None:
     if args.list:
         sys.stdout.writelines(f"{cell.name}{'' if cell in left else '  (finished)'}\n" for cell in cells)
         return
+    if args.predictions:
+        os.environ["TSKD_PREDICTIONS"] = str(args.predictions.resolve())
     try:
         for cell in left:
             data_folder(cell.split)
+            check_protocol(cell)
             for stage in cell.stage.chain():
                 weights_file(stage.settings.get("encoder_weights", RANDOM))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     logger.info("%d cells, %d of them finished.", len(cells), len(cells) - len(left))
     os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})

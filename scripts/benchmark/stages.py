@@ -6,24 +6,30 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Cell, Split, Stage, data_folder, weights_file
+from cells import SECOND, Cell, Split, Stage, data_folder, weights_file
+from predictions import RAW_CONFIG, scored_entries
 from results import locked
+from torch.utils.flop_counter import FlopCounterMode
 
 from tskd_monai.bundle import stage_store
 from tskd_monai.bundle.options import default_device
-from tskd_monai.bundle.run import BundleRun
+from tskd_monai.bundle.run import BundleRun, config_files
+from tskd_monai.bundle.training_length import training_length
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.stages import STUDENT_RESULTS, TEACHER_RESULTS, PlannedDataset, read_dataset
+from tskd_monai.data.datalist import load_datalist
 from tskd_monai.data.task import load_task
 from tskd_monai.files.checksum import ContentHashes
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.private_files import private_file
 from tskd_monai.files.shipped import BUNDLES
+from tskd_monai.inference.kept_predictions import LABEL_MAPS
 
 STAGE_RESULTS = (*TEACHER_RESULTS, *STUDENT_RESULTS, "pipeline/**/*", "images/*", "gates.json")
 LARGE_FILES = ("last.pt", "best.pt")
@@ -45,19 +51,24 @@ class Workplace:
 
         Returns:
             The record of each stage (name and settings, wall seconds, CPU seconds, which depend little on other load,
-            the GPU, the commit and the results of its record), the record of the scoring, and the path of
-            `metrics.csv`.
+            the GPU, the commit and the results of its record), the record of the scoring, and its folder.
         """
         chain = cell.stage.chain()
-        stages = [*(self._stage(stage, cell.split) for stage in chain), self._scoring(cell)]
-        self.hashes.save()
-        names = [stage.name for stage in stages]
-        store = stage_store.StageStore(self.folder, stages, restart=names, runner=run_here)
-        for stage in stages:
-            with locked(self.folder / "stages" / f"{stage.name}.lock"):
-                store.run_stage(stage)
-        described = [_described(stage, store, name) for stage, name in zip(chain, names, strict=False)]
-        return described, store.state(names[-1]), store.folder(names[-1]) / "metrics.csv"
+        stages: list[stage_store.Stage] = []
+        counts: list[Mapping[str, int]] = []
+        for stage in [*chain, None]:  # what a stage costs is known once those before it have run
+            added, counted = (self._scoring(cell), {}) if stage is None else self._stage(stage, cell.split)
+            stages.append(added)
+            counts.append(counted)
+            self.hashes.save()
+            names = [one.name for one in stages]
+            store = stage_store.StageStore(self.folder, stages, restart=names, runner=run_here)
+            with locked(self.folder / "stages" / f"{added.name}.lock"):
+                store.run_stage(added)
+        described = [
+            _described(stage, store, name, counted) for stage, name, counted in zip(chain, names, counts, strict=False)
+        ]
+        return described, store.state(names[-1]), store.folder(names[-1])
 
     def name(self, stage: Stage, split: Split) -> str:
         """Returns the name of a stage in the store, which contains its key."""
@@ -67,6 +78,7 @@ class Workplace:
 
     def dataset(self, split: Split) -> PlannedDataset:
         """Returns the dataset of a split with its task, planning the task if necessary."""
+        split = split.data
         folder = self.folder / "datasets" / f"{split.dataset}-{split.name}-{split.key[:12]}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / "task.json").is_file():
@@ -74,10 +86,12 @@ class Workplace:
         task_file = folder / "task.json"
         return read_dataset(folder / "datalist.json", task_file, load_task(task_file), self.hashes)
 
-    def _stage(self, stage: Stage, split: Split) -> stage_store.Stage:
+    def _stage(self, stage: Stage, split: Split) -> tuple[stage_store.Stage, Mapping[str, int]]:
+        """Returns the run of a stage, and what its length was counted from (with a budget)."""
         dataset = self.dataset(stage.split(split))
-        needs = {option: self.name(needed, split) for option, needed in stage.inputs.items()}
-        paths: dict[str, Any] = {option: self.folder / name for option, name in needs.items()}
+        needs = {option: [self.name(one, split) for one in needed] for option, needed in stage.needs().items()}
+        paths: dict[str, Any] = {option: [str(self.folder / name) for name in names] for option, names in needs.items()}
+        paths |= {option: Path(paths[option][0]) for option in needs if isinstance(stage.inputs[option], Stage)}
         if "encoder_weights" in stage.settings:
             paths["encoder_weights"] = weights_file(stage.settings["encoder_weights"])
         paths |= {"datalist": dataset.datalist, "task": dataset.task_file}
@@ -85,36 +99,58 @@ class Workplace:
             "cache_dir" not in stage.settings
         ):  # targets are identified by teacher, task and image, whichever stage cached them
             paths["cache_dir"] = self.folder / "teacher_targets"
+        settings, counted = {**stage.settings, "seed": stage.seed(split)}, {}
+        if stage.multiply_adds is not None:
+            files, options = config_files(BUNDLES / stage.bundle, stage.configs), {**settings, **paths}
+            options["bundle_root"] = str(BUNDLES / stage.bundle)
+            counted = training_length(files, options, stage.multiply_adds, dataset.slices)
+            settings["epoch_length"] = counted["epoch_length"]
         return stage_store.Stage(
-            self.name(stage, split), stage.name, BUNDLES / stage.bundle, stage.configs,
-            {**stage.settings, "seed": split.seed}, partial(dict, paths),
-            {"data": dataset.digests, **dataset.task_inputs}, tuple(needs.values()), STAGE_RESULTS,
-        )  # fmt: skip
+            self.name(stage, split), stage.name, BUNDLES / stage.bundle, stage.configs, settings, partial(dict, paths),
+            {"data": dataset.digests, **dataset.task_inputs}, tuple(name for names in needs.values() for name in names),
+            STAGE_RESULTS,
+        ), counted  # fmt: skip
 
     def _scoring(self, cell: Cell) -> stage_store.Stage:
-        """Returns the stage that segments and scores the suite's section with the model of the last stage."""
+        """Returns the stage that segments the suite's section with the model of the last stage, and may score it."""
         last = self.name(cell.stage, cell.split)
         model, dataset = self.folder / last, self.dataset(cell.split)
-        bundle, configs, paths = model, ("inference.json", "evaluate.json"), {"resume": False}
-        if cell.stage.bundle == "teacher_lora":
-            bundle, configs = BUNDLES / "teacher_lora", ("inference.yaml", "evaluate.yaml")
+        of_teacher = cell.stage.bundle == "teacher_lora"
+        bundle, configs, paths = model, ["inference.json", "evaluate.json"], {"resume": False}
+        if of_teacher:
+            bundle, configs = BUNDLES / "teacher_lora", ["inference.yaml", "evaluate.yaml"]
             paths = {"task": model / "task.json", "teacher_dir": model}
+        settings, datalist, results = {"section": cell.score}, dataset.datalist, ("metrics.csv",)
+        if cell.protocol >= SECOND:
+            configs[1] = str(RAW_CONFIG)
+            settings |= {} if of_teacher else {"engine": "torch", "precision": "fp32"}
+            datalist, results = self._scored_datalist(cell, datalist), (LABEL_MAPS,)
         return stage_store.Stage(
             f"predictions-{cell.name}-{cell.config_hash[:12]}", f"{cell.score} section", bundle, configs,
-            {"section": cell.score}, partial(dict, paths, datalist=dataset.datalist), {"data": dataset.digests},
-            (last,), ("metrics.csv",),
+            settings, partial(dict, paths, datalist=datalist), {"data": dataset.digests}, (last,), results,
         )  # fmt: skip
+
+    def _scored_datalist(self, cell: Cell, datalist: Path) -> Path:
+        """Writes beside a datalist the one of the images that are scored, and returns its path."""
+        path = datalist.with_name(f"{cell.score}_scored.json")
+        content = load_datalist(datalist)
+        with locked(datalist.with_suffix(".lock")):
+            write_json(path, {**content, cell.score: scored_entries(cell, content)})
+        return path
 
 
 def run_here(run: BundleRun) -> Mapping[str, Any]:
     """Runs a stage completely in this process, so that all its time is measured, and removes its checkpoints."""
     shutil.rmtree(run.output_dir, ignore_errors=True)
-    started = time.process_time()
-    run.run_here()
+    started, counter = time.process_time(), FlopCounterMode(display=False)
+    targets = Path(run.configs[-1]).name == "targets.yaml"  # has no steps: its multiply-adds are those that it runs
+    with counter if targets else nullcontext():
+        run.run_here()
     for name in LARGE_FILES:
         (run.output_dir / name).unlink(missing_ok=True)
     cpu_seconds = round(time.process_time() - started, 1)
-    return {"cpu_seconds": cpu_seconds, "gpu": gpu_model(), "commit": checkout_commit()}
+    counted = {"multiply_adds": {"total": counter.get_total_flops() // 2}} if targets else {}
+    return {"cpu_seconds": cpu_seconds, "gpu": gpu_model(), "commit": checkout_commit(), **counted}
 
 
 def plan(split: Split, folder: Path) -> None:
@@ -153,9 +189,14 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _described(stage: Stage, store: stage_store.StageStore, name: str) -> dict[str, Any]:
-    own = {"name": stage.name, "bundle": stage.bundle, "configs": list(stage.configs), "settings": stage.settings}
-    own["inputs"] = {option: needed.name for option, needed in stage.inputs.items()}
-    noted = {key: store.state(name)[key] for key in ("seconds", "cpu_seconds", "gpu", "commit")}
+def _described(stage: Stage, store: stage_store.StageStore, name: str, counted: Mapping[str, int]) -> dict[str, Any]:
+    settings = {**stage.settings, **({"epoch_length": counted["epoch_length"]} if counted else {})}
+    own = {"name": stage.name, "bundle": stage.bundle, "configs": list(stage.configs), "settings": settings}
+    of_inputs = {option: [one.name for one in needed] for option, needed in stage.needs().items()}
+    own["inputs"] = {option: names[0] if len(names) == 1 else names for option, names in of_inputs.items()}
+    state = store.state(name)
+    noted = {key: state[key] for key in ("seconds", "cpu_seconds", "gpu", "commit")}
+    if counted or "multiply_adds" in state:
+        noted |= {"kind": stage.kind, "multiply_adds": dict(counted) or state["multiply_adds"]}
     has_record = (store.folder(name) / "record.json").is_file()
     return {**own, **noted, "results": store.record(name) if has_record else {}}

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.support.paths import ROOT
 from tskd_monai.datasets.phantom.study import write_study
+from tskd_monai.evaluation.method_results import patient_means
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json
 
@@ -144,7 +145,7 @@ def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_seeds_are_averaged_within_a_patient_before_patients_are_compared() -> None:
     tables = script("tables")
     results = [result("ours", 0, {"a": 0.8, "b": 0.6}), result("ours", 1, {"a": 0.6, "b": None})]
-    assert script("comparisons").patient_means(results, "dice") == {"a": pytest.approx(0.7), "b": pytest.approx(0.6)}
+    assert patient_means(results, "dice") == {"a": pytest.approx(0.7), "b": pytest.approx(0.6)}
     results += [result("theirs", seed, {"a": 0.5, "b": 0.4}) for seed in (0, 1)]
     heads, _, ours, theirs = tables.accuracy_table(results, "ours", {})
     assert "NSD at 2 mm" in heads and "HD95 (mm), without largest-component filter" in heads
@@ -180,9 +181,9 @@ def test_the_patients_of_the_recipe_are_those_that_it_was_chosen_on() -> None:
         scored = [found for recipe in recipes for found in tables.load_results(recipe)]
         assert {found["score"] for found in scored} == {"validation"}
         cases = {row["case"] for found in scored for row in found["rows"]}
-        named = [dataset.get("recipe_patients") for dataset in cells.read_suite(suite)["datasets"].values()]
-        assert all(set(patients) == cases for patients in named if patients)
-        assert any(named)
+        folders = {dataset["folder"] for dataset in cells.read_suite(suite)["datasets"].values()}
+        assert "chaos_t2spir" in folders
+        assert set(script("recipe").recipe_patients("chaos_t2spir", suite)) == cases
 
 
 def test_holm_is_over_the_family_that_is_named() -> None:
@@ -262,14 +263,13 @@ def test_documents_show_figures_of_the_committed_results() -> None:
 
 
 def test_overviews_quote_the_committed_results() -> None:
-    cells, tables, root = script("cells"), script("tables"), BENCHMARK.parents[1]
+    tables, root = script("tables"), BENCHMARK.parents[1]
     all_patients = tables.shown_results("distillation")["chaos_25"]
-    recipe_patients = cells.read_suite("distillation")["datasets"]["chaos_25"]["recipe_patients"]
-    unseen = tables.without_patients(all_patients, recipe_patients)
+    unseen = tables.without_patients(all_patients, script("recipe").recipe_patients("chaos_t2spir"))
 
     def mean(results: list[Any], method: str, metric: str) -> str:
         of_method = [found for found in results if found["method"] == method]
-        return f"{fmean(script('comparisons').patient_means(of_method, metric).values()):.3f}"
+        return f"{fmean(patient_means(of_method, metric).values()):.3f}"
 
     which_option = (root / "bundles" / "segmentation" / "docs" / "which_option.md").read_text()
     compared = ("teacher", "ts_kd", "pseudo_labelled", "scratch", "task_agnostic", "mae", "moco_v3", "planned_unet")
@@ -312,30 +312,6 @@ def test_a_figure_of_a_suite_that_is_running_shows_what_there_is() -> None:
     chart = figures.patients_figure(results, ["teacher", "ts_kd"])
     assert chart.light != chart.dark
     assert chart.light == figures.patients_figure(results, ["ts_kd"]).light
-
-
-def test_holm_steps_down() -> None:
-    adjusted = script("comparisons").holm({"a": 0.04, "b": 0.01, "c": 0.03})
-    assert adjusted == {"b": pytest.approx(0.03), "c": pytest.approx(0.06), "a": pytest.approx(0.06)}
-
-
-def test_sign_flips_find_a_difference_that_every_patient_shows() -> None:
-    sign_flip_p = script("comparisons").sign_flip_p
-    second = {str(case): 0.5 for case in range(10)}
-    first = {case: 0.6 + int(case) / 100 for case in second}
-    assert sign_flip_p(first, second) == pytest.approx(2 / 2**10)
-    mixed = {case: 0.5 + (0.1 if int(case) % 2 else -0.1) for case in second}
-    assert sign_flip_p(mixed, second) > 0.9
-
-
-def test_gap_closed_is_the_fraction_of_the_teachers_lead() -> None:
-    gap_closed = script("comparisons").gap_closed
-    scratch = {str(case): 0.5 + case / 100 for case in range(8)}
-    teacher = {case: value + 0.2 for case, value in scratch.items()}
-    student = {case: value + 0.15 for case, value in scratch.items()}
-    closed = gap_closed(student, scratch, teacher)
-    assert closed.gap == pytest.approx(0.2) and closed.fraction == pytest.approx(0.75)
-    assert closed.fraction_interval == pytest.approx((0.75, 0.75))
 
 
 def test_a_budget_without_a_gap_is_not_counted() -> None:

@@ -1,38 +1,18 @@
-"""Statistics of a suite's methods: patients are the unit, and seeds are averaged within a patient first."""
+"""Tests of paired differences between methods, and the fraction of a teacher's lead that a student closes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from scipy.stats import permutation_test
 
-from tskd_monai.evaluation.comparison import PairedComparison, compare
 from tskd_monai.evaluation.intervals import RESAMPLES, bootstrap_mean_interval
-from tskd_monai.evaluation.summary import class_means, finite_mean
 
-Result = Mapping[str, Any]
 Patients = Mapping[str, float]
-
-
-def patient_means(results: Sequence[Result], metric: str) -> dict[str, float]:
-    """Returns patient -> mean over seeds of the mean of `metric` over the classes; undefined values are left out."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        rows = [{**row, metric: math.nan if row[metric] is None else row[metric]} for row in result["rows"]]
-        for case, value in class_means(rows, metric).items():
-            values.setdefault(case, []).append(value)
-    return {case: finite_mean(of_case) for case, of_case in values.items()}
-
-
-def paired(first: Patients, second: Patients) -> PairedComparison:
-    """Returns the paired difference of two methods on the patients that both have: folds may still be missing."""
-    both = sorted(first.keys() & second.keys())
-    return compare({case: first[case] for case in both}, {case: second[case] for case in both})
+"""Patient -> score."""
 
 
 def sign_flip_p(first: Patients, second: Patients, seed: int = 0) -> float:
