@@ -68,7 +68,7 @@ def test_name_that_the_command_line_took_for_a_number_is_refused_at_the_start(
         str(path), workflow_type="infer", logging_file=False, bundle_root=str(BUNDLES / bundle), **options
     )
     with pytest.raises(RuntimeError) as raised:  # the runner wraps what a config raises
-        workflow.initialize()
+        [step() for step in (workflow.initialize, workflow.run)]
     told = rf"Expected a path for --{option}, found 20240115, as which the command line reads it; write \./ in front"
     assert re.match(told, str(root_cause(raised.value)))
     assert not (tmp_path / "out").exists()
@@ -95,6 +95,7 @@ def test_paths_are_relative_to_the_datalist(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert dataset_dir("study/datalist.json") == str((tmp_path / "study").resolve())
     assert Path(dataset_dir(None)).is_absolute()
+    assert dataset_dir(["a.nii.gz"]) == str(Path.cwd())
     with pytest.raises(ValueError, match=r"Expected a path for --datalist, found 7, .*write \./ in front"):
         dataset_dir(7)  # type: ignore[arg-type]
 

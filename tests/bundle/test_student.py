@@ -22,7 +22,7 @@ from tskd_monai.bundle.student import (
 from tskd_monai.data.task import Intensity, Label, Task, load_task
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.students import build_student
+from tskd_monai.networks.students import NETWORK_OF_TASK, build_student, network_definition, student_size
 from tskd_monai.training.checkpoint import BestCheckpoint
 from tskd_monai.training.history import TrainingHistory
 
@@ -64,8 +64,8 @@ def test_bundle_has_the_files_of_its_template_and_weights_of_its_own(bundle: Pat
 
 def test_configs_are_the_templates_with_the_student(bundle: Path) -> None:
     for name in ("inference.json", "train.json"):
-        expected = {**read(TEMPLATE / "configs" / name), "student": BASE}
-        assert read(bundle / "configs" / name) == expected
+        network = {"student": BASE, "network_def": network_definition(BASE, 1, 3, (32, 48))}
+        assert read(bundle / "configs" / name) == {**read(TEMPLATE / "configs" / name), **network}
     for name in ("LICENSE", "configs/evaluate.json", "configs/logging.conf"):
         assert (bundle / name).read_bytes() == (TEMPLATE / name).read_bytes()
 
@@ -82,6 +82,27 @@ def test_weights_load_strictly_into_the_network_of_its_config(bundle: Path) -> N
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert network.load_state_dict(weights, strict=True).missing_keys == []
     assert network(torch.zeros(1, 1, 32, 48)).shape == (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize(("student", "monai_name"), [(SMALL, "UNet"), ("planned_unet", "DynUNet"), ("vit_tiny", None)])
+def test_network_is_one_of_monais_where_the_student_is(
+    student: str, monai_name: str | None, tmp_path: Path, make_task: MakeTask
+) -> None:
+    weights = student_weights(make_task(), name=student)
+    write_student_bundle(TEMPLATE, tmp_path, make_task(), student, weights)
+    for name in ("inference.json", "train.json"):
+        definition = read(tmp_path / "configs" / name)["network_def"]
+        if monai_name is None:
+            assert definition == NETWORK_OF_TASK
+            continue
+        assert not any(str(value).startswith(("$", "@")) for value in definition.values())
+        network = ConfigParser(definition).get_parsed_content()
+        assert type(network).__name__ == definition["_target_"] == monai_name
+        network.load_state_dict(weights, strict=True)
+        images = torch.rand(1, 1, 32, 48)
+        expected = student_size(student).build(1, 3, (32, 48))
+        expected.load_state_dict(weights)
+        assert torch.equal(network.eval()(images), expected.eval()(images))
 
 
 def test_metadata_states_the_tasks_classes(bundle: Path) -> None:

@@ -65,10 +65,15 @@ def targets(steps: list[Any], config: dict[str, Any]) -> list[str]:
     return [step["_target_"].rpartition(".")[2] if isinstance(step, dict) else str(step) for step in found]
 
 
+def first_steps(config: dict[str, Any]) -> list[Any]:
+    """Returns what a training config does before all else: to initialise, or where its trainer is built."""
+    return config.get("initialize") or [*config["run"][:-1], *config["train"]["trainer"]["_requires_"]]
+
+
 def test_steps_before_a_training_run(training: tuple[str, list[str], dict[str, Any]]) -> None:
     """The precision is checked first, then bundle root, seeds, process group and folder, then all else."""
     bundle, configs, config = training
-    steps = [step.replace("DiffusionInferer", "PrecisionInferer") for step in targets(config["initialize"], config)]
+    steps = [step.replace("DiffusionInferer", "PrecisionInferer") for step in targets(first_steps(config), config)]
     assert steps == ["end_with_the_reason", "PrecisionInferer", "guard_run"]
     guards = config["guards"]
     assert {name: guards[name] for name in ("bundle_root", "output_dir", "seed", "deterministic")} == {
@@ -141,5 +146,6 @@ def test_what_writes_results_holds_its_output_folder(name: str, configs: list[st
     parser = ConfigParser()
     parser.read_config([str(ROOT / "bundles" / name / "configs" / config) for config in configs])
     content = parser.get()
-    assert targets(content["initialize"], content)[-1] == "hold_output_dir"
+    steps = content.get("initialize") or component(content["run"][0], content)
+    assert targets(steps, content)[-1] == "hold_output_dir"
     assert targets(content["finalize"], content)[0] == "release_output_dir"

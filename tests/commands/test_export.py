@@ -35,7 +35,7 @@ from tskd_monai.networks.students import build_student
 
 NAME = ZOO_NAMES["segmentation"]
 SCHEMA = ROOT / "tests" / "bundles" / "meta_schema_20240725.json"
-# Runs in a process that cannot import tskd_monai: every vendored module, verify_net_in_out and inference.
+# Runs in a process that cannot import tskd_monai: verify_net_in_out, inference and every vendored module.
 WITHOUT_THE_PACKAGE = """
 import importlib, sys
 from pathlib import Path
@@ -44,9 +44,9 @@ from monai.bundle import run, verify_net_in_out
 bundle, image, output = sys.argv[1:]
 config = f"{bundle}/configs/inference.json"
 verify_net_in_out("network_def", meta_file=f"{bundle}/configs/metadata.json", config_file=config, bundle_root=bundle)
+run(config_file=config, bundle_root=bundle, image=image, output_dir=output, device="cpu")
 for path in sorted(Path(bundle, "scripts").rglob("*.py")):
     importlib.import_module(".".join(path.relative_to(bundle).with_suffix("").parts).removesuffix(".__init__"))
-run(config_file=config, bundle_root=bundle, image=image, output_dir=output, device="cpu")
 print(sys.modules["scripts"].__file__)
 """
 

@@ -54,6 +54,21 @@ def test_folder_of_files_gives_each_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_datalist_may_be_a_list_of_images(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "b.nii")
+    entries = [str(tmp_path / "a.nii.gz"), {"image": str(tmp_path / "b.nii"), "label": "x"}]
+    assert [case["name"] for case in find_cases(datalist=entries)] == ["a", "b"]
+    for wrong, message in (
+        ([], "paths of images in the list --datalist, found none"),
+        ([7], "a path for --datalist, found 7"),
+        ([{"label": "x"}], "a path for --datalist, found None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_cases(datalist=wrong)
+    with pytest.raises(FileNotFoundError, match=r"at .*c\.nii, found nothing"):
+        find_cases(datalist=[str(tmp_path / "c.nii")])
+
+
 def test_dicom_folder_is_one_study_without_its_folders_name(tmp_path: Path) -> None:
     touch(tmp_path / "Doe^Jane" / "IM0001", tmp_path / "Doe^Jane" / "IM0002.dcm")
     assert find_cases(tmp_path / "Doe^Jane") == [{"image": str(tmp_path / "Doe^Jane")}]

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
 from tskd_monai.data.task import Label, Task
-from tskd_monai.inference.label_map_inferer import LabelMapInferer
+from tskd_monai.inference.label_map_inferer import UPSAMPLING, LabelMapInferer
 from tskd_monai.training.validation import slice_inferer
 
 MakeTask = Callable[..., Task]
@@ -52,6 +52,22 @@ def test_the_engine_runs_the_network(make_task: MakeTask, network: UNet) -> None
 
     assert LabelMapInferer(make_task(), engine=engine)(volume(32, 48, 3), network).unique().tolist() == [4]
     assert asked == [network]
+
+
+@torch.no_grad()
+def test_logits_become_labels_on_the_given_device(
+    make_task: MakeTask, network: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def labels(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        found.extend(tensor.device.type for tensor in (logits, rows, columns))
+        return torch.zeros(len(logits), len(rows), len(columns), dtype=values.dtype)
+
+    monkeypatch.setitem(UPSAMPLING, "linear", labels)
+    for device in ("meta", None):
+        LabelMapInferer(make_task(), device=device)(volume(32, 48, 3), network)
+    assert found == ["meta"] * 3 + ["cpu"] * 3
 
 
 def test_values_beyond_a_byte_fit(make_task: MakeTask) -> None:

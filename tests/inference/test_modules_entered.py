@@ -60,7 +60,8 @@ def modules_of_a_run(configs: list[str], image: Path, output_dir: Path) -> set[s
         engine="torch",
     )
     workflow.initialize()
-    workflow.parser.get_parsed_content("evaluator")
+    for part in ("guards", "evaluator"):
+        workflow.parser.get_parsed_content(part)
     with entered_modules() as found:
         workflow.run()
     workflow.finalize()

@@ -263,7 +263,8 @@ def test_bundle_root_that_the_command_line_took_for_a_number_is_refused_in_one_l
     configs = [str(bundle / "configs" / name) for name in ("inference.json", *more)]
     workflow = ConfigWorkflow(configs, workflow_type="infer", logging_file=False, bundle_root=20240115,
                               output_dir=str(tmp_path / "out"))  # fmt: skip
+    workflow.initialize()
     with pytest.raises(RuntimeError) as raised:
-        workflow.initialize()
+        workflow.run()
     assert str(root_cause(raised.value)).startswith("Expected a path for --bundle_root, found 20240115, as which")
     assert not (tmp_path / "out").exists()

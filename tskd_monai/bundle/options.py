@@ -97,8 +97,10 @@ def default_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def dataset_dir(datalist: str | Path | None) -> str:
-    """Returns the folder that a datalist's paths are relative to."""
+def dataset_dir(datalist: str | Path | list[Any] | None) -> str:
+    """Returns the folder that a datalist's paths are relative to: for a list of images, the working directory."""
+    if isinstance(datalist, list):
+        return str(Path.cwd())
     return str(text_path(datalist or ".", "datalist").resolve().parent)
 
 

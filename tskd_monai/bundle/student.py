@@ -17,6 +17,7 @@ from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.networks.cost import count_parameters
 from tskd_monai.networks.pretrained import load_encoder_weights
+from tskd_monai.networks.students import network_definition
 from tskd_monai.networks.weights_file import load_strictly, read_weights
 from tskd_monai.training.checkpoint import BestCheckpoint, load_checkpoint, save_checkpoint
 from tskd_monai.training.component_filters import harmful_filters
@@ -71,12 +72,24 @@ def write_student_bundle(
             shutil.copyfile(template / name, temporary)
     if (template / VENDORED_CODE).is_dir():
         shutil.copytree(template / VENDORED_CODE, output_dir / VENDORED_CODE, dirs_exist_ok=True)
+    network = student_settings(task, student)
     for name in CONFIGS_WITH_STUDENT:
-        write_json(output_dir / name, {**read_json(output_dir / name), "student": student})
+        write_json(output_dir / name, {**read_json(output_dir / name), **network})
     save_task(task, output_dir / "configs" / "task.json")
     metadata = read_json(template / "configs" / "metadata.json")
     write_json(output_dir / "configs" / "metadata.json", _describe(metadata, task))
     save_checkpoint(dict(weights), output_dir / "models" / "model.pt")
+
+
+def student_settings(task: Task, student: str) -> dict[str, Any]:
+    """Returns the values of the config ids that define the student's network.
+
+    Args:
+        task: task of the student.
+        student: name for `build_student`.
+    """
+    definition = network_definition(student, task.channels, task.num_classes, task.image_size)
+    return {"student": student, "network_def": definition}
 
 
 def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, torch.Tensor] | None:

@@ -27,7 +27,7 @@ def output_name(metadata: Mapping[str, Any], transform: Any) -> dict[str, str | 
     """Returns the output name for `SaveImaged`: the item's name, a DICOM series' hash, or the file's name."""
     name = metadata.get("output_name") or metadata.get("series_hash")
     if not name:
-        name = _without(VOLUME_ENDINGS, Path(str(metadata["filename_or_obj"])).name)
+        name = _without(VOLUME_ENDINGS, image_title(metadata))
     # MONAI cuts the name at the last dot, which a case may contain.
     return {"subject": f"{shortened(str(name))}.nii.gz", "idx": None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ FORMULA_MARKS = ("=", "+", "-", "@")
 
 def find_cases(
     image: str | Path | Sequence[str | Path] | None = None,
-    datalist: str | Path | None = None,
+    datalist: str | Path | list[Any] | None = None,
     section: str = "test",
     fold: int | None = None,
     tree: str | Path | None = None,
@@ -51,9 +51,10 @@ def find_cases(
         image: a NIfTI, NRRD, MetaImage or 2D image file, a folder of such files, a folder with one DICOM series, or a
             list of these. In a folder, segmentations of earlier runs, 2D images beside a series and other files are
             skipped with a warning. A file that is named itself is never skipped.
-        datalist: used when neither `image` nor `tree` is given.
-        section: section of the datalist.
-        fold: fold of the datalist.
+        datalist: used when neither `image` nor `tree` is given; a JSON file, or a list of images, each a path or
+            `{"image": path}`, as in the model zoo and in 3D Slicer.
+        section: section of the JSON file.
+        fold: fold of the JSON file.
         tree: a folder in which every image file and every DICOM series is a case, also a series that is spread over
             several folders. Files are skipped as with `image`.
         output_dir: output folder of the run; needed with `tree`, whose output names are made with the folder's private
@@ -61,8 +62,8 @@ def find_cases(
 
     Raises:
         FileNotFoundError: when `image` or `tree` does not exist, or a tree holds no image.
-        ValueError: when none or both of them are given, a folder holds images of two kinds, a name is not valid as a
-            file name, or two cases have the same name.
+        ValueError: when none or both of them are given, a list is empty, a folder holds images of two kinds, a name is
+            not valid as a file name, or two cases have the same name.
     """
     if image is not None and tree is not None:
         raise ValueError("Expected --image or --tree, found both; give one.")
@@ -72,6 +73,8 @@ def find_cases(
         cases = _cases_below(typed_path(tree, "tree"), text_path(output_dir, "output_dir"))
     elif image is not None:
         cases = [_case(file) for path in _listed(image) for file in _image_files(path)]
+    elif isinstance(datalist, list):
+        cases = [_case(file) for path in _listed_images(datalist) for file in _image_files(path)]
     elif datalist is not None:
         entries = load_section(datalist, section, fold)
         cases = [
@@ -95,6 +98,14 @@ def _listed(image: Any) -> list[Path]:
     """Returns the paths of `--image`: one, or a list."""
     paths = image if isinstance(image, (list, tuple)) else [typed_path(image, "image")]
     return [text_path(path, "image") for path in paths]
+
+
+def _listed_images(datalist: list[Any]) -> list[Path]:
+    """Returns the paths of a list of images, each a path or `{"image": path}`."""
+    if not datalist:
+        raise ValueError("Expected paths of images in the list --datalist, found none; give at least one.")
+    entries = [entry.get("image") if isinstance(entry, Mapping) else entry for entry in datalist]
+    return [text_path(entry, "datalist") for entry in entries]
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -54,6 +54,7 @@ class LabelMapInferer(Inferer):
         engine: engine that runs the network; None: torch.
         upsampling: `linear`: logits are interpolated, then the class is chosen; `nearest`: the class of the nearest
             pixel of the network.
+        device: device on which logits become labels; None: that of the image.
 
     Raises:
         ValueError: when `upsampling` is another word.
@@ -66,6 +67,7 @@ class LabelMapInferer(Inferer):
         overlap: float = 0.25,
         engine: Engine | None = None,
         upsampling: str = "linear",
+        device: torch.device | str | None = None,
     ) -> None:
         if upsampling not in UPSAMPLING:
             raise ValueError(f"Expected --upsampling linear or nearest, found {upsampling}.")
@@ -73,6 +75,7 @@ class LabelMapInferer(Inferer):
         self.label_values = task.label_values
         self.sw_batch_size = sw_batch_size
         self.engine = engine or TorchEngine()
+        self.device = device
         self._labels = UPSAMPLING[upsampling]
         self._windows = SlidingWindowInferer(self.window, sw_batch_size, overlap, mode="gaussian")
 
@@ -106,11 +109,12 @@ class LabelMapInferer(Inferer):
         values = torch.tensor(self.label_values, dtype=torch.uint8 if max(self.label_values) < 256 else torch.int32)
         label_map = grid.empty_label_map(values.dtype)
         planes = image.as_tensor() if isinstance(image, MetaTensor) else image
-        rows, columns = grid.rows.to(planes.device), grid.columns.to(planes.device)
+        device = self.device or planes.device
+        rows, columns = grid.rows.to(device), grid.columns.to(device)
         for start in range(0, len(grid.slices), self.sw_batch_size):
             batch = slice(start, start + self.sw_batch_size)
             logits = self._logits(planes[..., batch].movedim(-1, 0).contiguous(), predict)
-            label_map[grid.slices[batch]] = self._labels(logits, rows, columns, values).cpu()
+            label_map[grid.slices[batch]] = self._labels(logits.to(device), rows, columns, values).cpu()
         return label_map
 
     def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -132,7 +132,14 @@ class SegmentationRun:
         self._started = time.monotonic()
 
     def run(self, evaluator: SupervisedEvaluator) -> None:
-        """Segments the pending cases and writes `summary.json` and `volumes.csv`.
+        """Segments the pending cases and writes `summary.json` and `volumes.csv`; see `complete`."""
+        self.complete(evaluator.run)
+
+    def complete(self, segment_pending: Callable[[], None]) -> None:
+        """Writes `summary.json` and `volumes.csv` once the pending cases, if any, are segmented.
+
+        Args:
+            segment_pending: calls `segment` for each pending case.
 
         Raises:
             CasesFailedError: at the end, when a case has failed; lists these with the reason.
@@ -142,10 +149,10 @@ class SegmentationRun:
             logger.info("%d cases are done already; --resume False segments them again.", before)
         self._started = time.monotonic()
         if self.pending:
-            evaluator.run()
+            segment_pending()
         self._summarise()
 
-    def segment(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> Any:
+    def segment(self, engine: Any, batch: dict[str, Any]) -> Any:
         """Returns the output for one case, or None if it failed: the evaluator's `iteration_update`."""
         case = self.pending[int(batch[CASE][0])]
         started = time.monotonic()
@@ -287,6 +294,27 @@ class SegmentationRun:
             return self._inputs[key]
         path = self._private_path(key)
         return dict(read_json(path)) if path.is_file() else {"input": "", "message": ""}
+
+
+class SegmentationEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator over the pending cases of a run; programs that only call `run` get the summary and the errors.
+
+    Args:
+        segmentation_run: run whose cases the data loader reads.
+        options: arguments of `SupervisedEvaluator`.
+    """
+
+    def __init__(self, segmentation_run: SegmentationRun, **options: Any) -> None:
+        super().__init__(iteration_update=segmentation_run.segment, **options)
+        self.segmentation_run = segmentation_run
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as in MONAI
+        """Segments the pending cases, if any, and writes the summary; see `SegmentationRun.complete`.
+
+        Args:
+            global_epoch: part of MONAI's interface.
+        """
+        self.segmentation_run.complete(partial(super().run, global_epoch))
 
 
 def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:

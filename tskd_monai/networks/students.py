@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -44,6 +44,21 @@ class StudentSize(Protocol):
 
     def encoder(self, network: nn.Module) -> NetworkPart:
         """Returns the encoder of a network of this size, images to (B, F, h, w)."""
+        ...
+
+
+@runtime_checkable
+class MonaiSize(Protocol):
+    """Size of a student that is a network of MONAI.
+
+    Attributes:
+        monai_name: name of the network's class in MONAI.
+    """
+
+    monai_name: ClassVar[str]
+
+    def arguments(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments of the class, as JSON holds them."""
         ...
 
 
@@ -92,6 +107,37 @@ def build_student(name: str, in_channels: int, out_channels: int, image_size: Se
     """
     height, width = image_size
     return student_size(name).build(in_channels, out_channels, (height, width))
+
+
+NETWORK_OF_TASK: Mapping[str, str] = {
+    "_target_": "tskd_monai.networks.students.build_student",
+    "name": "@student",
+    "in_channels": "$@task_def.channels",
+    "out_channels": "$@task_def.num_classes",
+    "image_size": "$@task_def.image_size",
+}
+"""`network_def` of any student in a config that holds `student` and `task_def`."""
+
+
+def network_definition(name: str, in_channels: int, out_channels: int, image_size: Sequence[int]) -> dict[str, Any]:
+    """Returns `network_def` for a config: a network of MONAI with its arguments, else `NETWORK_OF_TASK`.
+
+    A network of MONAI is built without this project's code and without the task, as `monai.bundle.load` requires.
+
+    Args:
+        name: name of a student.
+        in_channels: number of input channels C.
+        out_channels: number of classes K, background included.
+        image_size: (H, W) of the task, in pixels.
+
+    Raises:
+        ValueError: when the name is unknown, or the network does not support the image size.
+    """
+    size = student_size(name)
+    if not isinstance(size, MonaiSize):
+        return dict(NETWORK_OF_TASK)
+    height, width = image_size
+    return {"_target_": size.monai_name, **size.arguments(in_channels, out_channels, (height, width))}
 
 
 def _check_name(name: str) -> None:

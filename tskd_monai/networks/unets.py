@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from monai.networks.nets import DynUNet, UNet
 from torch import nn
@@ -29,6 +30,7 @@ class CompactUNet:
 
     channels: tuple[int, ...]
     num_res_units: int
+    monai_name: ClassVar[str] = "UNet"
 
     @property
     def feature_layer(self) -> str:
@@ -41,7 +43,11 @@ class CompactUNet:
         return self.channels[-1]
 
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> UNet:
-        """Returns the network, images (B, C, H, W) to logits (B, K, H, W).
+        """Returns the network of `arguments`, images (B, C, H, W) to logits (B, K, H, W)."""
+        return UNet(**self.arguments(in_channels, out_channels, image_size))
+
+    def arguments(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments of MONAI's `UNet`, as JSON holds them.
 
         Instance norm keeps a single slice's result independent of its batch.
 
@@ -59,16 +65,16 @@ class CompactUNet:
                 f"Expected an image_size of multiples of {factor} for a U-Net of {len(self.channels)} levels, found "
                 f"{tuple(image_size)}; choose the task's image_size accordingly."
             )
-        return UNet(
-            spatial_dims=2,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            channels=self.channels,
-            strides=(2,) * (len(self.channels) - 1),
-            num_res_units=self.num_res_units,
-            norm=("instance", {"affine": True}),
-            act="LEAKYRELU",
-        )
+        return {
+            "spatial_dims": 2,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "channels": list(self.channels),
+            "strides": [2] * (len(self.channels) - 1),
+            "num_res_units": self.num_res_units,
+            "norm": ["instance", {"affine": True}],
+            "act": "LEAKYRELU",
+        }
 
     def encoder(self, network: nn.Module) -> NetworkPart:
         """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""
@@ -93,6 +99,8 @@ class PlannedUNet:
     Source: Isensee et al. 2021 (nnU-Net), supplementary note 4.
     """
 
+    monai_name: ClassVar[str] = "DynUNet"
+
     @property
     def feature_layer(self) -> str:
         """Name of the layer whose output is distilled: at an eighth of the resolution, all deeper levels included.
@@ -107,7 +115,11 @@ class PlannedUNet:
         return _channels(FEATURE_LEVEL)
 
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> DynUNet:
-        """Returns the network, images (B, C, H, W) to logits (B, K, H, W).
+        """Returns the network of `arguments`, images (B, C, H, W) to logits (B, K, H, W)."""
+        return DynUNet(**self.arguments(in_channels, out_channels, image_size))
+
+    def arguments(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments of MONAI's `DynUNet`, as JSON holds them.
 
         Args:
             in_channels: number of input channels C.
@@ -119,17 +131,17 @@ class PlannedUNet:
         """
         halvings = count_halvings(image_size)
         strides = [1] + [2] * halvings
-        return DynUNet(
-            spatial_dims=2,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=[3] * len(strides),
-            strides=strides,
-            upsample_kernel_size=strides[1:],
-            filters=[_channels(level) for level in range(len(strides))],
-            norm_name=("INSTANCE", {"affine": True}),
-            act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-        )
+        return {
+            "spatial_dims": 2,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": [3] * len(strides),
+            "strides": strides,
+            "upsample_kernel_size": strides[1:],
+            "filters": [_channels(level) for level in range(len(strides))],
+            "norm_name": ["INSTANCE", {"affine": True}],
+            "act_name": ["leakyrelu", {"inplace": True, "negative_slope": 0.01}],
+        }
 
     def encoder(self, network: nn.Module) -> NetworkPart:
         """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""

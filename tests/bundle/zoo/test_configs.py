@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
 from tskd_monai.bundle.zoo.configs import export_config
 
@@ -35,7 +36,7 @@ def test_config_finds_the_code_beside_it_before_anything_else(tmp_path: Path, na
     assert parser["vendored_code"] == "$sys.path.insert(0, str(@bundle_root))"
     assert parser["imports"] == ["$import sys"]
     assert parser["initialize"][0] == "@vendored_code"
-    assert parser["task_def"]["_requires_"] == "@vendored_code"
+    assert ensure_tuple(parser["task_def"]["_requires_"]) == ("@vendored_code",)
     assert parser["task_def"]["_target_"] == "scripts.data.task.load_task"
 
 
@@ -51,6 +52,14 @@ def test_override_gets_the_path_only_where_it_replaces_initialize(tmp_path: Path
     parser = exported(tmp_path, "multi.json", json.dumps({"device": "cpu", "initialize": ["$print(1)"]}), {})
     assert parser.get() == {"device": "cpu", "initialize": ["@vendored_code", "$print(1)"]}
     assert exported(tmp_path, "small.yaml", "output_dir: out\n", {}).get() == {"output_dir": "out"}
+
+
+def test_every_component_of_the_bundled_code_requires_it(tmp_path: Path) -> None:
+    ours, stock = {"_target_": "tskd_monai.a.B"}, {"_target_": "Compose", "_requires_": "@x"}
+    config = {"bundle_root": ".", "x": 1, "a": [{**ours, "b": {**ours, "_requires_": "@x"}}, {**stock, "c": ours}]}
+    first, second = exported(tmp_path, "a.json", json.dumps(config), {})["a"]
+    assert first["_requires_"] == ["@vendored_code"] and first["b"]["_requires_"] == ["@vendored_code", "@x"]
+    assert second["_requires_"] == "@x" and second["c"]["_requires_"] == ["@vendored_code"]
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.json", json.dumps(PLAIN)), ("a.yaml", YAML)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tskd_monai.bundle.student import write_student_bundle
+from tskd_monai.bundle.student import student_settings, write_student_bundle
 from tskd_monai.bundle.zoo.contents import BUNDLES, Trained, place_student, place_teacher
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.files.json_files import write_json
@@ -23,7 +23,7 @@ def test_student_comes_with_its_task_size_and_classes(tmp_path: Path, make_task:
     )
     contents = place_student(Trained(tmp_path / "student"), tmp_path / "export")
     assert contents.task == load_task(tmp_path / "export" / "configs" / "task.json") == task
-    assert contents.settings["inference.json"] == {"student": "compact_unet_base"}
+    assert contents.settings["inference.json"] == student_settings(task, "compact_unet_base")
     assert contents.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
     assert "liver, spleen" in contents.metadata["task"]
     assert contents.metadata["authors"] == "Not stated by those who trained it."

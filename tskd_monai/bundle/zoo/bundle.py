@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import zipfile
@@ -22,7 +23,7 @@ from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.shipped import ROOT
-from tskd_monai.networks.students import student_modules
+from tskd_monai.networks.students import NETWORK_OF_TASK, student_modules
 
 SOURCE = Path(tskd_monai.__file__).parent
 UNIT_TESTS = Path(__file__).parent / "unit_tests"
@@ -114,7 +115,8 @@ def fill_bundle(
         settings = contents.settings.get(source.name, {})
         export_config(source, folder / "configs" / source.name, name, pins.extras, settings)
     student = contents.settings.get("inference.json", {}).get("student") if bundle == "segmentation" else None
-    modules = needed_code([source.read_text(encoding="utf-8") for source in sources], student)
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    modules = needed_code([*texts, json.dumps(contents.settings)], student)
     vendor(SOURCE, modules, folder, pins.extras)
     for file in ("LICENSE", "configs/logging.conf"):
         shutil.copyfile(BUNDLES / bundle / file, folder / file)
@@ -173,7 +175,9 @@ def _check_replaceable(folder: Path, weights: Path | None) -> None:
 def _write_template(name: str, contents: Contents, folder: Path) -> None:
     """Writes the template of student bundles, with the code that is copied into each of them."""
     metadata = read_json(BUNDLES / "segmentation" / "configs" / "metadata.json")
-    fill_bundle("segmentation", f"{name}/segmentation", Contents(contents.task, metadata, {}), folder, card=None)
+    settings = {file: {"network_def": dict(NETWORK_OF_TASK)} for file in ("inference.json", "train.json")}
+    filled = Contents(contents.task, metadata, settings)  # with the code of every student
+    fill_bundle("segmentation", f"{name}/segmentation", filled, folder, card=None)
     documents = [BUNDLES / "segmentation" / file for file in TEMPLATE_FILES if file.startswith("docs/")]
     write_documents({document.name: document for document in documents}, folder, {})
 

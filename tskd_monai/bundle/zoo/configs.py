@@ -1,8 +1,9 @@
 """Rewrites configs for an exported bundle, so that they find the bundled code from any working directory.
 
-MONAI's runner adds the bundle's folder to Python's path only after `initialize`, and its export commands never do.
-So each config gets the expression `vendored_code`, which adds it; `initialize` begins with it, and the task, on which
-every network depends, requires it. Only `--bundle_root`, needed from another folder anyway, must be given.
+MONAI's runner adds the bundle's folder to Python's path only after `initialize`; its export commands and programs that
+take single parts of a config never do. So each config gets the expression `vendored_code`, which adds it; `initialize`
+begins with it, and components of the bundled code require it: in JSON all of them, in YAML the task, on which every
+network depends. Only `--bundle_root`, needed from another folder anyway, must be given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.zoo.vendored_code import rewritten
+from monai.utils import ensure_tuple
+
+from tskd_monai.bundle.zoo.vendored_code import VENDORED, rewritten
 
 FOUND = "vendored_code"
 FIND = "$sys.path.insert(0, str(@bundle_root))"
@@ -40,6 +43,7 @@ def export_config(
     """
     text = rewritten(source.read_text(encoding="utf-8"), extras).replace(SIBLING, INSIDE)
     text = text.replace(f"bundles/{source.parent.parent.name}", name)
+    settings = json.loads(rewritten(json.dumps(settings), extras))
     export = _json_config if source.suffix == ".json" else _yaml_config
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(export(text, settings, source), encoding="utf-8")
@@ -61,12 +65,22 @@ def _with_finder(config: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"imports": [*config.get("imports", []), IMPORT]}
     for id_, value in config.items():
         if id_ != "imports":
-            found[id_] = value
+            found[id_] = _requiring_code(value)
         if id_ == "bundle_root":
             found[FOUND] = FIND
-        if id_ == TASK_ID:
-            found[id_] = {"_requires_": f"@{FOUND}", **value}
     return {**found, "initialize": [f"@{FOUND}", *config.get("initialize", [])]}
+
+
+def _requiring_code(value: Any) -> Any:
+    """Returns a part of a config in which each component of the bundled code requires it to be found."""
+    if isinstance(value, list):
+        return [_requiring_code(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: _requiring_code(part) for key, part in value.items()}
+    if not str(value.get("_target_", "")).startswith(f"{VENDORED}."):
+        return parts
+    return {**parts, "_requires_": [f"@{FOUND}", *ensure_tuple(value.get("_requires_", ()))]}
 
 
 def _yaml_config(text: str, settings: Mapping[str, Any], source: Path) -> str:

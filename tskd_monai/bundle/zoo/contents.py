@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.bundle.student import OWNER, fill_data_format, load_student_weights
+from tskd_monai.bundle.student import OWNER, fill_data_format, load_student_weights, student_settings
 from tskd_monai.data.task import Task, load_task, save_task
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.shipped import BUNDLES
@@ -71,7 +71,7 @@ def place_student(trained: Trained, folder: Path) -> Contents:
     student, task = _copy_student(source, folder)
     own = read_json(source / "configs" / "metadata.json")
     metadata = _metadata("segmentation") | {key: own[key] for key in ("name", "task", "description", *OWNER)}
-    settings = {name: {"student": student} for name in ("inference.json", "train.json")}
+    settings = {name: student_settings(task, student) for name in ("inference.json", "train.json")}
     return Contents(task, fill_data_format(metadata, task), settings)
 
 
@@ -80,7 +80,7 @@ def place_distilled(trained: Trained, folder: Path) -> Contents:
     student, task = _copy_student(_needed(trained, "distillation", "a student"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
     metadata = fill_data_format(_metadata("distillation") | OWNER, task)
-    return Contents(task, metadata, {"inference.json": {"student": student}})
+    return Contents(task, metadata, {"inference.json": student_settings(task, student)})
 
 
 def place_teacher(trained: Trained, folder: Path) -> Contents:
