@@ -29,11 +29,11 @@ WITHOUT_LABELS = {("distillation", "train.yaml"), ("diffusion_synthesis", "train
 """No classes to check: the student sees none, and the diffusion model at most takes them as a condition."""
 
 PATHS = {
-    ("distillation", "train.yaml"): {"teacher_dir", "transfer_set"},
+    ("distillation", "train.yaml"): {"teacher_dir", "targets", "transfer_set"},
     ("distillation", "fine_tune.yaml"): {"initial_student"},
 }
 """Options of files and folders that are checked to be strings."""
-OWN_PARTS = ("dataset", "sampler", "lr_scheduler", "history", "checkpoint")
+OWN_PARTS = ("sampler", "lr_scheduler", "history", "checkpoint")
 OTHER_HANDLERS = {
     "CheckpointLoader": "the weights that the student's training starts from",
     "MomentumUpdate": "MoCo's momentum encoder",
@@ -105,6 +105,7 @@ def test_handlers_of_a_training_run(training: tuple[str, list[str], dict[str, An
     handlers = config["train"]["handlers"][names.index("standard_handlers")]
     own = {name: handlers[name].replace("::", "#") for name in OWN_PARTS}
     assert own == {name: f"@train#{name}" for name in OWN_PARTS}
+    assert handlers["dataset"] == config["train"]["dataloader"]["dataset"]  # the one whose random state is restored
     assert (handlers["seed"], handlers["tensorboard"]) == ("@seed", "@tensorboard")
     assert handlers.get("accumulation_steps") == config["train"]["trainer"].get("accumulation_steps")
     if "validate" in config:
