@@ -118,7 +118,7 @@ def test_every_broken_rule_names_file_and_section(folder: Path, rule: str, data:
     ("folds", "message"),
     [
         ({}, "a list in `folds`, found dict"),
-        ([], "a fold below 0, found 0"),
+        ([], "`folds` for --fold 0, found none"),
         ([None], r"an object in `folds\[0\]`, found NoneType"),
         ([{"training": "a"}], "a list in `training` of fold 0, found str"),
     ],

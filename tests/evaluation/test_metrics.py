@@ -203,7 +203,7 @@ def test_a_reference_that_training_would_refuse_is_not_scored(tmp_path: Path) ->
     mask = box((20, 30, 1), (5, 15), (5, 25), (0, 1))[..., 0]
     Image.fromarray(mask).save(tmp_path / "mask.png")
     assert evaluate_case(tmp_path / "mask.png", tmp_path / "mask.png", ONE, "1")[0]["dice"] == 1
-    for factor, advice in ((255, "In a black and white mask the label is 255"), (7, "Declare them in the task")):
+    for factor, advice in ((255, "In a black and white mask the label is 255"), (7, "Declare them ")):
         Image.fromarray(mask * factor).save(tmp_path / "reference.png")
         with pytest.raises(ValueError, match=rf"reference\.png: expected label values .* \[{factor}\]\. {advice}"):
             evaluate_case(tmp_path / "mask.png", tmp_path / "reference.png", ONE, "1")

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 
-from tskd_monai.data.output_names import image_title, output_name
+from tskd_monai.data.output_names import case_title, image_title
 from tskd_monai.data.task import REFUSE, Intensity, Task, TrainingImages
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class CompareWithTrainingd(MapTransform):
             image.meta[UNLIKE_TRAINING] = found
             if not found:
                 continue
-            name = str(output_name(image.meta, None)["subject"]).removesuffix(".nii.gz")
+            name = case_title(image.meta)
             if self.task.unlike_training == REFUSE:
                 raise ValueError(
                     f"Expected an image like those that the model was trained on in {name}, found {found}; check the "

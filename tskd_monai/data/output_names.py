@@ -27,9 +27,16 @@ def output_name(metadata: Mapping[str, Any], transform: Any) -> dict[str, str | 
     """Returns the output name for `SaveImaged`: the item's name, a DICOM series' hash, or the file's name."""
     name = metadata.get("output_name") or metadata.get("series_hash")
     if not name:
-        name = _without(VOLUME_ENDINGS, image_title(metadata))
+        name = _without(VOLUME_ENDINGS, Path(str(metadata["filename_or_obj"])).name)
     # MONAI cuts the name at the last dot, which a case may contain.
     return {"subject": f"{shortened(str(name))}.nii.gz", "idx": None}
+
+
+def case_title(metadata: Mapping[str, Any]) -> str:
+    """Returns the name of an image's output in messages; an image in memory may have none."""
+    if not any(metadata.get(key) for key in ("output_name", "series_hash", "filename_or_obj")):
+        return image_title(metadata)
+    return str(output_name(metadata, None)["subject"]).removesuffix(".nii.gz")
 
 
 def image_title(metadata: Mapping[str, Any]) -> str:

@@ -263,7 +263,7 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(
 ) -> None:
     tiny_study(tmp_path, training=1)
     monkeypatch.chdir(tmp_path)
-    presets = "Expected --preset with one of demo, full, small"
+    presets = "Expected --preset with one of demo, demo_teacher, full, small"
     for options, expected in (
         (("--datalist", "none.json"), "found nothing at none.json"),
         (("--preset", "tiny"), presets),

@@ -87,7 +87,7 @@ def test_a_file_that_is_no_preset_is_refused(content: Any, message: str, tmp_pat
 
 
 def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--preset with one of demo, full, small, .* found tiny.$"):
+    with pytest.raises(ValueError, match="--preset with one of demo, demo_teacher, full, small, .* found tiny.$"):
         load_preset("tiny")
     with pytest.raises(ValueError, match=r"found smal; did you mean small\?$"):
         load_preset("smal")

@@ -57,7 +57,16 @@ def stages(tmp_path: Path, make_task: Any, targets: TargetOptions) -> dict[str, 
     digests = {f"{s} {k}": ["0"] for s in ("training", "validation", "test", "unlabeled") for k in ("images", "labels")}
     dataset = PlannedDataset(Path("datalist.json"), Path("task.json"), make_task(), digests, 8)
     options = PipelineOptions(
-        load_preset("demo"), "sam_demo", "shipped", None, "compact_unet_small", 7, None, 4, False, targets
+        load_preset("demo"),
+        "sam_demo",
+        "shipped",
+        None,
+        "compact_unet_small",
+        7,
+        None,
+        4,
+        synthesis=False,
+        targets=targets,
     )
     return {stage.name: stage for stage in pipeline_stages(tmp_path, dataset, options)}
 
