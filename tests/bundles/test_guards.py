@@ -66,7 +66,7 @@ def targets(steps: list[Any], config: dict[str, Any]) -> list[str]:
 
 
 def first_steps(config: dict[str, Any]) -> list[Any]:
-    """Returns what a training config does before all else: to initialise, or where its trainer is built."""
+    """Returns what the config of a training run does before all else: to initialise, or where its trainer is built."""
     return config.get("initialize") or [*config["run"][:-1], *config["train"]["trainer"]["_requires_"]]
 
 

@@ -192,7 +192,7 @@ class TargetsWriter:
 
 
 class StoredTargets(nn.Module):
-    """A folder of targets in the place of a teacher.
+    """A folder of targets instead of a teacher.
 
     Args:
         folder: folder of `targets.yaml`.
