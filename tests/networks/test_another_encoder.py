@@ -16,9 +16,7 @@ from tskd_monai.networks.encoders import (
     EncoderOutput,
     EncoderState,
     ImageEncoder,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     image_size_hw,
 )
 from tskd_monai.networks.pretrained import build_encoder
@@ -50,7 +48,7 @@ class ToyBackbone(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
 
 
-class ToyEncoder(nn.Module):
+class ToyEncoder(LayeredEncoder):
     """Step 2: an encoder that implements `ImageEncoder`; it has no position embeddings, so any size is one line."""
 
     default_lora_targets = ("blocks.0", "blocks.1", "blocks.2")
@@ -59,39 +57,28 @@ class ToyEncoder(nn.Module):
     def __init__(
         self, architecture: ToyArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         width = architecture.hidden_size
         self.image_size, self.embed_dim = image_size_hw(image_size), width
+        self.feature_depths = tuple(range(architecture.depth))
         self.feature_channels = (width,) * architecture.depth
         self.feature_strides = (16,) * architecture.depth
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
         self.backbone = ToyBackbone(width, architecture.depth)
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        return self.finish(self.begin(images, 0), 0)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         return self.backbone.blocks
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        check_image_size(images, self.image_size)
-        return self._run(EncoderState(self.backbone.patches(self.normalise(images)).permute(0, 2, 3, 1), ()), 0, count)
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.backbone.patches(pixels).permute(0, 2, 3, 1)
 
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        hidden, features = self._run(state, count, len(self.layers))
-        return EncoderOutput(hidden.permute(0, 3, 1, 2), tuple(entry.permute(0, 3, 1, 2) for entry in features))
-
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self.layers, state, range(3), start, stop, recompute=recompute)
+    def _output(self, state: EncoderState) -> EncoderOutput:
+        return EncoderOutput(
+            state.hidden.permute(0, 3, 1, 2), tuple(entry.permute(0, 3, 1, 2) for entry in state.features)
+        )
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         self.image_size = image_size_hw(image_size)
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        self.recompute_layers = enabled
 
     def initialise_randomly(self) -> None:
         pass

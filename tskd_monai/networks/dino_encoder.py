@@ -25,9 +25,7 @@ from tskd_monai.networks.encoders import (
     PATCH_SIZE,
     EncoderOutput,
     EncoderState,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
@@ -96,10 +94,13 @@ class Dinov3Architecture:
         return dinov3_entries(state, source, ROPE_THETA)
 
 
-class DinoEncoder(nn.Module):
+class DinoEncoder(LayeredEncoder):
     """What the encoders of both versions share: tokens through layers, and maps of the patch tokens.
 
-    A subclass sets ``image_size`` and ``backbone`` and implements ``layers``, ``_embed``, ``_callables`` and ``_norm``.
+    A subclass sets ``image_size`` and ``backbone`` and implements ``layers``, ``_embed`` and ``_norm``.
+
+    It returns image embeddings ``(B, hidden_size, H / 16, W / 16)``, the patch tokens after the final LayerNorm,
+    and the patch tokens after four evenly spaced layers, of the same shape, before it.
 
     Args:
         architecture: dimensions of the network.
@@ -107,77 +108,28 @@ class DinoEncoder(nn.Module):
         std: standard deviation of each colour channel.
     """
 
-    image_size: tuple[int, int]
-    # Any: with LoRA this is a PeftModel, which passes attribute access through.
-    backbone: Any
-
     def __init__(
         self, architecture: Dinov2Architecture | Dinov3Architecture, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.prefix_tokens = 1 + architecture.num_registers
         self.embed_dim = architecture.hidden_size
         self.embed_stride = PATCH_SIZE
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.feature_strides = (PATCH_SIZE,) * len(self.feature_depths)
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        """Encodes images.
-
-        Args:
-            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
-
-        Returns:
-            Image embeddings ``(B, hidden_size, H / 16, W / 16)``, the patch tokens after the final LayerNorm, and the
-            patch tokens after four evenly spaced layers, of the same shape, before it.
-
-        Raises:
-            ValueError: if the size or the number of channels is another.
-        """
-        return self.finish(self.begin(images, 0), 0)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The transformer layers, first to last."""
-        raise NotImplementedError
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        """Returns the tokens ``(B, 1 + R + N, C)`` of normalised images ``(B, 3, H, W)``."""
-        raise NotImplementedError
-
-    def _callables(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """Returns the layers as functions of the tokens only."""
-        return self.layers
 
     @property
     def _norm(self) -> nn.Module:
         """The LayerNorm after the last layer."""
         raise NotImplementedError
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        """Embeds images and runs the first ``count`` layers; tokens ``(B, 1 + R + N, C)``, see :meth:`forward`."""
-        check_image_size(images, self.image_size)
-        return self._run(EncoderState(self._embed(self.normalise(images)), ()), 0, count)
-
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        """Runs the layers after the first ``count``, see :meth:`forward`."""
-        state = self._run(state, count, len(self.layers))
+    def _output(self, state: EncoderState) -> EncoderOutput:
         return EncoderOutput(self._as_map(self._norm(state.hidden)), tuple(map(self._as_map, state.features)))
-
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self._callables(), state, self.feature_depths, start, stop, recompute=recompute)
 
     def _as_map(self, tokens: Tensor) -> Tensor:
         """Drops class and register tokens and reshapes ``(B, 1 + R + N, C)`` to ``(B, C, h, w)``."""
         return tokens[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, token_grid(self.image_size))
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
-        self.recompute_layers = enabled
 
     @torch.no_grad()
     def initialise_randomly(self) -> None:

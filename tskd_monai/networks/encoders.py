@@ -179,6 +179,78 @@ class InputNormalisation(nn.Module):
         return (images.expand(-1, 3, -1, -1) - self.mean) / self.std
 
 
+class LayeredEncoder(nn.Module):
+    """Base of the encoders: images are embedded, layers run one after another, their outputs become maps.
+
+    A subclass sets ``image_size``, ``feature_depths`` and ``backbone``, and implements ``layers``, ``_embed`` and
+    ``_output``; with the other attributes of :class:`ImageEncoder` it satisfies that protocol.
+
+    Args:
+        mean: mean of each colour channel, for input in [0, 1].
+        std: standard deviation of each colour channel.
+    """
+
+    image_size: tuple[int, int]
+    feature_depths: tuple[int, ...]
+    backbone: Any  # with LoRA this is a PeftModel, which passes attribute access through
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalise = InputNormalisation(mean, std)
+        self.recompute_layers = False
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers that run one after another, first to last."""
+        raise NotImplementedError
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """Returns the input of the first layer for normalised images ``(B, 3, H, W)``."""
+        raise NotImplementedError
+
+    def _output(self, state: EncoderState) -> EncoderOutput:
+        """Returns the output of the encoder from the state after the last layer."""
+        raise NotImplementedError
+
+    def _callables(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Returns the layers as functions of the hidden state only."""
+        return self.layers
+
+    def forward(self, images: Tensor) -> EncoderOutput:
+        """Encodes images.
+
+        Args:
+            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
+
+        Returns:
+            Image embeddings and features; the class states their shapes.
+
+        Raises:
+            ValueError: if the size or the number of channels is another.
+        """
+        return self.finish(self.begin(images, 0), 0)
+
+    def begin(self, images: Tensor, count: int) -> EncoderState:
+        """Embeds images and runs the first ``count`` layers, see :meth:`forward`."""
+        check_image_size(images, self.image_size)
+        return self._run(EncoderState(self._embed(self.normalise(images)), ()), 0, count)
+
+    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
+        """Runs the layers after the first ``count``, see :meth:`forward`."""
+        return self._output(self._run(state, count, len(self.layers)))
+
+    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
+        """Runs layers ``start`` to ``stop`` (excluded) and adds the outputs of those in ``feature_depths``."""
+        own = [depth - start for depth in self.feature_depths]
+        recompute = self.recompute_layers and self.training
+        hidden, kept = run_layers(self._callables()[start:stop], state.hidden, own, recompute=recompute)
+        return EncoderState(hidden, (*state.features, *kept))
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
+        self.recompute_layers = enabled
+
+
 def image_size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Returns ``(height, width)`` in pixels from a side length or a pair.
 
@@ -265,27 +337,3 @@ def run_layers(
         if index in depths:
             kept.append(hidden)
     return hidden, kept
-
-
-def continue_layers(
-    layers: Sequence[Callable[[Tensor], Tensor]],
-    state: EncoderState,
-    depths: Iterable[int],
-    start: int,
-    stop: int,
-    *,
-    recompute: bool,
-) -> EncoderState:
-    """Runs layers ``start`` to ``stop`` (excluded) and adds the outputs of those in ``depths`` to the features.
-
-    Args:
-        layers: all layers of the encoder.
-        state: state before layer ``start``.
-        depths: indices of the layers whose outputs are kept, counted from the first layer of all.
-        start: index of the first layer to run.
-        stop: index after the last layer to run.
-        recompute: as in :func:`run_layers`.
-    """
-    own = [depth - start for depth in depths]
-    hidden, kept = run_layers(layers[start:stop], state.hidden, own, recompute=recompute)
-    return EncoderState(hidden, (*state.features, *kept))

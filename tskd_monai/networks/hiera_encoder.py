@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,7 @@ from torch.nn import functional as F
 from tskd_monai.networks.encoders import (
     EncoderOutput,
     EncoderState,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     image_size_hw,
     linear_layer_names,
 )
@@ -80,11 +77,14 @@ class HieraArchitecture:
         return encoder_entries(state, source)
 
 
-class HieraEncoder(nn.Module):
+class HieraEncoder(LayeredEncoder):
     """SAM 2's image encoder.
 
     Images whose sides are no multiples of 32, the stride of the last stage, are padded at the bottom and right with the
     mean colour; the maps are cropped.
+
+    It returns maps of the feature pyramid with ``embed_dim`` channels: image embeddings ``(B, C, H / 16, W / 16)``,
+    and as features those of ``(H / 4, W / 4)`` and ``(H / 8, W / 8)``.
 
     Args:
         architecture: dimensions of the network.
@@ -99,50 +99,28 @@ class HieraEncoder(nn.Module):
     def __init__(
         self, architecture: HieraArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.image_size = image_size_hw(image_size)
         self.embed_dim = architecture.embed_dim
-        self.stage_ends = tuple(end - 1 for end in accumulate(architecture.depths))
+        self.feature_depths = tuple(end - 1 for end in accumulate(architecture.depths))
         self.feature_strides: tuple[int, ...] = STRIDES[:-1]
         self.embed_stride = STRIDES[-1]
         self.feature_channels = (architecture.embed_dim,) * len(self.feature_strides)
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
-        # Any: with LoRA this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = _vision_model(architecture)
+        self.backbone = _vision_model(architecture)
         self.default_lora_targets = linear_layer_names(self.layers)
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        """Encodes images.
-
-        Args:
-            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
-
-        Returns:
-            Maps of the feature pyramid with ``embed_dim`` channels: image embeddings ``(B, C, H / 16, W / 16)``, and as
-            features those of ``(H / 4, W / 4)`` and ``(H / 8, W / 8)``.
-
-        Raises:
-            ValueError: if the size or the number of channels is another.
-        """
-        return self.finish(self.begin(images, 0), 0)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The layers of all stages, first to last; the first of a stage halves the resolution."""
         return self.backbone.backbone.blocks
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        """Embeds images and runs the first ``count`` layers; maps ``(B, h, w, C)``, see :meth:`forward`."""
-        check_image_size(images, self.image_size)
+    def _embed(self, pixels: Tensor) -> Tensor:
         height, width = self.image_size
         padding = (0, -width % COARSEST_STRIDE, 0, -height % COARSEST_STRIDE)
-        hidden = self.backbone.backbone.patch_embed(F.pad(self.normalise(images), padding))
-        return self._run(EncoderState(hidden + self._positions(hidden.shape[1:3]), ()), 0, count)
+        hidden = self.backbone.backbone.patch_embed(F.pad(pixels, padding))
+        return hidden + self._positions(hidden.shape[1:3])
 
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        """Runs the layers after the first ``count`` and the feature pyramid, see :meth:`forward`."""
-        state = self._run(state, count, len(self.layers))
+    def _output(self, state: EncoderState) -> EncoderOutput:
         pyramid, _ = self.backbone.neck(state.features)  # coarse to fine
         height, width = self.image_size
         maps = [
@@ -151,10 +129,6 @@ class HieraEncoder(nn.Module):
         ]
         return EncoderOutput(maps[-1], tuple(maps[:-1]))
 
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self.layers, state, self.stage_ends, start, stop, recompute=recompute)
-
     def _positions(self, grid: Sequence[int]) -> Tensor:
         """Returns positions ``(1, h, w, C)``: a coarse grid, interpolated, plus those within a window, repeated."""
         trunk = self.backbone.backbone
@@ -162,10 +136,6 @@ class HieraEncoder(nn.Module):
         window = trunk.pos_embed_window
         repeats = [-(-side // own) for side, own in zip(grid, window.shape[2:], strict=True)]
         return (positions + window.tile(1, 1, *repeats)[..., : grid[0], : grid[1]]).permute(0, 2, 3, 1)
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
-        self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Sets another image size, in place; the published grid of positions is interpolated in each pass.

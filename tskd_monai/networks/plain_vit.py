@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,7 @@ from tskd_monai.networks.encoders import (
     PATCH_SIZE,
     EncoderOutput,
     EncoderState,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
@@ -141,8 +138,11 @@ class PlainVit(nn.Module):
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
 
 
-class PlainVitEncoder(nn.Module):
+class PlainVitEncoder(LayeredEncoder):
     """Plain ViT as an image encoder: its normalised last tokens are the image embeddings.
+
+    It returns image embeddings ``(B, hidden_size, H / 16, W / 16)`` (after the final LayerNorm) and the hidden
+    states of the same shape after four evenly spaced blocks (before it).
 
     Args:
         architecture: dimensions of the network.
@@ -159,57 +159,26 @@ class PlainVitEncoder(nn.Module):
     def __init__(
         self, architecture: PlainVitArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.image_size = image_size_hw(image_size)
         self.embed_dim = architecture.hidden_size
         self.embed_stride = PATCH_SIZE
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.feature_strides = (PATCH_SIZE,) * len(self.feature_depths)
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
-        # Any: with LoRA this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = PlainVit(architecture, token_grid(self.image_size))
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        """Encodes images.
-
-        Args:
-            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
-
-        Returns:
-            Image embeddings ``(B, hidden_size, H / 16, W / 16)`` (after the final LayerNorm) and the hidden states
-            of the same shape after four evenly spaced blocks (before it).
-
-        Raises:
-            ValueError: if the size or the number of channels is another.
-        """
-        return self.finish(self.begin(images, 0), 0)
+        self.backbone = PlainVit(architecture, token_grid(self.image_size))
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The blocks, first to last."""
         return self.backbone.blocks
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        """Embeds images and runs the first ``count`` blocks; tokens ``(B, 1 + N, C)``, see :meth:`forward`."""
-        check_image_size(images, self.image_size)
-        state = EncoderState(self.backbone.embed(self.normalise(images)), ())
-        return self._run(state, 0, count)
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.backbone.embed(pixels)
 
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        """Runs the blocks after the first ``count``, see :meth:`forward`."""
-        state = self._run(state, count, len(self.layers))
+    def _output(self, state: EncoderState) -> EncoderOutput:
         features = tuple(self._as_map(tokens) for tokens in state.features)
         return EncoderOutput(self._as_map(self.backbone.norm(state.hidden)), features)
-
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self.layers, state, self.feature_depths, start, stop, recompute=recompute)
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
-        self.recompute_layers = enabled
 
     @torch.no_grad()
     def initialise_randomly(self) -> None:

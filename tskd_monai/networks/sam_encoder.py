@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,7 @@ from tskd_monai.networks.encoders import (
     PATCH_SIZE,
     EncoderOutput,
     EncoderState,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     evenly_spaced_depths,
     image_size_hw,
     interpolate_positions,
@@ -92,11 +90,14 @@ class SamArchitecture:
         return encoder_entries(state, source)
 
 
-class SamEncoder(nn.Module):
+class SamEncoder(LayeredEncoder):
     """SAM image encoder that also returns hidden states from four depths.
 
     It is built at the weights' native (square) size; :meth:`resize_to` resizes it to the task's, which may be
     rectangular.
+
+    It returns image embeddings ``(B, embed_dim, H / 16, W / 16)`` and the hidden states ``(B, hidden_size, H / 16,
+    W / 16)`` after four evenly spaced layers.
 
     Args:
         architecture: dimensions of the network.
@@ -113,57 +114,26 @@ class SamEncoder(nn.Module):
     def __init__(
         self, architecture: SamArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.image_size = image_size_hw(image_size)
         self.embed_dim = architecture.embed_dim
         self.embed_stride = PATCH_SIZE
         self.feature_depths = evenly_spaced_depths(architecture.depth)
         self.feature_channels = (architecture.hidden_size,) * len(self.feature_depths)
         self.feature_strides = (PATCH_SIZE,) * len(self.feature_depths)
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
-        # Any: with LoRA this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = _vision_encoder(architecture, image_size)
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        """Encodes images.
-
-        Args:
-            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
-
-        Returns:
-            Image embeddings ``(B, embed_dim, H / 16, W / 16)`` and the hidden states ``(B, hidden_size, H / 16,
-            W / 16)`` after four evenly spaced layers.
-
-        Raises:
-            ValueError: if the size or the number of channels is another.
-        """
-        return self.finish(self.begin(images, 0), 0)
+        self.backbone = _vision_encoder(architecture, image_size)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The transformer layers, first to last."""
         return self.backbone.layers
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        """Embeds images and runs the first ``count`` layers; tokens ``(B, h, w, C)``, see :meth:`forward`."""
-        check_image_size(images, self.image_size)
-        hidden = self.backbone.patch_embed.projection(self.normalise(images)).permute(0, 2, 3, 1)
-        return self._run(EncoderState(hidden + self.backbone.pos_embed, ()), 0, count)
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.backbone.patch_embed.projection(pixels).permute(0, 2, 3, 1) + self.backbone.pos_embed
 
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        """Runs the layers after the first ``count``, see :meth:`forward`."""
-        state = self._run(state, count, len(self.layers))
+    def _output(self, state: EncoderState) -> EncoderOutput:
         features = tuple(hidden.permute(0, 3, 1, 2) for hidden in state.features)
         return EncoderOutput(self.backbone.neck(state.hidden), features)
-
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self.layers, state, self.feature_depths, start, stop, recompute=recompute)
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
-        self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Interpolates the positions to another image size, in place; the same size changes nothing.

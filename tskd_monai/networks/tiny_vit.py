@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from torch import Tensor, nn
 from tskd_monai.networks.encoders import (
     EncoderOutput,
     EncoderState,
-    InputNormalisation,
-    check_image_size,
-    continue_layers,
+    LayeredEncoder,
     evenly_spaced_depths,
     image_size_hw,
 )
@@ -102,8 +99,11 @@ class TinyVit(nn.Module):
         )
 
 
-class TinyVitEncoder(nn.Module):
+class TinyVitEncoder(LayeredEncoder):
     """TinyViT as an image encoder, with hidden states of four depths, all at stride 4.
+
+    It returns image embeddings ``(B, embed_dim, H / 4, W / 4)`` and the hidden states ``(B, C_l, H / 4, W / 4)``
+    after four evenly spaced layers of the last two stages.
 
     Args:
         architecture: dimensions of the network.
@@ -120,31 +120,13 @@ class TinyVitEncoder(nn.Module):
     def __init__(
         self, architecture: TinyVitArchitecture, image_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.image_size = image_size_hw(image_size)
         self.embed_dim = architecture.embed_dim
         self.embed_stride = EMBED_STRIDE
         self.feature_depths, self.feature_channels = _features(architecture)
         self.feature_strides = (EMBED_STRIDE,) * len(self.feature_depths)
-        self.normalise = InputNormalisation(mean, std)
-        self.recompute_layers = False
-        # Any: with LoRA this is a PeftModel, which passes attribute access through.
-        self.backbone: Any = TinyVit(architecture)
-
-    def forward(self, images: Tensor) -> EncoderOutput:
-        """Encodes images.
-
-        Args:
-            images: ``(B, 1 | 3, H, W)`` in [0, 1], of the encoder's ``image_size``.
-
-        Returns:
-            Image embeddings ``(B, embed_dim, H / 4, W / 4)`` and the hidden states ``(B, C_l, H / 4, W / 4)`` after
-            four evenly spaced layers of the last two stages.
-
-        Raises:
-            ValueError: if the size or the number of channels is another.
-        """
-        return self.finish(self.begin(images, 0), 0)
+        self.backbone = TinyVit(architecture)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -154,23 +136,11 @@ class TinyVitEncoder(nn.Module):
             running += [*stage.blocks, *([] if stage.downsample is None else [stage.downsample])]
         return running
 
-    def begin(self, images: Tensor, count: int) -> EncoderState:
-        """Embeds images and runs the first ``count`` layers; maps ``(B, C, h, w)``, see :meth:`forward`."""
-        check_image_size(images, self.image_size)
-        return self._run(EncoderState(self.backbone.patch_embed(self.normalise(images)), ()), 0, count)
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.backbone.patch_embed(pixels)
 
-    def finish(self, state: EncoderState, count: int) -> EncoderOutput:
-        """Runs the layers after the first ``count``, see :meth:`forward`."""
-        state = self._run(state, count, len(self.layers))
+    def _output(self, state: EncoderState) -> EncoderOutput:
         return EncoderOutput(self.backbone.neck(state.hidden), state.features)
-
-    def _run(self, state: EncoderState, start: int, stop: int) -> EncoderState:
-        recompute = self.recompute_layers and self.training
-        return continue_layers(self.layers, state, self.feature_depths, start, stop, recompute=recompute)
-
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Enables or disables recomputation of each layer in the backward pass; evaluation is not affected."""
-        self.recompute_layers = enabled
 
     def resize_to(self, image_size: int | Sequence[int]) -> None:
         """Sets another image size; no parameter depends on it.
