@@ -92,8 +92,9 @@ class Workplace:
         needs = {option: [self.name(one, split) for one in needed] for option, needed in stage.needs().items()}
         paths: dict[str, Any] = {option: [str(self.folder / name) for name in names] for option, names in needs.items()}
         paths |= {option: Path(paths[option][0]) for option in needs if isinstance(stage.inputs[option], Stage)}
-        if "encoder_weights" in stage.settings:
-            paths["encoder_weights"] = weights_file(stage.settings["encoder_weights"])
+        for option in {"encoder_weights", "refiner_weights"} & set(stage.settings):
+            paths[option] = weights_file(stage.settings[option])
+        paths |= {"embedding_dir": self.folder / "embeddings"} if "refiner" in stage.settings else {}
         paths |= {"datalist": dataset.datalist, "task": dataset.task_file}
         if (
             "cache_dir" not in stage.settings
