@@ -181,7 +181,7 @@ def transfer_sampler(
     foreground_fraction: float = 0.0,
     labelled_fraction: float = 0.0,
 ) -> SliceSampler:
-    """Returns the sampler of the transfer set; without cached targets all images are drawn alike.
+    """Returns the sampler of the transfer set; without cached targets or foreground, all images are drawn alike.
 
     Args:
         dataset: dataset of `distillation_dataset`.
@@ -192,6 +192,7 @@ def transfer_sampler(
     """
     if not isinstance(dataset, CachedTargetDataset):
         return SliceSampler(len(dataset), num_samples, seed=seed)
-    present = dataset.classes_present() if foreground_fraction else None
+    present = dataset.classes_present()
+    fraction = foreground_fraction if any(present) else 0.0
     labelled = dataset.labelled if labelled_fraction else ()
-    return SliceSampler(len(dataset), num_samples, present, foreground_fraction, seed, labelled, labelled_fraction)
+    return SliceSampler(len(dataset), num_samples, present, fraction, seed, labelled, labelled_fraction)

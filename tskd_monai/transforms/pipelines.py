@@ -16,6 +16,7 @@ from monai.transforms import (
     EnsureChannelFirstd,
     Orientationd,
     RandAdjustContrastd,
+    RandBiasFieldd,
     RandGaussianNoised,
     RandGaussianSmoothd,
     Randomizable,
@@ -75,7 +76,12 @@ def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label"))
 
 
 def augmentation(
-    keys: Sequence[str] = ("image", "label"), strength: float = 1.0, curve: float = 0.0, convolution: float = 0.0
+    keys: Sequence[str] = ("image", "label"),
+    strength: float = 1.0,
+    curve: float = 0.0,
+    convolution: float = 0.0,
+    invert: float = 0.5,
+    bias_field: float = 0.0,
 ) -> Compose:
     """Returns the random transforms of a training slice `(C, H, W)` with values in [0, 1].
 
@@ -86,12 +92,15 @@ def augmentation(
         strength: factor of rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
         curve: probability of a random curve of the values.
         convolution: probability of a random shallow convolution.
+        invert: probability that the order of the values is inverted before the curve.
+        bias_field: probability of a smooth bias field, of exp(-1) to exp(1) at most.
     """
     return Compose(
         [
             *([AddCoordinatesd()] if "coordinates" in keys else []),
             RandomAffined(keys, prob=0.8, strength=strength),
-            *([RandomCurved("image", prob=curve)] if curve else []),
+            *([RandomCurved("image", prob=curve, invert=invert)] if curve else []),
+            *([RandBiasFieldd("image", prob=bias_field, coeff_range=(-0.3, 0.3))] if bias_field else []),
             *([RandomShallowConvolutiond("image", prob=convolution)] if convolution else []),
             RandAdjustContrastd("image", prob=0.5, gamma=(1 / (1 + strength), 1 + strength)),
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
