@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""`python -m` puts the current folder first on its path, where a `pydicom.py` would replace the package; Python 3.11."""
+"""`python -m` looks for modules in the current folder first, unless this is set; Python 3.11 and later."""
 
 
 def child_environment() -> dict[str, str]:
