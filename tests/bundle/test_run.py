@@ -67,6 +67,9 @@ def test_a_child_process_leaves_its_result_or_its_reason(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "logs" / "run.txt"
+    if sys.version_info >= (3, 11):  # the modules of a user's folder are not those of the run
+        (tmp_path / "json.py").write_text("raise ImportError('the module of the current folder')")
+        monkeypatch.chdir(tmp_path)
     BundleRun(bundle, ["train.json"], {"output_dir": tmp_path}).run(log)
     assert (tmp_path / "width.txt").read_text() == "9"
     monkeypatch.setattr(sys, "executable", python_command())

