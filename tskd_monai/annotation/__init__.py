@@ -1,0 +1,1 @@
+"""From boxes and points to label maps, and from these to the next training round."""
