@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from torch.utils.data import Dataset
 from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
 from tskd_monai.distillation.teacher_targets import CachedTargets, TeacherTargets, frozen, teacher_targets
-from tskd_monai.distillation.transfer_dataset import CachedTargetDataset, transfer_sampler
+from tskd_monai.distillation.transfer_dataset import CachedTargetDataset
 from tskd_monai.losses.task_specific_distillation import TaskSpecificDistillationLoss
 from tskd_monai.networks.features import FeatureProjection
 from tskd_monai.networks.teacher import state_sha256
-from tskd_monai.training.samplers import SliceSampler
 from tskd_monai.transforms.coordinates import AddCoordinatesd, homogeneous_coordinates
 from tskd_monai.transforms.pipelines import augmentation
 
@@ -241,40 +239,3 @@ def test_an_item_has_the_augmented_image_and_the_target_of_the_original(images: 
     for key in ("image", "coordinates"):
         assert torch.equal(torch.as_tensor(item[key]), torch.as_tensor(again[key]))
     assert not torch.equal(torch.as_tensor(item["image"]), torch.as_tensor(dataset.set_random_state(2)[4]["image"]))
-
-
-def targets_of(areas: Sequence[Sequence[int]]) -> list[QuantisedTarget]:
-    """A target for each image, with that many pixels of each of two classes, of probability 0.51 or more."""
-    targets = []
-    for of_image in areas:
-        maps = torch.zeros(2, SIZE * SIZE, dtype=torch.uint8)
-        for map_, area in zip(maps, of_image, strict=True):
-            map_[:] = 180  # sqrt(0.498)
-            map_[:area] = 182  # sqrt(0.509)
-        targets.append(QuantisedTarget(maps.reshape(2, SIZE, SIZE), torch.zeros(2, 4, 4).half()))
-    return targets
-
-
-def test_a_class_is_on_an_image_where_the_target_holds_it_for_likely(images: list[Tensor]) -> None:
-    targets = targets_of([(0, 0), (15, 16), (16, 0), (200, 300), (0, 0), (0, 15)])
-    dataset = CachedTargetDataset(Slices(images), targets, Compose([]))  # type: ignore[arg-type]
-    assert dataset.classes_present() == [set(), {2}, {1}, {1, 2}, set(), set()]
-
-
-def test_images_with_foreground_are_drawn_more_often(images: list[Tensor]) -> None:
-    targets = targets_of([(0, 0), (0, 0), (50, 0), (50, 0), (50, 0), (0, 50)])
-    dataset = CachedTargetDataset(Slices(images), targets, Compose([]))  # type: ignore[arg-type]
-    counts = Counter(transfer_sampler(dataset, 20_000, seed=1, foreground_fraction=0.5))
-    # Six standard deviations of a binomial proportion are at most 0.0213.
-    for index, expected in enumerate([1 / 12, 1 / 12, 1 / 6, 1 / 6, 1 / 6, 1 / 3]):
-        assert counts[index] / 20_000 == pytest.approx(expected, abs=0.022)
-
-
-def test_without_foreground_or_targets_all_images_are_drawn_alike(images: list[Tensor]) -> None:
-    plain = list(SliceSampler(6, 40, seed=3))
-    empty = CachedTargetDataset(Slices(images), targets_of([(0, 0)] * 6), Compose([]))  # type: ignore[arg-type]
-    some = CachedTargetDataset(Slices(images), targets_of([(50, 50)] * 6), Compose([]))  # type: ignore[arg-type]
-    features = [QuantisedTarget(torch.zeros(0, 1, 1, dtype=torch.uint8), torch.zeros(2, 4, 4).half())] * 6
-    agnostic = CachedTargetDataset(Slices(images), features, Compose([]))  # type: ignore[arg-type]
-    for dataset, fraction in ((empty, 0.5), (some, 0.0), (agnostic, 0.5), (Slices(images), 0.5)):
-        assert list(transfer_sampler(dataset, 40, 3, fraction)) == plain  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,15 @@ def frozen(teacher: TeacherNetwork) -> TeacherNetwork:
     return teacher.requires_grad_(False).eval()
 
 
-def teacher_targets(
-    teacher: TeacherNetwork | StoredTargets, cache_dir: str | Path | None, mixed: float = 0.0
-) -> PrepareBatch:
+def teacher_targets(teacher: TeacherNetwork | StoredTargets, cache_dir: str | Path | None) -> PrepareBatch:
     """Returns the `PrepareBatch` of a distillation: cached targets, or the teacher's predictions in each step.
 
     Args:
         teacher: teacher on the device of the training run, or a targets folder.
         cache_dir: folder of cached targets, see `distillation_dataset`; None: no cache.
-        mixed: probability that a batch of cached targets is mixed, see `mix`.
     """
     if isinstance(teacher, StoredTargets) or cache_dir is not None:
-        return CachedTargets(mixed)
+        return CachedTargets()
     return TeacherTargets(teacher)
 
 
@@ -71,14 +68,7 @@ class TeacherTargets(PrepareBatch):
 
 
 class CachedTargets(PrepareBatch):
-    """Warps targets, cached for the images before augmentation, with the coordinates of the augmented images.
-
-    Args:
-        mixed: probability that a batch is mixed, see `mix`.
-    """
-
-    def __init__(self, mixed: float = 0.0) -> None:
-        self.mixed = mixed
+    """Warps targets, cached for the images before augmentation, with the coordinates of the augmented images."""
 
     @torch.no_grad()
     def __call__(
@@ -105,27 +95,7 @@ class CachedTargets(PrepareBatch):
         targets = {"features": follow(coarse, features.float(), padding_mode="border")}
         if roots.shape[1]:
             targets["logits"] = _log_probabilities(follow(coordinates, (roots.float() / LEVELS) ** 2))
-        if self.mixed and float(torch.rand(())) < self.mixed:
-            images, *mixed = mix([images, *targets.values()])
-            targets = dict(zip(targets, mixed, strict=True))
         return images, targets
-
-
-def mix(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Returns maps (B, C, h, w) of a batch in which a box of each image is that of the previous one (CutMix).
-
-    The box has the same place in all maps, a quarter to three quarters of each side in length (Yun et al., ICCV 2019).
-    """
-    lengths = 0.25 + 0.5 * torch.rand(2)
-    starts = torch.rand(2) * (1 - lengths)
-    mixed = []
-    for map_ in maps:
-        sides = torch.tensor(map_.shape[-2:])
-        (top, left), (bottom, right) = (starts * sides).round().int(), ((starts + lengths) * sides).round().int()
-        copy = map_.clone()
-        copy[..., top:bottom, left:right] = map_.roll(1, 0)[..., top:bottom, left:right]
-        mixed.append(copy)
-    return mixed
 
 
 def _log_probabilities(foreground: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class SliceSampler(Sampler[int]):
     """Draws the slices of an epoch; several processes split one common draw.
 
     A fraction `foreground_share` of the draws chooses a class first, all present classes with equal probability, and
-    then one of its slices; another fraction one of the `labelled` slices; the other draws choose any slice. Without
-    fractions, slices come in random order without replacement until all have been drawn.
+    then one of its slices; the other draws choose any slice. At 0, slices come in random order without replacement
+    until all have been drawn.
 
     Args:
         num_slices: number of slices in the dataset.
@@ -30,8 +30,6 @@ class SliceSampler(Sampler[int]):
         classes_present: foreground classes on each slice; needed with `foreground_share`.
         foreground_share: fraction of draws that choose a class first, 0 to 1.
         seed: seed of the draws, combined with the epoch of `set_epoch`.
-        labelled: slices of which `labelled_share` of the draws choose one.
-        labelled_share: this fraction; with `foreground_share` at most 1.
 
     Raises:
         ValueError: when the dataset is empty, or `foreground_share` is above 0 and no slice has foreground.
@@ -44,8 +42,6 @@ class SliceSampler(Sampler[int]):
         classes_present: Sequence[set[int]] | None = None,
         foreground_share: float = 0.0,
         seed: int = 0,
-        labelled: Sequence[int] = (),
-        labelled_share: float = 0.0,
     ) -> None:
         if num_slices < 1:
             raise ValueError("Expected at least one training slice, found none.")
@@ -53,10 +49,6 @@ class SliceSampler(Sampler[int]):
         self.weights = None
         if foreground_share:
             self.weights = _weights(classes_present or [set()] * num_slices, foreground_share)
-        if labelled_share and labelled:
-            others = torch.full((num_slices,), 1 / num_slices, dtype=torch.float64)
-            self.weights = (others if self.weights is None else self.weights) * (1 - labelled_share)
-            self.weights[list(labelled)] += labelled_share / len(labelled)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next draws."""

@@ -16,7 +16,6 @@ from monai.transforms import (
     EnsureChannelFirstd,
     Orientationd,
     RandAdjustContrastd,
-    RandBiasFieldd,
     RandGaussianNoised,
     RandGaussianSmoothd,
     Randomizable,
@@ -32,7 +31,7 @@ from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
 from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
 from tskd_monai.transforms.coordinates import AddCoordinatesd
-from tskd_monai.transforms.intensity import RandomCurved, RandomShallowConvolutiond, ScaleToUnitRanged
+from tskd_monai.transforms.intensity import ScaleToUnitRanged
 from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
 
@@ -75,14 +74,7 @@ def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label"))
     return Compose([*preprocessing(task, keys).transforms, fit])
 
 
-def augmentation(
-    keys: Sequence[str] = ("image", "label"),
-    strength: float = 1.0,
-    curve: float = 0.0,
-    convolution: float = 0.0,
-    invert: float = 0.5,
-    bias_field: float = 0.0,
-) -> Compose:
+def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0) -> Compose:
     """Returns the random transforms of a training slice `(C, H, W)` with values in [0, 1].
 
     Slices are never mirrored: left and right differ in a patient.
@@ -90,18 +82,11 @@ def augmentation(
     Args:
         keys: `image`, and keys transformed with it: `label`, or `coordinates`, which are added first.
         strength: factor of rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
-        curve: probability of a random curve of the values.
-        convolution: probability of a random shallow convolution.
-        invert: probability that the order of the values is inverted before the curve.
-        bias_field: probability of a smooth bias field, of exp(-1) to exp(1) at most.
     """
     return Compose(
         [
             *([AddCoordinatesd()] if "coordinates" in keys else []),
             RandomAffined(keys, prob=0.8, strength=strength),
-            *([RandomCurved("image", prob=curve, invert=invert)] if curve else []),
-            *([RandBiasFieldd("image", prob=bias_field, coeff_range=(-0.3, 0.3))] if bias_field else []),
-            *([RandomShallowConvolutiond("image", prob=convolution)] if convolution else []),
             RandAdjustContrastd("image", prob=0.5, gamma=(1 / (1 + strength), 1 + strength)),
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
             RandGaussianSmoothd("image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.15 * strength),
