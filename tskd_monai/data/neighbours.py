@@ -29,8 +29,8 @@ def with_neighbours(volume: Tensor, neighbours: int, chosen: range | None = None
         neighbours: slices on each side; 0 returns the slices alone.
         chosen: the S consecutive slices to return; None: all.
     """
-    if not neighbours:
-        return volume if chosen is None else volume[..., chosen.start : chosen.stop]
+    if not neighbours and chosen is None:
+        return volume
     depth = volume.shape[-1]
     slices = range(depth) if chosen is None else chosen
     positions = torch.tensor([neighbour_indices(index, depth, neighbours) for index in slices])

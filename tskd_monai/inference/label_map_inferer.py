@@ -117,12 +117,17 @@ class LabelMapInferer(Inferer):
         rows, columns = grid.rows.to(device), grid.columns.to(device)
         for start in range(0, len(grid.slices), self.sw_batch_size):
             batch = range(start, min(start + self.sw_batch_size, len(grid.slices)))
-            slices = with_neighbours(planes, self.neighbours, batch)
-            logits = self._logits(slices.movedim(-1, 0).contiguous(), predict)
+            logits = self._logits(self._slices(planes, batch).movedim(-1, 0).contiguous(), predict)
             label_map[grid.slices[batch.start : batch.stop]] = self._labels(
                 logits.to(device), rows, columns, values
             ).cpu()
         return label_map
+
+    def _slices(self, planes: Tensor, batch: range) -> Tensor:
+        """Returns what the network takes of some slices, (C, H, W, B), or (2 neighbours + 1) C channels."""
+        if self.neighbours:
+            return with_neighbours(planes, self.neighbours, batch)
+        return planes[..., batch.start : batch.stop]
 
     def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:
         """Returns logits (B, K, H, W) of slices (B, C, H, W)."""
