@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.fork_server import python_command
 from tskd_monai.commands.main import main as command
 from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.task import load_task
 from tskd_monai.data.volume_reader import VolumeReader
 from tskd_monai.datasets.phantom.study import write_study
 
@@ -170,6 +172,7 @@ def test_a_datalist_that_does_not_fit_is_refused_by_what_differs(
         ({"seed": 4}, "Expected --seed 0 as this task was planned, found 4"),
         ({"image_size": 64}, "Expected image_size 48 of task.json, found --image-size 64; leave the option out, or"),
         ({"intensity": "hu_window"}, "Expected intensity percentile of task.json, found --intensity hu_window"),
+        ({"neighbours": 2}, "Expected neighbours 0 of task.json, found --neighbours 2; leave the option out, or"),
     ],
 )
 def test_an_option_that_contradicts_the_plan_is_refused(
@@ -179,6 +182,33 @@ def test_an_option_that_contradicts_the_plan_is_refused(
     plan_dataset(study, tmp_path / "run", **first)
     with pytest.raises(ValueError, match=message):
         plan_dataset(study, tmp_path / "run", **{**first, **options})
+
+
+def test_neighbours_are_written_into_the_task_and_kept(study: Path, tmp_path: Path) -> None:
+    flat = plan_dataset(study, tmp_path / "flat", labelled_slices=5)[2]
+    options = {"labelled_slices": 5, "neighbours": 1}
+    _, path, task = plan_dataset(study, tmp_path / "run", **options)
+    assert task == load_task(path) == replace(flat, neighbours=1)
+    assert plan_dataset(study, tmp_path / "run", labelled_slices=5)[2] == task
+    replanned = plan_dataset(study, tmp_path / "run", labelled_slices=5, neighbours=2, replan=True)[2]
+    assert replanned == replace(flat, neighbours=2) and len(list(path.parent.glob("task.before-*.json"))) == 1
+
+
+def test_neighbours_of_single_images_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 2 if kind == "labels" else 255, (32, 32))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"{number}.png")
+    entries = [{"case": str(n), "image": f"images/{n}.png", "label": f"labels/{n}.png"} for n in range(3)]
+    content = {"labels": {"0": "background", "1": "spot"}, "training": entries[:2], "validation": entries[2:]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    message = (
+        "--neighbours: expected 0 for single 2D images, which have no neighbouring slices, .*; leave the option out"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_dataset(tmp_path / "datalist.json", tmp_path / "run", neighbours=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_seed_of_training_is_no_option_of_a_plan_without_a_draw(study: Path, tmp_path: Path) -> None:

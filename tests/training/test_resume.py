@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,22 +82,24 @@ def volume(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {"image": 0.6 * label + 0.4 * noise, "label": label.to(torch.uint8)}
 
 
-def build(folder: Path, num_workers: int = 0, reseed: bool = True) -> Training:
+def build(folder: Path, num_workers: int = 0, reseed: bool = True, neighbours: int = 0) -> Training:
     """Returns a training run with the handlers of the bundles, in their order."""
     torch.manual_seed(SEED)
     # Batch norm has buffers, and dropout draws in this process, not in the loader's.
-    network = UNet(2, 1, TASK.num_classes, channels=(4, 8), strides=(2,), norm="batch", dropout=0.2)
-    dataset = SliceDataset([{"seed": seed} for seed in range(3)], volume, augmentation())
+    task = replace(TASK, neighbours=neighbours)
+    network = UNet(2, task.student_channels, task.num_classes, channels=(4, 8), strides=(2,), norm="batch", dropout=0.2)
+    dataset = SliceDataset([{"seed": seed} for seed in range(3)], volume, augmentation(), neighbours=neighbours)
     sampler = SliceSampler(len(dataset), EPOCH_LENGTH * BATCH_SIZE, dataset.classes_present(), 0.5, SEED)
     loader = DataLoader(dataset, batch_size=BATCH_SIZE, sampler=sampler, num_workers=num_workers)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     scheduler = lr_schedule(optimizer, EPOCHS * EPOCH_LENGTH)
     best = BestCheckpoint(folder / "best.pt", network)
     validation = [volume({"seed": 50})]
-    evaluator = dice_evaluator(network, validation, slice_inferer(TASK), TASK, "cpu", handlers=[best])
+    inferer = slice_inferer(task, neighbours=neighbours)
+    evaluator = dice_evaluator(network, validation, inferer, task, "cpu", handlers=[best])
     history = TrainingHistory(folder / "history.jsonl", optimizer, evaluator)
     saved = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "history": history, "best": best}
-    checkpoint = EpochCheckpoint(folder / "last.pt", saved, TASK.hash)
+    checkpoint = EpochCheckpoint(folder / "last.pt", saved, task.student_hash)
     handlers = [
         Resume(checkpoint),
         *([ReseedEachEpoch(SEED, dataset, sampler)] if reseed else []),
@@ -204,6 +206,14 @@ def test_each_stop_may_be_followed_by_another(tmp_path: Path, uninterrupted: Cal
     for epochs in range(1, EPOCHS):
         run(tmp_path, stop_after=epochs)
     assert differences(run(tmp_path).state(), uninterrupted(0)) == []
+
+
+def test_a_student_of_neighbours_resumes_alike_and_not_as_another(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", neighbours=1).state()
+    run(tmp_path / "parts", stop_after=2, neighbours=1)
+    with pytest.raises(ValueError, match=r"last\.pt was trained for another task"):
+        run(tmp_path / "parts", neighbours=2)
+    assert differences(run(tmp_path / "parts", neighbours=1).state(), whole) == []
 
 
 def test_finished_training_started_again_changes_nothing(tmp_path: Path) -> None:

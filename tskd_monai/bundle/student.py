@@ -88,7 +88,7 @@ def student_settings(task: Task, student: str) -> dict[str, Any]:
         task: task of the student.
         student: name for `build_student`.
     """
-    definition = network_definition(student, task.channels, task.num_classes, task.image_size)
+    definition = network_definition(student, task.student_channels, task.num_classes, task.image_size)
     return {"student": student, "network_def": definition}
 
 
@@ -97,12 +97,18 @@ def load_student_weights(bundle: str | Path | None, task: Task) -> dict[str, tor
 
     Raises:
         FileNotFoundError: if the bundle has no task or no weights.
-        ValueError: if it was made for another task.
+        ValueError: if it was made for another task, or takes other neighbouring slices.
     """
     if bundle is None:
         return None
     bundle = Path(bundle)
-    require_same_task(load_task(bundle / "configs" / "task.json").hash, task, f"student bundle {bundle.name}")
+    found = load_task(bundle / "configs" / "task.json")
+    require_same_task(found.hash, task, f"student bundle {bundle.name}")
+    if found.neighbours != task.neighbours:
+        raise ValueError(
+            f"Expected a student of {task.neighbours} neighbouring slices on each side in {bundle.name}, found one of "
+            f"{found.neighbours}; choose another student, or set `neighbours` in task.json."
+        )
     return read_weights(bundle / "models" / "model.pt")
 
 
@@ -181,17 +187,26 @@ def finish_student(
     write_record(Path(output_dir) / "record.json", stage, settings, inputs, results)
 
 
-def fill_data_format(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Returns a bundle's metadata with the channels, size and classes of a task in `network_data_format`."""
+def fill_data_format(metadata: dict[str, Any], task: Task, neighbours: int = 0) -> dict[str, Any]:
+    """Returns a bundle's metadata with the channels, size and classes of a task in `network_data_format`.
+
+    Args:
+        metadata: metadata of the bundle.
+        task: task of the network.
+        neighbours: slices on each side that the network takes as further channels.
+    """
     formats = metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    own = ["image"] if task.channels == 1 else ["red", "green", "blue"]
+    names = [f"{name}, slice {offset:+d}" if offset else name
+             for offset in range(-neighbours, neighbours + 1) for name in own]  # fmt: skip
     modalities = {"percentile": image["modality"], "hu_window": "CT", "rgb": "RGB"}
     image = {
         **image,
-        "num_channels": task.channels,
+        "num_channels": len(names),
         "spatial_shape": list(task.image_size),
         "modality": modalities[task.intensity.mode],
-        "channel_def": {"0": "image"} if task.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
+        "channel_def": {str(index): name for index, name in enumerate(names)},
     }
     pred = {
         **pred,
@@ -206,7 +221,7 @@ def _describe(metadata: dict[str, Any], task: Task) -> dict[str, Any]:
     """Returns the template's metadata with the task's channels and classes, and without the template's owner."""
     names = ", ".join(task.foreground.values())
     return {
-        **fill_data_format(metadata, task),
+        **fill_data_format(metadata, task, task.neighbours),
         **OWNER,
         "name": f"{task.name}: segmentation by a distilled student",
         "task": f"Segmentation of {names}",

@@ -42,13 +42,14 @@ def training_length(files: Sequence[Path], options: Mapping[str, Any], budget: f
     parser.update({name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
     ids = cast(dict[str, Any], parser.get())
     task = parser.get_parsed_content("task_def")
-    shape: tuple[int, ...] = (1, task.channels, *task.image_size)
+    shape: tuple[int, ...] = (1, task.student_channels, *task.image_size)
     views = (1, 2, *shape[1:]) if any(path.name == "moco_v3.yaml" for path in files) else shape
     batch, epochs = (int(parser.get_parsed_content(name)) for name in ("batch_size", "max_epochs"))
     batch *= int(ids.get("accumulation_steps", 1))
     step = batch * multiply_adds(parser.get_parsed_content("network"), views, backward=True)  # type: ignore[arg-type]
     teacher = parser.get_parsed_content("loaded_teacher") if ids.get("teacher") is not None else None
-    image = _prediction(teacher, shape) if hasattr(teacher, "forward_with_embeddings") else 0  # else: stored targets
+    seen = shape if getattr(teacher, "neighbours", 0) else (1, task.channels, *task.image_size)
+    image = _prediction(teacher, seen) if hasattr(teacher, "forward_with_embeddings") else 0  # else: stored targets
     cached = parser.get_parsed_content("cache_dir") is not None if image else True
     targets = images * image if cached else 0
     step += 0 if cached else batch * image

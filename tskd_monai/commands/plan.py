@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--intensity", choices=("percentile", "hu_window", "rgb"), help="intensity scaling (default: by modality)"
     )
     parser.add_argument("--labelled-slices", type=int, help="number of training slices to use as labelled")
+    parser.add_argument("--neighbours", type=int, help="slices on each side that the student sees too: 0 to 2")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labelled slices")
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--task", type=Path, help="use this task.json instead of a planned one")
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.fold,
         task_file=args.task,
         replan=args.replan,
+        neighbours=args.neighbours,
     )
     size = f"{task.pixdim[0]:.3g}"
     scale = f"{size} mm per pixel, orientation {task.axcodes}" if task.axcodes else f"each {size} image pixels wide"

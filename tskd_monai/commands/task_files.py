@@ -43,6 +43,7 @@ def plan_dataset(
     task_file: Path | None = None,
     replan: bool = False,
     fewer_slices: bool = False,
+    neighbours: int | None = None,
 ) -> tuple[Path, Path, Task]:
     """Writes `datalist.json` (absolute paths, checked) and `task.json` into a folder, once.
 
@@ -61,6 +62,7 @@ def plan_dataset(
         task_file: a task to use instead of a planned one.
         replan: plan again; the previous files are kept beside the new ones, as `task.before-<hash>.json`.
         fewer_slices: use all training slices if there are fewer than `labelled_slices`, instead of an error.
+        neighbours: slices on each side that a student takes as further channels; None: 0, or those of the task in use.
 
     Returns:
         The paths of both files, and the task.
@@ -77,7 +79,7 @@ def plan_dataset(
             "the option out, or choose a new folder."
         )
     options = {"image_size": image_size, "intensity": intensity, "labelled_slices": labelled_slices, "seed": seed,
-               "fold": fold}  # fmt: skip
+               "fold": fold, "neighbours": neighbours}  # fmt: skip
     source = {name: value for name, value in load_datalist(datalist_path, fold).items() if name != "folds"}
     hashes = ContentHashes(files.folder / "content_hashes.json")
     found = record_of(source, options, hashes)
@@ -108,7 +110,7 @@ def _plan(
     """Returns the record of a plan, with the labelled slices drawn within the budget, and the task for the data."""
     size, intensity, budget = (options[name] for name in ("image_size", "intensity", "labelled_slices"))
     prints = fingerprints(source, intensity, partly=None if budget is None else True)
-    task = plan_task(source, size, intensity, prints=prints)
+    task = with_neighbouring_slices(plan_task(source, size, intensity, prints=prints), options["neighbours"])
     _check_images(source, prints, task)
     if budget is None:
         return found.planned(task, None, prints.values()), task
@@ -117,7 +119,20 @@ def _plan(
     budget = min(budget, sum(counts.values())) if fewer_slices else budget
     chosen = labelled_subset(counts, budget, options["seed"])
     task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
+    task = with_neighbouring_slices(task, options["neighbours"])
     return found.planned(task, chosen, prints.values()), task
+
+
+def with_neighbouring_slices(task: Task, neighbours: int | None) -> Task:
+    """Returns a task whose student takes this many slices on each side; None: unchanged.
+
+    Raises:
+        ValueError: if the task is for single 2D images, or there are too many.
+    """
+    try:
+        return task if neighbours is None else replace(task, neighbours=neighbours)
+    except ValueError as error:
+        raise ValueError(f"--neighbours: {error}; leave the option out to train on single slices.") from error
 
 
 def _check_images(source: Mapping[str, Any], prints: Mapping[str, Fingerprint], task: Task) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from tskd_monai.data.image_file import read_image_file
+from tskd_monai.data.neighbours import neighbour_indices
 
 
 class SliceDataset(Dataset[dict[str, Any]], Randomizable):
@@ -23,6 +24,8 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
             its index `slice` and its `position` along the volume, from 0 to 1.
         slice_transform: transform of a slice, arrays `(C, H, W)`; the dataset sets its random state.
         keys: keys of the arrays.
+        neighbours: slices on each side that become further channels of `image`, see `data.neighbours`; they are those
+            of the volume, among `slices` or not.
 
     Raises:
         ValueError: when an item's `slices` exceed the volume.
@@ -34,12 +37,15 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         slice_transform: Callable[[Any], Any] | None = None,
         keys: Sequence[str] = ("image", "label"),
+        neighbours: int = 0,
     ) -> None:
         self.data = data
         self.keys = tuple(keys)
+        self.neighbours = neighbours
         self.transform = transform
         self.slice_transform = slice_transform
         self._slices: list[dict[str, Any]] = []
+        self._stacks: list[list[torch.Tensor]] = []  # with neighbours: the images of each slice's channels
         self.origins: list[tuple[str, int]] = []  # case and slice index of each slice
         for entry in tqdm(data, desc="Loading", unit="case"):
             items = self._cut(entry)
@@ -54,7 +60,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         indices = entry.get("slices", range(depth))
         if any(not 0 <= index < depth for index in indices):
             raise ValueError(f"Expected slices of 0 to {depth - 1} of case {entry.get('case')}, found {list(indices)}.")
-        return [
+        items = [
             {
                 **{key: array[..., index].contiguous() for key, array in arrays.items()},
                 "slice": index,
@@ -62,6 +68,14 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
             }
             for index in indices
         ]
+        if self.neighbours:
+            images = {item["slice"]: item["image"] for item in items}
+            for index in indices:
+                around = neighbour_indices(index, depth, self.neighbours)
+                stack = [images.get(other, arrays["image"][..., other]).contiguous() for other in around]
+                images.update(zip(around, stack, strict=True))  # each slice is held once
+                self._stacks.append(stack)
+        return items
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SliceDataset:
         """Seeds the random slice transform."""
@@ -74,7 +88,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         """Draws nothing; the slice transform does."""
 
     def arrays(self, key: str) -> list[torch.Tensor]:
-        """Returns the array of each slice, (C, H, W), before the slice transform."""
+        """Returns the array of each slice, (C, H, W), without neighbours and before the slice transform."""
         return [item[key] for item in self._slices]
 
     def classes_present(self, key: str = "label") -> list[set[int]]:
@@ -86,6 +100,8 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = dict(self._slices[index])
+        if self.neighbours:
+            item["image"] = torch.cat(self._stacks[index])
         return item if self.slice_transform is None else self.slice_transform(item)
 
 
@@ -95,14 +111,16 @@ class PreparedImageDataset(SliceDataset):
     Args:
         data: items `{"image": path}` of 8-bit grey or RGB files; 0 to 255 maps to [0, 1].
         slice_transform: see `SliceDataset`.
+        neighbours: see `SliceDataset`; the image, which has none, is repeated.
     """
 
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],
         slice_transform: Callable[[Any], Any] | None = None,
+        neighbours: int = 0,
     ) -> None:
-        super().__init__(data, read_prepared_image, slice_transform, keys=("image",))
+        super().__init__(data, read_prepared_image, slice_transform, keys=("image",), neighbours=neighbours)
 
 
 def read_prepared_image(entry: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -24,8 +24,9 @@ LARGEST_IMAGE_SIZE = 4096
 INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
 WARN, REFUSE = "warn", "refuse"
-NOT_LEARNED = ("training_images", "unlike_training", "unfiltered")
-"""Fields that do not affect what a network learns; they are not part of the task's hash."""
+MOST_NEIGHBOURS = 2
+NOT_LEARNED = ("training_images", "unlike_training", "unfiltered", "neighbours")
+"""Fields that do not affect what a teacher learns; they are not part of the task's hash."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Task:
         unlike_training: `warn` of an image far outside of these ranges, or `refuse` it.
         unfiltered: label values in `keep_largest_component` of which all components are kept nevertheless, because the
             filter lowered the validation Dice of a network; empty in a plan.
+        neighbours: slices on each side that a student takes as further channels, 0 to 2; a teacher takes single slices.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Task:
     training_images: TrainingImages | None = None
     unlike_training: str = WARN
     unfiltered: tuple[int, ...] = ()
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
@@ -140,6 +143,12 @@ class Task:
         _require(fits, "keep_largest_component", f"values among {sorted(known)}", kept)
         fits = all(is_a(value, int) and value in kept for value in self.unfiltered)
         _require(fits, "unfiltered", f"values among {sorted(kept)} of `keep_largest_component`", self.unfiltered)
+        fits = is_a(self.neighbours, int) and 0 <= self.neighbours <= MOST_NEIGHBOURS
+        _require(fits, "neighbours", f"a number of slices from 0 to {MOST_NEIGHBOURS}", self.neighbours)
+        single = self.axcodes is None and self.neighbours > 0
+        _require(
+            not single, "neighbours", "0 for single 2D images, which have no neighbouring slices,", self.neighbours
+        )
         if self.training_images is not None:
             _check_ranges(self.training_images)
         response = self.unlike_training
@@ -165,6 +174,11 @@ class Task:
         return len(self.labels)
 
     @property
+    def student_channels(self) -> int:
+        """Input channels of a student: those of a slice and of its neighbours."""
+        return self.channels * (2 * self.neighbours + 1)
+
+    @property
     def label_values(self) -> tuple[int, ...]:
         """Value in label files of each network class."""
         return tuple(label.value for label in self.labels)
@@ -181,13 +195,23 @@ class Task:
 
     @property
     def learned_fields(self) -> dict[str, Any]:
-        """The fields that affect what a network learns."""
+        """The fields that affect what a teacher learns."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_LEARNED}
 
     @property
+    def student_fields(self) -> dict[str, Any]:
+        """The fields that affect what a student learns."""
+        return {**self.learned_fields, **({"neighbours": self.neighbours} if self.neighbours else {})}
+
+    @property
     def hash(self) -> str:
-        """Hex sha256 of the canonical JSON of `learned_fields`; checkpoints and caches store it."""
-        return hashlib.sha256(json.dumps(self.learned_fields, sort_keys=True).encode()).hexdigest()
+        """Hex sha256 of the canonical JSON of `learned_fields`; teachers, their targets and caches store it."""
+        return _sha256(self.learned_fields)
+
+    @property
+    def student_hash(self) -> str:
+        """Hex sha256 of the canonical JSON of `student_fields`, equal to `hash` without neighbours."""
+        return _sha256(self.student_fields)
 
 
 def load_task(path: str | Path | None) -> Task:
@@ -230,6 +254,10 @@ def require_same_task(found: str, task: Task, artefact: str | Path) -> None:
             f"{artefact} was made for another task: expected task hash {task.hash[:12]} ({task.name}), "
             f"found {str(found)[:12]}. Use the task.json it was made with, or make it again."
         )
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _require_name(name: str) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from tskd_monai.data.datalist import transfer_images
+from tskd_monai.data.neighbours import centre_slice
 from tskd_monai.data.slices import read_prepared_image
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_used_images
 from tskd_monai.distillation.target_cache import quantise
 from tskd_monai.distillation.targets_folder import StoredTargets
-from tskd_monai.distillation.teacher_targets import frozen
+from tskd_monai.distillation.teacher_targets import frozen, takes_neighbours
 from tskd_monai.networks.teacher import TeacherNetwork
 from tskd_monai.training.case_survey import CaseSurvey, Preprocessing, collate, noise_slices, survey_cases
 
@@ -58,13 +59,14 @@ def noise_with_targets(
             pre-training without a teacher.
         device: device of the teacher.
     """
-    items = noise_slices(task, batch_size)
+    items = noise_slices(task, batch_size, task.neighbours)
     if teacher is None:
         return collate(items, augmentation)
     if isinstance(teacher, StoredTargets):
         targets = [teacher.any_target()] * batch_size
     else:
         images = torch.stack([item["image"] for item in items]).to(device)
+        images = images if takes_neighbours(teacher) else centre_slice(images, task.channels)
         with torch.no_grad():
             targets = quantise(*frozen(teacher).forward_with_embeddings(images))
     batch = collate(items, augmentation)

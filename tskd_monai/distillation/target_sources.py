@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,8 @@ def load_teacher_sources(
         ValueError: if a teacher was made for another task, or a value is not a path.
     """
     listed = list(folders) if isinstance(folders, (list, tuple)) else [] if folders is None else [folders]
-    teachers = (load_any_teacher(text_path(folder, "teacher_dirs"), task, encoder_weights) for folder in listed)
+    flat = replace(task, neighbours=0)  # targets are made for single slices
+    teachers = (load_any_teacher(text_path(folder, "teacher_dirs"), flat, encoder_weights) for folder in listed)
     return [TeacherSource(teacher.to(device), views, mirror, device) for teacher in teachers]
 
 

@@ -11,6 +11,8 @@ from monai.engines import PrepareBatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tskd_monai.data.neighbours import centre_slice
+from tskd_monai.data.task import Task
 from tskd_monai.distillation.target_cache import LEVELS
 from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.networks.teacher import TeacherNetwork
@@ -31,16 +33,24 @@ def frozen(teacher: TeacherNetwork) -> TeacherNetwork:
     return teacher.requires_grad_(False).eval()
 
 
-def teacher_targets(teacher: TeacherNetwork | StoredTargets, cache_dir: str | Path | None) -> PrepareBatch:
+def takes_neighbours(teacher: TeacherNetwork | StoredTargets) -> bool:
+    """Returns whether a teacher takes a slice's neighbours too, which only a student of them as teacher does."""
+    return getattr(teacher, "neighbours", 0) > 0
+
+
+def teacher_targets(
+    teacher: TeacherNetwork | StoredTargets, cache_dir: str | Path | None, task: Task | None = None
+) -> PrepareBatch:
     """Returns the `PrepareBatch` of a distillation: cached targets, or the teacher's predictions in each step.
 
     Args:
         teacher: teacher on the device of the training run, or a targets folder.
         cache_dir: folder of cached targets, see `distillation_dataset`; None: no cache.
+        task: task of the student; None: it has no neighbours.
     """
     if isinstance(teacher, StoredTargets) or cache_dir is not None:
         return CachedTargets()
-    return TeacherTargets(teacher)
+    return TeacherTargets(teacher, None if task is None or takes_neighbours(teacher) else task.channels)
 
 
 class TeacherTargets(PrepareBatch):
@@ -48,10 +58,11 @@ class TeacherTargets(PrepareBatch):
 
     Args:
         teacher: teacher, which is frozen and kept in evaluation mode.
+        channels: channels of a slice, which the teacher sees without its neighbours; None: it sees all channels.
     """
 
-    def __init__(self, teacher: TeacherNetwork) -> None:
-        self.teacher = frozen(teacher)
+    def __init__(self, teacher: TeacherNetwork, channels: int | None = None) -> None:
+        self.teacher, self.channels = frozen(teacher), channels
 
     @torch.no_grad()
     def __call__(
@@ -63,7 +74,8 @@ class TeacherTargets(PrepareBatch):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns images (B, C, H, W) and the teacher's `logits` (B, K, H, W), if any, and `features` (B, E, h, w)."""
         images = torch.as_tensor(batchdata["image"]).to(device=device, non_blocking=non_blocking, **kwargs)
-        logits, features = self.teacher.forward_with_embeddings(images)
+        seen = images if self.channels is None else centre_slice(images, self.channels)
+        logits, features = self.teacher.forward_with_embeddings(seen)
         return images, {"features": features} if logits is None else {"logits": logits, "features": features}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from tskd_monai.bundle.student import start_from
-from tskd_monai.data.task import Task
+from tskd_monai.data.task import Task, load_task
 from tskd_monai.distillation.targets_folder import StoredTargets
 from tskd_monai.files.json_files import check_fields, read_json
 from tskd_monai.networks.encoders import ImageEncoder
@@ -18,6 +19,7 @@ from tskd_monai.networks.teacher import SegmentationNetworkTeacher, VfmSegmenter
 from tskd_monai.networks.teacher_folder import load_teacher
 
 STUDENT_CONFIG = Path("configs") / "inference.json"
+TASK_FILE = Path("configs") / "task.json"
 
 
 def load_any_teacher(
@@ -27,7 +29,7 @@ def load_any_teacher(
 
     Args:
         folder: teacher folder of `teacher_lora`, or a student bundle, for a network without a foundation model.
-        task: task; a teacher of another task is refused.
+        task: task; a teacher of another task is refused, and a student bundle of other neighbours, unless of none.
         encoder_weights: current path of the foundation model's weights, if they have moved.
 
     Raises:
@@ -44,9 +46,11 @@ def load_any_teacher(
     config = read_json(folder / STUDENT_CONFIG)
     check_fields(config, {"student": (str,)}, str(folder / STUDENT_CONFIG), "distil the student again")
     name = config["student"]
-    network = start_from(build_student(name, task.channels, task.num_classes, task.image_size), folder, task)
+    if not load_task(folder / TASK_FILE).neighbours:
+        task = replace(task, neighbours=0)  # a student of neighbours learns from a 2D teacher
+    network = start_from(build_student(name, task.student_channels, task.num_classes, task.image_size), folder, task)
     size = student_size(name)
-    teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels)
+    teacher = SegmentationNetworkTeacher(network, size.feature_layer, size.feature_channels, task.neighbours)
     return teacher.requires_grad_(False).eval()
 
 

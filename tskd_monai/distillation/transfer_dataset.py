@@ -17,7 +17,7 @@ from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_used_images
 from tskd_monai.distillation.target_cache import QuantisedTarget, TargetCache, load_or_compute_targets
 from tskd_monai.distillation.targets_folder import StoredTargets
-from tskd_monai.distillation.teacher_targets import frozen
+from tskd_monai.distillation.teacher_targets import frozen, takes_neighbours
 from tskd_monai.networks.teacher import TeacherNetwork
 
 
@@ -25,7 +25,7 @@ class TransferDataset(ConcatDataset[dict[str, Any]], Randomizable):
     """Concatenation of the slice datasets of a transfer set, seeded together.
 
     Args:
-        datasets: datasets of items with `image` (C, H, W).
+        datasets: datasets of items with `image` (C, H, W), a slice and its neighbours.
     """
 
     datasets: list[SliceDataset]  # type: ignore[assignment]  # narrower than torch's
@@ -38,6 +38,12 @@ class TransferDataset(ConcatDataset[dict[str, Any]], Randomizable):
 
     def randomize(self, data: Any = None) -> None:
         """Draws nothing; the datasets' transforms do."""
+
+    def seen_by(self, teacher: TeacherNetwork | StoredTargets) -> list[torch.Tensor]:
+        """Returns the images that a teacher predicts: slices (C, H, W), with their neighbours if it takes them."""
+        if takes_neighbours(teacher):
+            return [torch.as_tensor(self[index]["image"]) for index in range(len(self))]
+        return [image for dataset in self.datasets for image in dataset.arrays("image")]
 
 
 def transfer_dataset(
@@ -58,9 +64,10 @@ def transfer_dataset(
         transfer_set: folder with `transfer_set.json`; None: only real images.
         fold: fold of the datalist.
     """
-    real = SliceDataset(transfer_images(datalist, fold), preprocessing, augmentation, keys=("image",))
+    entries, neighbours = transfer_images(datalist, fold), task.neighbours
+    real = SliceDataset(entries, preprocessing, augmentation, keys=("image",), neighbours=neighbours)
     synthetic = load_used_images(transfer_set, task.hash)
-    return TransferDataset([real, PreparedImageDataset(synthetic, augmentation)])
+    return TransferDataset([real, PreparedImageDataset(synthetic, augmentation, neighbours)])
 
 
 class CachedTargetDataset(Dataset[dict[str, Any]], Randomizable):
@@ -119,7 +126,7 @@ def distillation_dataset(
     if teacher is None or (cache_dir is None and not isinstance(teacher, StoredTargets)):
         return transfer_dataset(datalist, task, preprocessing, augmentation, transfer_set, fold)
     images = transfer_dataset(datalist, task, preprocessing, None, transfer_set, fold)
-    tensors = [torch.as_tensor(images[index]["image"]) for index in range(len(images))]
+    tensors = images.seen_by(teacher)
     if isinstance(teacher, StoredTargets):
         return CachedTargetDataset(images, teacher.read(tensors), augmentation)
     teacher = frozen(teacher)

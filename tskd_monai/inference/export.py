@@ -22,6 +22,7 @@ from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import write_json
@@ -60,7 +61,7 @@ class Case:
     """One image at the network's resolution.
 
     Attributes:
-        windows: slices (D, C, H, W).
+        windows: slices (D, C, H, W), with the neighbours that the network takes.
         classes: class indices (D, H, W) of its label; None without one.
     """
 
@@ -79,12 +80,13 @@ def load_cases(entries: Sequence[Mapping[str, str]], task: Task) -> Iterator[Cas
         keys = [key for key in ("image", "label") if key in entry]
         item = training_preprocessing(task, keys)({key: entry[key] for key in keys})
         label = item["label"].as_tensor()[0].movedim(-1, 0).long() if "label" in item else None
-        yield Case(item["image"].as_tensor().movedim(-1, 0).contiguous(), label)
+        windows = with_neighbours(item["image"].as_tensor(), task.neighbours)
+        yield Case(windows.movedim(-1, 0).contiguous(), label)
 
 
 def random_case(task: Task, seed: int = 0) -> Case:
     """Returns uniform noise in [0, 1], which shows whether an export agrees with torch, not how well it segments."""
-    shape = (WINDOWS_AT_ONCE, task.channels, *task.image_size)
+    shape = (WINDOWS_AT_ONCE, task.student_channels, *task.image_size)
     return Case(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
 
 
@@ -174,7 +176,7 @@ def _write_files(
 
 def export_onnx(network: nn.Module, task: Task, path: Path) -> None:
     """Writes a network as ONNX from `images` (B, C, H, W) to `logits` (B, K, H, W): any B, H and W of the task."""
-    images = torch.rand(2, task.channels, *task.image_size)  # a batch of 1 would be exported as a constant
+    images = torch.rand(2, task.student_channels, *task.image_size)  # a batch of 1 would be exported as a constant
     program = torch.onnx.export(
         with_channelwise_norms(network),
         (images,),

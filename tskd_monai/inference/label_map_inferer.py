@@ -11,6 +11,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
+from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
 
@@ -55,6 +56,7 @@ class LabelMapInferer(Inferer):
         upsampling: `linear`: logits are interpolated, then the class is chosen; `nearest`: the class of the nearest
             pixel of the network.
         device: device on which logits become labels; None: that of the image.
+        neighbours: slices on each side that the network takes as further channels, see `data.neighbours`.
 
     Raises:
         ValueError: when `upsampling` is another word.
@@ -68,6 +70,7 @@ class LabelMapInferer(Inferer):
         engine: Engine | None = None,
         upsampling: str = "linear",
         device: torch.device | str | None = None,
+        neighbours: int = 0,
     ) -> None:
         if upsampling not in UPSAMPLING:
             raise ValueError(f"Expected --upsampling linear or nearest, found {upsampling}.")
@@ -76,6 +79,7 @@ class LabelMapInferer(Inferer):
         self.sw_batch_size = sw_batch_size
         self.engine = engine or TorchEngine()
         self.device = device
+        self.neighbours = neighbours
         self._labels = UPSAMPLING[upsampling]
         self._windows = SlidingWindowInferer(self.window, sw_batch_size, overlap, mode="gaussian")
 
@@ -112,10 +116,18 @@ class LabelMapInferer(Inferer):
         device = self.device or planes.device
         rows, columns = grid.rows.to(device), grid.columns.to(device)
         for start in range(0, len(grid.slices), self.sw_batch_size):
-            batch = slice(start, start + self.sw_batch_size)
-            logits = self._logits(planes[..., batch].movedim(-1, 0).contiguous(), predict)
-            label_map[grid.slices[batch]] = self._labels(logits.to(device), rows, columns, values).cpu()
+            batch = range(start, min(start + self.sw_batch_size, len(grid.slices)))
+            logits = self._logits(self._slices(planes, batch).movedim(-1, 0).contiguous(), predict)
+            label_map[grid.slices[batch.start : batch.stop]] = self._labels(
+                logits.to(device), rows, columns, values
+            ).cpu()
         return label_map
+
+    def _slices(self, planes: Tensor, batch: range) -> Tensor:
+        """Returns what the network takes of some slices, (C, H, W, B), or (2 neighbours + 1) C channels."""
+        if self.neighbours:
+            return with_neighbours(planes, self.neighbours, batch)
+        return planes[..., batch.start : batch.stop]
 
     def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:
         """Returns logits (B, K, H, W) of slices (B, C, H, W)."""

@@ -14,13 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 logger = logging.getLogger(__name__)
 
+Shape = tuple[int, int, int, int]
 WARM_UP = 3
 LARGEST_SPREAD = 0.5
 """Interquartile range over median beyond which a latency reflects the machine rather than the network."""
 
 
 def measure_latency(
-    networks: Mapping[str, nn.Module], image_shape: tuple[int, int, int, int], repeats: int = 31
+    networks: Mapping[str, nn.Module], image_shape: Shape | Mapping[str, Shape], repeats: int = 31
 ) -> dict[str, float | None]:
     """Returns the single-thread CPU time of one forward pass, ms: the median of passes interleaved as A, B, A, B.
 
@@ -30,7 +31,7 @@ def measure_latency(
 
     Args:
         networks: name -> network on CPU; the training or evaluation mode of each is kept.
-        image_shape: (B, C, H, W) of the input, drawn from [0, 1] with a fixed seed.
+        image_shape: (B, C, H, W) of the input, of all networks or by name; drawn from [0, 1] with a fixed seed.
         repeats: timed passes per network, at least 4, after three that are not timed.
 
     Raises:
@@ -44,13 +45,14 @@ def measure_latency(
         devices = {parameter.device.type for parameter in network.parameters()} - {"cpu"}
         if devices:
             raise ValueError(f"Expected network {name!r} on CPU, found it on {sorted(devices)}; move it with .cpu().")
-    images = torch.rand(image_shape, generator=torch.Generator().manual_seed(0))
+    shapes = image_shape if isinstance(image_shape, Mapping) else dict.fromkeys(networks, image_shape)
+    images = {name: torch.rand(shapes[name], generator=torch.Generator().manual_seed(0)) for name in networks}
     times: dict[str, list[float]] = {name: [] for name in networks}
     with _one_thread(), _eval_mode(networks), torch.inference_mode():
         for turn in range(WARM_UP + repeats):
             for name, network in networks.items():
                 start = time.thread_time()
-                network(images)
+                network(images[name])
                 elapsed = time.thread_time() - start
                 if turn >= WARM_UP:
                     times[name].append(1000 * elapsed)
@@ -73,7 +75,7 @@ def _steady_median(name: str, milliseconds: list[float]) -> float | None:
     return None
 
 
-def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int, int], backward: bool = False) -> int:
+def multiply_adds(network: nn.Module, image_shape: Shape, backward: bool = False) -> int:
     """Returns the multiply-adds of one pass through a network, in matrix products and convolutions.
 
     They are counted from the shapes of the operations (torch's `FlopCounterMode`), so they do not depend on the

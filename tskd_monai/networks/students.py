@@ -112,7 +112,7 @@ def build_student(name: str, in_channels: int, out_channels: int, image_size: Se
 NETWORK_OF_TASK: Mapping[str, str] = {
     "_target_": "tskd_monai.networks.students.build_student",
     "name": "@student",
-    "in_channels": "$@task_def.channels",
+    "in_channels": "$@task_def.student_channels",
     "out_channels": "$@task_def.num_classes",
     "image_size": "$@task_def.image_size",
 }

@@ -128,12 +128,14 @@ class SegmentationNetworkTeacher(nn.Module):
         network: maps images (B, C, H, W) to logits (B, K, H, W).
         layer: name of the layer whose output is used as features.
         feature_channels: channels of that output.
+        neighbours: slices on each side that the network takes as further channels.
     """
 
-    def __init__(self, network: nn.Module, layer: str, feature_channels: int) -> None:
+    def __init__(self, network: nn.Module, layer: str, feature_channels: int, neighbours: int = 0) -> None:
         super().__init__()
         self.tapped = LayerFeatures(network, layer)
         self.embed_dim = feature_channels
+        self.neighbours = neighbours
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, K, H, W)."""

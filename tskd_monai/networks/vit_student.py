@@ -85,7 +85,10 @@ class CompactViT:
             ValueError: when there are other channels, or a side is not a multiple of 16 up to 1024.
         """
         if in_channels not in (1, 3):
-            raise ValueError(f"Expected images of 1 or 3 channels for a ViT, found in_channels={in_channels}.")
+            raise ValueError(
+                f"Expected images of 1 or 3 channels for a ViT, found in_channels={in_channels}; with neighbouring "
+                "slices, only 1 on each side of grey images fits."
+            )
         size = image_size_hw(image_size)
         encoder = self.architecture.build(PRETRAINING_SIZE, MEAN, STD)
         encoder.resize_to(size)

@@ -120,32 +120,36 @@ class Trial:
     trained_bytes: int
 
 
-def noise_slices(task: Task, number: int, seed: int = 0) -> list[dict[str, Any]]:
+def noise_slices(task: Task, number: int, neighbours: int = 0, seed: int = 0) -> list[dict[str, Any]]:
     """Returns items in the form of `SliceDataset`: `image` (C, H, W) in [0, 1], `label` (1, H, W), `slice`, `position`.
 
     Args:
         task: task with channels, image size and classes.
         number: number of slices.
+        neighbours: slices on each side that are further channels.
         seed: seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     items: list[dict[str, Any]] = []
     for index in range(number):
-        image = torch.rand(task.channels, *task.image_size, generator=generator)
+        image = torch.rand(task.channels * (2 * neighbours + 1), *task.image_size, generator=generator)
         label = torch.randint(0, task.num_classes, (1, *task.image_size), generator=generator).float()
         items.append({"image": image, "label": label, "slice": index, "position": 0.5})
     return items
 
 
-def noise_batch(task: Task, batch_size: int, augmentation: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+def noise_batch(
+    task: Task, batch_size: int, augmentation: Callable[[Any], Any] | None = None, neighbours: int = 0
+) -> dict[str, Any]:
     """Returns a batch of noise slices, augmented as in training.
 
     Args:
         task: task with channels, image size and classes.
         batch_size: number of slices.
         augmentation: transform of a slice; None: no augmentation.
+        neighbours: slices on each side that are further channels.
     """
-    return collate(noise_slices(task, batch_size), augmentation)
+    return collate(noise_slices(task, batch_size, neighbours), augmentation)
 
 
 def collate(items: Sequence[Mapping[str, Any]], augmentation: Callable[[Any], Any] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose
 from torch.utils.data import Dataset
 
+from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,24 @@ class ValidateEnds:
             self.validator.run(epoch)
 
 
-def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25) -> SliceInferer:
+class NeighbourInferer(SliceInferer):
+    """A `SliceInferer` whose network takes each slice with its neighbours as channels.
+
+    Args:
+        neighbours: slices on each side.
+        kwargs: arguments of `SliceInferer`.
+    """
+
+    def __init__(self, neighbours: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.neighbours = neighbours
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D)."""
+        return super().__call__(with_neighbours(inputs, self.neighbours), network, *args, **kwargs)
+
+
+def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25, neighbours: int = 0) -> SliceInferer:
     """Returns the inferer of a 2D network over volumes (B, C, H, W, D): slice by slice along the last axis.
 
     A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows.
@@ -82,9 +100,15 @@ def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25) -> 
         task: task whose image size is the window.
         sw_batch_size: windows in one forward pass.
         overlap: overlap of neighbouring windows, as a fraction of a window.
+        neighbours: slices on each side that the network takes as further channels.
     """
-    return SliceInferer(
-        roi_size=task.image_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", spatial_dim=2
+    return NeighbourInferer(
+        neighbours,
+        roi_size=task.image_size,
+        sw_batch_size=sw_batch_size,
+        overlap=overlap,
+        mode="gaussian",
+        spatial_dim=2,
     )
 
 

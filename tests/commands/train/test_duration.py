@@ -47,6 +47,13 @@ def test_it_grows_with_the_stage(dataset: PlannedDataset) -> None:
     assert without["gates"] < demo["gates"] and without["transfer_set"] < demo["transfer_set"]
 
 
+def test_neighbours_cost_the_student_alone(dataset: PlannedDataset) -> None:
+    stacked = replace(dataset, task=replace(dataset.task, neighbours=2))
+    flat, more = (expected_seconds(each, options()) for each in (dataset, stacked))
+    assert more["teacher"] == flat["teacher"]
+    assert flat["distilled"] < more["distilled"] < 1.5 * flat["distilled"]
+
+
 def test_synthesis_is_foretold_in_minutes_on_a_cpu_and_as_a_fraction_on_a_gpu() -> None:
     expected = {"teacher": 600.0, "diffusion": 300.0, "transfer_set": 60.0, "gates": 60.0, "distilled": 180.0}
     assert "about 7 min of about 20 min on two cores" in synthesis_sentence(expected, list(expected), on_cpu=True)

@@ -19,9 +19,12 @@ PRESET: dict[str, dict[str, Any]] = {
 }
 
 
-def epochs(make_task: Any, images: int = 0, student: str = "compact_unet_small", **changes: Any) -> int:
+def epochs(
+    make_task: Any, images: int = 0, student: str = "compact_unet_small", neighbours: int = 0, **changes: Any
+) -> int:
     preset = {name: {**settings, **changes.get(name, {})} for name, settings in PRESET.items()}
-    return scratch_epochs(preset, make_task(image_size=(32, 32)), "sam_demo", student, images)
+    task = make_task(image_size=(32, 32), neighbours=neighbours)
+    return scratch_epochs(preset, task, "sam_demo", student, images)
 
 
 def test_it_is_a_little_more_than_the_steps_of_both_stages(make_task: Any) -> None:
@@ -46,3 +49,7 @@ def test_each_prediction_of_the_teacher_counts_once_forward(make_task: Any) -> N
 @pytest.mark.parametrize("student", ["compact_unet_base", "vit_tiny"])
 def test_the_student_hardly_matters(make_task: Any, student: str) -> None:
     assert epochs(make_task, student=student) in (17, 18)
+
+
+def test_a_student_of_neighbours_has_a_teacher_of_single_slices(make_task: Any) -> None:
+    assert epochs(make_task, images=10_000) > epochs(make_task, images=10_000, neighbours=2) > epochs(make_task)

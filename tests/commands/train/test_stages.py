@@ -62,3 +62,13 @@ def test_force_reaches_the_gates_and_runs_synthesis(tmp_path: Path, make_task: A
     for wanted, expected in (("force", True), ("on", True), ("off", False), ("auto", False)):
         args = parse_arguments(["data", "--synthesis", wanted])
         assert _wants_synthesis(args.synthesis, preset, tmp_path) is expected
+
+
+def test_neighbours_make_other_students_of_the_same_teacher(tmp_path: Path, make_task: Any) -> None:
+    for name in ("flat", "stacked"):
+        (tmp_path / name).mkdir()
+    flat = stages(tmp_path / "flat", make_task(), verdict(passed=True))
+    stacked = stages(tmp_path / "stacked", make_task(neighbours=1), verdict(passed=True))
+    other = {name for name, stage in flat.items() if stage.inputs != stacked[name].inputs}
+    assert other == {"distilled", "student", "scratch", "self_distilled", "self_trained"}
+    assert "neighbours" not in flat["student"].inputs["task.json"]  # as of a run before there were any

@@ -72,14 +72,14 @@ def place_student(trained: Trained, folder: Path) -> Contents:
     own = read_json(source / "configs" / "metadata.json")
     metadata = _metadata("segmentation") | {key: own[key] for key in ("name", "task", "description", *OWNER)}
     settings = {name: student_settings(task, student) for name in ("inference.json", "train.json")}
-    return Contents(task, fill_data_format(metadata, task), settings)
+    return Contents(task, fill_data_format(metadata, task, task.neighbours), settings)
 
 
 def place_distilled(trained: Trained, folder: Path) -> Contents:
     """Copies a student into the `distillation` bundle, which segments with it and distils others."""
     student, task = _copy_student(_needed(trained, "distillation", "a student"), folder)
     _copy(BUNDLES / "teacher_lora" / DEMO_ENCODER, folder / DEMO_ENCODER)
-    metadata = fill_data_format(_metadata("distillation") | OWNER, task)
+    metadata = fill_data_format(_metadata("distillation") | OWNER, task, task.neighbours)
     return Contents(task, metadata, {"inference.json": student_settings(task, student)})
 
 
@@ -148,7 +148,7 @@ def _copy_student(source: Path, folder: Path) -> tuple[str, Task]:
         )
     task = load_task(source / TASK)
     student = read_json(source / "configs" / "inference.json")["student"]
-    network = build_student(student, task.channels, task.num_classes, task.image_size)
+    network = build_student(student, task.student_channels, task.num_classes, task.image_size)
     load_strictly(network, load_student_weights(source, task) or {}, f"the student bundle {source.name}")
     _copy(source / WEIGHTS, folder / WEIGHTS)
     save_task(task, folder / TASK)

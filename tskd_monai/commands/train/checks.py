@@ -69,7 +69,7 @@ def check_student(student: str, task: Task) -> None:
     """Raises ValueError when a student cannot take the task's images."""
     from tskd_monai.networks.students import build_student  # MONAI's networks take seconds to import
 
-    build_student(student, task.channels, task.num_classes, task.image_size)
+    build_student(student, task.student_channels, task.num_classes, task.image_size)
 
 
 def check_room(output_dir: Path, dataset: PlannedDataset, encoder: str, synthetic: int) -> None:

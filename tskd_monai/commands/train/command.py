@@ -53,6 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="NUMBER",
         help="number of labelled training slices; default: at most the preset's",
     )
+    parser.add_argument("--neighbours", type=int, help="slices on each side that the student sees too: 0 to 2")
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation, from 0")
     parser.add_argument("--seed", type=int, default=0, help="seed of every training run (default: 0)")
     parser.add_argument(

@@ -143,15 +143,16 @@ class _Durations:
 def _networks(dataset: PlannedDataset, options: PipelineOptions) -> tuple[int, int]:
     """Returns the multiply-adds of a forward pass of the teacher and the student."""
     task = dataset.task
-    shape = (1, task.channels, *task.image_size)
     decoder = {name: value for name, value in options.preset["teacher"].items() if name in DECODER_OPTIONS}
     with torch.device("meta"):  # shapes without memory
         teacher = build_teacher(
             encoder=options.encoder, encoder_weights=RANDOM, image_size=task.image_size, num_classes=task.num_classes,
             tuning="decoder", **decoder,
         )  # fmt: skip
-        student = build_student(options.student, task.channels, task.num_classes, task.image_size)
-    return multiply_adds(teacher, shape), multiply_adds(student, shape)
+        student = build_student(options.student, task.student_channels, task.num_classes, task.image_size)
+    channels = (task.channels, task.student_channels)
+    seen, taken = ((1, number, *task.image_size) for number in channels)
+    return multiply_adds(teacher, seen), multiply_adds(student, taken)
 
 
 def _refiner(options: PipelineOptions) -> int:

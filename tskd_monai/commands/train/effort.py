@@ -32,20 +32,21 @@ def scratch_epochs(preset: Mapping[str, Any], task: Task, encoder: str, student:
         student: name for `build_student`.
         images: number of real slices and synthetic images with cached targets, times that of teachers.
     """
-    shape = (1, task.channels, *task.image_size)
-    network = build_student(student, task.channels, task.num_classes, task.image_size)
+    shape = (1, task.student_channels, *task.image_size)
+    network = build_student(student, task.student_channels, task.num_classes, task.image_size)
     decoder = {name: value for name, value in preset["teacher"].items() if name in DECODER_OPTIONS}
     teacher = build_teacher(
         encoder=encoder, encoder_weights=RANDOM, image_size=task.image_size, num_classes=task.num_classes,
         tuning="decoder", **decoder,
     )  # fmt: skip
+    seen = (1, task.channels, *task.image_size)
     size = student_size(student)
     projected = FeatureProjection(network, size.feature_layer, size.feature_channels, teacher.embed_dim)
     distillation = images_seen(preset, "distillation") * multiply_adds(projected, shape, backward=True)
     image = multiply_adds(network, shape, backward=True)
     tuning = images_seen(preset, "fine_tuning") * image
     epoch = images_seen(preset, "scratch", epochs=1) * image
-    return math.ceil((distillation + tuning + images * multiply_adds(teacher, shape)) / epoch)
+    return math.ceil((distillation + tuning + images * multiply_adds(teacher, seen)) / epoch)
 
 
 def images_seen(preset: Mapping[str, Any], stage: str, epochs: int | None = None) -> int:

@@ -89,6 +89,7 @@ def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) 
         source,
         args.output_dir,
         args.image_size or preset["image_size"],
+        neighbours=args.neighbours,
         labelled_slices=args.labelled_slices or preset["labelled_slices"],
         fewer_slices=args.labelled_slices is None,
         seed=args.seed,
@@ -193,7 +194,7 @@ def _scratch_epochs(output_dir: Path, dataset: PlannedDataset, options: Pipeline
     """Returns the epochs of training from scratch, computed once for these settings."""
     known = output_dir / "stages" / "effort.json"
     images = (dataset.slices + options.synthetic_images) * options.targets.teachers
-    settings = [options.preset, dataset.task.hash, options.encoder, options.student, images]
+    settings = [options.preset, dataset.task.student_hash, options.encoder, options.student, images]
     if known.is_file() and (content := read_json(known))["settings"] == settings:
         return int(content["scratch_epochs"])
     from tskd_monai.commands.train.effort import scratch_epochs

@@ -128,11 +128,12 @@ def _unlike(store: StageStore) -> list[str]:
 
 def _latency(store: StageStore, task: Task) -> dict[str, float | None]:
     """Returns the single-thread CPU time of one slice, ms, for the teacher and for the student."""
-    network = build_student(_student_name(store), task.channels, task.num_classes, task.image_size)
+    network = build_student(_student_name(store), task.student_channels, task.num_classes, task.image_size)
     if count_parameters(network) != store.record("student")["parameters"]:
         raise ValueError("Expected the student that the record describes, found a different number of parameters.")
     networks: dict[str, torch.nn.Module] = {"teacher": load_teacher(store.folder("teacher")), "student": network}
-    return measure_latency(networks, (1, task.channels, *task.image_size))
+    channels = {"teacher": task.channels, "student": task.student_channels}
+    return measure_latency(networks, {name: (1, number, *task.image_size) for name, number in channels.items()})
 
 
 def _student_name(store: StageStore) -> str:

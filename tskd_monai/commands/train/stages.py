@@ -52,6 +52,10 @@ class PlannedDataset:
         """Returns the inputs of a stage that reads the task and these parts of the dataset."""
         return {"data": {name: self.digests[name] for name in names}, **self.task_inputs}
 
+    def student_inputs(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Returns the inputs of a stage that trains a student on these parts of the dataset."""
+        return {**self.inputs(*names), "task.json": self.task.student_fields}
+
     @property
     def task_inputs(self) -> dict[str, dict[str, Any]]:
         """The inputs of a stage that reads only the task."""
@@ -225,7 +229,7 @@ class _Builder:
             Stage(
                 distilled, f"{title}Distillation", BUNDLES / "distillation", ["train.yaml"],
                 {**settings, **preset["distillation"]}, partial(self._distillation_paths, source),
-                dataset.inputs("training images", "unlabeled images", "validation labels"),
+                dataset.student_inputs("training images", "unlabeled images", "validation labels"),
                 [source, *(["gates"] if options.synthesis else [])],
                 results=STUDENT_RESULTS,
             ),
@@ -233,7 +237,7 @@ class _Builder:
                 tuned, f"{title}Fine-tuning of the distilled student", BUNDLES / "distillation", ["fine_tune.yaml"],
                 {**settings, **preset["fine_tuning"]},
                 partial(dict, self.paths, initial_student=self._folder(distilled)),
-                dataset.inputs("training labels", "validation labels"), [distilled], results=STUDENT_RESULTS,
+                dataset.student_inputs("training labels", "validation labels"), [distilled], results=STUDENT_RESULTS,
             ),
         ]  # fmt: skip
 
@@ -243,7 +247,7 @@ class _Builder:
         scratch = Stage(
             "scratch", "The same student from scratch, for as many multiply-adds", BUNDLES / "distillation",
             ["fine_tune.yaml", "scratch.yaml"], {**settings, "max_epochs": scratch_epochs},
-            partial(dict, self.paths), self.dataset.inputs("training labels", "validation labels"),
+            partial(dict, self.paths), self.dataset.student_inputs("training labels", "validation labels"),
             results=STUDENT_RESULTS,
         )  # fmt: skip
         return [scratch, *self.student("self_distilled", "self_trained", "scratch", "Self-training: ")]

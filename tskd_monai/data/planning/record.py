@@ -34,7 +34,7 @@ class PlanRecord:
     """Data and options from which a task was planned.
 
     Attributes:
-        options: options as given: `image_size`, `intensity`, `labelled_slices`, `seed` and `fold`.
+        options: options as given: `image_size`, `intensity`, `labelled_slices`, `seed`, `fold` and `neighbours`.
         declared: `labels`, `channels` and `modality` of the datalist, where it has them.
         sections: entries of each section, `{"case", "image", "label", "slices"}` with the sha256 of the files.
         voxels: sha256 of the voxels of each training image, independent of the file format.
@@ -102,7 +102,7 @@ def load_record(path: str | Path) -> PlanRecord | None:
 def check_same_plan(stored: PlanRecord, found: PlanRecord) -> None:
     """Raises ValueError when the options or the data differ from those of a plan; names what differs.
 
-    Options that the task states (image size, intensity) are checked by `check_options`.
+    Options that the task states (image size, intensity, neighbours) are checked by `check_options`.
     """
     for name in ("labelled_slices", "seed", "fold"):
         if name == "seed" and stored.options.get("labelled_slices") is None:
@@ -133,7 +133,7 @@ def check_options(options: Mapping[str, Any], planned_with: Mapping[str, Any], t
         where: name of its file.
     """
     size = task.image_size[0] if task.image_size[0] == task.image_size[1] else list(task.image_size)
-    for name, stated in (("image_size", size), ("intensity", task.intensity.mode)):
+    for name, stated in (("image_size", size), ("intensity", task.intensity.mode), ("neighbours", task.neighbours)):
         value = options.get(name)
         if value is not None and value != stated and value != planned_with.get(name):
             raise ValueError(
