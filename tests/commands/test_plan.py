@@ -85,6 +85,17 @@ def test_a_budget_may_exceed_the_labelled_slices_only_if_it_is_a_limit(study: Pa
     assert again == datalist
 
 
+def test_a_budget_is_drawn_among_the_slices_that_the_datalist_states(study: Path, tmp_path: Path) -> None:
+    stated = [[1, 4, 5], [2], [0, 3]]
+    pairs = lambda content: zip(content["training"], stated, strict=True)  # noqa: E731
+    changed(study, lambda content: [entry.update(slices=slices) for entry, slices in pairs(content)])
+    datalist, *_ = plan_dataset(study, tmp_path / "run", labelled_slices=4)
+    drawn = [entry["slices"] for entry in json.loads(datalist.read_text())["training"]]
+    assert sum(map(len, drawn)) == 4 and all(set(found) <= set(s) for found, s in zip(drawn, stated, strict=True))
+    with pytest.raises(ValueError, match="1 to 6 labelled slices, found 7"):
+        plan_dataset(study, tmp_path / "other", labelled_slices=7)
+
+
 def test_moved_files_and_another_order_are_the_same_study(study: Path, tmp_path: Path, reads: list[str]) -> None:
     written, _, task = plan_dataset(study, tmp_path / "run", labelled_slices=5)
     before = json.loads(written.read_text())

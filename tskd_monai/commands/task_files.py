@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.data.datalist import labelled_subset, load_datalist, restrict_labels
+from tskd_monai.data.datalist import case_names, labelled_subset, load_datalist, restrict_labels
 from tskd_monai.data.fitness import unlike_most
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.fingerprint import Fingerprint
@@ -116,8 +116,12 @@ def _plan(
         return found.planned(task, None, prints.values()), task
     # The slice axis does not depend on the labels that are about to be left out.
     counts = slice_counts(source["training"], prints, task)
+    named = zip(case_names(source["training"]), source["training"], strict=True)
+    labelled = {name: entry.get("slices", range(counts[name])) for name, entry in named}
+    counts = {name: len(slices) for name, slices in labelled.items()}
     budget = min(budget, sum(counts.values())) if fewer_slices else budget
-    chosen = labelled_subset(counts, budget, options["seed"])
+    drawn = labelled_subset(counts, budget, options["seed"])
+    chosen = {name: [labelled[name][index] for index in indices] for name, indices in drawn.items()}
     task = plan_task(restrict_labels(source, chosen), size, intensity, prints=prints)
     task = with_neighbouring_slices(task, options["neighbours"])
     return found.planned(task, chosen, prints.values()), task

@@ -134,6 +134,21 @@ def again(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return train(folder, *(options or OPTIONS), checkout=folder / "checkout")
 
 
+def test_without_test_cases_it_ends_with_the_student(tmp_path: Path) -> None:
+    tiny_study(tmp_path, training=2, validation=1)
+    write_preset(tmp_path / "tiny.yaml", compare=False, synthesis=False)
+    assert "--no-test trains without" in refused(train(tmp_path, *OPTIONS))
+    datalist = read_json(tmp_path / "study/datalist.json")
+    stated = [{**entry, "slices": list(range(5))} for entry in datalist["training"]]
+    (tmp_path / "study/datalist.json").write_text(json.dumps({**datalist, "training": stated}))
+    done = train(tmp_path, *OPTIONS, "--no-test")
+    used = read_json(tmp_path / "run/private/datalist.json")["training"]
+    assert [entry["slices"] for entry in used] == [list(range(5))] * 2  # all, although the preset has 8 slices
+    assert "3/3" in succeeded(done) and done.stdout.splitlines() == ["Student bundle: run/student"]
+    assert (tmp_path / "run/student/models/model.pt").is_file() and not (tmp_path / "run/report.html").exists()
+    assert train(tmp_path, *OPTIONS, "--no-test").stderr.count("already finished") == 3
+
+
 def test_a_pipeline_runs_to_the_report_and_what_is_finished_stays(tmp_path: Path) -> None:
     run = first_run(tmp_path)
     check_report(run)

@@ -163,6 +163,12 @@ def test_an_empty_section_is_named_with_its_purpose(section: str) -> None:
         check_sections({**datalist, section: []}, Path("datalist.json"))
 
 
+def test_only_scoring_needs_test_cases() -> None:
+    check_sections({"training": [1], "validation": [1], "test": []}, Path("datalist.json"), scored=False)
+    with pytest.raises(ValueError, match="in `validation`"):
+        check_sections({"training": [1], "validation": [], "test": []}, Path("datalist.json"), scored=False)
+
+
 def test_a_student_that_is_unknown_or_does_not_fit_is_refused(make_task: Any) -> None:
     check_student("compact_unet_small", make_task())
     check_student_name("compact_unet_small")

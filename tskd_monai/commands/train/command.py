@@ -70,6 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=None,
         help="also train it from scratch and by self-training; default: the preset's",
     )
+    parser.add_argument("--no-test", action="store_true", help="score nothing and write no report; needs no test cases")
     add_target_options(parser)
     parser.add_argument("--device", help="device, such as cpu or cuda:0; default: the GPU if there is one")
     parser.add_argument("--task", type=Path, help="a task.json to use instead of planning one from the data")

@@ -20,7 +20,7 @@ from tskd_monai.commands.task_files import plan_dataset
 from tskd_monai.commands.train.checks import check_device, check_room, check_sections, check_student, check_student_name
 from tskd_monai.commands.train.command import AUTO, FORCE, OFF
 from tskd_monai.commands.train.options import load_preset, parse_teacher
-from tskd_monai.commands.train.stages import PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
+from tskd_monai.commands.train.stages import SCORING, PipelineOptions, PlannedDataset, pipeline_stages, read_dataset
 from tskd_monai.commands.train.target_options import TargetOptions, check_target_options, with_hashes
 from tskd_monai.commands.user_data import datalist_of
 from tskd_monai.data.datalist import load_datalist
@@ -58,13 +58,16 @@ def run_pipeline(args: argparse.Namespace) -> None:
     # Missing weights and an invalid datalist end the run here, with one line and nothing written.
     file = weights_path(encoder, weights)
     source = datalist_of(args.data, args.output_dir, args.labels, args.seed)
-    check_sections(load_datalist(source, args.fold), args.data)
+    check_sections(load_datalist(source, args.fold), args.data, scored=not args.no_test)
     targets = check_target_options(args, source)
     with hold_folder(args.output_dir), _messages(args.output_dir / LOGS):
         dataset = _planned(args, source, preset)
         options = _options(args, dataset, preset, encoder, weights, file, targets)
         summary = _run(args, dataset, options)
-    print(f"\n{summary}\nStudent bundle: {args.output_dir / 'student'}\nReport: {args.output_dir / REPORT}", flush=True)
+    lines = [f"Student bundle: {args.output_dir / 'student'}"]
+    if not args.no_test:
+        lines = [f"\n{summary}", *lines, f"Report: {args.output_dir / REPORT}"]
+    print("\n".join(lines), flush=True)
 
 
 @contextmanager
@@ -90,7 +93,7 @@ def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) 
         args.output_dir,
         args.image_size or preset["image_size"],
         neighbours=args.neighbours,
-        labelled_slices=args.labelled_slices or preset["labelled_slices"],
+        labelled_slices=args.labelled_slices or _preset_budget(source, preset),
         fewer_slices=args.labelled_slices is None,
         seed=args.seed,
         fold=args.fold,
@@ -102,6 +105,12 @@ def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) 
     dataset = read_dataset(datalist, task_file, task, hashes)
     hashes.save()
     return dataset
+
+
+def _preset_budget(source: Path, preset: Mapping[str, Any]) -> int | None:
+    """Returns the preset's number of labelled slices; None for a datalist that states which slices are labelled."""
+    stated = any("slices" in entry for entry in load_datalist(source)["training"])
+    return None if stated else preset["labelled_slices"]
 
 
 def _options(
@@ -145,9 +154,12 @@ def _options(
 
 
 def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOptions) -> str:
-    """Runs every unfinished stage, writes the report, and returns the table of results."""
+    """Runs every unfinished stage, writes the report, and returns the table of results; none without test cases."""
     output_dir = args.output_dir.resolve()
-    store = StageStore(output_dir, pipeline_stages(output_dir, dataset, options), args.restart, args.keep)
+    stages = pipeline_stages(output_dir, dataset, options)
+    if args.no_test:
+        stages = [stage for stage in stages if not stage.name.startswith(SCORING)]
+    store = StageStore(output_dir, stages, args.restart, args.keep)
     store.check()
     summary = output_dir / SUMMARY
     expected = None
@@ -162,6 +174,8 @@ def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOpt
             logger.info("%s", sentence)
         logger.info("Commands of the stages: %s   Logs: %s/", args.output_dir / COMMANDS_FILE, args.output_dir / LOGS)
     store.run(expected)
+    if args.no_test:
+        return ""
     if not summary.is_file():
         _write_report(args, store, dataset, options, summary)
     return summary.read_text(encoding="utf-8").rstrip()

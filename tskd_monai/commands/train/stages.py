@@ -28,6 +28,8 @@ TEACHER_RESULTS = ("teacher.json", "task.json", "*.safetensors", "adapter/*", "d
 STUDENT_RESULTS = ("models/model.pt", "configs/task.json")
 SCORED = {"teacher": "teacher", "student": "student", "scratch": "scratch", "self-training": "self_trained"}
 """Method of the report -> the stage whose model is scored on the test section."""
+SCORING = "predictions_"
+"""Beginning of the names of the stages that score a model."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ class _Builder:
         if own:
             paths |= {"task": folder / "task.json", "teacher_dir": folder}
         return Stage(
-            f"predictions_{model}", f"Test: {method}", BUNDLES / "teacher_lora" if own else folder,
+            f"{SCORING}{model}", f"Test: {method}", BUNDLES / "teacher_lora" if own else folder,
             ["inference.yaml", "evaluate.yaml"] if own else ["inference.json", "evaluate.json"], {"section": "test"},
             partial(dict, paths), {"data": {"test labels": self.dataset.digests["test labels"]}}, [model],
             results=("metrics.csv",), incremental=("test labels",),
