@@ -265,7 +265,7 @@ def test_segments_that_overlap_are_refused(tmp_path: Path) -> None:
     layers = np.zeros((2, 5, 6, 7), np.uint8)
     fields = {"kinds": "list domain domain domain", "space directions": "none (1,0,0) (0,1,0) (0,0,1)"}
     path = write_nrrd_file(tmp_path / "a.seg.nrrd", layers, STRAIGHT, fields)
-    with pytest.raises(ValueError, match="Expected segments in one layer in a.seg.nrrd.*as a labelmap"):
+    with pytest.raises(ValueError, match="segments in one layer in a.seg.nrrd.*name the segments that are labels"):
         read_itk(path)
 
 

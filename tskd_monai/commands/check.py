@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.commands.command_parser import LABELS_HELP, CommandParser, output_folder
 
 if TYPE_CHECKING:
     from tskd_monai.data.planning.survey import Survey
@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser("check", __doc__)
     parser.add_argument("data", type=Path, help="a datalist, or a folder")
     parser.add_argument("--output-dir", type=output_folder, default=Path("check"), help="default: check/")
-    parser.add_argument("--labels", help="what label values mean in a folder, such as liver=1,spleen=4")
+    parser.add_argument("--labels", help=LABELS_HELP)
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     return parser.parse_args(argv)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.commands.command_parser import LABELS_HELP, CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
 
 
@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="section of a datalist (default: test)",
     )
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
-    parser.add_argument("--labels", help="names of a folder's label values, such as liver=1,spleen=4")
+    parser.add_argument("--labels", help=LABELS_HELP)
     add_engine(parser)
     return parser.parse_args(argv)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
-from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.commands.command_parser import LABELS_HELP, CommandParser, output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output-dir", type=output_folder, help="folder of datalist.json and task.json (default: runs/NAME)"
     )
-    parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
+    parser.add_argument("--labels", help=LABELS_HELP)
     parser.add_argument("--image-size", type=int, help="rows and columns of the network input, a multiple of 16")
     parser.add_argument(
         "--intensity", choices=("percentile", "hu_window", "rgb"), help="intensity scaling (default: by modality)"

@@ -19,7 +19,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tskd_monai.commands.command_parser import CommandParser
+from tskd_monai.commands.command_parser import LABELS_HELP, CommandParser
 
 if TYPE_CHECKING:
     from tskd_monai.data.task import Task
@@ -32,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser("teachers try", __doc__)
     parser.add_argument("model", help="a model of `tskd teachers`, NAME=FILE or a hub id, as --teacher of tskd train")
     parser.add_argument("data", type=Path, help="a datalist, or a folder with images/ and labels/")
-    parser.add_argument("--labels", help="what label values mean in a folder, such as liver=1,spleen=4")
+    parser.add_argument("--labels", help=LABELS_HELP)
     parser.add_argument("--section", default="training", help="section of the datalist (default: training)")
     parser.add_argument("--fold", type=int, help="fold of the datalist's cross-validation")
     parser.add_argument("--cases", type=_positive, default=5, help="cases to try (default: 5)")

@@ -3,7 +3,8 @@
 - `task`, `datalist`, `planning`: the classes to segment, the images, and the plan of a task.
 - `volume_reader`: the reader of every image, which uses `nifti`, `itk_file`, `image_file` and `dicom`. `nrrd` and
   `meta_image` check the headers of the files that ITK reads.
-- `grid`, `labels`: comparison of voxel grids, and checks of label maps.
+- `grid`, `labels`: comparison of voxel grids, and checks of label maps. `structures`, `slicer_segmentation`: labels
+  that are structures with names; `contours`: contours to pixels and back.
 - `segmentation_writers`, `output_names`: writers of label maps on the grid of their image.
 - `slices`: datasets of slices. `fitness`: ranges of the training images, and images outside of them.
 - `transfer_set`, `gates_file`, `verdict`: file formats of synthetic images, and of the results of their gates.

@@ -14,6 +14,9 @@ from tskd_monai.files.option_path import text_path
 
 SECTIONS = ("training", "validation", "test", "unlabeled")
 LABEL_KEYS = ("label", "second_reader")
+REFUSED = "refused"
+"""Key of an entry whose label could not be converted, with the reason."""
+
 GOLDEN_RATIO = 0.6180339887498949
 
 Refuse = Callable[[str, Any, Exception], None]
@@ -173,6 +176,8 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
         raise ValueError(
             f"{path}: expected an entry with {sorted(needed)} in `{section}`, found {shown(entry)}; {advice}."
         )
+    if REFUSED in entry:
+        raise ValueError(str(entry[REFUSED]))
     clashes = [key for key in entry if key.startswith(("image_", "label_"))]
     if clashes:
         raise ValueError(

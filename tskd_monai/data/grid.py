@@ -129,3 +129,36 @@ def aligned(
     if moved.shape[:3] == tuple(shape) and same_grid(tuple(shape), target, moved_affine):
         return moved, moved_affine
     return array, affine
+
+
+def places_on(
+    mask: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray, name: str
+) -> np.ndarray:
+    """Returns the voxels of another grid, integers (3, n), that the voxels of a mask are.
+
+    The grid of the mask may be a part of the other one, with its axes in another order; nothing is interpolated.
+
+    Args:
+        mask: bool (X, Y, Z).
+        affine: affine of the mask to RAS mm (4, 4).
+        shape: voxels along the three axes of the other grid.
+        target: affine of the other grid to RAS mm (4, 4).
+        name: name of the mask's file in messages.
+
+    Raises:
+        ValueError: if the mask lies between voxels of the other grid, or outside of it.
+    """
+    steps = np.rint(np.linalg.inv(target) @ affine)
+    turns = np.abs(steps[:3, :3])
+    is_turn = (turns.sum(axis=0) == 1).all() and (turns.sum(axis=1) == 1).all()
+    if not is_turn or not same_grid(mask.shape, target @ steps, affine):
+        raise ValueError(
+            f"Expected a segmentation on the voxels of its image in {name}, found one between them; resample it onto "
+            "the grid of the image."
+        )
+    places = steps[:3, :3].astype(int) @ np.argwhere(mask).T + steps[:3, 3:].astype(int)
+    if (places < 0).any() or (places >= np.array(shape)[:, None]).any():
+        raise ValueError(
+            f"Expected a segmentation within its image in {name}, found voxels outside; pair each image with its label."
+        )
+    return places

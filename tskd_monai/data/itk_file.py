@@ -53,10 +53,10 @@ def read_itk(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a volume at {path}, found none; check the path in the datalist.")
     volume = read_header(path)
-    check_held(volume.voxel_bytes, volume.data.stat().st_size, _ratio(volume), volume.title)
+    check_held(volume.voxel_bytes, volume.data.stat().st_size, compression_ratio(volume), volume.title)
     check_voxel_count(volume.voxel_count, volume.title)
     affine = checked_affine(volume.affine, path.name)
-    _check_stream(volume)
+    check_stream(volume)
     for note in volume.notes:
         logger.warning("%s %s.", path.name, note)
     voxels = _read_by_itk(volume)
@@ -81,12 +81,13 @@ def data_files(path: Path) -> list[Path]:
     return [] if volume.data == volume.header else [volume.data]
 
 
-def _ratio(volume: StoredVolume) -> int:
+def compression_ratio(volume: StoredVolume) -> int:
+    """Returns the largest number of voxel bytes per byte of the file."""
     return DEFLATE_MAX_RATIO if volume.encoding == "deflate" else 1
 
 
-def _check_stream(volume: StoredVolume) -> None:
-    """Refuses data whose size differs from that in the header, or that does not match its checksum."""
+def check_stream(volume: StoredVolume) -> None:
+    """Raises ValueError for data whose size differs from that in the header, or that does not match its checksum."""
     size = volume.data.stat().st_size
     if volume.encoding == "raw":
         expected = size if volume.offset < 0 else volume.offset + volume.voxel_bytes

@@ -37,6 +37,7 @@ SPATIAL_KINDS = ("domain", "space", "none", "???")
 
 MAGIC = re.compile(rb"NRRD000[1-5]\r?\n")
 END_OF_HEADER = re.compile(rb"\n\r?\n")
+PAIR = re.compile(r"([^:#]*):=(.*)")
 VECTOR = re.compile(r"none|\([^()]*\)")
 
 TYPES: dict[str, str] = {
@@ -82,6 +83,16 @@ def read_nrrd_header(path: Path) -> StoredVolume:
         FileNotFoundError: if the data file of a detached header is missing.
         ValueError: if the header is malformed, or describes anything but one volume or one slice of numbers.
     """
+    fields, _, end = nrrd_fields(path)
+    return volume_of(path, fields, end)
+
+
+def nrrd_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int | None]:
+    """Returns the fields of an NRRD header, its key/value pairs, and the position of the voxels; None: in another file.
+
+    Raises:
+        ValueError: if the header is malformed.
+    """
     name = path.name
     with path.open("rb") as file:
         content = file.read(MAX_HEADER_BYTES)
@@ -90,10 +101,27 @@ def read_nrrd_header(path: Path) -> StoredVolume:
     end = END_OF_HEADER.search(content)
     if end is None and len(content) == MAX_HEADER_BYTES:
         refuse(name, f"an NRRD header of at most {MAX_HEADER_BYTES} bytes", "a longer one")
-    fields = _fields(header_text(content[: end.start() + 1] if end else content, name), name)
-    detached = "datafile" in fields
-    if end is None and not detached:
+    text = header_text(content[: end.start() + 1] if end else content, name)
+    fields = _fields(text, name)
+    if end is None and "datafile" not in fields:
         refuse(name, "voxels after the header", "none", "copy or export it again")
+    pairs = {match[1]: match[2] for line in text.splitlines() if (match := PAIR.fullmatch(line))}
+    return fields, pairs, end.end() if end else None
+
+
+def volume_of(path: Path, fields: Mapping[str, str], end: int | None) -> StoredVolume:
+    """Returns the volume that the fields of an NRRD header describe.
+
+    Args:
+        path: file of the header.
+        fields: fields by name, from `nrrd_fields`.
+        end: position of the voxels in the file.
+
+    Raises:
+        FileNotFoundError: if the data file of a detached header is missing.
+        ValueError: if they describe anything but one volume or one slice of numbers.
+    """
+    name, detached = path.name, "datafile" in fields
     dimensions = sizes([fields["dimension"]], 1, "dimension", name)[0]
     _check_kinds(fields, dimensions, name)
     shape = sizes(fields["sizes"].split(), dimensions, "sizes", name)
@@ -105,7 +133,7 @@ def read_nrrd_header(path: Path) -> StoredVolume:
     return StoredVolume(
         header=path,
         data=data_file(path, fields["datafile"]) if detached else path,
-        offset=skip if detached else cast(re.Match, end).end(),
+        offset=skip if detached else cast(int, end),
         encoding="raw" if encoding == "raw" else "deflate",
         stored=None,
         dtype=_dtype(fields, name),
@@ -181,7 +209,7 @@ def _check_kinds(fields: Mapping[str, str], dimensions: int, name: str) -> None:
             name,
             "segments in one layer",
             "several layers, as overlapping segments have them",
-            "export the segmentation from Slicer as a labelmap",
+            "name the segments that are labels (--labels of a folder, `labels` of a datalist)",
         )
     require_two_or_three_axes(dimensions, name)
     if any(kind not in SPATIAL_KINDS for kind in kinds) or ("kinds" in fields and len(kinds) != dimensions):

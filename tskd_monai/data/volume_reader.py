@@ -145,6 +145,8 @@ class VolumeReader(ImageReader):
         if not path.exists():
             raise FileNotFoundError(f"Expected an image at {path}, found nothing; check the path in the datalist.")
         advice = "name the folder of the series" if name.endswith(DICOM_SUFFIXES) else "convert it, or name its folder"
+        if self.labels and name.endswith(DICOM_SUFFIXES):
+            advice = "tskd plan writes the label maps of a DICOM SEG or RTSTRUCT, and a datalist of them"
         raise ValueError(
             f"Expected a file ending in {', '.join(IMAGE_ENDINGS)} or a folder with a DICOM series, "
             f"found {path.name}; {advice}."

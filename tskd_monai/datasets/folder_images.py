@@ -33,7 +33,7 @@ def image_of_label(label: str, images: Container[str]) -> str | None:
     return next((label[:end] for end in ends if label[:end] in images), None)
 
 
-def images_by_name(folder: Path, labels: Collection[str] = ()) -> dict[str, Path]:
+def images_by_name(folder: Path, labels: Collection[str] = (), besides: Collection[Path] = ()) -> dict[str, Path]:
     """Returns the images of a folder by name.
 
     A file is named without its extension, and a DICOM series, which is a folder, after it. Image files in a subfolder,
@@ -43,6 +43,7 @@ def images_by_name(folder: Path, labels: Collection[str] = ()) -> dict[str, Path
     Args:
         folder: folder of images or of labels.
         labels: names of the labels of its images.
+        besides: files that are left out, and folders that have no others; with them, there may be no image.
 
     Raises:
         ValueError: if two images have the same name, DICOM files lie directly in the folder, or there is no image.
@@ -50,11 +51,16 @@ def images_by_name(folder: Path, labels: Collection[str] = ()) -> dict[str, Path
     found: dict[str, Path] = {}
     ignored: list[Path] = []
     for name, path in _named_images(folder, labels, ignored):
+        if besides and all(
+            file in besides for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
+        ):
+            continue
         if name in found:
             raise ValueError(f"Expected one image called {name} in {folder}, found {found[name].name} and {path.name}.")
         found[name] = path.absolute()
+    ignored = [path for path in ignored if path not in besides]
     _refuse_loose_dicom(folder, ignored)
-    if not found:
+    if not found and not besides:
         raise ValueError(
             f"Expected images in {folder}, found {_counted(ignored) or 'none'}; files end in "
             f"{', '.join(IMAGE_ENDINGS)}, and a DICOM series is a folder."
@@ -116,6 +122,5 @@ def _refuse_loose_dicom(folder: Path, files: list[Path]) -> None:
         raise ValueError(
             f"Expected the files of each DICOM series in a folder of its own, such as {folder / 'case1'}, found "
             f"{len(loose)} DICOM file{'s' if len(loose) > 1 else ''} directly in {folder}, such as {loose[0].name}. "
-            "Move those of each series into a folder named after the case; labels in DICOM SEG have to be converted to "
-            "NIfTI or NRRD."
+            "Move those of each series into a folder named after the case."
         )

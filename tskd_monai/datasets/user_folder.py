@@ -7,8 +7,9 @@ Three layouts are supported:
     Dataset017_BTCV/dataset.json, imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz  nnU-Net
 
 An image is a NIfTI, NRRD, MetaImage or 2D image file, or a folder with a DICOM series. Its label has the same name, or
-that name with a suffix such as `_seg` or `_mask`. Each image counts as a patient, unless it is in the folder of a
-patient: `images/p01/left.png` and `images/p01/right.png`, with labels in `labels/p01/`.
+that name with a suffix such as `_seg` or `_mask`; a DICOM SEG or RTSTRUCT is found by its UIDs. Each image counts as a
+patient, unless it is in the folder of a patient: `images/p01/left.png` and `images/p01/right.png`, with labels in
+`labels/p01/`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from typing import Any
 
 from tskd_monai.data.datalist import SECTIONS
 from tskd_monai.data.output_names import IMAGE_ENDINGS
+from tskd_monai.data.slicer_segmentation import is_slicer_segmentation
+from tskd_monai.data.structures import LISTED, STRUCTURES, parsed_structures
 from tskd_monai.datasets.folder_images import image_of_label, images_by_name, patient_of
 from tskd_monai.datasets.folder_labels import named_labels
 from tskd_monai.datasets.splits import DEFAULT_SPLIT, DRAWN, draw_sections
+from tskd_monai.datasets.structure_labels import any_named, dicom_label, dicom_labels, matched_by_uid, structure_names
 from tskd_monai.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -67,8 +71,8 @@ def user_datalist(
 
     Args:
         data: path of the folder or its `dataset.json`.
-        names: names of the label values: `liver,spleen` in the order of the values, or `liver=1,spleen=4`. None: those
-            of `dataset.json`, or `label_1` and so on.
+        names: names of the label values: `liver,spleen` in the order of the values, or `liver=1,spleen=4`; or of
+            structures, as in `parsed_structures`. None: those of `dataset.json`, or `label_1` and so on.
         seed: seed of the draw.
         fewest: minimum number of patients with a label.
         lenient: see `label_values`.
@@ -81,7 +85,7 @@ def user_datalist(
     if not data.exists():
         raise FileNotFoundError(f"Expected {LAYOUTS}, found nothing at {data}.")
     folder = data if data.is_dir() else data.parent
-    pairs, unlabelled, described = _found_in(folder)
+    pairs, unlabelled, described = _found_in(folder, lenient)
     patients = {patient_of(name) for name in pairs}
     if len(patients) < fewest:
         purpose = " (one each for training, validation and test)" if fewest > 1 else ""
@@ -93,7 +97,7 @@ def user_datalist(
     datalist: dict[str, Any] = {
         "name": described.get("name", folder.resolve().name),
         "description": _description(pairs, len(patients), len(unlabelled), names or described.get("labels")),
-        "labels": named_labels(names, described.get("labels"), [label for _, label in pairs.values()], lenient),
+        **_labels(names, described.get("labels"), [label for _, label in pairs.values()], lenient),
         **({"modality": described["modality"]} if described.get("modality") else {}),
     }
     for section in DRAWN:
@@ -106,7 +110,27 @@ def user_datalist(
     return datalist
 
 
-def _found_in(folder: Path) -> tuple[Pairs, dict[str, Path], dict[str, Any]]:
+def _labels(names: str | None, described: Mapping[str, str] | None, paths: list[Path], lenient: bool) -> dict[str, Any]:
+    """Returns `labels` of a datalist, and `structures` if the labels of the folder are structures.
+
+    Raises:
+        ValueError: if structures are not named, besides the errors of `named_labels`.
+    """
+    dicom = [path for path in paths if dicom_label(path)]
+    slicer = [path for path in paths if is_slicer_segmentation(path)]
+    if dicom and names is None:
+        raise ValueError(
+            "Expected --labels with the structures to segment, such as --labels liver,spleen, found none; "
+            f"{dicom[0].name} has {', '.join(structure_names(dicom[0])[:LISTED])}."
+        )
+    if names is not None and (dicom or slicer):
+        labels, structures = parsed_structures(names)
+        if dicom or any_named(slicer, [name for one in structures.values() for name in one["names"]]):
+            return {"labels": labels, STRUCTURES: structures}
+    return {"labels": named_labels(names, described, paths, lenient)}
+
+
+def _found_in(folder: Path, lenient: bool) -> tuple[Pairs, dict[str, Path], dict[str, Any]]:
     """Returns the labelled images, the unlabelled ones, and the metadata of `dataset.json`."""
     if (folder / DATASET_JSON).is_file():
         return _of_dataset_json(folder)
@@ -120,7 +144,7 @@ def _found_in(folder: Path) -> tuple[Pairs, dict[str, Path], dict[str, Any]]:
             f"Expected labels/ beside images/ in {folder}, found none{_subfolders(folder)}. Name the folder of the "
             "label maps labels/."
         )
-    return *_of_folder(folder), {}
+    return *_of_folder(folder, lenient), {}
 
 
 def _subfolders(folder: Path) -> str:
@@ -177,11 +201,12 @@ def _unlabelled_entries(unlabelled: Mapping[str, Path], sections: Mapping[str, s
     ]
 
 
-def _of_folder(folder: Path) -> tuple[Pairs, dict[str, Path]]:
+def _of_folder(folder: Path, lenient: bool) -> tuple[Pairs, dict[str, Path]]:
     """Returns image and label by name, and the unlabelled images by name, of `images/` and `labels/`."""
-    found = images_by_name(folder / "labels")
+    dicom = dicom_labels(folder / "labels")
+    found = images_by_name(folder / "labels", besides=dicom)
     images = images_by_name(folder / "images", found)
-    labels: dict[str, Path] = {}
+    labels = matched_by_uid(dicom, images, lenient) if dicom else {}
     unknown = [label for label in found if image_of_label(label, images) is None]
     if unknown:
         close = get_close_matches(unknown[0], images, n=1, cutoff=0.0)

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset
 
-from tskd_monai.data.dicom.geometry import RESAMPLE, SeriesGrid, series_grid
+from tskd_monai.data.dicom.geometry import RESAMPLE, SeriesGrid, series_grid, to_slices
 from tskd_monai.data.dicom.reader import read_series
-from tskd_monai.data.dicom.resampling import to_grid, to_slices
+from tskd_monai.data.dicom.resampling import to_grid
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.render import Grid, make_grid
 

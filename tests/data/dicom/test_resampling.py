@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tskd_monai.data.dicom.geometry import check_irregular
+from tskd_monai.data.dicom.geometry import check_irregular, to_slices
 from tskd_monai.data.dicom.reader import read_series
-from tskd_monai.data.dicom.resampling import to_grid, to_slices
+from tskd_monai.data.dicom.resampling import to_grid
 
 TILT = np.tan(np.radians(15))
 POSITIONS = (0, 2.5, 5, 10, 12.5)

@@ -14,8 +14,8 @@ from monai.transforms import EnsureChannelFirstd, SaveImaged
 from pydicom import config, dcmread
 from pydicom.dataset import FileDataset
 
+from tskd_monai.data.dicom.geometry import to_slices
 from tskd_monai.data.dicom.reader import read_grid
-from tskd_monai.data.dicom.resampling import to_slices
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
 from tskd_monai.data.output_names import output_name
 from tskd_monai.data.task import Label
@@ -331,7 +331,9 @@ def test_what_highdicom_refuses_is_reported_without_its_values(tmp_path, write_s
     writer = DicomSegWriter(labels=LABELS)
     writer.set_data_array(pred)
     writer.set_metadata(pred.meta)
-    with pytest.raises(ValueError, match=r"Expected a series .* highdicom refuses \(AttributeError\); write") as raised:
+    with pytest.raises(
+        ValueError, match=r"Expected a series .* headers are refused \(AttributeError\); write"
+    ) as raised:
         writer.write(tmp_path / "a.dcm")
     assert "Doe" not in str(raised.value) and not (tmp_path / "a.dcm").exists()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tskd_monai.data.dicom.seg_writer import ORGANS, segment_codings
+from tskd_monai.data.dicom.result_writer import ORGANS, segment_codings
 from tskd_monai.data.task import Label
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.bundle_command import plain_messages
-from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.commands.command_parser import LABELS_HELP, CommandParser, output_folder
 from tskd_monai.commands.train.target_options import add_target_options, positive_number
 
 AUTO, ON, OFF, FORCE = "auto", "on", "off", "force"
@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("data", type=Path, nargs="?", help="datalist or folder")
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)  # its name in 0.1
     parser.add_argument("--output-dir", type=output_folder, help="folder of all outputs (default: runs/NAME)")
-    parser.add_argument("--labels", help="names of a folder's label values: liver,spleen or liver=1,spleen=4")
+    parser.add_argument("--labels", help=LABELS_HELP)
     parser.add_argument(
         "--teacher",
         default="sam_demo",

@@ -8,7 +8,14 @@ From a folder to a volume:
   slices are refused here. `resampling`: resamples such slices with `--irregular resample`.
 - `reader`: the voxels.
 
-Back to DICOM: `seg_source`, the source files and the elements that a SEG copies from them; `seg_writer`, the SEG with
-its
-codes. `header` keeps values of elements out of the logs.
+Labels: `label_references`, the series that a SEG or RTSTRUCT was drawn on; `label_reader`, its structures, by
+`seg_reader` or `rtstruct_reader`.
+
+Back to DICOM: `seg_source`, the source files and the elements that a result copies from them; `result_writer`, what the
+writers share, such as codes; `seg_writer`, `rtstruct_writer`, `overlay_writer`, `report_writer`. `header` keeps values
+of elements out of the logs.
 """
+
+SEG = "seg"
+RESULTS = (SEG, "rtstruct", "sc", "sr")
+"""DICOM objects that a segmentation of a series is written as."""

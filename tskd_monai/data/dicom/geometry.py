@@ -135,6 +135,24 @@ def series_grid(headers: Sequence[FileDataset], name: str, irregular: str = REFU
     return SeriesGrid(ordered, shape, LPS_TO_RAS @ lps, indices, drift - start)
 
 
+def to_slices(labels: np.ndarray, grid: SeriesGrid) -> np.ndarray:
+    """Returns a label map on the slices as scanned, by nearest neighbour: the inverse of `resampling.to_grid`.
+
+    Args:
+        labels: label map of the grid's shape.
+        grid: grid of the series.
+
+    Returns:
+        (columns, rows, n), without the missing slices.
+    """
+    columns, rows = int(grid.headers[0].Columns), int(grid.headers[0].Rows)
+    slices = [
+        labels[across : across + columns, down : down + rows, index]
+        for index, (across, down) in zip(grid.indices, np.rint(grid.offsets).astype(int), strict=True)
+    ]
+    return np.stack(slices, axis=-1)
+
+
 def _widening(offsets: np.ndarray, header: Dataset, name: str) -> tuple[int, int]:
     """Returns the columns and rows of the grid beyond those of a slice, so that it covers all slices."""
     extent = np.ceil(offsets.max(axis=0)).astype(int)

@@ -62,7 +62,7 @@ def read_series(folder: str | Path, series_uid: str | None = None, irregular: st
     for header in grid.headers:
         _require_grey(header, name)
     _require_held(grid.headers, name)
-    stack = _read_stack(grid.headers)
+    stack = read_stack(grid.headers)
     if first.get("Modality") == "CT" and first.get("RescaleIntercept") is None:
         logger.warning("%s is CT without RescaleIntercept; its stored values are taken for HU.", name)
     logger.debug("%s: %s, %d slices of %d x %d.", name, first.get("Modality"), *stack.shape)
@@ -101,7 +101,7 @@ def _require_held(headers: Sequence[FileDataset], name: str) -> None:
     check_voxel_count(len(headers) * int(headers[0].Rows) * int(headers[0].Columns), name)
 
 
-def _read_stack(headers: Sequence[FileDataset]) -> np.ndarray:
+def read_stack(headers: Sequence[FileDataset]) -> np.ndarray:
     """Returns the physical values of all slices, float32 (slices, rows, columns).
 
     Memory for all slices is allocated after the first file has been decoded and checked against its header.

@@ -33,21 +33,3 @@ def to_grid(slices: np.ndarray, grid: SeriesGrid) -> np.ndarray:
     missing = np.setdiff1d(np.arange(grid.shape[2]), grid.indices)
     volume[:, :, missing] = (volume[:, :, missing - 1] + volume[:, :, missing + 1]) / 2
     return volume
-
-
-def to_slices(labels: np.ndarray, grid: SeriesGrid) -> np.ndarray:
-    """Returns a label map on the slices as scanned, by nearest neighbour: the inverse of `to_grid`.
-
-    Args:
-        labels: label map of the grid's shape.
-        grid: grid of the series.
-
-    Returns:
-        (columns, rows, n), without the missing slices.
-    """
-    columns, rows = int(grid.headers[0].Columns), int(grid.headers[0].Rows)
-    slices = [
-        labels[across : across + columns, down : down + rows, index]
-        for index, (across, down) in zip(grid.indices, np.rint(grid.offsets).astype(int), strict=True)
-    ]
-    return np.stack(slices, axis=-1)

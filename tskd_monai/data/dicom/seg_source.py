@@ -137,7 +137,7 @@ def source_images(grid: SeriesGrid, segments: np.ndarray, name: str) -> tuple[li
     """
     frames = [header.get("ReferencedFrameNumber") for header in grid.headers]
     if not any(frames):
-        return _prepared(grid.headers, name), segments
+        return prepared(grid.headers, name), segments
     paths = {str(header.filename) for header in grid.headers}
     image = dcmread(Path(paths.pop()), stop_before_pixels=True)
     if paths or int(image.NumberOfFrames) != len(frames):
@@ -145,11 +145,16 @@ def source_images(grid: SeriesGrid, segments: np.ndarray, name: str) -> tuple[li
             f"Expected one enhanced image with the {len(frames)} slices of the series, found several or other frames; "
             "write .nii.gz instead."
         )
-    return _prepared([image], name), segments[np.argsort(frames)]
+    return prepared([image], name), segments[np.argsort(frames)]
 
 
-def _prepared(headers: Sequence[Dataset], name: str) -> list[Dataset]:
-    """Returns copies with the elements that a SEG copies: blank where the source has no valid value."""
+def prepared(headers: Sequence[Dataset], name: str) -> list[Dataset]:
+    """Returns copies with the elements that a result copies: blank where the source has no valid value.
+
+    Args:
+        headers: headers of the source images.
+        name: name of the series in messages.
+    """
     copies = [header.copy() for header in headers]
     blanked = {tag for copy in copies for tag in FORMATS if _blanked(copy, tag)}
     if blanked:
