@@ -59,7 +59,7 @@ def test_version_is_the_package_s() -> None:
         (["plan", "a.json", "--qqq=1"], "tskd plan: error: unknown option --qqq. See tskd plan --help"),
         (["evaluate", "shipped", "--output", "out"], "unknown option --output; did you mean --output-dir? See"),
         (["segment", "--output_dir", "out"], "unknown option --output_dir; did you mean --output-dir? See"),
-        (["segment", "shipped", "--dicom"], "unknown option --dicom; did you mean --dicom-seg? See"),
+        (["segment", "shipped", "--dicom-segs"], "unknown option --dicom-segs; did you mean --dicom-seg? See"),
         (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "/out, where test_main.py is a file. See"),
         (["segment", "shipped"], "tskd segment: error: the following arguments are required: IMAGE. See tskd segment"),
     ],

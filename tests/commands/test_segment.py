@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from tests.data.itk_volumes import write_volume
 from tests.support.fork_server import python_command
@@ -69,6 +70,22 @@ def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest
     assert main(["segment", "shipped", str(phantom / "series"), "--output-dir", str(tmp_path), "--dicom-seg"]) == 0
     line = capsys.readouterr().out.splitlines()[1]
     assert line.count("_seg.dcm") == line.count("_seg.nii.gz") == 1
+
+
+def test_all_dicom_results_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--output-dir", str(tmp_path), "--dicom", "seg,rtstruct,sc,sr"]
+    assert main(["segment", "shipped", str(phantom / "series"), *options]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    endings = (".dcm", ".rtstruct.dcm", ".sc.dcm", ".sr.dcm")
+    assert all(line.count(f"_seg{ending}") == 1 for ending in (*endings, ".nii.gz"))
+    modalities = {str(dcmread(path).Modality) for path in tmp_path.glob("*.dcm")}
+    assert modalities == {"SEG", "RTSTRUCT", "OT", "SR"}
+
+
+def test_an_unknown_dicom_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["segment", "shipped", "x.nii.gz", "--dicom", "seg,pdf", "--output-dir", str(tmp_path / "out")])
+    assert "expected names among seg,rtstruct,sc,sr, each once, found seg,pdf" in capsys.readouterr().err
 
 
 def test_a_dicom_seg_of_another_image_is_refused_before_work_begins(

@@ -33,6 +33,7 @@ TEMPLATE_FILES = (
     "configs/multi_gpu_train.json",
     "configs/dry_run.json",
     "configs/dicom_seg.json",
+    "configs/dicom_results.json",
     "configs/logging.conf",
     "docs/README.md",
     "docs/inputs.md",

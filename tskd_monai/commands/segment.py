@@ -1,7 +1,7 @@
 """Segments NIfTI, NRRD, MetaImage and 2D image files, and DICOM series, with a student.
 
 tskd segment shipped scan.nii.gz
-tskd segment runs/mystudy/student series/ --output-dir predictions --dicom-seg
+tskd segment runs/mystudy/student series/ --output-dir predictions --dicom seg,rtstruct,sc,sr
 
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
@@ -16,8 +16,10 @@ from typing import Any
 
 from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
+from tskd_monai.data.dicom import RESULTS, SEG
 
 SUMMARY = "summary.json"
+DICOM_RESULTS_CONFIG = "dicom_results.json"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,7 +29,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=output_folder, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
-    parser.add_argument("--dicom-seg", action="store_true", help="also write a DICOM SEG of each IMAGE, a DICOM series")
+    parser.add_argument(
+        "--dicom", type=dicom_results, default=[], metavar="seg,rtstruct,sc,sr",
+        help="also write each IMAGE, a DICOM series, as a SEG, contours, outlines on the images, a report of volumes",
+    )  # fmt: skip
+    parser.add_argument("--dicom-seg", action="store_true", help="the same as --dicom seg")
     parser.add_argument(
         "--output-format",
         choices=("nifti", "nrrd", "same"),
@@ -57,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tskd_monai.files.json_files import read_json
 
     student = student_folder(args.student)
-    check_images(args.image, args.dicom_seg)
+    dicom = list(dict.fromkeys([*([SEG] if args.dicom_seg else []), *args.dicom]))
+    configs = ["inference.json", *dicom_configs(dicom, student)]
+    check_images(args.image, "--dicom" if args.dicom else "--dicom-seg" if args.dicom_seg else "")
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
         "tree" if args.tree else "image": images,
@@ -68,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         **({} if args.output_format == "nifti" else {"output_format": args.output_format}),
         **({"series_uid": args.series_uid} if args.series_uid else {}),
         **({"resume": False} if args.restart else {}),
+        **({"dicom": dicom} if DICOM_RESULTS_CONFIG in configs else {}),
     }
-    configs = ["inference.json", *(["dicom_seg.json"] if args.dicom_seg else [])]
     failed = ""
     try:
         run_bundle(BundleRun(student, configs, overrides))
@@ -83,12 +91,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def check_images(paths: Sequence[Path], dicom_seg: bool) -> None:
+def dicom_results(text: str) -> list[str]:
+    """Returns the kinds of DICOM objects in an option such as `seg,sr`."""
+    kinds = text.split(",")
+    if not set(kinds) <= set(RESULTS) or len(set(kinds)) < len(kinds):
+        raise argparse.ArgumentTypeError(f"expected names among {','.join(RESULTS)}, each once, found {text}")
+    return kinds
+
+
+def dicom_configs(kinds: Sequence[str], student: Path) -> list[str]:
+    """Returns the config files of a student that write DICOM objects.
+
+    Raises:
+        ValueError: if the student was made before it could write them.
+    """
+    if not kinds or kinds == [SEG]:
+        return ["dicom_seg.json"] * len(kinds)
+    if not (student / "configs" / DICOM_RESULTS_CONFIG).is_file():
+        raise ValueError(
+            f"Expected configs/{DICOM_RESULTS_CONFIG} in {student} for --dicom {','.join(kinds)}, found none: the "
+            "student is of an earlier version. Copy the file from bundles/segmentation, or use --dicom seg."
+        )
+    return [DICOM_RESULTS_CONFIG]
+
+
+def check_images(paths: Sequence[Path], dicom: str) -> None:
     """Checks the images before anything is written.
+
+    Args:
+        paths: images as given.
+        dicom: option that asks for DICOM objects; "" if none does.
 
     Raises:
         FileNotFoundError: if one does not exist, or is a folder without files.
-        ValueError: if a DICOM SEG is wanted of a file that is not DICOM: it refers to the instances of a series.
+        ValueError: if DICOM objects are wanted of a file that is not DICOM: they refer to the images of a series.
     """
     from tskd_monai.data.dicom.header import is_dicom_file
 
@@ -97,8 +133,8 @@ def check_images(paths: Sequence[Path], dicom_seg: bool) -> None:
             raise FileNotFoundError(f"Expected an image file or a DICOM series folder at {path}, found nothing.")
         if path.is_dir() and not any(file.is_file() for file in path.rglob("*")):
             raise FileNotFoundError(f"Expected images or a DICOM series in the folder {path}, found no file.")
-        if dicom_seg and path.is_file() and not is_dicom_file(path):
-            raise ValueError(f"Expected DICOM series with --dicom-seg, found {path}; segment other images without it.")
+        if dicom and path.is_file() and not is_dicom_file(path):
+            raise ValueError(f"Expected DICOM series with {dicom}, found {path}; segment other images without it.")
 
 
 def case_line(case: Mapping[str, Any]) -> str:

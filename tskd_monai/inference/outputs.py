@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from monai.data import FolderLayout
 from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import Compose, SaveImaged, Transform
 
+from tskd_monai.data.dicom import RESULTS, SEG
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
 from tskd_monai.data.output_names import NIFTI, SEGMENTATION_POSTFIX, check_output_format, output_name, output_suffix
 from tskd_monai.data.segmentation_writers import AtomicPngWriter, AtomicVolumeWriter
@@ -201,3 +202,57 @@ def save_dicom_seg(
     """
     writer = partial(DicomSegWriter, labels=task.labels, algorithm_name=task.name, segmentation_type=segmentation_type)
     return save_label_map(writer, lambda image: ".dcm", output_dir, thread)
+
+
+def save_dicom_results(
+    task: Task,
+    output_dir: str | Path,
+    kinds: Sequence[str],
+    segmentation_type: str = "BINARY",
+    thread: WriterThread | None = None,
+) -> list[SaveImaged]:
+    """Returns the transforms that write `pred` of a DICOM series as DICOM objects of its study.
+
+    Args:
+        task: its labels' codes describe the structures.
+        output_dir: output folder; files are named by a hash of the Series Instance UID, `<hash>_seg.dcm` for a SEG,
+            `<hash>_seg.rtstruct.dcm` and so on for the others.
+        kinds: objects to write: `seg`; `rtstruct`, contours; `sc`, a secondary capture with outlines on the images;
+            `sr`, a structured report of the volumes.
+        segmentation_type: `BINARY` or `LABELMAP`, of the SEG.
+        thread: writer in the background; None to write synchronously.
+
+    Raises:
+        ImportError: if `seg` or `sr` is given and highdicom is not installed.
+        ValueError: if a kind is unknown or repeated, or none is given.
+    """
+    if not kinds or not set(kinds) <= set(RESULTS) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"Expected --dicom with names among {', '.join(RESULTS)}, each once, found {kinds}.")
+    saves = []
+    for kind in kinds:
+        if kind == SEG:
+            saves.append(save_dicom_seg(task, output_dir, segmentation_type, thread))
+            continue
+        writer = partial(_result_writer(kind), labels=task.labels, algorithm_name=task.name)
+        writer(labels=task.labels)  # what it lacks is stated before work begins
+        saves.append(save_label_map(writer, partial(_constant_suffix, f".{kind}.dcm"), output_dir, thread))
+    return saves
+
+
+def _constant_suffix(suffix: str, image: str) -> str:
+    return suffix
+
+
+def _result_writer(kind: str) -> Any:
+    """Returns the writer of a kind; its module is imported only now."""
+    if kind == "rtstruct":
+        from tskd_monai.data.dicom.rtstruct_writer import RtStructWriter
+
+        return RtStructWriter
+    if kind == "sc":
+        from tskd_monai.data.dicom.overlay_writer import OverlayWriter
+
+        return OverlayWriter
+    from tskd_monai.data.dicom.report_writer import ReportWriter
+
+    return ReportWriter
