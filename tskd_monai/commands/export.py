@@ -7,6 +7,7 @@ tskd export runs/mystudy/student --to zoo,hub --card card.yaml --repo-id owner/n
   zoo             a folder and a zip in --output-dir that run without this project; STUDENT may be a
                   teacher or a diffusion model
   hub             that folder, or STUDENT if it is one, uploaded with the token of `hf auth login`
+  portable        a folder in --output-dir of configs and weights only: MONAI's own parts, no code
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The engine that runs each kind of graph: the name of its package."""
-ZOO, HUB = "zoo", "hub"
-TARGETS = (*ENGINES, ZOO, HUB)
+ZOO, HUB, PORTABLE = "zoo", "hub", "portable"
+TARGETS = (*ENGINES, ZOO, HUB, PORTABLE)
 OWN_OPTIONS = {
     **dict.fromkeys(("calibration", "fold"), tuple(ENGINES)),
-    **dict.fromkeys(("output_dir", "card", "metrics", "bundle", "name", "task", "encoder_weights", "url"), (ZOO, HUB)),
+    **dict.fromkeys(("output_dir", "card", "name"), (ZOO, HUB, PORTABLE)),
+    **dict.fromkeys(("metrics", "bundle", "task", "encoder_weights", "url"), (ZOO, HUB)),
     **dict.fromkeys(("repo_id", "private", "dry_run"), (HUB,)),
 }
 """The targets of options that not all of them have."""
@@ -55,7 +57,7 @@ def command_line() -> CommandParser:
         help="calibrate int8 on `training`; kept if it loses less than half a Dice point on `validation`",
     )
     engines.add_argument("--fold", type=int, help="fold of the datalist")
-    zoo = parser.add_argument_group("zoo and hub")
+    zoo = parser.add_argument_group("zoo, hub and portable")
     zoo.add_argument("--output-dir", type=output_folder, metavar="DIR", help="default: zoo/")
     zoo.add_argument("--card", type=Path, help=f"licence, data and owner, as in {SHIPPED_CARD.name}; needed for hub")
     zoo.add_argument("--metrics", type=Path, help="metrics.json of an evaluation, for the README's table")
@@ -118,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     hub = hub_for(args.repo_id) if HUB in args.to else None
     if engines := [engine for name, engine in ENGINES.items() if name in args.to]:
         export_engines(student_folder(args.student), engines, args.calibration, args.fold)
+    if PORTABLE in args.to:
+        print(f"Bundle: {export_portable(args)}/")
     if ZOO in args.to or hub and not hub.is_exported(Path(args.student)):
         folder = export_zoo(args)
     else:
@@ -181,6 +185,17 @@ def export_zoo(args: argparse.Namespace) -> Path:
         print(f"Leave out of the zoo's pull request (large_files.yml names them): {', '.join(large)}")
     print(f"Bundle: {folder}/   Zip: {archive} ({archive.stat().st_size / 1e6:.2f} MB)")
     return folder
+
+
+def export_portable(args: argparse.Namespace) -> Path:
+    """Writes the folder of a portable bundle, and returns it; raises as `bundle.zoo.portable.export_portable`."""
+    from tskd_monai.bundle.zoo import portable
+    from tskd_monai.bundle.zoo.contents import Trained
+
+    weights = None if args.student == SHIPPED else Path(args.student)
+    card = args.card or (SHIPPED_CARD if weights is None else None)
+    name = args.name or f"{ZOO_NAMES['segmentation']}_portable"
+    return portable.export_portable(Trained(weights), args.output_dir or Path(ZOO), name, card)
 
 
 def hub_for(repo_id: str) -> ModuleType:
