@@ -234,7 +234,7 @@ def test_every_bundle_has_an_inference_config_and_a_unit_test(bundle: str) -> No
         (["shipped", "--url", "model.pt"], "expected PATH=URL"),
         (["shipped", "--repo-id", "owner/name"], "--repo-id needs --to hub, found zoo"),
         (["shipped", "--calibration", "a.json"], "--calibration needs --to onnx or openvino, found zoo"),
-        (["shipped", "--to", "zoo,onx"], "expected onnx, openvino, zoo, hub, portable, found 'onx'; did you mean onnx?"),
+        (["shipped", "--to", "zoo,onx"], "expected onnx, openvino, zoo, hub, portable, pt2, found 'onx'"),
         (["shipped", "--to", "zoo,hub"], "expected --repo-id OWNER/NAME with --to hub"),
         (["shipped", "--to", "hub", "--repo-id", "not a name"], "Repo id must"),
         (["teacher", "--to", "hub", "--repo-id", "owner/name"], "Expected --card with the licence of the weights"),

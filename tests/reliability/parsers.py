@@ -11,6 +11,7 @@ MODULES = {
         "datalist", "task", "transfer set", "gates", "export record", "training history", "metrics table",
         "study record", "any record",
     ),
+    "label_parsers": ("DICOM label", "Slicer segmentation"),
     "image_parsers": ("NIfTI", "NRRD and MetaImage", "DICOM series", "2D image"),
     "model_parsers": (
         "target cache", "weights", "checkpoint", "teacher folder", "student bundle", "diffusion folder",

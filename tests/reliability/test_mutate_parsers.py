@@ -18,6 +18,7 @@ INPUTS = {
     "metrics table": 100, "study record": 100, "any record": 100, "NIfTI": 200, "NRRD and MetaImage": 300,
     "DICOM series": 60, "2D image": 100, "target cache": 200, "weights": 200, "checkpoint": 50, "teacher folder": 3,
     "student bundle": 8, "diffusion folder": 4, "sampling progress": 60,
+    "DICOM label": 60, "Slicer segmentation": 100,
 }  # fmt: skip
 
 

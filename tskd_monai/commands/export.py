@@ -7,6 +7,7 @@ tskd export runs/mystudy/student --to zoo,hub --card card.yaml --repo-id owner/n
   zoo             a folder and a zip in --output-dir that run without this project; STUDENT may be a
                   teacher or a diffusion model
   hub             that folder, or STUDENT if it is one, uploaded with the token of `hf auth login`
+  pt2             the network as a program of torch.export, models/model.pt2
   portable        a folder in --output-dir of configs and weights only: MONAI's own parts, no code
 """
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The engine that runs each kind of graph: the name of its package."""
-ZOO, HUB, PORTABLE = "zoo", "hub", "portable"
-TARGETS = (*ENGINES, ZOO, HUB, PORTABLE)
+ZOO, HUB, PORTABLE, PROGRAM = "zoo", "hub", "portable", "pt2"
+TARGETS = (*ENGINES, ZOO, HUB, PORTABLE, PROGRAM)
 OWN_OPTIONS = {
     **dict.fromkeys(("calibration", "fold"), tuple(ENGINES)),
     **dict.fromkeys(("output_dir", "card", "name"), (ZOO, HUB, PORTABLE)),
@@ -120,6 +121,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     hub = hub_for(args.repo_id) if HUB in args.to else None
     if engines := [engine for name, engine in ENGINES.items() if name in args.to]:
         export_engines(student_folder(args.student), engines, args.calibration, args.fold)
+    if PROGRAM in args.to:
+        from tskd_monai.inference.exported_program import PROGRAM_FILE, export_program
+
+        student = student_folder(args.student)
+        difference = export_program(student)
+        print(f"Program: {student / 'models' / PROGRAM_FILE}   Largest difference of logits: {difference:.2g}")
     if PORTABLE in args.to:
         print(f"Bundle: {export_portable(args)}/")
     if ZOO in args.to or hub and not hub.is_exported(Path(args.student)):

@@ -107,6 +107,8 @@ def _segments(pairs: Mapping[str, str], layers: int, name: str) -> tuple[Segment
     segments = []
     for number in numbers:
         key = f"Segment{number}_"
+        if layers == 1 and f"{key}LabelValue" not in pairs:  # which voxels it has is not known
+            continue
         # Before 2020, Slicer gave each segment a layer, with the value 1.
         layer, value = pairs.get(f"{key}Layer", str(number)), pairs.get(f"{key}LabelValue", "1")
         layer = "0" if layers == 1 else layer

@@ -15,7 +15,7 @@ from typing import Any
 
 from tskd_monai.data.datalist import LABEL_KEYS, REFUSED, SECTIONS
 from tskd_monai.data.dicom.label_reader import read_dicom_label
-from tskd_monai.data.dicom.label_references import read_label_header, refers_to
+from tskd_monai.data.dicom.label_references import damage_named, read_label_header, refers_to
 from tskd_monai.data.dicom.reader import read_grid
 from tskd_monai.data.dicom.series import find_series
 from tskd_monai.data.nifti import write_nifti
@@ -70,7 +70,8 @@ def matched_by_uid(labels: Sequence[Path], images: Mapping[str, Path], lenient: 
     for label in labels:
         header = read_label_header(label)
         assert header is not None
-        names = [name for name, headers in series.items() if refers_to(header, headers)]
+        with damage_named(label):
+            names = [name for name, headers in series.items() if refers_to(header, headers)]
         if not names and not lenient:
             raise ValueError(
                 f"Expected images/ with the DICOM series that each label was drawn on, found none that {label.name} "
@@ -92,8 +93,9 @@ def structure_names(label: Path) -> list[str]:
     if is_slicer_segmentation(label):
         return [segment.name for segment in read_segmentation(label).segments]
     header = read_label_header(label)
-    items = [] if header is None else (header.get("SegmentSequence") or header.get("StructureSetROISequence") or [])
-    return [str(item.get("SegmentLabel") or item.get("ROIName") or "") for item in items]
+    with damage_named(label):
+        items = [] if header is None else (header.get("SegmentSequence") or header.get("StructureSetROISequence") or [])
+        return [str(item.get("SegmentLabel") or item.get("ROIName") or "") for item in items]
 
 
 def any_named(labels: Iterable[Path], names: Sequence[str]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom.dataset import Dataset, FileDataset
 
-from tskd_monai.data.dicom.header import DICOM_SUFFIXES, is_dicom_file, keep_values_out_of_logs, read_header
+from tskd_monai.data.dicom.header import DICOM_SUFFIXES, damaged, is_dicom_file, keep_values_out_of_logs, read_header
 from tskd_monai.data.dicom.series import series_title
 
 SEG, RTSTRUCT = "DICOM SEG", "RTSTRUCT"
@@ -37,6 +38,19 @@ INSTANCES = {
     "SourceImageSequence",
 }
 """Sequences, one within another, that end at the images."""
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Replaces errors of damaged elements, which are decoded on access, by a ValueError that names the file."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes make pydicom fail in many ways
+        if type(error) is ValueError and str(error).startswith("Expected"):
+            raise
+        raise ValueError(damaged(path, str(error))) from error
 
 
 def label_kind(header: Dataset) -> str:

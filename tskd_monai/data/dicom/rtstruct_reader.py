@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset, FileDataset
 
 from tskd_monai.data.contours import filled
 from tskd_monai.data.dicom.geometry import GRID_TOLERANCE, SeriesGrid
-from tskd_monai.data.dicom.header import damaged
 from tskd_monai.data.dicom.seg_reader import codes_of
+from tskd_monai.data.dicom.series import series_title
 from tskd_monai.data.structures import Structure
 
 logger = logging.getLogger(__name__)
@@ -37,24 +37,18 @@ def rtstruct_structures(header: FileDataset, grid: SeriesGrid) -> list[Structure
     Args:
         header: RTSTRUCT.
         grid: grid of the series.
-
-    Raises:
-        ValueError: if an element cannot be decoded.
     """
     path = Path(str(header.filename))
-    try:
-        names = {
-            int(item.ROINumber): str(item.get("ROIName") or f"region {item.ROINumber}")
-            for item in header.get("StructureSetROISequence") or ()
-        }
-        contours: dict[int, list[Dataset]] = defaultdict(list)
-        for item in header.get("ROIContourSequence") or ():
-            contours[int(item.ReferencedROINumber)] += list(item.get("ContourSequence") or ())
-        codes: dict[int, tuple[str, ...]] = defaultdict(tuple)
-        for item in header.get("RTROIObservationsSequence") or ():
-            codes[int(item.ReferencedROINumber)] += codes_of(item.get("RTROIIdentificationCodeSequence"))
-    except Exception as error:  # elements are decoded here, and damaged bytes make pydicom fail in many ways
-        raise ValueError(damaged(path, str(error))) from error
+    names = {
+        int(item.ROINumber): str(item.get("ROIName") or f"region {item.ROINumber}")
+        for item in header.get("StructureSetROISequence") or ()
+    }
+    contours: dict[int, list[Dataset]] = defaultdict(list)
+    for item in header.get("ROIContourSequence") or ():
+        contours[int(item.ReferencedROINumber)] += list(item.get("ContourSequence") or ())
+    codes: dict[int, tuple[str, ...]] = defaultdict(tuple)
+    for item in header.get("RTROIObservationsSequence") or ():
+        codes[int(item.ReferencedROINumber)] += codes_of(item.get("RTROIIdentificationCodeSequence"))
     return [
         Structure(name, codes[number], partial(_mask, contours[number], f"{name} of {path.name}", grid))
         for number, name in names.items()
@@ -73,10 +67,14 @@ def _mask(contours: Sequence[Dataset], title: str, grid: SeriesGrid) -> np.ndarr
     if polygons:
         span = max(polygons) - min(polygons) + 1
         if len(polygons) < span:
+            # A file may be named after the patient, and a log may be passed on.
             logger.warning(
-                "%s has no contour on %d of the %d slices from its first to its last; they are taken as without it.",
-                title, span - len(polygons), span,
-            )  # fmt: skip
+                "A region of %s has no contour on %d of the %d slices from its first to its last; they are taken as "
+                "without it.",
+                series_title(str(grid.headers[0].get("SeriesInstanceUID") or "")),
+                span - len(polygons),
+                span,
+            )
     return mask
 
 
