@@ -16,7 +16,7 @@ OPTION = re.compile(r"--?[^\W\d]")
 """An option, not a negative number."""
 RAW = re.compile(r"^(?:tskd |  )", re.MULTILINE)
 """Lines that the help shows as they are: examples, and indented ones."""
-LABELS_HELP = "names of a folder's label values or structures: liver,spleen, or liver=1,spleen=4, or liver=Leber"
+LABELS_HELP = "names of a folder's labels: liver,spleen or liver=1,spleen=4"
 COMPLETION = "_ARGCOMPLETE"
 """Environment variable that the shell's completion sets: the number of the word with the program's name."""
 

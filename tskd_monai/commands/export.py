@@ -7,8 +7,7 @@ tskd export runs/mystudy/student --to zoo,hub --card card.yaml --repo-id owner/n
   zoo             a folder and a zip in --output-dir that run without this project; STUDENT may be a
                   teacher or a diffusion model
   hub             that folder, or STUDENT if it is one, uploaded with the token of `hf auth login`
-  pt2             the network as a program of torch.export, models/model.pt2
-  portable        a folder in --output-dir of configs and weights only: MONAI's own parts, no code
+  pt2, portable   the network as a torch.export program; a bundle of MONAI's own parts without code
 """
 
 from __future__ import annotations

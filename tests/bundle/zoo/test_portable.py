@@ -119,9 +119,10 @@ def test_students_with_own_code_or_of_pictures_are_refused(tmp_path: Path, make_
     for student, changed, message in (
         ("vit_tiny", task, "Expected a student whose network is MONAI's for --to portable, found vit_tiny"),
         ("compact_unet_small", replace(task, axcodes=None), "found one of 2D image files"),
+        ("compact_unet_base", replace(task, neighbours=1), "Expected a student of single slices"),
     ):
         torch.manual_seed(0)
-        network = build_student(student, changed.channels, changed.num_classes, changed.image_size)
+        network = build_student(student, changed.student_channels, changed.num_classes, changed.image_size)
         bundle = tmp_path / student
         write_student_bundle(BUNDLES / "segmentation", bundle, changed, student, network.state_dict())
         with pytest.raises(ValueError, match=message):

@@ -181,6 +181,11 @@ def _check_portable(network: dict[str, Any], task: Task, student: str) -> None:
             f"Expected a student whose network is MONAI's for --to portable, found {student}; export it with --to zoo, "
             "which includes the code."
         )
+    if task.neighbours:
+        raise ValueError(
+            f"Expected a student of single slices for --to portable, found one that sees {task.neighbours} on each "
+            "side; export it with --to zoo."
+        )
     if task.axcodes is None:
         raise ValueError(
             "Expected a student of volumes for --to portable, found one of 2D image files; export it with --to zoo."
