@@ -13,7 +13,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from tskd_monai.data.dicom.reader import read_series
+from tskd_monai.data.dicom.label_reader import read_dicom_label
+from tskd_monai.data.dicom.reader import read_grid, read_series
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
 from tskd_monai.data.volume_reader import load_image_transform
 
@@ -69,3 +70,19 @@ def test_blank_uids_get_no_seg_and_the_reason(real_data: Path, tmp_path: Path) -
     ):
         writer.write(tmp_path / "liver.dcm")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("file", "segments"), [("liver.dcm", 1), ("partial_overlaps.dcm", 5)])
+def test_highdicom_reads_the_same_segments(real_data: Path, file: str, segments: int) -> None:
+    hd = pytest.importorskip("highdicom")
+    path = real_data / "dicom" / "ct_liver_seg" / file
+    _, grid = read_grid(path.parent / "ct-3slice")
+    structures = read_dicom_label(path, grid)
+    assert len(structures) == segments
+    frames = hd.seg.segread(path).get_pixels_by_source_instance(
+        [header.SOPInstanceUID for header in grid.headers],
+        assert_missing_frames_are_empty=True,
+        ignore_spatial_locations=True,  # the writer did not state that they are preserved
+    )
+    for number, structure in enumerate(structures):
+        np.testing.assert_array_equal(structure.mask(), frames[..., number].transpose(2, 1, 0))
