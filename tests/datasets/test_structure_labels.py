@@ -44,9 +44,12 @@ def write_case(data: Path, index: int, kind: str, labels: list[tuple[int, str]] 
 
 
 @pytest.mark.parametrize("kind", ["seg", "rtstruct"])
-def test_labels_are_found_by_uid_and_written_on_the_grid_of_their_series(tmp_path: Path, kind: str) -> None:
+def test_labels_are_found_by_uid_and_written_on_the_grid_of_their_series(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     values = [write_case(tmp_path / "data", index, kind) for index in range(3)]
-    path = datalist_of(tmp_path / "data", tmp_path / "run", "spleen,liver=7")
+    path = datalist_of(Path("data"), Path("run"), "spleen,liver=7")  # as a command may name them
     datalist = load_datalist(path)
     assert datalist["labels"] == {"0": "background", "1": "spleen", "7": "liver"}
     for section in ("training", "validation", "test"):
@@ -59,7 +62,7 @@ def test_labels_are_found_by_uid_and_written_on_the_grid_of_their_series(tmp_pat
         assert "Doe" not in entry["label"] and Path(entry["label"]).parent == tmp_path / "run/private/labels"
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run/private/labels").iterdir()}
     assert len(written) == 3
-    assert read_json(datalist_of(tmp_path / "data", tmp_path / "run", "spleen,liver=7")) == read_json(path)
+    assert read_json(datalist_of(Path("data"), Path("run"), "spleen,liver=7")) == read_json(path)
     assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "run/private/labels").iterdir()}
     tests = load_datalist(labelled_datalist(tmp_path / "data", tmp_path / "scores", "spleen,liver=7"))["test"]
     assert len(tests) == 3 and all(entry["label"].endswith(".nii.gz") for entry in tests)

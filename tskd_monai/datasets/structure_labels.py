@@ -168,7 +168,7 @@ def _written(label: Path, image: Path, wanted: Sequence[Wanted], output_dir: Pat
     """Returns the label map of an image, written unless it is there."""
     described = json.dumps([hashes.of(label), hashes.of(image), str(image), [asdict(one) for one in wanted]])
     name = f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.nii.gz"
-    path = private_file(output_dir, FOLDER) / name
+    path = private_file(output_dir, FOLDER).absolute() / name
     if path.is_file():
         return path
     if is_slicer_segmentation(label):
