@@ -19,8 +19,9 @@ from tskd_monai.data.datalist import load_section, transfer_images
 from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task, load_task
 from tskd_monai.files.json_files import write_json
+from tskd_monai.synthesis.compared_images import nonblank_images
 from tskd_monai.synthesis.gate_networks import GateEncoder, gate_encoder
-from tskd_monai.synthesis.gates import KID_SUBSET_SIZE, KID_SUBSETS, nonblank_images
+from tskd_monai.synthesis.gates import KID_SUBSET_SIZE, KID_SUBSETS
 from tskd_monai.synthesis.pipeline_folder import DiffusionModel, load_diffusion_pipeline
 from tskd_monai.synthesis.realism import feature_scale, kernel_distances, spread
 from tskd_monai.synthesis.sampling import ImageSampler

@@ -26,7 +26,7 @@ BUNDLES = ("teacher_lora", "diffusion_synthesis", "distillation", "segmentation"
 # What makes a training run of hours one of seconds; everything else is as documented.
 SHORT = {
     "train": ["--epoch_length", "2", "--max_epochs", "1", "--batch_size", "2"],
-    "inference": ["--num_inference_steps", "2"],
+    "inference": ["--num_inference_steps", "3"],
 }
 
 

@@ -140,6 +140,7 @@ def test_every_training_of_the_bundles_is_in_the_table() -> None:
         ("teacher_lora", ["inference.yaml"]),
         ("diffusion_synthesis", ["inference.yaml"]),
         ("diffusion_synthesis", ["inference.yaml", "multi_gpu_inference.yaml"]),
+        ("diffusion_synthesis", ["inference.yaml", "variations.yaml"]),
         ("diffusion_synthesis", ["gate.yaml"]),
     ],
 )

@@ -18,6 +18,7 @@ def gates_json() -> dict[str, Any]:
         "format_version": 2,
         "task_hash": "a" * 64,
         "checkpoint_sha256": "c" * 64,
+        "derived": False,
         "settings": {
             "confidence_quantile": 0.05,
             "near_copy_quantile": 0.01,
@@ -90,6 +91,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("quality.kid.training_validation", {"mean": 1, "low": 2, "high": 1}, "low <= high at quality.kid.training"),
         ("settings.near_copy_quantile", 1.0, "a quantile between 0 and 1 at settings.near_copy_quantile"),
         ("settings.encoder", "", "a text at settings.encoder"),
+        ("derived", "no", "true or false at derived in .*gates.json, found 'no'"),
     ],
 )
 def test_a_damaged_file_is_refused_by_field(tmp_path: Path, field: str, value: object, message: str) -> None:
@@ -99,13 +101,14 @@ def test_a_damaged_file_is_refused_by_field(tmp_path: Path, field: str, value: o
 
 def test_a_file_of_version_1_has_no_verdict_and_its_images_are_used(tmp_path: Path) -> None:
     content = {**gates_json(), "format_version": 1}
-    del content["verdict"], content["quality"]["sharpness"]
+    del content["verdict"], content["quality"]["sharpness"], content["derived"]
     gates = read_gates(write(tmp_path, content))
     assert gates.verdict is gates.sharpness_synthetic is gates.sharpness_training is None
     assert gates.is_used and "not the whole set" in gates.sentence
     assert gates.content() == {
         **content,
         "format_version": 2,
+        "derived": False,
         "quality": {**content["quality"], "sharpness": {"synthetic": None, "training": None}},
         "verdict": None,
     }

@@ -15,6 +15,7 @@ from tskd_monai.data.slices import SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_transfer_set, load_used_images, set_verdict, used_transfer_set
 from tskd_monai.files.checksum import file_sha256
+from tskd_monai.synthesis.compared_images import images_sha256
 from tskd_monai.synthesis.diffusion import build_noise_scheduler, build_unet
 from tskd_monai.synthesis.gate_networks import (
     GateEncoder,
@@ -200,6 +201,43 @@ def test_copies_and_unsure_images_are_rejected_with_reasons(tmp_path: Path, tran
         assert sheet.size == (8 * SIDE, 7 * (SIDE + 16))
 
 
+def test_near_copies_among_variations_are_marked_and_kept(tmp_path: Path, transfer_set: Path, task: Task) -> None:
+    content = json.loads(transfer_set.read_text())
+    real = blobs(8, 8)
+    content["condition"] = {"kind": "variation", "strength": 0.4, "sources_sha256": images_sha256(real)}
+    for entry in content["unlabeled"]:
+        entry["condition"] = {"source_slice": 2, "strength": 0.4}
+    transfer_set.write_text(json.dumps(content))
+    gates = check(transfer_set, task, tmp_path / "gates")
+    assert gates.derived and read_gates(tmp_path / "gates").derived
+    assert gates.counts == {"sampled": 6, "accepted": 5, "near_copies": 1, "low_confidence": 1}
+    assert gates.verdict is not None
+    assert "derivatives of patients' images" in gates.verdict.sentence
+    assert "1 of 6 are marked as near copies" in gates.verdict.sentence
+    entries = load_transfer_set(transfer_set, task.hash, rejected=True)
+    assert [entry["near_copy"] for entry in entries] == [True, *[False] * 5]
+    assert entries[0]["reasons"] == [] and entries[0]["nearest_training"]["pixels"]["source_slice"] == 2
+    assert all("case" not in entry["nearest_training"][space] for entry in entries for space in ("pixels", "features"))
+    with Image.open(tmp_path / "gates/contact_sheet.png") as sheet:
+        assert sheet.size == (8 * SIDE, 9 * (SIDE + 16))
+        top = 2 * 16 + SIDE  # below the title of the second row
+        source = np.asarray(sheet.convert("L").crop((0, top, SIDE, top + SIDE)))
+    np.testing.assert_array_equal(source, (real[2, 0] * 255).round().byte().numpy())
+
+
+def test_many_near_copies_do_not_fail_variations(tmp_path: Path, task: Task) -> None:
+    images = blobs(24, 10)
+    path = write_set(tmp_path / "set", task, torch.cat([images[:16], blobs(40, 8)[:8]]))
+    synthetic = judged_set(path, tmp_path, task).verdict
+    assert synthetic is not None and not synthetic.passed
+    content = json.loads(path.read_text())
+    content["condition"] = {"kind": "variation", "strength": 0.2, "sources_sha256": "0" * 64}
+    path.write_text(json.dumps(content))
+    gates = judged_set(path, tmp_path, task)
+    assert gates.verdict is not None and gates.verdict.passed, gates.verdict
+    assert gates.counts["near_copies"] > 0.25 * gates.counts["accepted"]
+
+
 def test_run_again_it_starts_from_all_images(tmp_path: Path, transfer_set: Path, task: Task) -> None:
     first = check(transfer_set, task, tmp_path / "gates")
     before = transfer_set.read_bytes()
@@ -216,14 +254,19 @@ def test_without_a_teacher_confidence_is_not_computed(tmp_path: Path, transfer_s
 
 
 def judged(folder: Path, task: Task, images: torch.Tensor, **options: bool) -> tuple[Path, Gates]:
-    """Checks a set of images against eight training and four validation patients of five images each."""
+    """Writes and checks a set of images."""
     path = write_set(folder / "set", task, images)
+    return path, judged_set(path, folder, task, **options)
+
+
+def judged_set(path: Path, folder: Path, task: Task, **options: bool) -> Gates:
+    """Checks a set against eight training and four validation patients of five images each."""
     training, validation = (
         slices(blobs(5 * patients, seed), [f"{seed}.{index % patients}" for index in range(5 * patients)])
         for patients, seed in ((8, 8), (4, 9))
     )
     encoder = GateEncoder("mean", MeanEncoder(), "cpu")
-    return path, check_transfer_set(path.parent, folder / "gates", task, training, validation, encoder, **options)
+    return check_transfer_set(path.parent, folder / "gates", task, training, validation, encoder, **options)
 
 
 def test_real_images_of_other_patients_pass_and_are_used(tmp_path: Path, task: Task) -> None:

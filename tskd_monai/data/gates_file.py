@@ -75,6 +75,7 @@ class Gates:
         sharpness_synthetic: median sharpness of synthetic images; None in files of version 1.
         sharpness_training: median sharpness of training images, in draws of patients as for the distance.
         verdict: verdict on the whole set; None in files of version 1.
+        derived: whether the images are variations of real slices: derivatives of patients' images.
     """
 
     task_hash: str
@@ -96,6 +97,7 @@ class Gates:
     sharpness_synthetic: Interval | None = None
     sharpness_training: Interval | None = None
     verdict: Verdict | None = None
+    derived: bool = False
 
     @property
     def is_used(self) -> bool:
@@ -117,6 +119,7 @@ class Gates:
             "format_version": FORMAT_VERSION,
             "task_hash": self.task_hash,
             "checkpoint_sha256": self.checkpoint_sha256,
+            "derived": self.derived,
             "settings": {
                 "confidence_quantile": self.confidence_quantile,
                 "near_copy_quantile": self.near_copy_quantile,
@@ -193,6 +196,13 @@ class _File:
             raise self.error(f"a whole number of at least {least}", field, repr(value))
         return value
 
+    def switch(self, field: str) -> bool:
+        """Returns a boolean, False in a file that lacks it."""
+        value = self.content.get(field, False)
+        if not isinstance(value, bool):
+            raise self.error("true or false", field, repr(value))
+        return value
+
     def quantile(self, field: str) -> float:
         value = self.number(field)
         if not 0 < value < 1:
@@ -266,6 +276,7 @@ def read_gates(folder: Path) -> Gates:
         sharpness_synthetic=sharpness["synthetic"],
         sharpness_training=sharpness["training"],
         verdict=read_verdict(file.content, str(path)),
+        derived=file.switch("derived"),
     )
 
 

@@ -91,6 +91,11 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
         """Returns the array of each slice, (C, H, W), without neighbours and before the slice transform."""
         return [item[key] for item in self._slices]
 
+    @property
+    def positions(self) -> list[float]:
+        """The position of each slice along its volume, from 0 to 1."""
+        return [item["position"] for item in self._slices]
+
     def classes_present(self, key: str = "label") -> list[set[int]]:
         """Returns the foreground classes on each slice, for samplers."""
         return [set(item[key].unique().int().tolist()) - {0} for item in self._slices]

@@ -13,6 +13,10 @@ Gates add "teacher_confidence", "nearest_training" and "reasons" to each image, 
 and write the counts to "gates" and the verdict on the whole set to "verdict"; `tskd_monai.data.gates_file` defines the
 file of their measurements.
 
+A set whose "condition" is of kind "variation" is a derivative of patients' images. Each of its images has the origin
+"variation" and, in "condition", the strength and the index of its source among the slices of the datalist, which names
+no patient. Such a set stays where the patients' images are: `refuse_variations` keeps it out of exports.
+
 This module defines the format and reads it; `tskd_monai.synthesis.transfer_set_writer` writes it.
 """
 
@@ -20,12 +24,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.verdict import Verdict, read_verdict
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import Fields, check_fields, is_there, read_json
+from tskd_monai.files.json_files import Fields, check_fields, is_there, parse_json, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ ENTRY: Fields = {
 }
 MASKED_ENTRY: Fields = {"label": (str,), "mask_sha256": (str,)}
 ADVICE = "sample the transfer set again"
+SYNTHETIC, VARIATION = "synthetic", "variation"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -78,6 +84,45 @@ def progress_name(rank: int) -> str:
 def progress_files(folder: Path) -> list[Path]:
     """Returns the progress files of a transfer set whose sampling is incomplete."""
     return sorted(folder.glob(PROGRESS_PATTERN))
+
+
+def origin_of(settings: Mapping[str, Any]) -> str:
+    """Returns the origin of the images of a transfer set: `variation` of patients' images, or `synthetic`.
+
+    Args:
+        settings: content of its manifest, or first line of a progress file.
+    """
+    condition = settings.get("condition")
+    return VARIATION if isinstance(condition, Mapping) and condition.get("kind") == VARIATION else SYNTHETIC
+
+
+def refuse_variations(folder: Path) -> None:
+    """Raises ValueError when a folder that is to leave the site contains variations of patients' images.
+
+    Args:
+        folder: searched with its subfolders; a transfer set whose sampling is incomplete counts too.
+    """
+    for pattern in (MANIFEST_NAME, PROGRESS_PATTERN):
+        for path in sorted(folder.rglob(pattern)):
+            if origin_of(_settings_of(path)) == VARIATION:
+                raise ValueError(
+                    f"Expected no images of patients in {folder}, found variations of patients' slices, which are "
+                    f"derivatives of them, in {path.parent}; remove that folder from what is exported."
+                )
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Returns the settings of a manifest or of a progress file; {} of a progress file without a whole first line."""
+    if path.name == MANIFEST_NAME:
+        content = read_json(path)
+    else:
+        first, end, _ = path.read_text(encoding="utf-8").partition("\n")
+        content = parse_json(first) if end else {}
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"Expected the settings of a transfer set in {path}, found {type(content).__name__}; {ADVICE}."
+        )
+    return content
 
 
 def set_verdict(path: str | Path) -> Verdict | None:

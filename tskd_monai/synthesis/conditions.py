@@ -24,11 +24,13 @@ class DrawnCondition:
         record: JSON for the manifest of the transfer set; None without a condition.
         position: slice position along the body, in [0, 1]; None for other conditions.
         label: class indices (1, H, W), uint8; None for other conditions.
+        source: real image (C, H, W) in [0, 1] from which sampling starts; None: it starts from noise.
     """
 
     record: dict[str, Any] | None = None
     position: float | None = None
     label: torch.Tensor | None = None
+    source: torch.Tensor | None = None
 
 
 class ConditionSource(Protocol):
@@ -36,9 +38,11 @@ class ConditionSource(Protocol):
 
     Attributes:
         settings: JSON values that determine the draws, besides the seed.
+        strength: fraction of the noise levels that sampling starts from, where images have a source; None: all of them.
     """
 
     settings: dict[str, Any]
+    strength: float | None
 
     def draw(self, seed: int) -> DrawnCondition:
         """Returns the condition of the image with this seed."""
@@ -51,6 +55,8 @@ class ConditionSource(Protocol):
 
 class Unconditional:
     """No condition."""
+
+    strength: float | None = None
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"kind": "none"}
@@ -66,6 +72,8 @@ class Unconditional:
 
 class SlicePositions:
     """Slice positions along the body, uniform in [0, 1], as for evenly spaced slices."""
+
+    strength: float | None = None
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"kind": "slice_position"}
@@ -90,6 +98,8 @@ class LabelMaps:
     Raises:
         ValueError: when the dataset is empty.
     """
+
+    strength: float | None = None
 
     def __init__(self, dataset: SliceDataset, num_classes: int) -> None:
         if not len(dataset):

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import nn
 
 from tskd_monai.data.gates_file import SHEET_NAME, Gates, Interval, Scores, write_gates
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
-from tskd_monai.data.transfer_set import MANIFEST_NAME, load_transfer_set
+from tskd_monai.data.transfer_set import MANIFEST_NAME, VARIATION, load_transfer_set, origin_of
 from tskd_monai.data.verdict import Verdict
-from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.synthesis.compared_images import Images, all_images, images_sha256, nonblank_images
+from tskd_monai.synthesis.contact_sheet import Sources, write_contact_sheet
 from tskd_monai.synthesis.gate_networks import GateEncoder, teacher_confidence
 from tskd_monai.synthesis.memorisation import Nearest, nearest_in_features, nearest_in_pixels
 from tskd_monai.synthesis.realism import (
@@ -38,30 +38,9 @@ from tskd_monai.synthesis.verdict import judge
 
 logger = logging.getLogger(__name__)
 
-BLANK_CONTRAST = 0.01  # standard deviation of an image in [0, 1] below which it is blank
 KID_SUBSETS = 200
 KID_SUBSET_SIZE = 50
 NEAR_COPY, LOW_CONFIDENCE = "near_copy", "low_confidence"
-COLUMNS = 8  # images in a row of the contact sheet
-TITLE_HEIGHT = 16  # pixels
-ROW_NAMES = {"pixels": "nearest training image in pixels", "features": "nearest training image in features"}
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images, their features and their origins.
-
-    Attributes:
-        pixels: (N, C, H, W) in [0, 1].
-        features: image embeddings of the encoder, (N, d).
-        cases: patient of each image.
-        slices: index of each image in its volume.
-    """
-
-    pixels: torch.Tensor
-    features: np.ndarray
-    cases: Sequence[str]
-    slices: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -121,10 +100,12 @@ class Judgement:
     Attributes:
         copies: near copies in each space.
         confidence: the teacher's confidence; None without a teacher.
+        derived: whether the images are variations of real slices, whose near copies are marked and not dropped.
     """
 
     copies: Mapping[str, NearCopies]
     confidence: Confidence | None
+    derived: bool = False
 
     @property
     def nearest(self) -> dict[str, Nearest]:
@@ -137,6 +118,11 @@ class Judgement:
         return np.any([found.flags for found in self.copies.values()], axis=0)
 
     @property
+    def dropped_copies(self) -> np.ndarray:
+        """Returns which images are dropped as near copies, (N,)."""
+        return np.zeros_like(self.near) if self.derived else self.near
+
+    @property
     def unconfident(self) -> np.ndarray:
         """Returns which images are below the confidence threshold, (N,)."""
         return np.zeros_like(self.near) if self.confidence is None else self.confidence.flags
@@ -147,7 +133,7 @@ class Judgement:
         near, unconfident = self.near, self.unconfident
         return {
             "sampled": len(near),
-            "accepted": int((~(near | unconfident)).sum()),
+            "accepted": int((~(self.dropped_copies | unconfident)).sum()),
             "near_copies": int(near.sum()),
             "low_confidence": int(unconfident.sum()),
         }
@@ -158,22 +144,27 @@ class Judgement:
         Args:
             real: the training images.
         """
-        near, unconfident, nearest = self.near, self.unconfident, self.nearest
+        near, dropped, unconfident = self.near, self.dropped_copies, self.unconfident
         confidence = [None] * len(near) if self.confidence is None else _list(self.confidence.synthetic)
         return [
             {
                 "teacher_confidence": confidence[index],
-                "nearest_training": {space: _nearest(found, index, real) for space, found in nearest.items()},
-                "reasons": [NEAR_COPY] * bool(near[index]) + [LOW_CONFIDENCE] * bool(unconfident[index]),
+                "nearest_training": {
+                    space: _nearest(found, index, None if self.derived else real)
+                    for space, found in self.nearest.items()
+                },
+                **({NEAR_COPY: bool(near[index])} if self.derived else {}),
+                "reasons": [NEAR_COPY] * bool(dropped[index]) + [LOW_CONFIDENCE] * bool(unconfident[index]),
             }
             for index in range(len(near))
         ]
 
 
-def _nearest(found: Nearest, index: int, real: Images) -> dict[str, Any]:
+def _nearest(found: Nearest, index: int, real: Images | None) -> dict[str, Any]:
+    """Returns the nearest training image; without `real`, by its index as of `source_slice`, which names no patient."""
     at = int(found.indices[index])
-    distance = round(float(found.distances[index]), 6)
-    return {"case": real.cases[at], "slice": real.slices[at], "distance": distance}
+    origin = {"source_slice": at} if real is None else {"case": real.cases[at], "slice": real.slices[at]}
+    return {**origin, "distance": round(float(found.distances[index]), 6)}
 
 
 def _list(values: np.ndarray) -> list[float]:
@@ -199,7 +190,8 @@ def check_transfer_set(
     """Measures the images of a transfer set, moves those that a gate drops to `rejected`, and judges the whole set.
 
     Writes `gates.json` and `contact_sheet.png`, then the manifest. Run again, it starts from all sampled images. Blank
-    real images, such as the ends of a volume, are excluded from every comparison.
+    real images, such as the ends of a volume, are excluded from every comparison. Near copies among variations of real
+    slices, which resemble these by construction, are counted and marked `near_copy`, and not dropped.
 
     Args:
         transfer_set: folder of the transfer set.
@@ -231,14 +223,20 @@ def check_transfer_set(
     entries = load_transfer_set(folder, task.hash, rejected=True)
     synthetic, real, held_out = (
         replace(images, features=encoder.features(images.pixels, batch_size))
-        for images in (_all(PreparedImageDataset(entries)), nonblank_images(training), nonblank_images(validation))
+        for images in (
+            all_images(PreparedImageDataset(entries)),
+            nonblank_images(training),
+            nonblank_images(validation),
+        )
     )
     confidence = _confidence(teacher, synthetic, held_out, confidence_quantile, batch_size, device)
-    judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence)
+    manifest = read_json(folder / MANIFEST_NAME)
+    derived = origin_of(manifest) == VARIATION
+    judgement = Judgement(_near_copies(synthetic, real, near_copy_quantile), confidence, derived)
     subset_size = _subset_size(*(len(images.pixels) for images in (synthetic, real, held_out)))
     gates = Gates(
         task_hash=task.hash,
-        checkpoint_sha256=read_json(folder / MANIFEST_NAME)["checkpoint_sha256"],
+        checkpoint_sha256=manifest["checkpoint_sha256"],
         confidence=None if confidence is None else confidence.scores,
         pixels=judgement.copies["pixels"].scores,
         features=judgement.copies["features"].scores,
@@ -251,11 +249,13 @@ def check_transfer_set(
         kid_subsets=KID_SUBSETS,
         seed=seed,
         verdict=None,
+        derived=derived,
     )
     verdict = judge(gates, use_failed)
     gates = replace(gates, verdict=verdict)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest)
+    sources = _sources(entries, manifest, real) if derived else None
+    write_contact_sheet(output_dir / SHEET_NAME, synthetic.pixels, real.pixels, judgement.nearest, sources)
     write_gates(gates, output_dir)
     _update_manifest(folder / MANIFEST_NAME, judgement.verdicts(real), judgement.counts, verdict)
     logger.info("%(accepted)d of %(sampled)d images accepted; %(near_copies)d are near copies.", judgement.counts)
@@ -263,30 +263,15 @@ def check_transfer_set(
     return gates
 
 
-def _all(dataset: SliceDataset) -> Images:
-    if not len(dataset):
-        raise ValueError("Expected images to compare with in the datalist, found none; see its sections.")
-    pixels = torch.stack([image.float() for image in dataset.arrays("image")])
-    cases, slices = zip(*dataset.origins, strict=True)
-    return Images(pixels, np.empty((0, 0)), cases, slices)
-
-
-def nonblank_images(dataset: SliceDataset) -> Images:
-    """Returns the nonblank images of a dataset, without features.
-
-    Args:
-        dataset: slices with `image` (C, H, W) in [0, 1].
-
-    Raises:
-        ValueError: when fewer than two images are nonblank.
-    """
-    images = _all(dataset)
-    shown = [index for index, image in enumerate(images.pixels) if float(image.std()) >= BLANK_CONTRAST]
-    if len(shown) < 2:
-        raise ValueError(f"Expected at least two real images that are not blank, found {len(shown)}.")
-    cases = [images.cases[index] for index in shown]
-    slices = [images.slices[index] for index in shown]
-    return Images(images.pixels[shown], images.features, cases, slices)
+def _sources(entries: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], real: Images) -> Sources | None:
+    """Returns the sources of variations; None when the training images are not those the set was sampled from."""
+    condition = manifest["condition"]
+    if condition.get("sources_sha256") != images_sha256(real.pixels):
+        logger.warning(
+            "The contact sheet shows no sources: the datalist is not the one the variations are sampled from."
+        )
+        return None
+    return Sources([entry["condition"]["source_slice"] for entry in entries], condition["strength"])
 
 
 def _near_copies(synthetic: Images, real: Images, quantile: float) -> dict[str, NearCopies]:
@@ -356,44 +341,3 @@ def _update_manifest(
     content["unlabeled"] = [entry for entry in judged if not entry["reasons"]]
     content["rejected"] = [entry for entry in judged if entry["reasons"]]
     write_json(path, {**content, "gates": dict(counts), "verdict": verdict.content()})
-
-
-def write_contact_sheet(
-    path: Path, synthetic: torch.Tensor, real: torch.Tensor, nearest: Mapping[str, Nearest]
-) -> None:
-    """Writes a PNG of two blocks: evenly spaced images of the set, and those nearest to a training image.
-
-    Each block has a row of sampled images and, below each image, its nearest training image in each space. A row of
-    evenly spaced training images stands above the first block.
-
-    Args:
-        path: path of the PNG.
-        synthetic: sampled images (N, C, H, W) in [0, 1].
-        real: training images (M, C, H, W).
-        nearest: training images nearest to the sampled ones, by space: "pixels", "features".
-    """
-    even = _evenly_spaced(len(synthetic))
-    closest = np.argsort(np.min([found.distances for found in nearest.values()], axis=0), kind="stable")[:COLUMNS]
-    rows = [("real training images", real, _evenly_spaced(len(real)))]
-    for title, chosen in (("synthetic, evenly spaced", even), ("synthetic, nearest to a training image", closest)):
-        rows.append((title, synthetic, chosen))
-        rows.extend((ROW_NAMES[space], real, found.indices[chosen]) for space, found in nearest.items())
-    height, width = synthetic.shape[-2:]
-    sheet = Image.new("RGB", (COLUMNS * width, len(rows) * (height + TITLE_HEIGHT)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (title, images, chosen) in enumerate(rows):
-        top = row * (height + TITLE_HEIGHT)
-        pen.text((4, top + 2), title, fill="black")
-        for column, index in enumerate(chosen):
-            sheet.paste(_picture(images[int(index)]), (column * width, top + TITLE_HEIGHT))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
-def _evenly_spaced(number: int) -> np.ndarray:
-    return np.unique(np.linspace(0, number - 1, COLUMNS).round().astype(int))
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    pixels = (image * 255).round().to(torch.uint8).numpy()
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)).convert("RGB")

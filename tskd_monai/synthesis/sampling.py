@@ -6,7 +6,8 @@ seed regardless of the other images (on one machine, build and number of threads
 
 Sources:
     Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++); Song et al. 2021, arXiv 2010.02502 (DDIM);
-    Lipman et al. 2022, arXiv 2210.02747 (flow matching, integrated by Euler's method).
+    Lipman et al. 2022, arXiv 2210.02747 (flow matching, integrated by Euler's method);
+    Meng et al. 2022, arXiv 2108.01073 (SDEdit: sampling from a partly noised image).
 """
 
 from __future__ import annotations
@@ -92,13 +93,14 @@ class ImageSampler:
         noise_scheduler: noise schedule of the training run.
         image_shape: (C, H, W).
         batch_size: images in every forward pass, also the last. Another size changes images in their last bits.
-        num_inference_steps: forward passes per batch.
+        num_inference_steps: forward passes per batch over all noise levels; fewer are run where images have a source.
         sampler: name for `build_sampler`.
         device: device of the network.
         conditions: source of the condition that the network was trained with.
 
     Raises:
-        ValueError: when the sampler is unknown, the shape is not the U-Net's, or a number is not positive.
+        ValueError: when the sampler is unknown, the shape is not the U-Net's, a number is not positive, or the strength
+            leaves no step.
     """
 
     unet: UNet2DModel
@@ -117,7 +119,10 @@ class ImageSampler:
                 f"found {self.batch_size} and {self.num_inference_steps}."
             )
         patch_size_of(self.unet, self.image_shape)
-        build_sampler(self.noise_scheduler, self.sampler)
+        solver = build_sampler(self.noise_scheduler, self.sampler)
+        if self.conditions.strength is not None:
+            solver.set_timesteps(self.num_inference_steps)
+            first_step(solver, self.conditions.strength)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -164,11 +169,52 @@ class ImageSampler:
         conditions = self.conditions.batch(drawn, patch_size)
         conditions = {name: tensor.to(self.device) for name, tensor in conditions.items()}
         solver.set_timesteps(self.num_inference_steps, device=noise.device)
-        sample = noise * getattr(solver, "init_noise_sigma", 1.0)  # flow matching starts from noise as it is
-        for timestep in solver.timesteps:
+        sample, timesteps = noise * getattr(solver, "init_noise_sigma", 1.0), solver.timesteps  # flow: noise as it is
+        if self.conditions.strength is not None:
+            sources = torch.stack([condition.source for condition in drawn if condition.source is not None])
+            sources = pixel_unshuffle(sources.to(self.device) * 2 - 1, patch_size)
+            sample, timesteps = partly_noised(solver, sources, noise, self.conditions.strength)
+        for timestep in timesteps:
             prediction = predict(self.unet, sample, timestep, conditions)
             sample = solver.step(prediction, timestep, sample, return_dict=False)[0]
         return ((pixel_shuffle(sample, patch_size) + 1) / 2).clamp(0, 1).float().cpu()
+
+
+def first_step(solver: Sampler, strength: float) -> int:
+    """Returns the index of the first of a sampler's timesteps at or below a fraction of the noise levels.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    index = int((solver.timesteps > strength * solver.config.num_train_timesteps).sum())
+    if index == len(solver.timesteps):
+        raise ValueError(
+            f"Expected a sampling step at or below --strength {strength}, found none of {len(solver.timesteps)}; raise "
+            "--strength or --num_inference_steps."
+        )
+    return index
+
+
+def partly_noised(
+    solver: Sampler, images: torch.Tensor, noise: torch.Tensor, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns images with the noise of the first timestep at or below a strength, and the timesteps from there on.
+
+    Args:
+        solver: sampler whose timesteps are set; it starts at that timestep.
+        images: (B, C·p², H/p, W/p) in [-1, 1].
+        noise: standard normal noise of the same shape.
+        strength: fraction of the noise levels.
+    """
+    first = first_step(solver, strength)
+    timesteps = solver.timesteps[first:]
+    starts = timesteps[:1].expand(len(images))
+    if isinstance(solver, DDIMScheduler):
+        return solver.add_noise(images, noise, starts), timesteps
+    solver.set_begin_index(first)
+    if isinstance(solver, FlowMatchEulerDiscreteScheduler):
+        return solver.scale_noise(images, starts, noise), timesteps
+    return solver.add_noise(images, noise, starts), timesteps
 
 
 def seeded_noise(seeds: Sequence[int], image_shape: Sequence[int]) -> torch.Tensor:

@@ -26,6 +26,7 @@ from tskd_monai.data.transfer_set import (
     MANIFEST_NAME,
     image_name,
     label_name,
+    origin_of,
     progress_files,
     progress_name,
 )
@@ -95,7 +96,7 @@ def write_transfer_set(
         idist.barrier()
         if idist.get_rank() == 0:
             finished = _finished_images(output_dir, settings)
-            entries = [_entry(finished[index], base_seed) for index in range(number)]
+            entries = [_entry(finished[index], base_seed, origin_of(settings)) for index in range(number)]
             content = {**settings, "provenance": {**(provenance or {}), "versions": package_versions()}}
             write_json(output_dir / MANIFEST_NAME, {**content, "unlabeled": entries})
             for path in progress_files(output_dir):
@@ -147,12 +148,12 @@ def _sample_shard(output_dir: Path, sampler: ImageSampler, indices: Sequence[int
             file.write(json.dumps(line) + "\n")
 
 
-def _entry(sampled: Mapping[str, Any], base_seed: int) -> dict[str, Any]:
+def _entry(sampled: Mapping[str, Any], base_seed: int, origin: str) -> dict[str, Any]:
     index = sampled["index"]
     entry = {
         "image": image_name(index),
-        "case": f"synthetic_{index:06d}",
-        "origin": "synthetic",
+        "case": f"{origin}_{index:06d}",
+        "origin": origin,
         "seed": base_seed + index,
         "sha256": sampled["sha256"],
         "condition": sampled["condition"],

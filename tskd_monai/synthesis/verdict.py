@@ -27,15 +27,24 @@ def judge(gates: Gates, use_failed: bool = False) -> Verdict:
         gates: its measurements.
         use_failed: whether the student learns from the set even if it fails.
     """
+    derived = f" {_derived(gates)}" if gates.derived else ""
     failures = [text for text in (_size(gates) or _realism(gates), _sharpness(gates), *_images(gates)) if text]
     if failures:
-        return Verdict(False, f"{_capital('; '.join(failures))}.", use_failed)
+        return Verdict(False, f"{_capital('; '.join(failures))}.{derived}", use_failed)
     reason = (
         f"Its kernel distance to the validation patients is {_range(gates.kid_synthetic)}, that of real patients up to "
         f"{gates.kid_training.high:.2f}; sharpness, diversity and the fractions of dropped images are within their "
         "limits."
     )
-    return Verdict(True, reason, use_failed)
+    return Verdict(True, f"{reason}{derived}", use_failed)
+
+
+def _derived(gates: Gates) -> str:
+    copies, sampled = gates.counts["near_copies"], gates.counts["sampled"]
+    return (
+        "The images are variations of real slices, derivatives of patients' images that must not leave the site; "
+        f"{copies} of {sampled} are marked as near copies."
+    )
 
 
 def _size(gates: Gates) -> str:
@@ -81,6 +90,8 @@ def _images(gates: Gates) -> list[str]:
         ("near_copies", "are near copies of training images"),
         ("low_confidence", "have too low a confidence of the teacher"),
     ):
+        if gates.derived and name == "near_copies":
+            continue  # variations resemble their sources by construction
         fraction = gates.counts[name] / gates.counts["sampled"]
         if fraction > MAX_DROPPED:
             failures.append(f"{100 * fraction:.0f} % {text}, at most {100 * MAX_DROPPED:.0f} % may")

@@ -21,6 +21,7 @@ from tskd_monai.bundle.zoo.large_files import write_large_files
 from tskd_monai.bundle.zoo.names import ZOO_NAMES
 from tskd_monai.bundle.zoo.pins import load_pins
 from tskd_monai.bundle.zoo.vendored_code import needed_modules, vendor
+from tskd_monai.data.transfer_set import refuse_variations
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.shipped import ROOT
 from tskd_monai.networks.students import NETWORK_OF_TASK, student_modules
@@ -70,10 +71,13 @@ def export_bundle(export: Export, output: Path) -> tuple[Path, Path, list[str]]:
 
     Raises:
         FileNotFoundError: if something to be exported is missing.
-        ValueError: if the name, weights, task, card or an address is not as required.
+        ValueError: if the name, weights, task, card or an address is not as required, or the trained folder contains
+            variations of patients' images.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", export.name):
         raise ValueError(f"Expected a name of lower-case letters, digits and _, as in the zoo, found {export.name!r}.")
+    if export.trained.weights is not None:
+        refuse_variations(export.trained.weights)
     card = load_card(export.card) if export.card else None
     folder, draft = output / export.name, output / f".{export.name}.draft"
     _check_replaceable(folder, export.trained.weights)

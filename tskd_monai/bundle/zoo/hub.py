@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import filter_repo_objects
 
+from tskd_monai.data.transfer_set import refuse_variations
 from tskd_monai.files.json_files import read_json
 
 CARD_NAME = "README.md"
@@ -31,8 +32,9 @@ def hub_card(folder: Path) -> str:
 
     Raises:
         FileNotFoundError: if the folder is not an exported bundle.
-        ValueError: if the bundle does not state the licence of its weights.
+        ValueError: if the bundle does not state the licence of its weights, or contains variations of patients' images.
     """
+    refuse_variations(folder)
     metadata = read_json(folder / "configs" / "metadata.json")
     if "weights_license" not in metadata:
         raise ValueError(

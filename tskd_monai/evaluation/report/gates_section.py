@@ -29,7 +29,7 @@ def gates_section(folder: Path) -> str:
     return (
         f'<p class="finding"><b>{escape(gates.sentence)}</b></p>'
         f"<h3>Image by image</h3><p>{escape(counts_sentence(gates))}</p>{_quality(gates)}"
-        f'<div class="charts">{_histograms(gates)}</div>{_sheet(Path(folder) / SHEET_NAME, gates.encoder)}'
+        f'<div class="charts">{_histograms(gates)}</div>{_sheet(Path(folder) / SHEET_NAME, gates)}'
     )
 
 
@@ -94,7 +94,7 @@ def _histogram(scores: Scores, quantity: str, real: str, caption: str) -> str:
     return chart_figure(chart, f"{alt}.", caption)
 
 
-def _sheet(path: Path, encoder: str) -> str:
+def _sheet(path: Path, gates: Gates) -> str:
     """Returns the contact sheet as a figure that scrolls sideways on narrow screens."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected {path.name} in {path.parent}, found none; run the gates again.")
@@ -107,9 +107,10 @@ def _sheet(path: Path, encoder: str) -> str:
         "Contact sheet: real images, synthetic images, and the training image nearest to each synthetic one, by "
         "pixels and by features"
     )
+    shown = "the real sources of variations; the variations" if gates.derived else "synthetic images"
     caption = (
-        "From the top: real training images; synthetic images; below each the training image nearest to it in pixels "
-        f"and in features of {encoder}; then the same of the synthetic images that are nearest to a training image."
+        f"From the top: real training images; {shown}; below each the training image nearest to it in pixels and in "
+        f"features of {gates.encoder}; then the same of the synthetic images that are nearest to a training image."
     )
     image = f'<img src="{data_uri(png)}" alt="{alt}" style="--width: {width}px">'
     return (
