@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ class LabelServer:
         """Returns the label map that a model predicts for an image, as a file's content."""
         body, content_type = _form({"params": json.dumps(params or {})})
         return self._request("POST", f"/infer/{model}", body, content_type, image=image, output="image")
+
+    def infer_file(self, model: str, path: Path) -> bytes:
+        """Returns the label map that a model predicts for an image that the server does not have."""
+        body, content_type = _form({"params": "{}"}, {"file": path})
+        return self._request("POST", f"/infer/{model}", body, content_type, output="image")
 
     def save_label(self, image: str, label: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         """Saves a finished label of an image."""
@@ -112,11 +117,19 @@ def label_server(bundle: Path, studies: Path | str, log: Path, cache: Path) -> I
         log: file for its output.
         cache: folder for series from a DICOMweb server.
     """
+    with running_server(["bash", str(SCRIPT), str(bundle), str(studies)], log, cache) as server:
+        yield server
+
+
+@contextmanager
+def running_server(command: Sequence[str], log: Path, cache: Path) -> Iterator[LabelServer]:
+    """Yields a server started by a command, to which its port is added; arguments else as of `label_server`."""
     port = free_port()
-    command = ["bash", str(SCRIPT), str(bundle), str(studies), "--port", str(port)]
     environment = {**os.environ, "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache)}
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             server = LabelServer(f"http://127.0.0.1:{port}")
             _wait_for(server, process, log)

@@ -53,13 +53,9 @@ def round_datalist(
         folder: folder of the files that are written.
 
     Raises:
-        ValueError: if fewer than two images are labelled.
+        ValueError: see `check_enough`.
     """
-    if len(labelled) < 2:
-        raise ValueError(
-            f"Expected saved labels of at least 2 images, found {len(labelled)}: one image is held out to choose the "
-            "best weights. Label another image."
-        )
+    check_enough(labelled)
     held_out = held_out_names([one.image.name for one in labelled])
     values = [0, *labels.values()]
     training, validation = [], []
@@ -77,6 +73,15 @@ def round_datalist(
         "test": [],
         "unlabeled": [{"image": str(path), "case": file_stem(path)} for path in sorted(unlabelled)],
     }
+
+
+def check_enough(labelled: Sequence[LabelledImage]) -> None:
+    """Raises ValueError if fewer than two images are labelled."""
+    if len(labelled) < 2:
+        raise ValueError(
+            f"Expected saved labels of at least 2 images, found {len(labelled)}: one image is held out to choose the "
+            "best weights. Label another image."
+        )
 
 
 def held_out_names(names: Sequence[str]) -> set[str]:

@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -21,6 +22,7 @@ from torch import Tensor
 from tskd_monai.data.task import load_task
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.networks.weights_file import read_weights
+from tskd_monai.training.validation import slice_inferer
 from tskd_monai.transforms.pipelines import preprocessing
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def mean_entropy(probabilities: Tensor) -> float:
     Without such a pixel it is 1: an image in which nothing is found is the one to look at.
 
     Args:
-        probabilities: of K classes, background first (B, K, H, W).
+        probabilities: of K classes, background first (B, K, H, W) or (B, K, H, W, D).
     """
     chosen = probabilities.movedim(1, -1)[1 - probabilities[:, 0] >= POSSIBLE]
     if not len(chosen):
@@ -60,36 +62,30 @@ def mean_entropy(probabilities: Tensor) -> float:
 
 
 @torch.inference_mode()
-def student_uncertainty(bundle: Path, images: Mapping[str, str], batch_size: int = 8) -> dict[str, float]:
+def student_uncertainty(bundle: Path, images: Mapping[str, str]) -> dict[str, float]:
     """Returns the mean entropy of a student's predictions by image; an image that cannot be read has none.
 
     Args:
         bundle: a student bundle.
         images: file of each image by name.
-        batch_size: slices at a time.
     """
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "inference.json")
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(read_weights(bundle / "models" / "model.pt"))
     network.eval()
-    read = preprocessing(load_task(bundle / "configs" / "task.json"))
+    task = load_task(bundle / "configs" / "task.json")
+    read, inferer = preprocessing(task), slice_inferer(task, neighbours=task.neighbours)
     scores = {}
     for name, path in images.items():
         try:
-            slices = torch.as_tensor(read({"image": path})["image"]).movedim(-1, 0)
+            image = torch.as_tensor(read({"image": path})["image"])[None]
         except (ValueError, OSError, RuntimeError) as error:
             logger.warning("%s has no score: %s", Path(path).name, " ".join(str(error).split()))
             continue
-        found = [network(_padded(batch)).softmax(dim=1) for batch in slices.split(batch_size)]
-        scores[name] = round(mean_entropy(torch.cat(found)), 6)
+        logits: Any = inferer(image, network)
+        scores[name] = round(mean_entropy(logits.softmax(dim=1)), 6)
     return scores
-
-
-def _padded(slices: Tensor, stride: int = 16) -> Tensor:
-    """Returns slices (B, C, H, W) padded with zeros to multiples of the networks' stride."""
-    rows, columns = (-slices.shape[axis] % stride for axis in (2, 3))
-    return torch.nn.functional.pad(torch.Tensor(slices), (0, columns, 0, rows))
 
 
 def main() -> None:

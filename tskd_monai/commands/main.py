@@ -26,6 +26,7 @@ COMMANDS = {
     "segment": ("segment", "segment volumes, 2D images and DICOM series with a student"),
     "evaluate": ("evaluate", "segment the cases of a dataset, score them and report"),
     "label": ("label", "serve a student to 3D Slicer and OHIF with MONAI Label"),
+    "annotate": ("annotate", "turn boxes in 3D Slicer or OHIF into labels, and these into a student"),
     "teachers": ("teachers", "list the foundation models that a teacher can be made of"),
     "datasets": ("datasets", "turn the download of a public dataset into a datalist"),
     "phantom": ("phantom", "write the embedded phantom dataset"),

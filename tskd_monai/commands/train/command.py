@@ -4,8 +4,8 @@ tskd train study/datalist.json --output-dir runs/study --preset small
 tskd train mydata/ --labels liver,spleen --teacher sam_vit_base=sam_vit_b.pth --labelled-slices 40
 
 DATA is a datalist, a folder with images/, labels/ and optionally unlabelled/, or a Decathlon or nnU-Net dataset.
-Every stage is a run of a MONAI bundle and can be repeated by hand. If interrupted, the same command resumes.
-Finished stages are not run again; what was made from other settings or data is never removed.
+Every stage is a run of a MONAI bundle. If interrupted, the same command resumes; finished stages are not run again.
+What was made from other settings or data is never removed.
 """
 
 from __future__ import annotations

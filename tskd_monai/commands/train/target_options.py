@@ -63,7 +63,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         "--label-maps",
         type=Path,
         metavar="DIR",
-        help="label maps of any software, named after cases or files: one more teacher",
+        help="label maps of any software, named after cases: one more teacher",
     )
     parser.add_argument(
         "--refiner",

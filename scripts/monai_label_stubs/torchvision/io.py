@@ -1,0 +1,1 @@
+"""Imported by transformers, which reads no video here."""
