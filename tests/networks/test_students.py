@@ -22,6 +22,7 @@ from tskd_monai.networks.students import (
 MILLIONS = {
     "compact_unet_small": 0.2,
     "compact_unet_base": 1.6,
+    "coord_unet_small": 0.2,
     "unet_large": 7.3,
     "planned_unet": 20.6,
     "vit_tiny": 5.9,

@@ -6,6 +6,9 @@ order; each slice has all of its own channels. Beyond an end of the volume, its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,3 +49,22 @@ def centre_slice(images: Tensor, channels: int) -> Tensor:
         channels: channels C of one slice.
     """
     return images.narrow(-3, (images.shape[-3] - channels) // 2, channels)
+
+
+def check_one_window(network: Any, size: Sequence[int], window: Sequence[int]) -> None:
+    """Checks that a network which sees the place of a pixel in the image gets whole slices.
+
+    Args:
+        network: the network; `whole_images` is true of one that must not be given a part of an image.
+        size: rows and columns of a slice.
+        window: rows and columns of the network's input.
+
+    Raises:
+        ValueError: if it must not and the slice is larger.
+    """
+    if getattr(network, "whole_images", False) and any(side > most for side, most in zip(size, window, strict=True)):
+        raise ValueError(
+            f"Expected slices of at most {window[0]} x {window[1]} pixels of the task for a student with coordinates, "
+            f"which sees whole slices only, found {size[0]} x {size[1]}; use a student without coordinates, or train "
+            "one for a larger image_size."
+        )

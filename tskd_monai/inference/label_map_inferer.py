@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tskd_monai.data.neighbours import with_neighbours
+from tskd_monai.data.neighbours import check_one_window, with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
 
@@ -94,13 +94,15 @@ class LabelMapInferer(Inferer):
 
         Raises:
             TypeError: when the image has no metadata.
-            ValueError: when there are several images, or the image's grid cannot be restored.
+            ValueError: when there are several images, the image's grid cannot be restored, or the network must see
+                whole slices, and they are larger than its window.
         """
         if inputs.shape[0] != 1:
             raise ValueError(
                 f"Expected one image at a time, found {inputs.shape[0]}; set batch_size of DataLoader to 1."
             )
         image = inputs[0]
+        check_one_window(network, image.shape[1:3], self.window)
         grid = image_grid(image)
         label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid))
         assert isinstance(inputs, MetaTensor)  # `image_grid` has checked it

@@ -17,6 +17,7 @@ from tskd_monai.networks.features import NetworkPart
 STUDENTS: Mapping[str, str] = {
     "compact_unet_small": "tskd_monai.networks.unets",
     "compact_unet_base": "tskd_monai.networks.unets",
+    "coord_unet_small": "tskd_monai.networks.coord_unet",
     "unet_large": "tskd_monai.networks.unets",
     "planned_unet": "tskd_monai.networks.unets",
     "vit_tiny": "tskd_monai.networks.vit_student",

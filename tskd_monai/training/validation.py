@@ -15,7 +15,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose
 from torch.utils.data import Dataset
 
-from tskd_monai.data.neighbours import with_neighbours
+from tskd_monai.data.neighbours import check_one_window, with_neighbours
 from tskd_monai.data.task import Task
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,12 @@ class NeighbourInferer(SliceInferer):
         self.neighbours = neighbours
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D)."""
+        """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D).
+
+        Raises:
+            ValueError: if the network must see whole slices, and they are larger than its input.
+        """
+        check_one_window(network, inputs.shape[2:4], self.roi_size)
         return super().__call__(with_neighbours(inputs, self.neighbours), network, *args, **kwargs)
 
 

@@ -1,0 +1,94 @@
+"""A compact U-Net that sees where in the image a pixel lies: two further channels hold its row and column.
+
+A convolutional network learns slowly which of two like structures is the left one. Source: Liu et al., "An intriguing
+failing of convolutional neural networks and the CoordConv solution", NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+
+from tskd_monai.networks.features import NetworkPart
+from tskd_monai.networks.unets import CompactUNet
+
+COORDINATES = 2
+
+
+class WithCoordinates(nn.Module):
+    """Adds the row and the column of each pixel, from -1 to 1 over the image, as last channels (B, C + 2, H, W)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns images (B, C, H, W) with two further channels."""
+        batch, _, height, width = images.shape
+        rows = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device).view(1, 1, height, 1)
+        columns = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device).view(1, 1, 1, width)
+        shape = (batch, 1, height, width)
+        return torch.cat([images, rows.expand(shape), columns.expand(shape)], dim=1)
+
+
+class CoordUNet(nn.Module):
+    """MONAI's U-Net on images with coordinates, images (B, C, H, W) to logits (B, K, H, W).
+
+    Args:
+        network: takes C + 2 channels.
+
+    Attributes:
+        whole_images: the coordinates are those of whole images, so that a part of one must not be given.
+    """
+
+    whole_images = True
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.coordinates = WithCoordinates()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (B, K, H, W) of images (B, C, H, W)."""
+        logits: Tensor = self.network(self.coordinates(images))
+        return logits
+
+
+@dataclass(frozen=True)
+class CoordUNetSize:
+    """Size of a compact U-Net with coordinates.
+
+    Attributes:
+        unet: size of the network inside.
+    """
+
+    unet: CompactUNet
+
+    @property
+    def feature_layer(self) -> str:
+        """Name of the deepest layer, whose output is distilled."""
+        return f"network.{self.unet.feature_layer}"
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of that layer's output."""
+        return self.unet.feature_channels
+
+    def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> CoordUNet:
+        """Returns the network with random weights; see `CompactUNet.arguments` for what is refused."""
+        return CoordUNet(self.unet.build(in_channels + COORDINATES, out_channels, image_size))
+
+    def encoder(self, network: nn.Module) -> NetworkPart:
+        """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""
+        return _after_coordinates(self.unet.encoder(network.get_submodule("network")))
+
+    def trunk(self, network: nn.Module) -> NetworkPart:
+        """Returns all but the last block, images to (B, F, H / 2, W / 2)."""
+        return _after_coordinates(self.unet.trunk(network.get_submodule("network")))
+
+
+def _after_coordinates(part: NetworkPart) -> NetworkPart:
+    return NetworkPart(nn.Sequential(WithCoordinates(), part.module), part.channels)
+
+
+SIZES: Mapping[str, CoordUNetSize] = {"coord_unet_small": CoordUNetSize(CompactUNet((16, 32, 64, 128), 1))}  # 0.2 M
