@@ -154,7 +154,7 @@ def test_a_bundle_with_a_vit_carries_no_code_of_teachers() -> None:
 
 
 def test_a_template_carries_the_code_of_every_student() -> None:
-    assert needed_networks("vit_tiny") | {"unets"} == needed_networks(None)
+    assert needed_networks("vit_tiny") | {"unets", "coord_unet"} == needed_networks(None)
 
 
 def test_a_student_whose_code_a_bundle_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
