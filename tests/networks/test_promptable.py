@@ -11,7 +11,7 @@ from transformers import SamConfig, SamModel
 from tests.networks.conftest import HALF, TINY_VIT
 from tskd_monai.networks.encoder_records import ENCODERS, EncoderRecord
 from tskd_monai.networks.pretrained import build_encoder
-from tskd_monai.networks.promptable import PromptableSegmenter, build_promptable
+from tskd_monai.networks.promptable import PromptableSegmenter, build_promptable, published_state
 from tskd_monai.networks.sam_encoder import SamArchitecture
 
 SIZE, WIDTH = 64, 64
@@ -123,6 +123,31 @@ def test_it_is_frozen_and_random_weights_follow_the_seed(tiny):
     assert all(torch.equal(state[name], again[name]) for name in state)
     name = "mask_decoder.mask_tokens.weight"
     assert not torch.equal(state[name], other[name])
+
+
+def test_the_published_names_are_those_of_transformers_and_are_loaded_again(published, sam, tmp_path):
+    model = build_promptable(sam.name, tmp_path / "sam", SIZE)
+    state, expected = published_state(model), published.state_dict()
+    assert state.keys() == expected.keys() - {"prompt_encoder.shared_embedding.positional_embedding"}
+    assert all(torch.equal(value, expected[name]) for name, value in state.items())
+    save_file({name: value.clone() for name, value in state.items()}, tmp_path / "small.safetensors")
+    again = build_promptable(sam.name, tmp_path / "small.safetensors", SIZE)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_several_images_and_masks_for_each_prompt(published, sam, tmp_path):
+    model = build_promptable(sam.name, tmp_path / "sam", SIZE)
+    images, boxes = torch.rand(2, 3, SIZE, SIZE), torch.stack([BOXES, BOXES.flip(0)])
+    with torch.no_grad():
+        found = model.decode(model.embed(images), model.prompt_encoder(None, None, boxes, None)[0], multimask=True)
+        expected = published(pixel_values=model.encoder.normalise(images), input_boxes=boxes, multimask_output=True)
+    assert found[0].shape == (2, 3, 3, SIZE // 4, SIZE // 4)
+    torch.testing.assert_close(found[0], expected.pred_masks, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1], expected.iou_scores, atol=1e-4, rtol=1e-4)
+
+
+def test_random_positions_have_the_frequencies_of_sam(tiny):
+    assert 0.7 < tiny.prompt_encoder.shared_embedding.positional_embedding.std() < 1.4
 
 
 def test_a_file_of_an_encoder_only_is_refused(sam, tmp_path):

@@ -19,7 +19,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncode
 from tskd_monai.networks.encoder_records import ENCODERS, encoder_record
 from tskd_monai.networks.encoders import ImageEncoder
 from tskd_monai.networks.pretrained import RANDOM, build_encoder, weights_path
-from tskd_monai.networks.sam_encoder import SamArchitecture, to_transformers_names
+from tskd_monai.networks.sam_encoder import ENCODER_PREFIX, SamArchitecture, to_transformers_names
 from tskd_monai.networks.sam_mask_decoder import (
     DECODER_PREFIX,
     POSITIONS,
@@ -36,6 +36,8 @@ PROMPTABLE = (SamArchitecture, TinyVitArchitecture)
 PROMPT_PREFIX = "prompt_encoder."
 OWN_POSITIONS = "shared_embedding.positional_embedding"
 SAM_HEADS = 8
+POSITION_SCALE = 1
+"""Standard deviation of random position frequencies, as in SAM; ``transformers`` takes half of ``hidden_size``."""
 
 
 class PromptableSegmenter(nn.Module):
@@ -108,16 +110,28 @@ class PromptableSegmenter(nn.Module):
         sparse = self._sparse_embeddings(boxes, points, point_labels)
         if sparse.shape[1] == 0:
             return embedding.new_zeros(0, 4 * height, 4 * width)
-        no_mask = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(-1, -1, height, width)
-        positions = self.prompt_encoder.shared_embedding.positional_embedding
-        masks, _ = self.mask_decoder(
-            image_embeddings=embedding[None],
-            image_positional_embeddings=grid_positions(positions, height, width),
+        return self.decode(embedding[None], sparse)[0][0, :, 0]
+
+    def decode(self, embeddings: Tensor, sparse: Tensor, *, multimask: bool = False) -> tuple[Tensor, Tensor]:
+        """Decodes embedded prompts of several images.
+
+        Args:
+            embeddings: ``(B, E, h, w)`` from :meth:`embed`.
+            sparse: ``(B, N, tokens, E)`` from the prompt encoder.
+            multimask: whether each prompt gets three masks, of the whole and its parts, instead of one.
+
+        Returns:
+            Logits ``(B, N, M, 4 h, 4 w)`` of M masks for each prompt, and the predicted IoU of each ``(B, N, M)``.
+        """
+        no_mask = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(embeddings)
+        positions = grid_positions(self.prompt_encoder.shared_embedding.positional_embedding, *embeddings.shape[2:])
+        return self.mask_decoder(
+            image_embeddings=embeddings,
+            image_positional_embeddings=positions.expand_as(embeddings),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=no_mask,
-            multimask_output=False,
+            multimask_output=multimask,
         )
-        return masks[0, :, 0]
 
     def _sparse_embeddings(self, boxes: Tensor | None, points: Tensor | None, point_labels: Tensor | None) -> Tensor:
         """Returns the prompts' embeddings ``(1, N, tokens, E)``."""
@@ -188,6 +202,21 @@ def build_promptable(
     return model.requires_grad_(False).eval()
 
 
+def published_state(model: PromptableSegmenter) -> dict[str, Tensor]:
+    """Returns the weights of a model under the names of ``transformers``' ``SamModel``, as they are published.
+
+    Args:
+        model: model with SAM's image encoder, at the size that its weights are trained at.
+    """
+    prompts = model.prompt_encoder.state_dict()
+    return {
+        POSITIONS: prompts.pop(OWN_POSITIONS),
+        **{ENCODER_PREFIX + name: value for name, value in model.encoder.backbone.state_dict().items()},
+        **{PROMPT_PREFIX + name: value for name, value in prompts.items()},
+        **{DECODER_PREFIX + name: value for name, value in model.mask_decoder.state_dict().items()},
+    }
+
+
 def _check_promptable(name: str) -> None:
     """Checks that an encoder is that of a model with SAM's prompt encoder and mask decoder.
 
@@ -201,7 +230,7 @@ def _check_promptable(name: str) -> None:
 
 def _prompt_config(embed_dim: int, image_size: int) -> SamConfig:
     return SamConfig(
-        vision_config={"num_pos_feats": embed_dim // 2},
+        vision_config={"num_pos_feats": embed_dim // 2, "hidden_size": 2 * POSITION_SCALE},
         prompt_encoder_config={"hidden_size": embed_dim, "image_size": image_size},
     )
 
