@@ -156,12 +156,12 @@ def test_targets_of_two_teachers_views_label_maps_and_a_refiner(study: Path, tmp
         shutil.copy(entry["label"], tmp_path / "maps" / f"{entry['case']}_seg.nii.gz")
     folders = [str(study / "teacher"), str(tmp_path / "control")]
     changes = {"teacher_dirs": folders, "views": 2, "measure": "$None", "label_maps": str(tmp_path / "maps")}
-    refined = {"refiner": "lite_medsam", "refiner_weights": "random", "refiner_size": 32, "min_area": 4}
+    refined = {"refiner": "sam_demo", "refiner_size": 32, "min_area": 4}
     make_targets(study, tmp_path / "targets", **changes, **refined)
     manifest = read_json(tmp_path / "targets" / "targets.json")
     assert [source["kind"] for source in manifest["sources"]] == ["teacher", "teacher", "label_maps"]
     assert manifest["measured"] == {} and {len(entry["sources"]) for entry in manifest["images"].values()} == {3}
-    assert (manifest["refiner"]["name"], manifest["refiner"]["image_size"]) == ("lite_medsam", [32, 32])
+    assert (manifest["refiner"]["name"], manifest["refiner"]["image_size"]) == ("sam_demo", [32, 32])
     prompted = [entry for entry in manifest["images"].values() if entry["refined"]]
     assert len(prompted) == len(list((tmp_path / "targets" / "embeddings").glob("*.npy"))) > 0
     assert str(tmp_path) not in (tmp_path / "targets" / "targets.json").read_text()

@@ -194,3 +194,17 @@ def test_the_published_file_of_lite_medsam_is_loaded_whole(lite_medsam_weights):
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     expected = sum(value.numel() for name, value in state.items() if not name.endswith(statistics))
     assert used == expected
+
+
+def test_the_shipped_model_outlines_a_disc_in_its_box():
+    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    disc = ((x - 50) / 30) ** 2 + ((y - 70) / 22) ** 2 < 1
+    noise = 0.05 * torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([[20.0, 48.0, 80.0, 92.0]])
+    iou = {}
+    for weights in ("shipped", "random"):
+        model = build_promptable("sam_demo", weights, 128)
+        found = masks(model, (torch.where(disc, 0.7, 0.3) + noise)[None, None], box)[0] > 0
+        iou[weights] = (found & disc).sum() / (found | disc).sum()
+    assert iou["shipped"] > 0.65
+    assert iou["random"] < 0.4
