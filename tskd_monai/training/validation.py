@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -92,7 +92,7 @@ class NeighbourInferer(SliceInferer):
         Raises:
             ValueError: if the network must see whole slices, and they are larger than its input.
         """
-        check_one_window(network, inputs.shape[2:4], self.roi_size)
+        check_one_window(network, inputs.shape[2:4], cast(Sequence[int], self.roi_size))
         return super().__call__(with_neighbours(inputs, self.neighbours), network, *args, **kwargs)
 
 
