@@ -38,6 +38,14 @@ def test_networks_take_turns_in_one_thread_in_eval_and_inference_mode() -> None:
     assert list(result) == ["a", "b"]
 
 
+def test_networks_may_take_images_of_different_channels() -> None:
+    networks = {f"of_{channels}": nn.Conv2d(channels, 64, 3) for channels in (1, 3)}
+    shapes = {"of_1": (1, 1, 64, 64), "of_3": (1, 3, 64, 64)}
+    assert list(measure_latency(networks, shapes, repeats=4)) == ["of_1", "of_3"]
+    with pytest.raises(RuntimeError, match="3 channels"):
+        measure_latency(networks, (1, 1, 64, 64), repeats=4)
+
+
 def test_time_that_others_take_does_not_count() -> None:
     networks = {"waits": Recorder("waits", [], work=0.002, sleep=0.03), "works": Recorder("works", [], work=0.01)}
     result = measure_latency(networks, (1, 1, 8, 8), repeats=5)
