@@ -51,20 +51,19 @@ def centre_slice(images: Tensor, channels: int) -> Tensor:
     return images.narrow(-3, (images.shape[-3] - channels) // 2, channels)
 
 
-def check_one_window(network: Any, size: Sequence[int], window: Sequence[int]) -> None:
-    """Checks that a network which sees the place of a pixel in the image gets whole slices.
+STRIDE = 16
+"""A student's input has sides that are multiples of it."""
+
+
+def network_window(network: Any, size: Sequence[int], window: tuple[int, int]) -> tuple[int, int]:
+    """Returns the rows and columns that a network takes at once: a window, or larger slices whole.
 
     Args:
         network: the network; `whole_images` is true of one that must not be given a part of an image.
         size: rows and columns of a slice.
-        window: rows and columns of the network's input.
-
-    Raises:
-        ValueError: if it must not and the slice is larger.
+        window: rows and columns of a window.
     """
-    if getattr(network, "whole_images", False) and any(side > most for side, most in zip(size, window, strict=True)):
-        raise ValueError(
-            f"Expected slices of at most {window[0]} x {window[1]} pixels of the task for a student with coordinates, "
-            f"which sees whole slices only, found {size[0]} x {size[1]}; use a student without coordinates, or train "
-            "one for a larger image_size."
-        )
+    if not getattr(network, "whole_images", False):
+        return window
+    height, width = (max(most, -(-side // STRIDE) * STRIDE) for side, most in zip(size, window, strict=True))
+    return height, width

@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tskd_monai.data.neighbours import check_one_window, with_neighbours
+from tskd_monai.data.neighbours import network_window, with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
 
@@ -46,7 +46,8 @@ class LabelMapInferer(Inferer):
     Logits exist for only one batch of slices. Memory is that of the image and one label map, independent of the number
     of classes, and there is no inverse transform: the affines of image and network give the position of each voxel.
 
-    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows.
+    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows, or passes
+    whole through a network that requires it.
 
     Args:
         task: task with the window size and the label values.
@@ -94,23 +95,28 @@ class LabelMapInferer(Inferer):
 
         Raises:
             TypeError: when the image has no metadata.
-            ValueError: when there are several images, the image's grid cannot be restored, or the network must see
-                whole slices, and they are larger than its window.
+            ValueError: when there are several images, the image's grid cannot be restored, or an exported network would
+                have to take slices that are larger than its window.
         """
         if inputs.shape[0] != 1:
             raise ValueError(
                 f"Expected one image at a time, found {inputs.shape[0]}; set batch_size of DataLoader to 1."
             )
         image = inputs[0]
-        check_one_window(network, image.shape[1:3], self.window)
         grid = image_grid(image)
-        label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid))
+        window = network_window(network, image.shape[1:3], self.window)
+        if window != self.window and not isinstance(self.engine, TorchEngine):
+            raise ValueError(
+                f"Expected slices of at most {self.window[0]} x {self.window[1]} pixels for the exported form of a "
+                f"student with coordinates, found {image.shape[1]} x {image.shape[2]}; use --engine torch."
+            )
+        label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid, window))
         assert isinstance(inputs, MetaTensor)  # `image_grid` has checked it
         restored = MetaTensor(label_map[None, None], meta={**inputs.meta, "affine": inputs.meta["original_affine"]})
         restored.is_batch = inputs.is_batch
         return restored
 
-    def _label_map(self, image: Tensor, predict: Predictor, grid: ImageGrid) -> Tensor:
+    def _label_map(self, image: Tensor, predict: Predictor, grid: ImageGrid, window: tuple[int, int]) -> Tensor:
         """Returns label values (slices, rows, columns) on the image's grid."""
         values = torch.tensor(self.label_values, dtype=torch.uint8 if max(self.label_values) < 256 else torch.int32)
         label_map = grid.empty_label_map(values.dtype)
@@ -119,7 +125,7 @@ class LabelMapInferer(Inferer):
         rows, columns = grid.rows.to(device), grid.columns.to(device)
         for start in range(0, len(grid.slices), self.sw_batch_size):
             batch = range(start, min(start + self.sw_batch_size, len(grid.slices)))
-            logits = self._logits(self._slices(planes, batch).movedim(-1, 0).contiguous(), predict)
+            logits = self._logits(self._slices(planes, batch).movedim(-1, 0).contiguous(), predict, window)
             label_map[grid.slices[batch.start : batch.stop]] = self._labels(
                 logits.to(device), rows, columns, values
             ).cpu()
@@ -131,9 +137,9 @@ class LabelMapInferer(Inferer):
             return with_neighbours(planes, self.neighbours, batch)
         return planes[..., batch.start : batch.stop]
 
-    def _logits(self, slices: Tensor, predict: Predictor) -> Tensor:
+    def _logits(self, slices: Tensor, predict: Predictor, window: tuple[int, int]) -> Tensor:
         """Returns logits (B, K, H, W) of slices (B, C, H, W)."""
-        missing = [window - size for window, size in zip(self.window, slices.shape[-2:], strict=True)]
+        missing = [most - size for most, size in zip(window, slices.shape[-2:], strict=True)]
         if min(missing) < 0:
             return cast(Tensor, self._windows(slices, predict))
         top, left = missing[0] // 2, missing[1] // 2

@@ -20,15 +20,25 @@ COORDINATES = 2
 
 
 class WithCoordinates(nn.Module):
-    """Adds the row and the column of each pixel, from -1 to 1 over the image, as last channels (B, C + 2, H, W)."""
+    """Adds the row and the column of each pixel as last channels, (B, C, H, W) to (B, C + 2, H, W).
+
+    Args:
+        image_size: rows and columns over which they run from -1 to 1, with 0 in the centre; further out they go on.
+    """
+
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.image_size = image_size
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns images (B, C, H, W) with two further channels."""
         batch, _, height, width = images.shape
-        rows = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device).view(1, 1, height, 1)
-        columns = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device).view(1, 1, 1, width)
+        rows, columns = (
+            (2 * torch.arange(side, dtype=images.dtype, device=images.device) - (side - 1)) / (size - 1)
+            for side, size in zip((height, width), self.image_size, strict=True)
+        )
         shape = (batch, 1, height, width)
-        return torch.cat([images, rows.expand(shape), columns.expand(shape)], dim=1)
+        return torch.cat([images, rows[:, None].expand(shape), columns.expand(shape)], dim=1)
 
 
 class CoordUNet(nn.Module):
@@ -36,16 +46,17 @@ class CoordUNet(nn.Module):
 
     Args:
         network: takes C + 2 channels.
+        image_size: see `WithCoordinates`.
 
     Attributes:
-        whole_images: the coordinates are those of whole images, so that a part of one must not be given.
+        whole_images: a part of an image would get the coordinates of another part; larger images are given whole.
     """
 
     whole_images = True
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: UNet, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.coordinates = WithCoordinates()
+        self.coordinates = WithCoordinates(image_size)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,19 +87,19 @@ class CoordUNetSize:
 
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, int]) -> CoordUNet:
         """Returns the network with random weights; see `CompactUNet.arguments` for what is refused."""
-        return CoordUNet(self.unet.build(in_channels + COORDINATES, out_channels, image_size))
+        return CoordUNet(self.unet.build(in_channels + COORDINATES, out_channels, image_size), image_size)
 
     def encoder(self, network: nn.Module) -> NetworkPart:
         """Returns the contracting path down to the deepest layer, images to (B, F, h, w)."""
-        return _after_coordinates(self.unet.encoder(network.get_submodule("network")))
+        return _after_coordinates(network, self.unet.encoder(network.get_submodule("network")))
 
     def trunk(self, network: nn.Module) -> NetworkPart:
         """Returns all but the last block, images to (B, F, H / 2, W / 2)."""
-        return _after_coordinates(self.unet.trunk(network.get_submodule("network")))
+        return _after_coordinates(network, self.unet.trunk(network.get_submodule("network")))
 
 
-def _after_coordinates(part: NetworkPart) -> NetworkPart:
-    return NetworkPart(nn.Sequential(WithCoordinates(), part.module), part.channels)
+def _after_coordinates(network: nn.Module, part: NetworkPart) -> NetworkPart:
+    return NetworkPart(nn.Sequential(network.get_submodule("coordinates"), part.module), part.channels)
 
 
 SIZES: Mapping[str, CoordUNetSize] = {"coord_unet_small": CoordUNetSize(CompactUNet((16, 32, 64, 128), 1))}  # 0.2 M

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -15,7 +15,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose
 from torch.utils.data import Dataset
 
-from tskd_monai.data.neighbours import check_one_window, with_neighbours
+from tskd_monai.data.neighbours import network_window, with_neighbours
 from tskd_monai.data.task import Task
 
 logger = logging.getLogger(__name__)
@@ -85,21 +85,19 @@ class NeighbourInferer(SliceInferer):
     def __init__(self, neighbours: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.neighbours = neighbours
+        self.window = self.orig_roi_size
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D).
-
-        Raises:
-            ValueError: if the network must see whole slices, and they are larger than its input.
-        """
-        check_one_window(network, inputs.shape[2:4], cast(Sequence[int], self.roi_size))
+        """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D)."""
+        self.orig_roi_size = network_window(network, inputs.shape[2:4], self.window)
         return super().__call__(with_neighbours(inputs, self.neighbours), network, *args, **kwargs)
 
 
 def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25, neighbours: int = 0) -> SliceInferer:
     """Returns the inferer of a 2D network over volumes (B, C, H, W, D): slice by slice along the last axis.
 
-    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows.
+    A slice of at most the task's image size is one window; a larger slice is covered by overlapping windows, or passes
+    whole through a network that requires it.
 
     Args:
         task: task whose image size is the window.
