@@ -87,12 +87,13 @@ def test_steps_before_a_training_run(training: tuple[str, list[str], dict[str, A
 
 
 def test_precision_seed_and_task_reach_what_guards_them(training: tuple[str, list[str], dict[str, Any]]) -> None:
-    _, _, config = training
+    bundle, _, config = training
     inferer = config["train"]["inferer"]
     assert (inferer["precision"], inferer["device"]) == ("@precision", "@device")
     assert config["train"]["trainer"]["inferer"].replace("::", "#") == "@train#inferer"
     assert config["train"]["sampler"]["seed"] == "@seed"
-    assert config["train"]["checkpoint"]["task_hash"] == "$@task_def.hash"
+    hashed = "hash" if bundle in ("teacher_lora", "diffusion_synthesis") else "student_hash"
+    assert config["train"]["checkpoint"]["task_hash"] == f"$@task_def.{hashed}"
     settings = json.dumps(config.get("finish", {}).get("settings", {})).replace("::", "#")
     assert "finish" not in config or "$@train#inferer.precision" in settings
 

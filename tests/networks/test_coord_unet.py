@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tskd_monai.data.neighbours import network_window
+from tskd_monai.data.neighbours import whole_window
 from tskd_monai.data.task import Task
 from tskd_monai.inference.label_map_inferer import LabelMapInferer
 from tskd_monai.networks.coord_unet import CoordUNet, WithCoordinates
@@ -66,8 +66,8 @@ def test_larger_slices_are_given_whole(make_task: Callable[..., Task]) -> None:
     height, width = task.image_size
     network = build_student(NAME, task.channels, task.num_classes, task.image_size)
     assert isinstance(network, CoordUNet)
-    assert network_window(network, (height + 1, 3), task.image_size) == (height + 16, width)
-    assert network_window(torch.nn.Identity(), (height + 1, 3), task.image_size) == task.image_size
+    assert network.whole_images
+    assert whole_window((height + 1, 3), task.image_size) == (height + 16, width)
     inferer = slice_inferer(task)
     for size, expected in (((height + 1, width), (height + 16, width)), ((height, width), (height, width))):
         recorder = Recorder(task.num_classes)

@@ -38,6 +38,7 @@ TEMPLATE_FILES = (
     "docs/README.md",
     "docs/inputs.md",
     "docs/monai_label.md",
+    "docs/annotate.md",
 )
 CONFIGS_WITH_STUDENT = ("configs/inference.json", "configs/train.json")
 OWNER = {"authors": "Not stated by those who trained it.", "copyright": "Not stated by those who trained it."}

@@ -16,7 +16,7 @@ from typing import Any
 
 from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
-from tskd_monai.data.dicom import RESULTS, SEG
+from tskd_monai.data.dicom_results import RESULTS, SEG
 
 SUMMARY = "summary.json"
 DICOM_RESULTS_CONFIG = "dicom_results.json"

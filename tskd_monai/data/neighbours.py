@@ -7,7 +7,6 @@ order; each slice has all of its own channels. Beyond an end of the volume, its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,15 +54,12 @@ STRIDE = 16
 """A student's input has sides that are multiples of it."""
 
 
-def network_window(network: Any, size: Sequence[int], window: tuple[int, int]) -> tuple[int, int]:
-    """Returns the rows and columns that a network takes at once: a window, or larger slices whole.
+def whole_window(size: Sequence[int], window: tuple[int, int]) -> tuple[int, int]:
+    """Returns the rows and columns of an input that holds a whole slice.
 
     Args:
-        network: the network; `whole_images` is true of one that must not be given a part of an image.
-        size: rows and columns of a slice.
-        window: rows and columns of a window.
+        size: rows and columns of the slice.
+        window: rows and columns of the smallest input.
     """
-    if not getattr(network, "whole_images", False):
-        return window
     height, width = (max(most, -(-side // STRIDE) * STRIDE) for side, most in zip(size, window, strict=True))
     return height, width

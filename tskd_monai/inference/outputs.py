@@ -14,8 +14,8 @@ from monai.data import FolderLayout
 from monai.data.folder_layout import FolderLayoutBase
 from monai.transforms import Compose, SaveImaged, Transform
 
-from tskd_monai.data.dicom import RESULTS, SEG
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
+from tskd_monai.data.dicom_results import RESULTS, SEG
 from tskd_monai.data.output_names import NIFTI, SEGMENTATION_POSTFIX, check_output_format, output_name, output_suffix
 from tskd_monai.data.segmentation_writers import AtomicPngWriter, AtomicVolumeWriter
 from tskd_monai.data.task import Task

@@ -15,7 +15,3 @@ Back to DICOM: `seg_source`, the source files and the elements that a result cop
 writers share, such as codes; `seg_writer`, `rtstruct_writer`, `overlay_writer`, `report_writer`. `header` keeps values
 of elements out of the logs.
 """
-
-SEG = "seg"
-RESULTS = (SEG, "rtstruct", "sc", "sr")
-"""DICOM objects that a segmentation of a series is written as."""
