@@ -31,4 +31,4 @@ def test_the_teachers_options_are_the_same() -> None:
     config = read_json(BUNDLE / "configs" / "inference.json")
     options = set(list(config)[: list(config).index("task_def")])
     assert names - options == {"teacher_dir", "encoder_weights"}
-    assert options - names == {"student", "engine", "precision"}  # exported networks are a student's
+    assert options - names == {"student", "engine", "precision", "rejected"}  # a student's only

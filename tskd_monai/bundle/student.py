@@ -32,6 +32,7 @@ TEMPLATE_FILES = (
     "configs/multi_gpu_inference.json",
     "configs/multi_gpu_train.json",
     "configs/dry_run.json",
+    "configs/fit_quality.json",
     "configs/dicom_seg.json",
     "configs/dicom_results.json",
     "configs/logging.conf",

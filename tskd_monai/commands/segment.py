@@ -19,6 +19,7 @@ from tskd_monai.commands.student_argument import add_engine, add_student, studen
 from tskd_monai.data.dicom_results import RESULTS, SEG
 
 SUMMARY = "summary.json"
+QUALITY = "models/quality.json"
 DICOM_RESULTS_CONFIG = "dicom_results.json"
 
 
@@ -49,6 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_engine(parser)
     parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
+    parser.add_argument("--force", action="store_true", help="also write a segmentation whose verdict is `reject`")
     args = parser.parse_args(argv)
     if args.tree and len(args.image) != 1:
         parser.error(f"expected one folder with --tree, found {len(args.image)}")
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         **({"series_uid": args.series_uid} if args.series_uid else {}),
         **({"resume": False} if args.restart else {}),
         **({"dicom": dicom} if DICOM_RESULTS_CONFIG in configs else {}),
+        # without a quality file there is no verdict
+        **({"rejected": "refuse"} if (student / QUALITY).is_file() and not args.force else {}),
     }
     failed = ""
     try:
@@ -138,13 +142,15 @@ def check_images(paths: Sequence[Path], dicom: str) -> None:
 
 
 def case_line(case: Mapping[str, Any]) -> str:
-    """Returns the result of a case in one line: sizes and files, or why it failed."""
+    """Returns the result of a case in one line: sizes, files and verdict, or why it failed."""
     name = case["name"] or case["study"]
     if case["status"] != "done":
         return f"{name}: FAILED: {case['message']}"
     field, unit, digits = ("volumes_ml", "mL", 1) if "volumes_ml" in case else ("pixels", "pixels", 0)
     sizes = ", ".join(f"{structure} {size:.{digits}f} {unit}" for structure, size in case[field].items())
-    return f"{name}: {sizes} -> {', '.join(case['outputs'])}"
+    quality = case.get("quality")
+    verdict = f" [{'; '.join([quality['verdict'], *quality['reasons']])}]" if quality else ""
+    return f"{name}: {sizes} -> {', '.join(case['outputs'])}{verdict}"
 
 
 def failed_cases(error: BaseException | None) -> str:

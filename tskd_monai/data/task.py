@@ -25,7 +25,7 @@ INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
 WARN, REFUSE = "warn", "refuse"
 MOST_NEIGHBOURS = 2
-NOT_LEARNED = ("training_images", "unlike_training", "unfiltered", "neighbours")
+NOT_LEARNED = ("training_images", "unlike_training", "unfiltered", "neighbours", "quality")
 """Fields that do not affect what a teacher learns; they are not part of the task's hash."""
 
 
@@ -77,6 +77,29 @@ class TrainingImages:
 
 
 @dataclass(frozen=True)
+class QualityLimits:
+    """Limits of the verdict on a segmentation, for a student with a quality file.
+
+    Attributes:
+        look_dice: predicted Dice of a structure below which a person should look.
+        reject_dice: mean predicted Dice below which a case is rejected.
+        look_distance: distance of the features, in multiples of the most unusual training patient's.
+        reject_distance: distance of the features above which a case is rejected.
+        look_deviations: standard deviations of volume, position and extent from those of the training patients.
+        look_second_part: size of a second part of a structure as a fraction of the largest.
+        look_cut: area in the first or last slice as a fraction of the largest area of a slice, beyond that in training.
+    """
+
+    look_dice: float = 0.7
+    reject_dice: float = 0.3
+    look_distance: float = 1.5
+    reject_distance: float = 3.0
+    look_deviations: float = 4.0
+    look_second_part: float = 0.4
+    look_cut: float = 0.3
+
+
+@dataclass(frozen=True)
 class Task:
     """Definition of a task, shared by its stages.
 
@@ -96,6 +119,7 @@ class Task:
         unfiltered: label values in `keep_largest_component` of which all components are kept nevertheless, because the
             filter lowered the validation Dice of a network; empty in a plan.
         neighbours: slices on each side that a student takes as further channels, 0 to 2; a teacher takes single slices.
+        quality: limits of the verdict on a segmentation.
     """
 
     name: str
@@ -112,6 +136,7 @@ class Task:
     unlike_training: str = WARN
     unfiltered: tuple[int, ...] = ()
     neighbours: int = 0
+    quality: QualityLimits = QualityLimits()
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
@@ -151,6 +176,10 @@ class Task:
         )
         if self.training_images is not None:
             _check_ranges(self.training_images)
+        for name, limit in asdict(self.quality).items():
+            highest = 1.0 if name.endswith("dice") else math.inf
+            fits = _is_finite(limit) and 0 < limit < highest
+            _require(fits, f"quality.{name}", "a fraction" if highest == 1 else "a positive number", limit)
         response = self.unlike_training
         _require(is_a(response, str) and response in (WARN, REFUSE), "unlike_training", f"{WARN} or {REFUSE}", response)
 
@@ -323,6 +352,10 @@ def _parse(content: Any) -> Task:
         _require_fields(ranges, TrainingImages, "training_images")
         listed = {name: tuple(found) if isinstance(found, list) else found for name, found in ranges.items()}
         content["training_images"] = TrainingImages(**listed)
+    limits = content.get("quality", {})
+    _require(isinstance(limits, dict), "quality", "an object", limits)
+    _require_fields(limits, QualityLimits, "quality")
+    content["quality"] = QualityLimits(**limits)
     content["labels"] = tuple(Label(**label) for label in content["labels"])
     content["intensity"] = Intensity(**content["intensity"])
     return Task(**content)

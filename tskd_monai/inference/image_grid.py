@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from tskd_monai.transforms.labels import largest_class
 from tskd_monai.transforms.slice_spacing import neighbours, resample_plane
 
 TOLERANCE_VOXELS = 0.01
@@ -97,7 +97,7 @@ def nearest_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor
         columns: positions among w, (W,).
         values: label value of each class, (K,); the result has their type.
     """
-    labels = _largest(logits.unbind(dim=1), values)
+    labels = largest_class(logits.unbind(dim=1), values)
     return resample_plane(labels, rows, columns, "nearest")
 
 
@@ -114,7 +114,7 @@ def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor)
         columns: positions among w, (W,).
         values: label value of each class, (K,), all distinct; the result has their type.
     """
-    labels = _largest(logits.unbind(dim=1), values)
+    labels = largest_class(logits.unbind(dim=1), values)
     (top, bottom, down), (left, right, across) = (
         neighbours(positions, size) for positions, size in zip((rows, columns), labels.shape[1:], strict=True)
     )
@@ -127,20 +127,8 @@ def linear_labels(logits: Tensor, rows: Tensor, columns: Tensor, values: Tensor)
     corners = [start + y[row] * width + x[column] for y in (top, bottom) for x in (left, right)]
     flat, shares = logits.reshape(-1), (down[row], across[column])
     interpolated = (_interpolated(flat, corners, number * plane, *shares) for number in range(logits.shape[1]))
-    found[image, row, column] = _largest(interpolated, values)
+    found[image, row, column] = largest_class(interpolated, values)
     return found
-
-
-def _largest(logits: Iterable[Tensor], values: Tensor) -> Tensor:
-    """Returns the label value of the largest of K logits, given one class at a time; of equal ones, the first."""
-    best, labels = torch.empty(0), values
-    for number, logit in enumerate(logits):
-        if number == 0:
-            best, labels = logit, torch.full_like(logit, int(values[0]), dtype=values.dtype)
-        else:
-            labels.masked_fill_(logit > best, int(values[number]))
-            best = torch.maximum(best, logit)
-    return labels
 
 
 def _mixed_cells(labels: Tensor) -> Tensor:

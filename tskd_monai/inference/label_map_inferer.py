@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -34,6 +35,22 @@ class TorchEngine:
         return network
 
 
+class Assessor(Protocol):
+    """Protocol of what assesses a segmentation from its logits, case by case."""
+
+    def start(self) -> None:
+        """Begins a case."""
+
+    def add(self, logits: Tensor) -> None:
+        """Takes the logits (B, K, H, W) of the next slices."""
+
+    def finish(self, image: Tensor, network: object) -> dict[str, Any] | None:
+        """Returns the quality of the case (C, H, W, D), or None if it cannot be assessed."""
+
+
+QUALITY = "quality"
+"""Key of the quality of a case, JSON, in the metadata of its label map."""
+
 UPSAMPLING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "linear": linear_labels,
     "nearest": nearest_labels,
@@ -58,6 +75,7 @@ class LabelMapInferer(Inferer):
             pixel of the network.
         device: device on which logits become labels; None: that of the image.
         neighbours: slices on each side that the network takes as further channels, see `data.neighbours`.
+        assessor: assesses each case; its result is JSON in the label map's metadata, as `quality`.
 
     Raises:
         ValueError: when `upsampling` is another word.
@@ -72,6 +90,7 @@ class LabelMapInferer(Inferer):
         upsampling: str = "linear",
         device: torch.device | str | None = None,
         neighbours: int = 0,
+        assessor: Assessor | None = None,
     ) -> None:
         if upsampling not in UPSAMPLING:
             raise ValueError(f"Expected --upsampling linear or nearest, found {upsampling}.")
@@ -81,6 +100,7 @@ class LabelMapInferer(Inferer):
         self.engine = engine or TorchEngine()
         self.device = device
         self.neighbours = neighbours
+        self.assessor = assessor
         self._labels = UPSAMPLING[upsampling]
         self._windows = SlidingWindowInferer(self.window, sw_batch_size, overlap, mode="gaussian")
 
@@ -111,10 +131,14 @@ class LabelMapInferer(Inferer):
                 f"Expected slices of at most {self.window[0]} x {self.window[1]} pixels for the exported form of a "
                 f"student with coordinates, found {image.shape[1]} x {image.shape[2]}; use --engine torch."
             )
+        if self.assessor is not None:
+            self.assessor.start()
         label_map = grid.to_image_axes(self._label_map(image, self.engine(network), grid, window))
         assert isinstance(inputs, MetaTensor)  # `image_grid` has checked it
         restored = MetaTensor(label_map[None, None], meta={**inputs.meta, "affine": inputs.meta["original_affine"]})
         restored.is_batch = inputs.is_batch
+        if self.assessor is not None and (quality := self.assessor.finish(image, network)) is not None:
+            restored.meta[QUALITY] = json.dumps(quality)
         return restored
 
     def _label_map(self, image: Tensor, predict: Predictor, grid: ImageGrid, window: tuple[int, int]) -> Tensor:
@@ -127,6 +151,8 @@ class LabelMapInferer(Inferer):
         for start in range(0, len(grid.slices), self.sw_batch_size):
             batch = range(start, min(start + self.sw_batch_size, len(grid.slices)))
             logits = self._logits(self._slices(planes, batch).movedim(-1, 0).contiguous(), predict, window)
+            if self.assessor is not None:
+                self.assessor.add(logits)
             label_map[grid.slices[batch.start : batch.stop]] = self._labels(
                 logits.to(device), rows, columns, values
             ).cpu()

@@ -17,11 +17,12 @@ import ignite.distributed as idist
 import numpy as np
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
 
 from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.data.itk_file import data_files
 from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
-from tskd_monai.data.task import REFUSE, Task
+from tskd_monai.data.task import REFUSE, WARN, Task
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import Fields, check_fields, is_a, read_json, write_json
@@ -31,7 +32,11 @@ from tskd_monai.files.redaction import redact_paths
 from tskd_monai.inference.case_files import RECORDS
 from tskd_monai.inference.cases import CASE, FAILURE, OUTPUT, WARNING, Case, own_shard
 from tskd_monai.inference.failures import describe
+from tskd_monai.inference.label_map_inferer import QUALITY
 from tskd_monai.inference.outputs import WriterThread
+from tskd_monai.trust.assessor import CaseAssessor
+from tskd_monai.trust.quality_table import QUALITY_FIELDS, QUALITY_TABLE, write_quality_table
+from tskd_monai.trust.verdict import REJECT
 
 DONE, FAILED = "done", "failed"
 ADVICE = "delete it to segment the case again"
@@ -67,6 +72,9 @@ def read_case_record(path: Path, task: Task) -> dict[str, Any]:
     check_fields(record, FIELDS_OF[record["status"]], str(path), ADVICE)
     if UNLIKE_TRAINING in record:
         check_fields(record, {UNLIKE_TRAINING: (str,)}, str(path), ADVICE)
+    if QUALITY in record:
+        check_fields(record, {QUALITY: (dict,)}, str(path), ADVICE)
+        check_fields(record[QUALITY], QUALITY_FIELDS, f"{path}, {QUALITY}", ADVICE)
     if record["status"] == DONE:
         field, _ = sizes_field(task)
         check_fields(record, {field: (dict,)}, str(path), ADVICE)
@@ -87,6 +95,21 @@ class CasesFailedError(RuntimeError):
     """Cases of a run failed; the others are segmented, and the summary is written."""
 
 
+class RejectedCaseError(ValueError):
+    """A case has the verdict `reject`.
+
+    Args:
+        quality: quality of the case, for its record.
+    """
+
+    def __init__(self, quality: Mapping[str, Any]) -> None:
+        super().__init__(
+            f"Expected an image that the student can segment, found: {'; '.join(quality['reasons'])}. Check the image; "
+            f"--force of tskd segment, or --rejected {WARN} of the bundle, writes the segmentation all the same."
+        )
+        self.quality = quality
+
+
 class SegmentationRun:
     """Segments cases, isolates failures and records the result of each case as soon as it is known.
 
@@ -103,6 +126,11 @@ class SegmentationRun:
         settings: other options that outputs depend on.
         writer: writes the evaluator's outputs; a case is done once it has written them.
         resume: skip cases that are done.
+        assessor: assesses the cases in the inferer; None: no case is assessed.
+        rejected: `refuse` fails a case whose verdict is `reject`, before anything is written; `warn` writes it.
+
+    Raises:
+        ValueError: when `rejected` is another word.
     """
 
     def __init__(
@@ -114,13 +142,20 @@ class SegmentationRun:
         settings: Mapping[str, Any],
         writer: WriterThread,
         resume: bool = True,
+        assessor: CaseAssessor | None = None,
+        rejected: str = WARN,
     ) -> None:
+        if rejected not in (WARN, REFUSE):
+            raise ValueError(f"Expected --rejected {WARN} or {REFUSE}, found {rejected}.")
+        self.assessor, self.rejected = assessor, rejected
         self.output_dir = text_path(output_dir, "output_dir")
         self.task, self.writer = task, writer
         self._private_records, self._private_table = (private_file(self.output_dir, name) for name in (RECORDS, INPUTS))
         common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         if task.unlike_training == REFUSE:  # a case that was segmented with a warning is done again
             common |= {"refuse": asdict(task)["training_images"]}
+        if assessor is not None:
+            common |= {QUALITY: assessor.fingerprint}
         self._paths = {case["image"]: self._record_path(case, common) for case in cases}
         self.cases = list(cases)
         done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
@@ -170,6 +205,16 @@ class SegmentationRun:
         self.writer.submit(partial(self._end, case, name, output[0]["pred"], started, batch[WARNING][0]))
         return output
 
+    def check_verdict(self, engine: Any) -> None:
+        """Raises when the case that an engine has segmented is to be refused; nothing of it is written yet.
+
+        Raises:
+            RejectedCaseError: when its verdict is `reject`, and such cases are refused.
+        """
+        quality = _quality(engine.state.output["pred"])
+        if self.rejected == REFUSE and quality.get("verdict") == REJECT:
+            raise RejectedCaseError(quality)
+
     def _end(self, case: Case, name: str, pred: MetaTensor, started: float, warning: str) -> None:
         """Records a case after its writes, in the writer's thread."""
         try:
@@ -182,11 +227,14 @@ class SegmentationRun:
         seconds = round(time.monotonic() - started, 2)
         field, _ = sizes_field(self.task)
         found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
-        self._record(case, DONE, **found, **({UNLIKE_TRAINING: warning} if warning else {}))
+        found |= {UNLIKE_TRAINING: warning} if warning else {}
+        found |= {QUALITY: quality} if (quality := _quality(pred)) else {}
+        self._record(case, DONE, **found)
 
     def _end_failed(self, case: Case, error: Exception, name: str) -> None:
         self.writer.take_failure()  # of this case's earlier writes
-        self._fail(case, describe(error), name)
+        quality = error.quality if isinstance(error, RejectedCaseError) else {}
+        self._fail(case, describe(error), name, **({QUALITY: quality} if quality else {}))
 
     def _record_path(self, case: Case, common: Mapping[str, Any]) -> Path:
         identity = json.dumps({**common, **case, "files": _fingerprint(Path(case["image"]))}, sort_keys=True)
@@ -214,10 +262,10 @@ class SegmentationRun:
         beginning = f"{name}_{SEGMENTATION_POSTFIX}."
         return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
 
-    def _fail(self, case: Case, message: str, name: str = "") -> None:
+    def _fail(self, case: Case, message: str, name: str = "", **content: Any) -> None:
         redacted = redact_paths(message, [case["image"]], self.output_dir)
         name = name or case.get("name", "")
-        self._record(case, FAILED, name=name, message=redacted, private_message=message)
+        self._record(case, FAILED, name=name, message=redacted, private_message=message, **content)
         logger.error("Case %s failed: %s", self._paths[case["image"]].stem, redacted)
 
     def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
@@ -263,6 +311,8 @@ class SegmentationRun:
                 self.output_dir / "summary.json", {"done": len(done), "failed": len(failed), "studies": list(found)}
             )
             self._write_volumes(done)
+            if self.assessor is not None:
+                write_quality_table(found, list(self.task.foreground.values()), self.output_dir / QUALITY_TABLE)
             self._write_inputs(found)
         except OSError as error:
             if not failed:
@@ -307,6 +357,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
     def __init__(self, segmentation_run: SegmentationRun, **options: Any) -> None:
         super().__init__(iteration_update=segmentation_run.segment, **options)
         self.segmentation_run = segmentation_run
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, segmentation_run.check_verdict)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as in MONAI
         """Segments the pending cases, if any, and writes the summary; see `SegmentationRun.complete`.
@@ -328,6 +379,11 @@ def class_sizes(pred: MetaTensor, task: Task) -> dict[str, float]:
     planes = np.moveaxis(np.asarray(pred)[0], -1, 0)
     counts = np.sum([np.bincount(plane.ravel(), minlength=largest + 1) for plane in planes], axis=0)
     return {name: float(counts[value]) * voxel for value, name in task.foreground.items()}
+
+
+def _quality(pred: MetaTensor) -> dict[str, Any]:
+    """Returns the quality of a case that the inferer has stored in its label map; empty if it was not assessed."""
+    return dict(json.loads(pred.meta.get(QUALITY, "{}")))
 
 
 def _fingerprint(path: Path) -> list[Any]:
