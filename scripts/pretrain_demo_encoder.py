@@ -6,7 +6,7 @@ only, so that the whole method can be tried without a download; it is no substit
 
 Promptable pre-training, as SAM's (Kirillov et al., "Segment Anything", 2023): a scene of many bordering, partly hidden
 regions is rendered with textures, shading, blur and noise, and the model must outline the region that a box or points
-name. The shapes have nothing in common with those of the embedded dataset.
+name. The scenes share no code with the embedded dataset.
 
     python scripts/pretrain_demo_encoder.py --steps 5000 --seed 0
 

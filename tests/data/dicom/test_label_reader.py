@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from tskd_monai.data.dicom.label_reader import read_dicom_label
+from tskd_monai.data.dicom.label_references import damage_named
 from tskd_monai.data.dicom.reader import read_grid
 from tskd_monai.data.dicom.rtstruct_writer import RtStructWriter
 from tskd_monai.data.dicom.seg_writer import DicomSegWriter
@@ -198,3 +199,11 @@ def test_a_gap_between_contours_is_warned_of(tmp_path, write_series, caplog) -> 
     path, _ = written(folder, tmp_path / "label.dcm", "rtstruct", blob)
     np.testing.assert_array_equal(read(path, folder), blob)
     assert "has no contour on 1 of the 4 slices" in caplog.text and "label.dcm" not in caplog.text
+
+
+def test_damage_is_named_and_a_failing_disk_is_not_taken_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "label.dcm"
+    with pytest.raises(ValueError, match=r"label\.dcm unreadable \(No tag to read"), damage_named(path):
+        raise OSError("No tag to read at file position 6B")  # as pydicom does
+    with pytest.raises(OSError, match="Input/output error"), damage_named(path):
+        raise OSError(5, "Input/output error")

@@ -45,9 +45,11 @@ def damage_named(path: Path) -> Iterator[None]:
     """Replaces errors of damaged elements, which are decoded on access, by a ValueError that names the file."""
     try:
         yield
-    except (OSError, ImportError, MemoryError):
+    except (ImportError, MemoryError):
         raise
     except Exception as error:  # damaged bytes make pydicom fail in many ways
+        if isinstance(error, OSError) and error.errno is not None:  # the disk failed; pydicom's own have no number
+            raise
         if type(error) is ValueError and str(error).startswith("Expected"):
             raise
         raise ValueError(damaged(path, str(error))) from error
