@@ -31,6 +31,8 @@ UNIT_TESTS = Path(__file__).parent / "unit_tests"
 MODEL_CARD = "model_card.md"
 USAGE = Path("docs") / "usage.md"
 """Only exports have it: the project's own document, beside a README in the zoo's template."""
+NOT_EXPORTED = ("metadata.json", "task.json", "fit_quality.json")
+"""Configs of a bundle that are written anew, or that build students: a quality file is fitted before the export."""
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that `distillation` also gets: it segments with a student it holds."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -152,7 +154,7 @@ def config_sources(bundle: str) -> list[Path]:
     """Returns the configs of an exported bundle: its own, and those it borrows from `segmentation`."""
     own = [path for path in sorted((BUNDLES / bundle / "configs").iterdir()) if path.suffix in (".json", ".yaml")]
     borrowed = [BUNDLES / "segmentation" / "configs" / name for name in BORROWED.get(bundle, ())]
-    return [path for path in own if path.name not in ("metadata.json", "task.json")] + borrowed
+    return [path for path in own if path.name not in NOT_EXPORTED] + borrowed
 
 
 def write_zip(folder: Path, path: Path) -> Path:
