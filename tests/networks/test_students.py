@@ -135,7 +135,7 @@ def test_every_size_has_a_name() -> None:
 
 def needed_networks(student: str | None) -> set[str]:
     """The files of `networks` that a segmentation bundle with this student, or the template of all, carries."""
-    texts = [path.read_text(encoding="utf-8") for path in config_sources("segmentation")]
+    texts = [path.read_text(encoding="utf-8") for path in config_sources("segmentation", student)]
     texts.append(json.dumps(network_definition(student, 1, 2, SIZE) if student else NETWORK_OF_TASK))
     return {path.stem for path in needed_code(texts, student) if path.parent == SOURCE / "networks"}
 

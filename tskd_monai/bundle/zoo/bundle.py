@@ -31,8 +31,8 @@ UNIT_TESTS = Path(__file__).parent / "unit_tests"
 MODEL_CARD = "model_card.md"
 USAGE = Path("docs") / "usage.md"
 """Only exports have it: the project's own document, beside a README in the zoo's template."""
-NOT_EXPORTED = ("metadata.json", "task.json", "fit_quality.json")
-"""Configs of a bundle that are written anew, or that build students: a quality file is fitted before the export."""
+FITTING = "fit_quality.json"
+"""Config that needs the code of students; an exported student has its quality file already."""
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that `distillation` also gets: it segments with a student it holds."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -116,11 +116,11 @@ def fill_bundle(
     if metadata["version"] not in metadata["changelog"]:
         raise ValueError(f"Expected a changelog entry for version {metadata['version']} of {bundle}, found none.")
     pins = load_pins(ROOT / "scripts" / "constraints.txt", ROOT / "setup.cfg")
-    sources = config_sources(bundle)
+    student = contents.settings.get("inference.json", {}).get("student") if bundle == "segmentation" else None
+    sources = config_sources(bundle, student)
     for source in sources:
         settings = contents.settings.get(source.name, {})
         export_config(source, folder / "configs" / source.name, name, pins.extras, settings)
-    student = contents.settings.get("inference.json", {}).get("student") if bundle == "segmentation" else None
     texts = [source.read_text(encoding="utf-8") for source in sources]
     modules = needed_code([*texts, json.dumps(contents.settings)], student)
     vendor(SOURCE, modules, folder, pins.extras)
@@ -150,11 +150,17 @@ def needed_code(configs: list[str], student: str | None) -> list[Path]:
     return needed_modules(SOURCE, [*configs, *student_modules(student)])
 
 
-def config_sources(bundle: str) -> list[Path]:
-    """Returns the configs of an exported bundle: its own, and those it borrows from `segmentation`."""
+def config_sources(bundle: str, student: str | None = None) -> list[Path]:
+    """Returns the configs of an exported bundle: its own, and those it borrows from `segmentation`.
+
+    Args:
+        bundle: name of one of the project's bundles.
+        student: name of the exported student; None: the bundle is no student.
+    """
     own = [path for path in sorted((BUNDLES / bundle / "configs").iterdir()) if path.suffix in (".json", ".yaml")]
     borrowed = [BUNDLES / "segmentation" / "configs" / name for name in BORROWED.get(bundle, ())]
-    return [path for path in own if path.name not in NOT_EXPORTED] + borrowed
+    left_out = ("metadata.json", "task.json", *(() if student is None else (FITTING,)))
+    return [path for path in own if path.name not in left_out] + borrowed
 
 
 def write_zip(folder: Path, path: Path) -> Path:
