@@ -118,6 +118,7 @@ def main() -> None:
     command += ["--host", args.host, "--port", str(args.port)]
     for key, value in settings.items():
         command += ["--conf", key, value]
+    os.environ["PYTHONSAFEPATH"] = "1"  # `-m` would import modules of the current folder first
     os.execv(sys.executable, [sys.executable, *command])
 
 

@@ -47,6 +47,7 @@ def test_the_first_call_makes_a_project_and_the_second_continues(tmp_path: Path,
     assert settings.training[:2] == ("--teacher", "lite_medsam=random") and "64" in settings.training
     assert server[server.index("--app") + 1] == str(tmp_path / "project" / "app")
     assert "AnnotationApp" in (tmp_path / "project" / "app" / "main.py").read_text()
+    assert os.environ["PYTHONSAFEPATH"] == "1"  # a module of the current folder is not one of the server's
     with pytest.raises(Started):
         main(words)
     assert AnnotationProject(tmp_path / "project").settings == settings

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tskd_monai.commands.command_parser import CommandParser, output_folder
+from tskd_monai.files.child_process import SAFE_PATH
 
 MAIN = "from tskd_monai.annotation.label_app import AnnotationApp\n"
 """Program of the app, in which MONAI Label looks for a subclass of its own."""
@@ -96,10 +97,11 @@ def _studies(scans: str) -> str:
 
 
 def _environment(root: Path, python: str) -> dict[str, str]:
-    """Returns the variables of the server."""
+    """Returns the variables of the server, which the training processes inherit."""
     own = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join(filter(None, (str(root), own)))
     return {
+        **SAFE_PATH,
         "HF_HUB_OFFLINE": "1",  # a missing file is an error, not a download
         "PYTHONPATH": os.pathsep.join([paths, str(root / "scripts" / "monai_label_stubs")]),
         "TSKD_PYTHONPATH": paths,
