@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tskd_monai.data.neighbours import whole_window
 from tskd_monai.data.task import Task
 from tskd_monai.inference.label_map_inferer import LabelMapInferer
 from tskd_monai.networks.coord_unet import CoordUNet, WithCoordinates
@@ -43,9 +42,8 @@ def test_two_like_blobs_far_from_the_border_are_told_apart_only_with_coordinates
 class Recorder:
     """Stands for a network that must see whole images; keeps the sizes of what it is given."""
 
-    whole_images = True
-
-    def __init__(self, classes: int) -> None:
+    def __init__(self, network: CoordUNet, classes: int) -> None:
+        self.whole_size = network.whole_size
         self.classes = classes
         self.sizes: set[tuple[int, ...]] = set()
 
@@ -66,14 +64,13 @@ def test_larger_slices_are_given_whole(make_task: Callable[..., Task]) -> None:
     height, width = task.image_size
     network = build_student(NAME, task.channels, task.num_classes, task.image_size)
     assert isinstance(network, CoordUNet)
-    assert network.whole_images
-    assert whole_window((height + 1, 3), task.image_size) == (height + 16, width)
+    assert network.whole_size((height + 1, 3)) == (height + 16, width)
     inferer = slice_inferer(task)
     for size, expected in (((height + 1, width), (height + 16, width)), ((height, width), (height, width))):
-        recorder = Recorder(task.num_classes)
+        recorder = Recorder(network, task.num_classes)
         assert inferer(torch.zeros(1, 1, *size, 2), recorder).shape == (1, task.num_classes, *size, 2)
         assert recorder.sizes == {expected}
-    recorder, window = Recorder(task.num_classes), (height + 16, width)
+    recorder, window = Recorder(network, task.num_classes), (height + 16, width)
     slices = torch.zeros(2, 1, height + 1, width)
     assert LabelMapInferer(task)._logits(slices, recorder, window).shape == (2, task.num_classes, height + 1, width)
     assert recorder.sizes == {window}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,29 +18,8 @@ from tskd_monai.annotation.slice_view import SlicedImage
 from tskd_monai.distillation.refiner import EmbeddingCache
 from tskd_monai.networks.teacher import state_sha256
 
-
-class PromptableModel(Protocol):
-    """A model of the SAM family with a square input; see `networks.promptable.PromptableSegmenter`."""
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Rows and columns of the input."""
-        ...
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Returns embeddings (B, E, h, w) of images (B, 1 | 3, H, W) in [0, 1]."""
-        ...
-
-    def masks(
-        self,
-        embedding: Tensor,
-        boxes: Tensor | None = None,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-    ) -> Tensor:
-        """Returns logits (N, H, W) for boxes (N, 4) and points (N, P, 2) of one embedding."""
-        ...
+if TYPE_CHECKING:  # it imports transformers
+    from tskd_monai.networks.promptable import PromptableSegmenter
 
 
 class Annotation(NamedTuple):
@@ -94,7 +73,7 @@ class PromptableAnnotator:
 
     def __init__(
         self,
-        model: PromptableModel,
+        model: PromptableSegmenter,
         propagation: PropagationSettings | None = None,
         max_bytes: float = 512e6,
         embedding_dir: str | Path | None = None,
@@ -105,7 +84,7 @@ class PromptableAnnotator:
             raise ValueError(f"Expected a promptable model with a square input, found {height} x {width}.")
         self.model, self.side, self.device = model, height, device
         self.propagation = propagation or PropagationSettings()
-        prefix = f"{state_sha256(model)} {height}"  # type: ignore[arg-type]  # a module
+        prefix = f"{state_sha256(model)} {height}"
         files = None if embedding_dir is None else EmbeddingCache(embedding_dir, prefix)
         self.embeddings = BoundedEmbeddings(max_bytes, files)
 

@@ -6,8 +6,6 @@ order; each slice has all of its own channels. Beyond an end of the volume, its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -48,18 +46,3 @@ def centre_slice(images: Tensor, channels: int) -> Tensor:
         channels: channels C of one slice.
     """
     return images.narrow(-3, (images.shape[-3] - channels) // 2, channels)
-
-
-STRIDE = 16
-"""A student's input has sides that are multiples of it."""
-
-
-def whole_window(size: Sequence[int], window: tuple[int, int]) -> tuple[int, int]:
-    """Returns the rows and columns of an input that holds a whole slice.
-
-    Args:
-        size: rows and columns of the slice.
-        window: rows and columns of the smallest input.
-    """
-    height, width = (max(most, -(-side // STRIDE) * STRIDE) for side, most in zip(size, window, strict=True))
-    return height, width

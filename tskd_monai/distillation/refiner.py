@@ -13,17 +13,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import is_a
 from tskd_monai.networks.teacher import state_sha256
+
+if TYPE_CHECKING:  # it imports transformers
+    from tskd_monai.networks.promptable import PromptableSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -31,21 +34,6 @@ PATCH = 16
 GB = 1e9
 DAMAGED = (OSError, ValueError, EOFError)
 """What numpy raises for a file that is not the array that was written."""
-
-
-class PromptableModel(Protocol):
-    """A model of the SAM family: an image embedding, and a mask for each box."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Returns embeddings (B, E, h, w) of images (B, 1 | 3, H, W) in [0, 1]."""
-        ...
-
-    def masks(self, embedding: Tensor, boxes: Tensor) -> Tensor:
-        """Returns logits (N, H, W) for boxes (N, 4) of one embedding (E, h, w).
-
-        Boxes are x1 y1 x2 y2 in pixels; whole numbers are pixel centres.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -176,7 +164,7 @@ class Refiner:
 
     def __init__(
         self,
-        model: PromptableModel,
+        model: PromptableSegmenter,
         name: str,
         image_size: tuple[int, int],
         settings: RefinerSettings,
@@ -184,7 +172,7 @@ class Refiner:
         device: torch.device | str = "cpu",
     ) -> None:
         self.model, self.name, self.image_size, self.settings, self.device = model, name, image_size, settings, device
-        self.sha256 = state_sha256(model)  # type: ignore[arg-type]  # a module
+        self.sha256 = state_sha256(model)
         prefix = f"{self.sha256} {image_size}"
         self.cache = None if embedding_dir is None else EmbeddingCache(embedding_dir, prefix)
         self._sized = False
@@ -353,5 +341,5 @@ def load_refiner(
     from tskd_monai.networks.promptable import build_promptable  # transformers takes seconds to import
 
     checked, size = RefinerSettings(**(settings or {})), refiner_image_size(image_size, refiner_size)
-    model: nn.Module = build_promptable(name, weights, size)
-    return Refiner(model.to(device), name, size, checked, embedding_dir, device)  # type: ignore[arg-type]
+    model = build_promptable(name, weights, size)
+    return Refiner(model.to(device), name, size, checked, embedding_dir, device)

@@ -12,7 +12,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tskd_monai.data.neighbours import whole_window, with_neighbours
+from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.inference.image_grid import ImageGrid, image_grid, linear_labels, nearest_labels
 
@@ -124,8 +124,8 @@ class LabelMapInferer(Inferer):
             )
         image = inputs[0]
         grid = image_grid(image)
-        whole = getattr(network, "whole_images", False)
-        window = whole_window(image.shape[1:3], self.window) if whole else self.window
+        whole_size = getattr(network, "whole_size", None)  # of a network that must not be given a part of a slice
+        window = whole_size(image.shape[1:3]) if whole_size else self.window
         if window != self.window and not isinstance(self.engine, TorchEngine):
             raise ValueError(
                 f"Expected slices of at most {self.window[0]} x {self.window[1]} pixels for the exported form of a "

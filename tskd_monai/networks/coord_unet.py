@@ -6,7 +6,7 @@ failing of convolutional neural networks and the CoordConv solution", NeurIPS 20
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from tskd_monai.networks.features import NetworkPart
 from tskd_monai.networks.unets import CompactUNet
 
 COORDINATES = 2
+STRIDE = 16
+"""An input has sides that are multiples of it."""
 
 
 class WithCoordinates(nn.Module):
@@ -47,12 +49,7 @@ class CoordUNet(nn.Module):
     Args:
         network: takes C + 2 channels.
         image_size: see `WithCoordinates`.
-
-    Attributes:
-        whole_images: a part of an image would get the coordinates of another part; larger images are given whole.
     """
-
-    whole_images = True
 
     def __init__(self, network: UNet, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -63,6 +60,15 @@ class CoordUNet(nn.Module):
         """Returns logits (B, K, H, W) of images (B, C, H, W)."""
         logits: Tensor = self.network(self.coordinates(images))
         return logits
+
+    def whole_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Returns the rows and columns of an input that holds a whole image of this size.
+
+        A part of an image would get the coordinates of another part, so that a larger image is not cut into windows.
+        """
+        trained = self.coordinates.image_size
+        height, width = (max(most, -(-side // STRIDE) * STRIDE) for side, most in zip(size, trained, strict=True))
+        return height, width
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Teachers are built in `teacher_builder`, and saved and loaded in `teacher_folder
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -147,7 +148,15 @@ class SegmentationNetworkTeacher(nn.Module):
         return logits, features
 
 
-def state_sha256(network: TeacherNetwork) -> str:
+class Weighted(Protocol):
+    """What has weights: a module, or what stands for one."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Returns weights and buffers by name."""
+        ...
+
+
+def state_sha256(network: Weighted) -> str:
     """Returns the sha256 of a network's weights and buffers, names included."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():

@@ -15,7 +15,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import AsDiscreted, Compose
 from torch.utils.data import Dataset
 
-from tskd_monai.data.neighbours import whole_window, with_neighbours
+from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ class NeighbourInferer(SliceInferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Returns logits (B, K, H, W, D) of volumes (B, C, H, W, D)."""
-        whole = getattr(network, "whole_images", False)
-        self.orig_roi_size = whole_window(inputs.shape[2:4], self.window) if whole else self.window
+        whole_size = getattr(network, "whole_size", None)  # of a network that must not be given a part of a slice
+        self.orig_roi_size = whole_size(inputs.shape[2:4]) if whole_size else self.window
         return super().__call__(with_neighbours(inputs, self.neighbours), network, *args, **kwargs)
 
 

@@ -5,16 +5,13 @@ Source: PS3.16 TID 1500 and TID 1501; units are of UCUM.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from monai.config import DtypeLike
 
 from tskd_monai.data.dicom.geometry import SeriesGrid
 from tskd_monai.data.dicom.result_writer import UTF_8, DicomResultWriter, segment_codings
 from tskd_monai.data.dicom.seg_source import prepared
-from tskd_monai.data.dicom.seg_writer import require_highdicom
 from tskd_monai.data.dicom.series import series_title
 from tskd_monai.data.task import Label
 
@@ -33,32 +30,9 @@ class ReportWriter(DicomResultWriter):
 
     A label without voxels has the volume 0. The report states the model as the device that observed, and that its
     result is automatic and not verified.
-
-    Args:
-        output_dtype: part of `SaveImaged`'s interface.
-        scale: part of `SaveImaged`'s interface.
-        labels: see `DicomResultWriter`.
-        algorithm_name: name of the model.
-        algorithm_version: version of the model; None: version of this package.
-
-    Raises:
-        ImportError: when highdicom is not installed.
-        ValueError: when there is no label, or two have the same value.
     """
 
-    def __init__(
-        self,
-        output_dtype: DtypeLike = np.uint8,
-        scale: int | None = None,
-        *,
-        labels: Sequence[Label | Mapping[str, Any] | Sequence[Any]],
-        algorithm_name: str = "tskd-monai",
-        algorithm_version: str | None = None,
-    ) -> None:
-        super().__init__(
-            output_dtype, scale, labels=labels, algorithm_name=algorithm_name, algorithm_version=algorithm_version
-        )
-        require_highdicom("a structured report")
+    needs_highdicom = "a structured report"
 
     def result(self, grid: SeriesGrid) -> Comprehensive3DSR:
         """Returns the report."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from monai.config import DtypeLike, PathLike
@@ -79,8 +79,12 @@ class DicomResultWriter(LabelMapWriter):
         algorithm_version: version of the model; None: version of this package.
 
     Raises:
+        ImportError: when highdicom is needed and not installed.
         ValueError: when there is no label, or two have the same value.
     """
+
+    needs_highdicom: ClassVar[str] = ""
+    """What cannot be written without highdicom; empty: nothing."""
 
     def __init__(
         self,
@@ -92,6 +96,8 @@ class DicomResultWriter(LabelMapWriter):
         algorithm_version: str | None = None,
     ) -> None:
         super().__init__(None, scale)
+        if self.needs_highdicom:
+            require_highdicom(self.needs_highdicom)
         self.labels = [label for label in map(_as_label, labels) if label.value != 0]
         values = [label.value for label in self.labels]
         if not values or len(set(values)) != len(values):
@@ -283,3 +289,13 @@ def package_version() -> str:
         from tskd_monai import __version__
 
         return __version__
+
+
+def require_highdicom(purpose: str) -> None:
+    """Raises ImportError, naming the extra, when highdicom is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Writing {purpose} needs highdicom; install the extra `dicom`: pip install 'tskd-monai[dicom]'."
+        ) from error

@@ -44,6 +44,8 @@ class DicomSegWriter(DicomResultWriter):
         ValueError: when there is no label, two have the same value, or the type is unknown.
     """
 
+    needs_highdicom = "DICOM SEG"
+
     def __init__(
         self,
         output_dtype: DtypeLike = np.uint8,
@@ -57,7 +59,6 @@ class DicomSegWriter(DicomResultWriter):
         super().__init__(
             output_dtype, scale, labels=labels, algorithm_name=algorithm_name, algorithm_version=algorithm_version
         )
-        require_highdicom("DICOM SEG")
         if segmentation_type not in SEGMENTATION_TYPES:
             raise ValueError(f"Expected a segmentation_type among {SEGMENTATION_TYPES}, found {segmentation_type!r}.")
         self.segmentation_type = segmentation_type
@@ -112,13 +113,3 @@ class DicomSegWriter(DicomResultWriter):
             kind = description.SegmentedPropertyTypeCodeSequence[0]
             kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*codings["laterality"])]
         return description
-
-
-def require_highdicom(purpose: str) -> None:
-    """Raises ImportError, naming the extra, when highdicom is not installed."""
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"Writing {purpose} needs highdicom; install the extra `dicom`: pip install 'tskd-monai[dicom]'."
-        ) from error
