@@ -45,6 +45,8 @@ LIVER, SPLEEN = 1, 4
 DOCUMENTS = [*ROOT.glob("*.md"), *BUNDLES.glob("*/docs/*.md"), *ROOT.glob("scripts/*.sh")]
 CALL = re.compile(rf"\btskd ({'|'.join([*ACTIONS, *COMMANDS])})\b((?:\\\n|[^\n`#|])*)")
 
+LINE = re.compile(rf"^ *(?:\$ )?tskd ((?:{'|'.join(COMMANDS)})\b.*)$", re.MULTILINE)
+
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Returns the lines of a command's help."""
@@ -154,3 +156,18 @@ def test_options_in_documents_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(shown) > 10
     wrong = [call for call in shown if not re.search(rf"{call[2]}(?![\w-])", known[call[1]] + "--help --debug")]
     assert wrong == []
+
+
+def test_commands_in_documents_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a code block that calls `tskd` has the arguments of its command."""
+    shown = [
+        shlex.split(line, comments=True)
+        for document in DOCUMENTS
+        for block in re.findall(
+            r"^```.*?^```|(?:^ {4}\S.*\n)+", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
+        for line in LINE.findall(block.replace("\\\n", " "))
+    ]
+    assert len(shown) > 20
+    for words in shown:
+        assert parser_of(words, monkeypatch).prog.startswith(f"tskd {words[0]}"), words
