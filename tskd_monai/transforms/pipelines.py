@@ -14,6 +14,7 @@ import torch
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
+    EnsureTyped,
     Orientationd,
     RandAdjustContrastd,
     RandGaussianNoised,
@@ -77,7 +78,8 @@ def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label"))
 def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0) -> Compose:
     """Returns the random transforms of a training slice `(C, H, W)` with values in [0, 1].
 
-    Slices are never mirrored: left and right differ in a patient.
+    Slices are never mirrored: left and right differ in a patient. The result has plain tensors: with the metadata of
+    MONAI's, each operation of a training step would cost more.
 
     Args:
         keys: `image`, and keys transformed with it: `label`, or `coordinates`, which are added first.
@@ -91,6 +93,7 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
             RandGaussianSmoothd("image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.15 * strength),
             RandGaussianNoised("image", prob=0.3, std=0.04 * strength),
+            EnsureTyped(keys, track_meta=False),
         ]
     )
 
