@@ -14,7 +14,6 @@ import torch
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
-    EnsureTyped,
     Orientationd,
     RandAdjustContrastd,
     RandGaussianNoised,
@@ -33,6 +32,7 @@ from tskd_monai.data.task import Task
 from tskd_monai.data.volume_reader import load_image_transform, load_label_transform
 from tskd_monai.transforms.coordinates import AddCoordinatesd
 from tskd_monai.transforms.intensity import ScaleToUnitRanged
+from tskd_monai.transforms.plain_compose import PlainCompose
 from tskd_monai.transforms.random_affine import INTERPOLATION, RandomAffined
 from tskd_monai.transforms.slice_spacing import SliceSpacingd
 
@@ -78,14 +78,13 @@ def training_preprocessing(task: Task, keys: Sequence[str] = ("image", "label"))
 def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0) -> Compose:
     """Returns the random transforms of a training slice `(C, H, W)` with values in [0, 1].
 
-    Slices are never mirrored: left and right differ in a patient. The result has plain tensors: with the metadata of
-    MONAI's, each operation of a training step would cost more.
+    Slices are never mirrored: left and right differ in a patient. The result has plain tensors, see `PlainCompose`.
 
     Args:
         keys: `image`, and keys transformed with it: `label`, or `coordinates`, which are added first.
         strength: factor of rotation (15 degrees), scaling (15 %), shift (6 % of each side), contrast, blur and noise.
     """
-    return Compose(
+    return PlainCompose(
         [
             *([AddCoordinatesd()] if "coordinates" in keys else []),
             RandomAffined(keys, prob=0.8, strength=strength),
@@ -93,7 +92,6 @@ def augmentation(keys: Sequence[str] = ("image", "label"), strength: float = 1.0
             RandScaleIntensityd("image", factors=0.2 * strength, prob=0.4),
             RandGaussianSmoothd("image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.15 * strength),
             RandGaussianNoised("image", prob=0.3, std=0.04 * strength),
-            EnsureTyped(keys, track_meta=False),
         ]
     )
 
@@ -109,7 +107,7 @@ def contrastive_augmentation(task: Task, smallest_crop: float = 0.4) -> Compose:
     """
     crop = RandScaleCropd("image", roi_scale=smallest_crop, max_roi_scale=1.0, random_size=True)
     fit = Resized("image", spatial_size=task.image_size, mode="bilinear")
-    return Compose([crop, fit, *augmentation(["image"], strength=1.5).transforms])
+    return PlainCompose([crop, fit, *augmentation(["image"], strength=1.5).transforms])
 
 
 class TwoViews(Randomizable, Transform):
