@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from tests.support.paths import BUNDLES, ROOT
 from tskd_monai.commands.main import main
 from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.study import write_study
-from tskd_monai.files.json_files import read_json
+from tskd_monai.files.json_files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,38 @@ def test_a_line_a_case_and_the_runner_s_line_gives_the_same_files(
     (tmp_path / "out").rename(tmp_path / "first")
     run_line(shown[0][2:], tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*_seg.nii.gz")} == before
+
+
+def test_shards_of_a_job_array_write_one_table(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = ["segment", "shipped", str(phantom / "images"), "--output-dir", "out", "--shard"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    assert main([*call, "1/2"]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert main([*call, "auto"]) == 0
+    second = capsys.readouterr().out.splitlines()
+    assert "--shard=2/2" in second[0] and (tmp_path / "out/commands.2-of-2.txt").read_text() == second[0][2:] + "\n"
+    assert len(first) - 2 + len(second) - 2 == 2  # one line each for the command and the folder
+    names = sorted(path.name.removesuffix(".nii.gz") for path in (phantom / "images").iterdir())
+    assert [line.split(",")[0] for line in Path("out/volumes.csv").read_text().splitlines()[1:]] == names
+    with pytest.raises(SystemExit):
+        main([*call, "3/2"])
+    assert "argument --shard: K/N with K from 1 to N" in capsys.readouterr().err
+
+
+def test_a_student_that_knows_no_shards_is_refused(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = str(shutil.copytree(BUNDLES / "segmentation", tmp_path / "student"))
+    config = tmp_path / "student/configs/inference.json"
+    write_json(config, {key: value for key, value in read_json(config).items() if key != "shard"})
+    call = ["segment", student, str(phantom / "images"), "--output-dir", str(tmp_path / "out"), "--shard", "1/2"]
+    assert main(call) == 1
+    assert "Expected the option shard in configs/inference.json of " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,3 +228,26 @@ def test_an_error_of_a_later_run_shows_no_result_of_an_earlier_one(
     assert main(["segment", "shipped", str(tmp_path / "none.nii.gz"), *output]) == 1
     shown = capsys.readouterr()
     assert "liver" not in shown.out and "tskd segment: error: Expected an image file" in shown.err
+
+
+@pytest.mark.slow
+def test_the_documented_job_array_segments_each_case_once(phantom: Path, tmp_path: Path) -> None:
+    text = (BUNDLES / "segmentation/docs/many_studies.md").read_text()
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/tskd").write_text(f'#!/bin/bash\nexec {python_command()} -m tskd_monai "$@"\n')
+    (tmp_path / "bin/srun").write_text('#!/bin/bash\nexec "$@"\n')
+    for program in ("tskd", "srun"):
+        (tmp_path / "bin" / program).chmod(0o755)
+    given = {"SHARDS": "2", "STUDENT": "shipped", "ARCHIVE": phantom / "images", "RESULTS": tmp_path / "out"}
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT),
+                   **{name: str(value) for name, value in given.items()}}  # fmt: skip
+    tasks = [
+        subprocess.Popen(["bash", "-c", script], env={**environment, "SLURM_ARRAY_TASK_ID": str(task)})
+        for task in (1, 2)
+    ]
+    assert [task.wait(300) for task in tasks] == [0, 0]
+    shards = [read_json(tmp_path / f"out/summary.{task}-of-2.json")["studies"] for task in (1, 2)]
+    names = sorted(case["name"] for cases in shards for case in cases)
+    assert names == sorted(path.name.removesuffix(".nii.gz") for path in (phantom / "images").iterdir())
+    assert len((tmp_path / "out/volumes.csv").read_text().splitlines()) == 3

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tskd_monai.files.folder_lock import LOCK_FILE, FolderInUseError, hold_folder
+from tskd_monai.files.folder_lock import LOCK_FILE, FolderInUseError, hold_folder, hold_shard, hold_tables
+from tskd_monai.files.shard import Shard
 
 HOLD = """
 import sys, weakref
@@ -168,3 +169,55 @@ def test_a_file_system_without_locks_gives_a_warning(
     with hold_folder(tmp_path):
         assert not (tmp_path / LOCK_FILE).exists()
     assert "has no locks: make sure that no other process writes to it" in caplog.text
+
+
+HOLD_SHARD = """
+import sys
+from tskd_monai.files.folder_lock import hold_shard
+from tskd_monai.files.shard import Shard
+lock = hold_shard(sys.argv[1], Shard(1, 2))
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_shards_share_a_folder_with_each_other_only(tmp_path: Path) -> None:
+    with other_process(tmp_path, HOLD_SHARD) as (process, _):
+        with hold_shard(tmp_path, Shard(2, 2)), hold_tables(tmp_path):
+            pass
+        for refused in (lambda: hold_shard(tmp_path, Shard(1, 2)), lambda: hold_shard(tmp_path, Shard(2, 3)),
+                        lambda: hold_folder(tmp_path)):  # fmt: skip
+            with pytest.raises(FolderInUseError, match=f"found process {process.pid} on host .* writing to it"):
+                refused()
+        process.kill()
+        process.wait()
+        with hold_shard(tmp_path, Shard(2, 3)):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_does_not_start_while_the_whole_folder_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tskd_monai.files.folder_lock.SECONDS_TO_START", 0.1)
+    with other_process(tmp_path), pytest.raises(FolderInUseError):
+        hold_shard(tmp_path, Shard(1, 2))
+
+
+TAKE_TURNS = """
+import sys
+from pathlib import Path
+from tskd_monai.files.folder_lock import hold_tables
+folder = Path(sys.argv[1])
+for _ in range(60):
+    with hold_tables(folder):
+        count = folder / "count"
+        count.write_text(str(int(count.read_text()) + 1))
+"""
+
+
+def test_processes_that_wait_for_the_tables_write_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    writers = [subprocess.Popen([sys.executable, "-c", TAKE_TURNS, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait() for process in writers] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "180"

@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,10 @@ from tskd_monai.bundle.student import write_student_bundle
 from tskd_monai.data.task import Intensity, Task, TrainingImages, save_task
 from tskd_monai.data.volume_reader import VolumeReader
 from tskd_monai.files.json_files import read_json
+from tskd_monai.files.shard import Shard
 from tskd_monai.inference.failures import root_cause
+from tskd_monai.inference.outputs import WriterThread
+from tskd_monai.inference.segmentation_run import SegmentationRun
 from tskd_monai.networks.students import build_student
 
 STUDENT = "compact_unet_small"
@@ -240,6 +245,64 @@ def test_processes_partition_the_cases(run: Run, studies: Path, monkeypatch: pyt
         assert (out / "summary.json").is_file() == (rank == 0)
     assert written == [1, 3]
     assert read_json(out / "summary.json")["done"] == 3
+
+
+def test_shards_partition_the_cases_and_the_last_writes_the_tables(run: Run, studies: Path) -> None:
+    (studies / "broken.nii.gz").unlink()
+    whole = {name: (run(tree=str(studies)) / name).read_bytes() for name in ("volumes.csv", "private/studies.csv")}
+    shutil.rmtree(studies.parent / "out/records")
+    for name in whole:
+        (studies.parent / "out" / name).unlink()
+    done = []
+    for number in (3, 1, 2):
+        out = run(tree=str(studies), shard=f"{number}/3")
+        done.append(read_json(out / f"summary.{number}-of-3.json")["done"])
+        assert (out / "volumes.csv").is_file() == (sum(done) == 3)
+    assert {name: (out / name).read_bytes() for name in whole} == whole
+    assert not list(out.glob(".tskd*"))
+
+
+def test_a_run_without_shards_completes_and_merges_what_shards_have_done(run: Run, studies: Path) -> None:
+    with suppress(RuntimeError):  # if it has the broken one
+        run(tree=str(studies), shard="1/2")
+    with pytest.raises(RuntimeError):
+        run(tree=str(studies))
+    out = studies.parent / "out"
+    assert (read_json(out / "summary.json")["done"], read_json(out / "summary.json")["failed"]) == (3, 1)
+    assert len((out / "volumes.csv").read_text().splitlines()) == 4
+
+
+def test_copies_of_a_series_in_two_shards_have_one_result(run: Run, tmp_path: Path) -> None:
+    candidates = [tmp_path / "tree" / f"{index}" for index in range(100)]
+    for number in (1, 2):
+        for folder in [path for path in candidates if Shard(number, 2).owns(str(path))][:2]:
+            dicom(folder)
+    for number in (1, 2):
+        with pytest.raises(RuntimeError):
+            run(tree=str(tmp_path / "tree"), shard=f"{number}/2")
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert (summary["done"], summary["failed"]) == (1, 3)
+    assert all("series twice" in case["message"] for case in summary["studies"] if case["status"] == "failed")
+    (owner,) = (record["input"] for record in csv.DictReader((tmp_path / "out/private/studies.csv").open())
+                if record["status"] == "done")  # fmt: skip
+    shutil.rmtree(owner)
+    with pytest.raises(RuntimeError):
+        run(tree=str(tmp_path / "tree"), shard="1/1")
+    assert read_json(tmp_path / "out" / "summary.json")["done"] == 1  # a copy takes the place of one that is gone
+
+
+def test_nothing_that_a_run_keeps_in_memory_grows_with_the_records(
+    run: Run, bundle: Path, task: Task, tmp_path: Path
+) -> None:
+    path = nifti(tmp_path).path
+    out = run(image=str(path))
+    (record,) = (out / "records").iterdir()
+    content = read_json(record)
+    writer = WriterThread()
+    case = {"image": str(path), "name": "scan"}
+    segmented = SegmentationRun([case], out, task, bundle / "models/oracle.pt", {}, writer, resume=False)
+    segmented._record(case, "done", **{key: value for key, value in content.items() if key not in ("study", "status")})
+    assert "scan_seg.nii.gz" not in repr(vars(segmented))
 
 
 def test_a_study_with_a_damaged_record_is_done_again(

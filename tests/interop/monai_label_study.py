@@ -22,7 +22,7 @@ from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.evaluation.metrics import evaluate_case
 from tskd_monai.files.json_files import read_json
 from tskd_monai.files.private_files import private_file
-from tskd_monai.inference.segmentation_run import INPUTS
+from tskd_monai.inference.case_records import INPUTS
 from tskd_monai.networks.students import build_student
 
 STUDENT = "compact_unet_small"

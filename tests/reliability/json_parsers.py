@@ -16,8 +16,8 @@ from tskd_monai.evaluation.report.pipeline_content import read_history
 from tskd_monai.evaluation.summary import COLUMNS, read_metrics
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.files.json_files import read_json, write_json
+from tskd_monai.inference.case_records import read_case_record
 from tskd_monai.inference.exported_files import exported_file, is_accepted
-from tskd_monai.inference.segmentation_run import read_case_record
 
 HASH = "a" * 64
 CODES = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["10200004", "SCT", "Liver"]}

@@ -97,6 +97,29 @@ def test_a_killed_process_of_a_stage_ends_the_job(work_dir: Path, tmp_path: Path
     run("kill_rank", work_dir, tmp_path / "results.json", "--stage", stage, seconds=LONGEST_NIGHTLY)
 
 
+@pytest.mark.nightly
+def test_many_studies_are_segmented_once_in_spite_of_kills(tmp_path: Path) -> None:
+    options = ("--studies", "120", "--kills", "3")
+    results = run("many_studies", tmp_path / "work", tmp_path / "results.json", *options, seconds=LONGEST_NIGHTLY)
+    assert results["exact"] and results["studies"] == 120 and len(results["kills"]) == 3
+
+
+def test_studies_that_were_lost_or_redone_are_found(tmp_path: Path) -> None:
+    many = script("many_studies")
+    for folder, name in (("reference", "a"), ("reference", "b"), ("killed", "a"), ("killed", "c")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}_seg.nii.gz").write_text(f"{name} of {folder}")
+    write_json(tmp_path / "killed" / "summary.json", {"done": 1, "failed": 1, "studies": [{}, {}]})
+    (tmp_path / "killed" / ".00000000.1.tmp.a").touch()
+    tally = many.Tally(2)
+    many.compare(tmp_path / "reference", tmp_path / "killed", tally)
+    assert tally.missing == ["b_seg.nii.gz", "summary.json: 1 done of 2"] and not tally.exact
+    assert tally.differing == ["a_seg.nii.gz", "c_seg.nii.gz"] and tally.left_over == [".00000000.1.tmp.a"]
+    for slower in ({"cpu_seconds_of_few": 1.0, "cpu_seconds_of_many": 1.2}, {"megabytes_per_1000": 6.0}):
+        assert not many.Tally(2, **slower).scales
+    assert many.Tally(2, cpu_seconds_of_few=1.0, cpu_seconds_of_many=1.05).scales
+
+
 def outputs(folder: Path, value: float = 1.0, seconds: float = 2.0) -> Path:
     """Return a folder with a file of each kind that stages write."""
     save_checkpoint({"weight": torch.full((300,), value), "seconds": seconds}, folder / "last.pt")

@@ -13,8 +13,9 @@ import ignite.distributed as idist
 import torch
 from fire.parser import DefaultParseValue
 
-from tskd_monai.files.folder_lock import FolderInUseError, FolderLock, hold_folder
+from tskd_monai.files.folder_lock import FolderInUseError, FolderLock, hold_folder, hold_shard
 from tskd_monai.files.option_path import text_path
+from tskd_monai.files.shard import parse_shard
 
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 NONE = "$None"
@@ -68,20 +69,25 @@ def check_bundle_root(bundle_root: str | Path, paths: Mapping[str, str | Path | 
         )
 
 
-def hold_output_dir(output_dir: str | Path) -> FolderLock | None:
+def hold_output_dir(output_dir: str | Path, shard: str | None = None) -> FolderLock | None:
     """Locks the output folder for this run, on rank 0 only.
 
     The config keeps the returned lock, as `lock`, until `release_output_dir` at its end.
 
+    Args:
+        output_dir: value of the option.
+        shard: value of the option; None: nobody else may write to the folder.
+
     Raises:
         SystemExit: with one line that names the other process writing to it.
-        ValueError: if the option is not a string.
+        ValueError: if an option is malformed.
         OSError: if the folder is not writable.
     """
     if idist.get_rank():
         return None
+    folder, part = text_path(output_dir, "output_dir"), parse_shard(shard)
     try:
-        return hold_folder(text_path(output_dir, "output_dir"))
+        return hold_folder(folder) if part is None else hold_shard(folder, part)
     except FolderInUseError as error:
         raise SystemExit(str(error)) from None
 

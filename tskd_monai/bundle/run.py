@@ -146,9 +146,9 @@ class BundleRun:
         monai.bundle.run(bundle_root=str(self.bundle), config_file=files, **options)
 
 
-def append_command(folder: Path, line: str) -> None:
-    """Appends a command line to `commands.txt` of a folder."""
-    with (folder / COMMANDS_FILE).open("a", encoding="utf-8") as file:
+def append_command(folder: Path, line: str, name: str = COMMANDS_FILE) -> None:
+    """Appends a command line to a file of a folder, `commands.txt`."""
+    with (folder / name).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 
 

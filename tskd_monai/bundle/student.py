@@ -38,6 +38,7 @@ TEMPLATE_FILES = (
     "configs/logging.conf",
     "docs/README.md",
     "docs/inputs.md",
+    "docs/many_studies.md",
     "docs/monai_label.md",
     "docs/annotate.md",
 )

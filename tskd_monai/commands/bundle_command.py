@@ -22,32 +22,41 @@ LOG_FILE = "log.txt"
 OWN_LOGGER = "tskd_monai"
 
 
-def run_bundle(run: BundleRun) -> None:
+def run_bundle(run: BundleRun, part: str = "") -> None:
     """Runs a bundle in this process; prints the equivalent command line and records it in the output folder.
 
     Messages of this project go to the terminal; those of the libraries, with everything else, to `log.txt` in the
     output folder.
+
+    Args:
+        run: run of the bundle.
+        part: name of a part of the run, which has files of its own: `log.3-of-8.txt`, `commands.3-of-8.txt`.
 
     Raises:
         OSError: if the output folder is not writable.
         ValueError: if an option is rejected, or a component of the config rejects its input.
         RuntimeError: if cases failed; names each with the reason.
     """
-    record_line(run.output_dir, run.shell_line())
-    with sorted_messages(run.output_dir / LOG_FILE):
+    record_line(run.output_dir, run.shell_line(), part)
+    with sorted_messages(run.output_dir / part_name(LOG_FILE, part)):
         run.run_here(logging_file=False)
 
 
-def record_line(output_dir: Path, line: str) -> None:
+def part_name(name: str, part: str) -> str:
+    """Returns the name of a file of one part of a run, such as `log.3-of-8.txt`; unchanged for the whole run."""
+    return f"{Path(name).stem}.{part}{Path(name).suffix}" if part else name
+
+
+def record_line(output_dir: Path, line: str, part: str = "") -> None:
     """Prints the command line that a command stands for, and appends it to `commands.txt` in the output folder.
 
     Raises:
         OSError: if the output folder is not writable.
     """
-    from tskd_monai.bundle.run import append_command  # torch takes seconds to import
+    from tskd_monai.bundle.run import COMMANDS_FILE, append_command  # torch takes seconds to import
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    append_command(output_dir, line)
+    append_command(output_dir, line, part_name(COMMANDS_FILE, part))
     print(f"$ {line}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ --output-dir predictions --dicom seg,rtstruct,sc,sr
+tskd segment shipped mydata/images/ --output-dir shared --shard 1/2
 
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
@@ -17,6 +18,7 @@ from typing import Any
 from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
 from tskd_monai.data.dicom_results import RESULTS, SEG
+from tskd_monai.files.shard import Shard, parse_shard
 
 SUMMARY = "summary.json"
 QUALITY = "models/quality.json"
@@ -49,6 +51,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="handling of tilted series and missing slices",
     )
     add_engine(parser)
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="K/N",
+        help="segment the k-th of n parts; auto: of torchrun or a Slurm array",
+    )
     parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
     parser.add_argument("--force", action="store_true", help="also write a segmentation whose verdict is `reject`")
     args = parser.parse_args(argv)
@@ -61,12 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, segments, and prints one line per case."""
     args = parse_arguments(argv)
     from tskd_monai.bundle.run import BundleRun
-    from tskd_monai.commands.bundle_command import run_bundle
+    from tskd_monai.commands.bundle_command import part_name, run_bundle
     from tskd_monai.files.json_files import read_json
 
     student = student_folder(args.student)
     dicom = list(dict.fromkeys([*([SEG] if args.dicom_seg else []), *args.dicom]))
     configs = ["inference.json", *dicom_configs(dicom, student)]
+    part = "" if args.shard is None else shard_label(args.shard, student)
     check_images(args.image, "--dicom" if args.dicom else "--dicom-seg" if args.dicom_seg else "")
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
@@ -77,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # students written by 0.1 do not have the option
         **({} if args.output_format == "nifti" else {"output_format": args.output_format}),
         **({"series_uid": args.series_uid} if args.series_uid else {}),
+        **({"shard": str(args.shard)} if part else {}),
         **({"resume": False} if args.restart else {}),
         **({"dicom": dicom} if DICOM_RESULTS_CONFIG in configs else {}),
         # without a quality file there is no verdict
@@ -84,15 +94,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     failed = ""
     try:
-        run_bundle(BundleRun(student, configs, overrides))
+        run_bundle(BundleRun(student, configs, overrides), part)
     except RuntimeError as error:
         failed = failed_cases(error).partition(":")[0]  # the cases follow in lines of their own
         if not failed:
             raise
-    for case in read_json(args.output_dir / SUMMARY)["studies"]:
+    for case in read_json(args.output_dir / part_name(SUMMARY, part))["studies"]:
         print(case_line(case))
     print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
     return int(bool(failed))
+
+
+def shard(text: str) -> Shard:
+    """Returns the part of the cases that an option such as `3/8` states."""
+    try:
+        found = parse_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("Expected --shard ")) from None
+    assert found is not None
+    return found
+
+
+def shard_label(part: Shard, student: Path) -> str:
+    """Returns the name of a shard in file names.
+
+    Raises:
+        ValueError: if the student was made before there were shards: it would segment all cases.
+    """
+    from tskd_monai.files.json_files import read_json
+
+    if "shard" not in read_json(student / "configs" / "inference.json"):
+        raise ValueError(
+            f"Expected the option shard in configs/inference.json of {student} for --shard {part}, found none: the "
+            "student is of an earlier version. Give each call its own images and --output-dir instead."
+        )
+    return part.label
 
 
 def dicom_results(text: str) -> list[str]:

@@ -20,11 +20,15 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from tskd_monai.files.atomic import explained_writing, require_writable
 from tskd_monai.files.json_files import read_json
+from tskd_monai.files.shard import Shard
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".tskd.lock"
 """Hidden, so that it appears in no folder's list of images; removed with the lock."""
+SHARD_LOCKS = ".tskd.*-of-*.lock"
+SECONDS_TO_START, SECONDS_TO_WRITE_TABLES = 60.0, 900.0
+"""How long a shard waits for others that start, or write the tables of all cases."""
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
@@ -73,18 +77,64 @@ def hold_folder(folder: str | Path) -> FolderLock:
         folder: folder that is going to be written to. Its subfolders are not locked.
 
     Raises:
-        FolderInUseError: if another process holds the lock; states which, on which host, since when, and what to do.
+        FolderInUseError: if another process holds the lock, or that of a shard; states which, on which host, since
+            when, and what to do.
+        OSError: if the folder is not writable.
+    """
+    held = _hold(Path(folder), LOCK_FILE)
+    _require_no_shard(Path(folder), held)
+    return held
+
+
+def hold_shard(folder: str | Path, shard: Shard) -> FolderLock:
+    """Locks a folder for one shard of a run: other shards of as many may write to it, and nobody else.
+
+    Args:
+        folder: as for `hold_folder`.
+        shard: shard of this process.
+
+    Raises:
+        FolderInUseError: if another process writes the same shard, a shard of another number of shards, or the whole.
         OSError: if the folder is not writable.
     """
     folder = Path(folder)
+    with _hold(folder, LOCK_FILE, SECONDS_TO_START) as starting:
+        _require_no_shard(folder, starting, of=shard.count)
+        return _hold(folder, f".tskd.{shard.label}.lock")
+
+
+def hold_tables(folder: str | Path) -> FolderLock:
+    """Locks the tables of all cases for a shard that holds its own lock; waits for other shards.
+
+    Raises:
+        FolderInUseError: if another process holds it for 15 minutes.
+    """
+    return _hold(Path(folder), LOCK_FILE, SECONDS_TO_WRITE_TABLES)
+
+
+def _require_no_shard(folder: Path, held: FolderLock, of: int = 0) -> None:
+    """Raises FolderInUseError, after `held` is released, if a process writes a shard; shards of `of` are permitted."""
+    for path in folder.glob(SHARD_LOCKS):
+        if of and path.name.endswith(f"-of-{of}.lock"):
+            continue
+        try:
+            _hold(folder, path.name).release()  # left by a process that was killed
+        except FolderInUseError:
+            held.release()
+            raise
+
+
+def _hold(folder: Path, name: str, wait: float = 0.0) -> FolderLock:
+    """Returns the lock of a file in a folder, for which it waits some seconds."""
     made = None if folder.exists() else folder
     require_writable(folder)
-    path = folder / LOCK_FILE
+    path = folder / name
     lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False)
-    left_by = _owner(path) if path.exists() and not lock.is_locked else None  # some releases of filelock truncate it
+    # some releases of filelock truncate the file
+    left_by = _owner(path) if not wait and path.exists() and not lock.is_locked else None
     try:
-        with explained_writing(path, folder / f"{LOCK_FILE}.probe"):
-            lock.acquire()
+        with explained_writing(path, folder / f"{name}.probe"):
+            lock.acquire(timeout=wait)
     except Timeout:
         raise FolderInUseError(
             f"Expected the output folder {folder.name} to be free, found {_owner(path)} writing to it; wait until it "
@@ -100,7 +150,7 @@ def hold_folder(folder: str | Path) -> FolderLock:
     owner = {"process": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     held = FolderLock(lock, made)
     try:
-        with explained_writing(path, folder / f"{LOCK_FILE}.probe"):
+        with explained_writing(path, folder / f"{name}.probe"):
             path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     except OSError:
         held.release()

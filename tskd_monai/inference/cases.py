@@ -22,6 +22,7 @@ from tskd_monai.data.output_names import file_stem, output_name
 from tskd_monai.files.option_path import text_path, typed_path
 from tskd_monai.files.private_files import FOLDER as PRIVATE
 from tskd_monai.files.private_files import private_name
+from tskd_monai.files.shard import Shard
 from tskd_monai.inference.case_files import EARLIER, RECORDS, sort_files
 from tskd_monai.inference.failures import describe
 
@@ -89,9 +90,10 @@ def find_cases(
     return cases
 
 
-def own_shard(cases: Sequence[Case]) -> list[Case]:
-    """Returns the cases of this process: every n-th of n processes under torchrun, else all."""
-    return list(cases[idist.get_rank() :: idist.get_world_size()])
+def own_shard(cases: Sequence[Case], shard: Shard | None = None) -> list[Case]:
+    """Returns the cases of this process: those of the shard, and of these every n-th of n processes of a group."""
+    own = [case for case in cases if shard is None or shard.owns(case.get("name") or case["image"])]
+    return own[idist.get_rank() :: idist.get_world_size()]
 
 
 def _listed(image: Any) -> list[Path]:
@@ -194,7 +196,7 @@ def _check_names(names: Sequence[str]) -> None:
     paths = sorted(name for name in names if "/" in name or "\\" in name)
     if paths:
         raise ValueError(f"Expected names without / or \\, found {paths}; outputs are named after `case`, rename it.")
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(
             f"Expected distinct names, found {repeated} more than once; outputs would overwrite each other."

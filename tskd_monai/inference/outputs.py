@@ -37,6 +37,7 @@ class WriterThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._pending: list[Future[None]] = []
         self._failures: list[Exception] = []
+        self._written: list[Path] = []
 
     def attach(self, engine: Engine) -> None:
         """Waits for all writes at the end of a run."""
@@ -53,6 +54,15 @@ class WriterThread:
         """Returns the first error of the writes so far, or None, and clears all of them."""
         failures, self._failures = self._failures, []
         return failures[0] if failures else None
+
+    def note(self, path: Path) -> None:
+        """Notes the path of an output that is being written."""
+        self._written.append(path)
+
+    def take_written(self) -> list[Path]:
+        """Returns the outputs that were written since the last call, in order: no folder has to be listed for them."""
+        written, self._written = self._written, []
+        return written
 
     def finish(self) -> None:
         """Waits for all writes.
@@ -114,10 +124,11 @@ class CaseLayout(FolderLayoutBase):
 
     Args:
         output_dir: output folder.
+        thread: writer that notes the paths; None: nobody does.
     """
 
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = output_dir
+    def __init__(self, output_dir: str, thread: WriterThread | None = None) -> None:
+        self.output_dir, self.thread = output_dir, thread
 
     def filename(self, subject: Any = "subject", idx: Any = None, suffix: str = "", **kwargs: Any) -> str:
         """Returns the path of an output.
@@ -129,7 +140,10 @@ class CaseLayout(FolderLayoutBase):
             kwargs: part of MONAI's interface.
         """
         layout = FolderLayout(self.output_dir, SEGMENTATION_POSTFIX, suffix, makedirs=True)
-        return str(layout.filename(subject, idx, **kwargs))
+        path = layout.filename(subject, idx, **kwargs)
+        if self.thread is not None:
+            self.thread.note(Path(path))
+        return str(path)
 
 
 def save_segmentation(
@@ -184,7 +198,7 @@ def save_label_map(
         "print_log": False,
         "writer": writer,
         "output_name_formatter": name_of,
-        "folder_layout": CaseLayout(folder),
+        "folder_layout": CaseLayout(folder, thread),
     }
     return SaveImaged("pred", **options) if thread is None else SaveImageInBackgroundd(thread, "pred", options)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -21,73 +20,34 @@ from monai.engines.utils import IterationEvents
 
 from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.data.itk_file import data_files
-from tskd_monai.data.output_names import SEGMENTATION_POSTFIX
 from tskd_monai.data.task import REFUSE, WARN, Task
-from tskd_monai.files.atomic import atomic_path
+from tskd_monai.files.atomic import atomic_path, write_once
 from tskd_monai.files.checksum import file_sha256
-from tskd_monai.files.json_files import Fields, check_fields, is_a, read_json, write_json
+from tskd_monai.files.folder_lock import hold_tables
+from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.files.option_path import text_path
 from tskd_monai.files.private_files import FOLDER, private_file
 from tskd_monai.files.redaction import redact_paths
+from tskd_monai.files.shard import parse_shard
 from tskd_monai.inference.case_files import RECORDS
+from tskd_monai.inference.case_records import (
+    DONE,
+    FAILED,
+    INPUTS,
+    read_case_record,
+    sizes_field,
+    write_summary,
+    write_tables,
+)
 from tskd_monai.inference.cases import CASE, FAILURE, OUTPUT, WARNING, Case, own_shard
 from tskd_monai.inference.failures import describe
 from tskd_monai.inference.label_map_inferer import QUALITY
 from tskd_monai.inference.outputs import WriterThread
 from tskd_monai.trust.assessor import CaseAssessor
-from tskd_monai.trust.quality_table import QUALITY_FIELDS, QUALITY_TABLE, write_quality_table
 from tskd_monai.trust.verdict import REJECT
-
-DONE, FAILED = "done", "failed"
-ADVICE = "delete it to segment the case again"
-FIELDS: Fields = {"study": (str,), "status": (str,), "name": (str,)}
-FIELDS_OF: dict[str, Fields] = {DONE: {"outputs": (list,)}, FAILED: {"message": (str,)}}
-
-
-def sizes_field(task: Task) -> tuple[str, str]:
-    """Returns the field of a record with the size of each class, and the unit in tables.
-
-    Sizes are in mL, and in pixels for 2D image files, which have no spacing.
-    """
-    return ("pixels", "pixels") if task.axcodes is None else ("volumes_ml", "mL")
-
-
-def read_case_record(path: Path, task: Task) -> dict[str, Any]:
-    """Returns the record of a case: key, status, name, and the outputs or the reason of the failure.
-
-    A case that is done also has the size of each class, and how it differs from the training images if it does.
-
-    Args:
-        path: file of the record.
-        task: task of the run, whose classes have sizes.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the record is malformed; names file and field.
-    """
-    record = read_json(path)
-    check_fields(record, FIELDS, str(path), ADVICE)
-    if record["status"] not in FIELDS_OF:
-        raise ValueError(f"Expected status in {path} to be {DONE} or {FAILED}, found {record['status']!r}; {ADVICE}.")
-    check_fields(record, FIELDS_OF[record["status"]], str(path), ADVICE)
-    if UNLIKE_TRAINING in record:
-        check_fields(record, {UNLIKE_TRAINING: (str,)}, str(path), ADVICE)
-    if QUALITY in record:
-        check_fields(record, {QUALITY: (dict,)}, str(path), ADVICE)
-        check_fields(record[QUALITY], QUALITY_FIELDS, f"{path}, {QUALITY}", ADVICE)
-    if record["status"] == DONE:
-        field, _ = sizes_field(task)
-        check_fields(record, {field: (dict,)}, str(path), ADVICE)
-        sizes: Fields = dict.fromkeys(task.foreground.values(), (float,))
-        check_fields(record[field], sizes, f"{path}, {field}", ADVICE)
-        if not all(is_a(name, str) and name == Path(name).name for name in record["outputs"]):
-            raise ValueError(f"Expected outputs in {path} to be names of files, found {record['outputs']}; {ADVICE}.")
-    return dict(record)
-
 
 logger = logging.getLogger(__name__)
 
-INPUTS = "studies.csv"
 MM3_PER_ML = 1000.0
 
 
@@ -116,7 +76,8 @@ class SegmentationRun:
     `output_dir/records/` has a file for each case, named by a hash of the input, the weights, the task and the
     settings; a case whose record says it is done is skipped. At the end, `summary.json` lists the records and
     `volumes.csv` the size of each class. None of these contains a path: `private/studies.csv` maps cases to inputs and
-    has the complete message of those that failed.
+    has the complete message of those that failed. A shard writes the summary of its own cases; the last one to end
+    writes the tables of all. What is kept in memory of a case is its path, not its record.
 
     Args:
         cases: cases of all processes.
@@ -128,9 +89,10 @@ class SegmentationRun:
         resume: skip cases that are done.
         assessor: assesses the cases in the inferer; None: no case is assessed.
         rejected: `refuse` fails a case whose verdict is `reject`, before anything is written; `warn` writes it.
+        shard: part of the cases that this run segments, such as `3/8`, or `auto`; None: all. See `parse_shard`.
 
     Raises:
-        ValueError: when `rejected` is another word.
+        ValueError: when `rejected` is another word, or the shard is malformed.
     """
 
     def __init__(
@@ -144,26 +106,28 @@ class SegmentationRun:
         resume: bool = True,
         assessor: CaseAssessor | None = None,
         rejected: str = WARN,
+        shard: str | None = None,
     ) -> None:
         if rejected not in (WARN, REFUSE):
             raise ValueError(f"Expected --rejected {WARN} or {REFUSE}, found {rejected}.")
         self.assessor, self.rejected = assessor, rejected
         self.output_dir = text_path(output_dir, "output_dir")
         self.task, self.writer = task, writer
-        self._private_records, self._private_table = (private_file(self.output_dir, name) for name in (RECORDS, INPUTS))
-        common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
+        self._private = private_file(self.output_dir, RECORDS)
+        self._common: dict[str, Any] = {"task": task.hash, "weights": file_sha256(checkpoint), **settings}
         if task.unlike_training == REFUSE:  # a case that was segmented with a warning is done again
-            common |= {"refuse": asdict(task)["training_images"]}
+            self._common |= {"refuse": asdict(task)["training_images"]}
         if assessor is not None:
-            common |= {QUALITY: assessor.fingerprint}
-        self._paths = {case["image"]: self._record_path(case, common) for case in cases}
-        self.cases = list(cases)
-        done = {image: path for image, path in self._paths.items() if resume and self._is_done(path)}
-        self.pending = [case for case in own_shard(cases) if case["image"] not in done]
+            self._common |= {QUALITY: assessor.fingerprint}
+        self.shard = parse_shard(shard)
+        self.cases, self._own = list(cases), own_shard(cases, self.shard)
+        self._paths = {case["image"]: self._record_path(case) for case in self._own}
+        self._owners: dict[str, str] = {}
+        self.pending = [case for case in self._own if not (resume and self._is_done(case))]
         """Cases that are left for this process."""
-        self._owners = {read_case_record(path, task)["name"]: image for image, path in done.items()}
-        self._results: dict[Path, dict[str, Any]] = {}
-        self._inputs: dict[str, dict[str, str]] = {}
+        self._finished = 0
+        self._unsaved: dict[Path, dict[str, Any]] = {}
+        """Records that could not be written."""
         self._started = time.monotonic()
 
     def run(self, evaluator: SupervisedEvaluator) -> None:
@@ -179,7 +143,7 @@ class SegmentationRun:
         Raises:
             CasesFailedError: at the end, when a case has failed; lists these with the reason.
         """
-        before = len(own_shard(self.cases)) - len(self.pending)
+        before = len(self._own) - len(self.pending)
         if before:
             logger.info("%d cases are done already; --resume False segments them again.", before)
         self._started = time.monotonic()
@@ -226,21 +190,24 @@ class SegmentationRun:
             return
         seconds = round(time.monotonic() - started, 2)
         field, _ = sizes_field(self.task)
-        found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": self._outputs(name), field: sizes}
+        outputs = sorted(path.name for path in self.writer.take_written())
+        found: dict[str, Any] = {"name": name, "seconds": seconds, "outputs": outputs, field: sizes}
         found |= {UNLIKE_TRAINING: warning} if warning else {}
         found |= {QUALITY: quality} if (quality := _quality(pred)) else {}
         self._record(case, DONE, **found)
 
     def _end_failed(self, case: Case, error: Exception, name: str) -> None:
         self.writer.take_failure()  # of this case's earlier writes
+        self.writer.take_written()
         quality = error.quality if isinstance(error, RejectedCaseError) else {}
         self._fail(case, describe(error), name, **({QUALITY: quality} if quality else {}))
 
-    def _record_path(self, case: Case, common: Mapping[str, Any]) -> Path:
-        identity = json.dumps({**common, **case, "files": _fingerprint(Path(case["image"]))}, sort_keys=True)
+    def _record_path(self, case: Case) -> Path:
+        identity = json.dumps({**self._common, **case, "files": _fingerprint(Path(case["image"]))}, sort_keys=True)
         return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
-    def _is_done(self, path: Path) -> bool:
+    def _is_done(self, case: Case) -> bool:
+        path = self._paths[case["image"]]
         if not path.is_file():
             return False
         try:
@@ -248,19 +215,33 @@ class SegmentationRun:
         except ValueError as error:
             logger.warning("The case is segmented again: %s", error)
             return False
-        return record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
+        done = record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
+        if done:
+            self._owners[record["name"]] = case["image"]
+        return done
 
     def _require_own_name(self, case: Case, name: str) -> None:
         """Raises ValueError when another case has the name already: copies of a series."""
-        if self._owners.setdefault(name, case["image"]) != case["image"]:
+        owner = self._owners.setdefault(name, case["image"])
+        if owner == case["image"] and self.shard is not None and "name" not in case:
+            owner = self._owner_among_shards(case["image"], name)
+        if owner != case["image"]:
             raise ValueError(
                 f"Expected a different name for each case, found {name} twice; the inputs hold the series twice, "
                 "remove one."
             )
 
-    def _outputs(self, name: str) -> list[str]:
-        beginning = f"{name}_{SEGMENTATION_POSTFIX}."
-        return sorted(path.name for path in self.output_dir.iterdir() if path.name.startswith(beginning))
+    def _owner_among_shards(self, image: str, name: str) -> str:
+        """Returns the image, of this shard or another, that was first to have a name; one that is gone has none."""
+        path = private_file(self.output_dir, "names") / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        write_once(path, image)
+        owner = path.read_text(encoding="utf-8")
+        if owner == image or any(owner == case["image"] for case in self.cases):
+            return owner
+        with atomic_path(path) as temporary:
+            temporary.write_text(image, encoding="utf-8")
+        return image
 
     def _fail(self, case: Case, message: str, name: str = "", **content: Any) -> None:
         redacted = redact_paths(message, [case["image"]], self.output_dir)
@@ -271,28 +252,33 @@ class SegmentationRun:
     def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
         """Writes the record of a case and, privately, its input; logs the progress."""
         path = self._paths[case["image"]]
-        self._results[path] = {"study": path.stem, "status": status, **content}
-        self._inputs[path.stem] = {"input": str(Path(case["image"]).absolute()), "message": private_message}
+        record = {"study": path.stem, "status": status, **content}
+        private = {"input": str(Path(case["image"]).absolute()), "message": private_message}
         try:
-            write_json(self._private_path(path.stem), self._inputs[path.stem])
-            write_json(path, self._results[path])
+            write_json(self._private / path.name, private)
+            write_json(path, record)
         except OSError as error:  # disk full, which the summary will report
             logger.error("A case's record was not written: %s", error)
-        finished, total = len(self._results), len(self.pending)
-        left = (time.monotonic() - self._started) / finished * (total - finished)
-        logger.info("%d of %d cases, about %.0f s left.", finished, total, left)
-
-    def _private_path(self, key: str) -> Path:
-        return self._private_records / f"{key}.json"
+            self._unsaved[path] = {**record, "private": private}
+        self._finished += 1
+        left = (time.monotonic() - self._started) / self._finished * (len(self.pending) - self._finished)
+        logger.info("%d of %d cases, about %.0f s left.", self._finished, len(self.pending), left)
 
     def _summarise(self) -> None:
         """Writes the summary of all processes' cases once all are finished; raises if any failed."""
         idist.barrier()
-        known = [path for path in self._paths.values() if path in self._results or path.is_file()]
-        found = [self._results.get(path) or read_case_record(path, self.task) for path in known]
+        found = self._records(self.cases if self.shard is None else self._own)
         failed = [record for record in found if record["status"] == FAILED]
-        if idist.get_rank() == 0:
-            self._write_summary(found, failed)
+        try:
+            if self.shard is not None:
+                write_summary(found, self.output_dir / f"summary.{self.shard.label}.json")
+                self._write_tables_of_all_shards()
+            elif idist.get_rank() == 0:
+                self._write_tables(found)
+        except OSError as error:
+            if not failed:
+                raise
+            logger.error("The summary was not written: %s", error)  # for the reason of the failures raised below
         unlike = sum(UNLIKE_TRAINING in record for record in found)
         if unlike:
             logger.warning(
@@ -304,46 +290,31 @@ class SegmentationRun:
                 f"{len(failed)} of {len(found)} cases failed; {FOLDER}/{INPUTS} states their inputs:{listing}"
             )
 
-    def _write_summary(self, found: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
-        done = [record for record in found if record["status"] == DONE]
-        try:
-            write_json(
-                self.output_dir / "summary.json", {"done": len(done), "failed": len(failed), "studies": list(found)}
-            )
-            self._write_volumes(done)
-            if self.assessor is not None:
-                write_quality_table(found, list(self.task.foreground.values()), self.output_dir / QUALITY_TABLE)
-            self._write_inputs(found)
-        except OSError as error:
-            if not failed:
-                raise
-            logger.error("The summary was not written: %s", error)  # for the reason of the failures raised below
+    def _records(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
+        """Returns the records of the cases that have one."""
+        paths = [self._paths.get(case["image"]) or self._record_path(case) for case in cases]
+        known = [path for path in paths if path in self._unsaved or path.is_file()]
+        return [_public(self._unsaved[path]) if path in self._unsaved else read_case_record(path, self.task)
+                for path in known]  # fmt: skip
 
-    def _write_volumes(self, done: Sequence[Mapping[str, Any]]) -> None:
-        classes = list(self.task.foreground.values())
-        field, unit = sizes_field(self.task)
-        digits = 3 if unit == "mL" else 0
-        with atomic_path(self.output_dir / "volumes.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["study", *(f"{name} ({unit})" for name in classes)])
-            for record in done:
-                writer.writerow([record["name"], *(f"{record[field][name]:.{digits}f}" for name in classes)])
+    def _write_tables_of_all_shards(self) -> None:
+        """Writes the tables of all cases if no other shard has cases left; one shard at a time."""
+        with hold_tables(self.output_dir):
+            found = self._records(self.cases)
+            left = len(self.cases) - len(found)
+            if left:
+                logger.info("%d cases are left to other shards, the last of which writes volumes.csv.", left)
+            else:
+                self._write_tables(found)
 
-    def _write_inputs(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the input of each case, the key to the other files, which stays private."""
-        fields = ("study", "name", "status", "input", "message")
-        with atomic_path(self._private_table) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            for record in found:
-                writer.writerow({**{name: record[name] for name in fields[:3]}, **self._input(record["study"])})
+    def _write_tables(self, found: Sequence[Mapping[str, Any]]) -> None:
+        write_tables(found, self.task, self.output_dir, self._private.parent, self.assessor is not None, self._input)
 
     def _input(self, key: str) -> dict[str, str]:
-        """Returns input and complete message of a case, from disk if another process or run recorded it."""
-        if key in self._inputs:
-            return self._inputs[key]
-        path = self._private_path(key)
-        return dict(read_json(path)) if path.is_file() else {"input": "", "message": ""}
+        """Returns input and complete message of a case."""
+        unsaved = next((record["private"] for path, record in self._unsaved.items() if path.stem == key), None)
+        path = self._private / f"{key}.json"
+        return unsaved or (dict(read_json(path)) if path.is_file() else {"input": "", "message": ""})
 
 
 class SegmentationEvaluator(SupervisedEvaluator):
@@ -391,3 +362,7 @@ def _fingerprint(path: Path) -> list[Any]:
     files = sorted(path.rglob("*")) if path.is_dir() else [path, *data_files(path)]
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return [len(states), hashlib.sha256(repr(states).encode()).hexdigest()]
+
+
+def _public(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "private"}

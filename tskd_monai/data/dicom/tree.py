@@ -46,5 +46,6 @@ def series_folders(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
     for uid, parts in series.items():
         if uid and len(parts) > 1 and not any(one & other for one, other in combinations(parts.values(), 2)):
             logger.warning("%s lies in %d folders of the tree; they are read as one.", series_title(uid), len(parts))
-            folders = (folders - set(parts)) | {Path(os.path.commonpath(parts))}
+            folders.difference_update(parts)
+            folders.add(Path(os.path.commonpath(parts)))
     return sorted(folders), left_out

@@ -12,8 +12,9 @@ import pytest
 
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import write_json
+from tskd_monai.inference.case_records import read_case_record
 from tskd_monai.inference.outputs import WriterThread
-from tskd_monai.inference.segmentation_run import SegmentationRun, read_case_record
+from tskd_monai.inference.segmentation_run import SegmentationRun
 
 DONE = {"study": "0123", "name": "a", "status": "done", "outputs": ["a_seg.nii.gz"],
         "volumes_ml": {"liver": 1500, "spleen": 200.5}}  # fmt: skip
