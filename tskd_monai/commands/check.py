@@ -97,6 +97,7 @@ def summary(survey: Survey, warnings: Sequence[str]) -> list[str]:
     for name, cases, images, labelled, shown in section_rows(survey):
         lines.append(f"{name:<12}{cases:>7}{images:>8}{labelled:>17}{shown:>14}")
     lines += [survey.description] if survey.description else []
+    lines += _listed("Partly labelled:", survey.partly_labelled)
     lines += _listed("Would be refused:", [str(entry) for entry in survey.refused])
     lines += _listed(
         "Unlike the others:", [f"{name}: {'; '.join(texts)}" for name, texts in survey.unlike.texts.items()]

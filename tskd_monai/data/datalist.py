@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.drawn_structures import DRAWN, declared_names, undrawn_classes
 from tskd_monai.data.output_names import file_stem
 from tskd_monai.files.json_files import is_a, is_there, read_json, shown
 from tskd_monai.files.option_path import text_path
@@ -28,8 +29,9 @@ def load_datalist(path: str | Path | None, fold: int | None = None, refuse: Refu
 
     Args:
         path: JSON file with `labels` and the sections `training`, `validation`, `test` and `unlabeled`, each a list of
-            `{"image", "label", "case"}`, optionally with `second_reader`, another label of the image; paths are
-            relative to the file's folder. Labels in `unlabeled` are ignored.
+            `{"image", "label", "case"}`, optionally with `second_reader`, another label of the image, and with
+            `structures`, the names of the structures that were drawn, if not all were; paths are relative to the file's
+            folder. Labels in `unlabeled` are ignored.
         fold: index of the cross-validation fold in `folds`, which lists the cases of each section.
         refuse: called with each entry that has an error, which is then left out; None: the first error is raised.
 
@@ -58,7 +60,8 @@ def load_datalist(path: str | Path | None, fold: int | None = None, refuse: Refu
         entries = content.get(section, [])
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list in `{section}`, found {type(entries).__name__}.")
-        datalist[section] = _accepted(entries, section, partial(_check_entry, folder=folder, path=path), leave_out)
+        check = partial(_check_entry, folder=folder, path=path, labels=content.get("labels"))
+        datalist[section] = _accepted(entries, section, check, leave_out)
     if fold is not None:
         datalist = _select_fold(datalist, fold, path, {str(e.get("case")) for e in refused if isinstance(e, Mapping)})
     for check in (
@@ -169,7 +172,7 @@ def _accepted(
     return kept
 
 
-def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> dict[str, Any]:
+def _check_entry(entry: Any, section: str, folder: Path, path: str | Path, labels: Any) -> dict[str, Any]:
     needed = {"image", "case"} if section == "unlabeled" else {"image", "label", "case"}
     if not isinstance(entry, dict) or not needed <= set(entry):
         advice = _entry_advice(entry, section)
@@ -185,7 +188,9 @@ def _check_entry(entry: Any, section: str, folder: Path, path: str | Path) -> di
         )
     checked = {**entry, "case": _check_case(entry["case"], section, path)}
     if section == "unlabeled":
-        checked = {key: value for key, value in checked.items() if key not in LABEL_KEYS}
+        checked = {key: value for key, value in checked.items() if key not in (*LABEL_KEYS, DRAWN)}
+    if DRAWN in checked and isinstance(labels, Mapping):  # those of a datalist without labels are checked when read
+        undrawn_classes(checked[DRAWN], declared_names(labels), f"{path}: `{section}` case {checked['case']}")
     for key in sorted((needed | set(LABEL_KEYS) & set(checked)) - {"case"}):
         if not entry[key] or not isinstance(entry[key], str):
             raise ValueError(f"{path}: expected a path as `{key}` in `{section}`, found {shown(entry[key])}.")

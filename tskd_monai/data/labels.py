@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from tskd_monai.data.drawn_structures import DRAWN, undrawn_classes, undrawn_code
 from tskd_monai.data.grid import aligned, corner_distance, same_grid
 from tskd_monai.data.image_file import LOSSY_SUFFIXES
 from tskd_monai.data.output_names import image_title
@@ -84,23 +85,38 @@ def check_declared(values: np.ndarray, known: np.ndarray, label_values: Sequence
 class EncodeLabelsd(MapTransform):
     """Encodes label values as network classes, the index of each value in `label_values`.
 
+    Of an item with `structures`, the names of those that were drawn, the background may be one of the others. Such
+    voxels, and those to ignore, get a value below 0 (`losses.marginal_dice_ce`).
+
     Args:
         keys: keys of label maps.
         label_values: value of each class, background first.
         allow_missing_keys: skip absent keys.
+        names: name of each class; needed for items with `structures`.
+        ignore: value of voxels to ignore; None: there are none.
     """
 
-    def __init__(self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_values: Sequence[int],
+        allow_missing_keys: bool = False,
+        names: Sequence[str] = (),
+        ignore: int | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_values = tuple(label_values)
+        self.names, self.ignore = tuple(names), ignore
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with encoded label maps, uint8.
+        """Returns the dictionary with encoded label maps, uint8, or int32 for partly labelled ones.
 
         Raises:
-            ValueError: when a label map holds undeclared values; names the file and the values.
+            ValueError: when a label map holds undeclared values, voxels of a structure that was not drawn, or nothing
+                but voxels to ignore; names the file and the values.
         """
         encoded = dict(data)
+        undrawn = undrawn_classes(encoded.get(DRAWN), self.names, _name(encoded.get("image")))
         for key in self.key_iterator(encoded):
             label = encoded[key]
             values = whole_labels(np.asarray(label), _name(label))
@@ -110,9 +126,33 @@ class EncodeLabelsd(MapTransform):
                 matches = values == value
                 known |= matches
                 classes |= matches * np.uint8(index)  # several times as fast as an assignment by mask
+            ignored = np.zeros(0, bool) if self.ignore is None else values == self.ignore
+            if ignored.any():
+                known |= ignored
+                if ignored.all():
+                    raise ValueError(
+                        f"{_name(label)}: expected labelled voxels, found only {self.ignore}, the value to ignore; "
+                        "list the image in `unlabeled`."
+                    )
             check_declared(values, known, self.label_values, _name(label))
-            encoded[key] = torch.zeros_like(label, dtype=torch.uint8).copy_(torch.from_numpy(classes))
+            if undrawn or ignored.any():
+                classes = self._partly(classes, undrawn, ignored, _name(label))
+            dtype = torch.uint8 if classes.dtype == np.uint8 else torch.int32
+            encoded[key] = torch.zeros_like(label, dtype=dtype).copy_(torch.from_numpy(classes))
         return encoded
+
+    def _partly(self, classes: np.ndarray, undrawn: Sequence[int], ignored: np.ndarray, name: str) -> np.ndarray:
+        """Returns classes, int32, in which the background may be an undrawn class, and ignored voxels any class."""
+        found = [self.names[index] for index in undrawn if (classes == index).any()]
+        if found:
+            raise ValueError(
+                f"{name}: expected no voxel of {', '.join(found)}, which `{DRAWN}` of the case does not list, found "
+                "some; list it, or remove it from the label."
+            )
+        partly = np.where(classes == 0, np.int32(undrawn_code(undrawn)), classes.astype(np.int32))
+        if ignored.any():
+            partly[ignored] = undrawn_code(range(1, len(self.label_values)))
+        return partly
 
 
 Grid = tuple[tuple[int, ...], np.ndarray | None]

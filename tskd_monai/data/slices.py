@@ -98,7 +98,7 @@ class SliceDataset(Dataset[dict[str, Any]], Randomizable):
 
     def classes_present(self, key: str = "label") -> list[set[int]]:
         """Returns the foreground classes on each slice, for samplers."""
-        return [set(item[key].unique().int().tolist()) - {0} for item in self._slices]
+        return [{index for index in item[key].unique().int().tolist() if index > 0} for item in self._slices]
 
     def __len__(self) -> int:
         return len(self._slices)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tskd_monai.data.drawn_structures import IGNORE
 from tskd_monai.files.json_files import shown
 
 ON_TOP, MAY_BE_ABSENT = "^", "?"
@@ -82,7 +83,7 @@ def _wanted(label: str, value: int, given: Any, path: object) -> Wanted:
     record = given if isinstance(given, Mapping) else {"names": given}
     names = record.get("names", label)
     names = [names] if isinstance(names, str) else names
-    flags = {key: record.get(key, False) for key in ("on_top", "may_be_absent")}
+    flags = {key: record.get(key, label == IGNORE) for key in ("on_top", "may_be_absent")}
     known = set(record) <= {"names", *flags} and all(isinstance(flag, bool) for flag in flags.values())
     if not known or not isinstance(names, list) or not names or not all(n and isinstance(n, str) for n in names):
         raise ValueError(

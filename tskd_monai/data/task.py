@@ -25,7 +25,7 @@ INTENSITY_MODES = ("percentile", "hu_window", "rgb")
 CODES = ("category", "type", "laterality")
 WARN, REFUSE = "warn", "refuse"
 MOST_NEIGHBOURS = 2
-NOT_LEARNED = ("training_images", "unlike_training", "unfiltered", "neighbours", "quality")
+NOT_LEARNED = ("training_images", "unlike_training", "unfiltered", "neighbours", "quality", "ignore")
 """Fields that do not affect what a teacher learns; they are not part of the task's hash."""
 
 
@@ -120,6 +120,7 @@ class Task:
             filter lowered the validation Dice of a network; empty in a plan.
         neighbours: slices on each side that a student takes as further channels, 0 to 2; a teacher takes single slices.
         quality: limits of the verdict on a segmentation.
+        ignore: value in label files of voxels that are left out of losses and metrics; None: there are none.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Task:
     unfiltered: tuple[int, ...] = ()
     neighbours: int = 0
     quality: QualityLimits = QualityLimits()
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError when a field is out of range, naming the field."""
@@ -194,6 +196,9 @@ class Task:
         _require(len(set(values)) == len(values), "labels", "distinct values", values)
         _require(all(0 <= value <= 65535 for value in values), "labels", "values from 0 to 65535", values)
         _require(values[0] == 0, "labels", "background with value 0 first", values)
+        fits = self.ignore is None or (is_a(self.ignore, int) and 0 < self.ignore <= 65535)
+        _require(fits, "ignore", "a value from 1 to 65535, or none", self.ignore)
+        _require(self.ignore not in values, "ignore", "a value that is no label's", self.ignore)
         for label in self.labels:
             _require(_are_codes(label.snomed), "labels", f"[value, scheme, meaning] for {CODES}", label.snomed)
 
@@ -211,6 +216,11 @@ class Task:
     def label_values(self) -> tuple[int, ...]:
         """Value in label files of each network class."""
         return tuple(label.value for label in self.labels)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Name of each network class."""
+        return tuple(label.name for label in self.labels)
 
     @property
     def foreground(self) -> dict[int, str]:

@@ -18,6 +18,7 @@ from tskd_monai.data.dicom.label_reader import read_dicom_label
 from tskd_monai.data.dicom.label_references import damage_named, read_label_header, refers_to
 from tskd_monai.data.dicom.reader import read_grid
 from tskd_monai.data.dicom.series import find_series
+from tskd_monai.data.drawn_structures import DRAWN, IGNORE, undrawn_classes
 from tskd_monai.data.nifti import write_nifti
 from tskd_monai.data.slicer_segmentation import is_slicer_segmentation, read_segmentation, slicer_structures
 from tskd_monai.data.structures import STRUCTURES, Wanted, label_map, same_name, wanted_of_datalist
@@ -136,7 +137,8 @@ def with_label_maps(
             try:
                 for key in set(LABEL_KEYS) & set(entry):
                     if file := files.get(entry[key]):
-                        changed[key] = str(_written(file, Path(entry["image"]), wanted, output_dir, hashes))
+                        present = _drawn(wanted, entry)
+                        changed[key] = str(_written(file, Path(entry["image"]), present, output_dir, hashes))
             except (ValueError, FileNotFoundError) as error:
                 if not lenient:
                     raise
@@ -144,6 +146,13 @@ def with_label_maps(
             converted[section].append(changed)
     hashes.save()
     return converted
+
+
+def _drawn(wanted: Sequence[Wanted], entry: Mapping[str, Any]) -> list[Wanted]:
+    """Returns the wanted structures that were drawn in a case, and what marks voxels to ignore."""
+    names = ["background", *(one.label for one in wanted if one.label != IGNORE)]
+    undrawn = undrawn_classes(entry.get(DRAWN), names, f"case {entry.get('case')}")
+    return [one for one in wanted if one.label not in {names[index] for index in undrawn}]
 
 
 def _structure_files(datalist: Mapping[str, Any], source: object) -> dict[str, Path]:

@@ -290,19 +290,25 @@ def _values_to_names(content: Mapping[str, Any], path: Path) -> dict[str, str] |
     """Returns the labels of a `dataset.json` from value to name; nnU-Net writes them from name to value.
 
     Raises:
-        ValueError: if they are nnU-Net's regions, or its label to ignore.
+        ValueError: if they are nnU-Net's regions, or two have one value.
     """
     labels = content.get("labels")
     if not isinstance(labels, Mapping):
         return None
     regions = [name for name, value in labels.items() if isinstance(value, (list, tuple))]
-    if regions or "ignore" in labels:
-        found = f"the region {regions[0]}" if regions else "a label to ignore"
+    if regions:
         raise ValueError(
-            f"{path}: expected one value for each label, found {found}, which is not supported. Write one class per "
-            "value into `labels`, and leave out cases with voxels to ignore."
+            f"{path}: expected one value for each label, found the region {regions[0]}, which is not supported. Write "
+            "one class per value into `labels`."
         )
     if all(isinstance(value, int) for value in labels.values()):
+        names: dict[int, str] = {}
+        for name, value in labels.items():
+            if names.setdefault(value, name) != name:
+                raise ValueError(
+                    f"{path}: expected a value of its own for each label, found {value} for {names[value]} and {name}; "
+                    "correct `labels`."
+                )
         return {str(value): str(name) for name, value in labels.items()}
     return {str(value): str(name) for value, name in labels.items()}
 

@@ -11,6 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from tskd_monai.data.datalist import load_datalist, transfer_images
+from tskd_monai.data.drawn_structures import DRAWN
 from tskd_monai.data.slices import PreparedImageDataset, SliceDataset
 from tskd_monai.data.task import Task
 from tskd_monai.data.transfer_set import load_used_images
@@ -119,7 +120,8 @@ def _measured(
         labelled = SliceDataset([entry], training_preprocessing(task))
         maps: Sequence[Tensor | None] = [None] * len(labelled)
         if path is not None:
-            given = SliceDataset([{**entry, "label": str(path)}], training_preprocessing(task))
+            complete = {**{key: value for key, value in entry.items() if key != DRAWN}, "label": str(path)}
+            given = SliceDataset([complete], training_preprocessing(task))
             maps = given.arrays("label")
         images, labels = labelled.arrays("image"), labelled.arrays("label")
         found += [TargetImage(*item, case=str(entry["case"])) for item in zip(images, maps, labels, strict=True)]

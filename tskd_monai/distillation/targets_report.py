@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from tskd_monai.evaluation.report.panels import label_colours, render_panel
 from tskd_monai.evaluation.report.targets_section import COLUMNS, SHEET_NAME, TABLE_NAME
 from tskd_monai.evaluation.summary import class_means, finite_mean
 from tskd_monai.files.atomic import atomic_path
+from tskd_monai.losses.marginal_dice_ce import is_measured, may_be
 
 SHOWN = 6
 TILE = 240  # pixels
@@ -35,7 +37,7 @@ def overlap_counts(before: Tensor, after: Tensor, label: Tensor, names: Sequence
     Args:
         before: classes (H, W) of the average of the sources.
         after: classes (H, W) of the target.
-        label: classes (H, W) of the reference.
+        label: classes (H, W) of the reference; of a partly labelled one, unknown pixels are not counted.
         names: name of each class, background first.
 
     Returns:
@@ -43,7 +45,8 @@ def overlap_counts(before: Tensor, after: Tensor, label: Tensor, names: Sequence
     """
     counts = {}
     for class_, name in enumerate(names[1:], start=1):
-        first, last, true = before == class_, after == class_, label == class_
+        known = ~may_be(label, class_) if is_measured(label, class_) else torch.zeros_like(label, dtype=torch.bool)
+        first, last, true = ((classes == class_) & known for classes in (before, after, label))
         counts[name] = [int(mask.sum()) for mask in (first & true, first, last & true, last, true)]
     return counts
 
@@ -148,7 +151,7 @@ def _sheet_row(
 ) -> Image.Image:
     maps: list[tuple[str, Tensor | None]] = [("image", None), ("average of the sources", before), ("target", after)]
     if item.label is not None:
-        maps.append(("reference", item.label[0].long()))
+        maps.append(("reference", item.label[0].long().clamp(min=0)))
     colours = dict(enumerate(label_colours(task.foreground).values(), start=1))
     pixels = (255 * item.image.movedim(0, -1).clamp(0, 1)).round().byte().numpy()
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels

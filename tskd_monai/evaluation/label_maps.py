@@ -25,12 +25,14 @@ class LabelMap:
         affine: (4, 4) voxel index to world, RAS mm; None for a 2D image file, which has no geometry.
         spacing: mm per voxel along each axis; 1 per pixel for a 2D image file.
         path: the file.
+        ignored: voxels (H, W, D) to leave out of metrics, bool; None: there are none.
     """
 
     array: np.ndarray
     affine: np.ndarray | None
     spacing: tuple[float, float, float]
     path: Path
+    ignored: np.ndarray | None = None
 
     def on(self, shape: tuple[int, ...], affine: np.ndarray | None) -> LabelMap:
         """Returns the map with its axes in the order of another grid, if that makes them one grid (`grid.aligned`).
@@ -42,7 +44,8 @@ class LabelMap:
         if self.affine is None or affine is None:
             return self
         array, moved = aligned(self.array, self.affine, shape, affine)
-        return replace(self, array=array, affine=moved, spacing=voxel_spacing(moved))
+        ignored = None if self.ignored is None else aligned(self.ignored, self.affine, shape, affine)[0]
+        return replace(self, array=array, affine=moved, spacing=voxel_spacing(moved), ignored=ignored)
 
 
 def load_label_map(path: Path) -> LabelMap:
@@ -67,20 +70,25 @@ def load_label_map(path: Path) -> LabelMap:
     return LabelMap(_as_integers(array, path), meta["affine"], voxel_spacing(meta["affine"]), path)
 
 
-def load_reference(path: Path, labels: Mapping[int, str]) -> LabelMap:
+def load_reference(path: Path, labels: Mapping[int, str], ignore: int | None = None) -> LabelMap:
     """Reads a reference as `load_label_map`, and rejects what training would reject.
 
     Args:
         path: file of the reference.
         labels: value -> name of the foreground labels.
+        ignore: value of voxels to ignore, which become background and are listed in `ignored`; None: there are none.
 
     Raises:
         ValueError: if it holds a value that is neither a label nor 0, besides the errors of `load_label_map`.
     """
     reference = load_label_map(path)
     declared = (0, *labels)
-    check_declared(reference.array, np.isin(reference.array, declared), declared, str(path))
-    return reference
+    ignored = None if ignore is None else reference.array == ignore
+    known = np.isin(reference.array, declared)
+    check_declared(reference.array, known if ignored is None else known | ignored, declared, str(path))
+    if ignored is None:
+        return reference
+    return replace(reference, array=np.where(ignored, 0, reference.array), ignored=ignored)
 
 
 def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
@@ -105,18 +113,21 @@ def load_prediction(path: Path, reference: LabelMap, labels: Mapping[int, str]) 
     return prediction
 
 
-def load_second_reader(path: Path, reference: LabelMap, labels: Mapping[int, str]) -> LabelMap:
+def load_second_reader(
+    path: Path, reference: LabelMap, labels: Mapping[int, str], ignore: int | None = None
+) -> LabelMap:
     """Reads the label map of a second reader as `load_reference`, and requires the grid of the first reader's.
 
     Args:
         path: file of the second reader's label map.
         reference: the first reader's label map of the same image.
         labels: value -> name of the foreground labels.
+        ignore: value of voxels to ignore; None: there are none.
 
     Raises:
         ValueError: if the grids differ, besides the errors of `load_reference`.
     """
-    second = load_reference(path, labels).on(reference.array.shape, reference.affine)
+    second = load_reference(path, labels, ignore).on(reference.array.shape, reference.affine)
     names = f"second reader's label {path} beside {reference.path}"
     check_label_grid((reference.array.shape, reference.affine), (second.array.shape, second.affine), names)
     return second

@@ -18,6 +18,9 @@ Conventions for empty classes (those of nnU-Net for the overlap):
 | one of the two empty | | 0 | NaN, left out of means | 1 |
 
 A mean distance says nothing about the cases it leaves out, so read it together with the count of `missed`.
+
+Voxels to ignore are background in both maps, as in nnU-Net; where a structure reaches them, their border is a surface
+of both. Of a structure that was not drawn in a case, only the predicted volume is known; the rest is NaN, `missed` 0.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +37,10 @@ from monai.metrics import get_mask_edges, get_surface_distance
 from scipy import ndimage
 from tqdm import tqdm
 
+from tskd_monai.data.drawn_structures import DRAWN, undrawn_classes
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.evaluation.label_maps import LabelMap, load_prediction, load_reference, load_second_reader
-from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, Row, pixel_names, summarise
+from tskd_monai.evaluation.summary import COLUMNS, IN_PIXELS, NUMBERS, Row, pixel_names, summarise
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import write_json
 
@@ -103,18 +108,21 @@ def evaluate_cases(
     output_csv: Path,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     seed: int = 0,
+    ignore: int | None = None,
 ) -> dict[str, Any]:
     """Writes the metrics of every case to `output_csv` and their summary beside it (suffix .json); returns the summary.
 
     Args:
         cases: entries with "case" (the patient), "label" and "prediction" (files). A patient may have several entries,
             such as two eyes; the summary averages them first. With "second_reader", the label map of another reader,
-            the agreement of the two readers is measured by the same code on the same grid.
+            the agreement of the two readers is measured by the same code on the same grid. With "structures", the names
+            of those that were drawn, only these are measured.
         labels: value -> name of the foreground labels.
         output_csv: file to write, for instance `metrics.csv`; empty cells are NaN. Where all labels are 2D image files,
             distances and sizes are in pixels there and in the summary, and their names state it.
         nsd_tolerance_mm: tolerance of NSD in mm.
         seed: seed of the bootstrap interval.
+        ignore: value of voxels in the labels to leave out; None: there are none.
 
     Returns:
         The summary, see `tskd_monai.evaluation.summary.summarise`; under "second_reader" the same for the second reader
@@ -129,12 +137,13 @@ def evaluate_cases(
     rows: list[Row] = []
     second_rows: list[Row] = []
     for entry in tqdm(cases, desc="Evaluating", unit="case"):
-        reference, case = load_reference(Path(entry["label"]), labels), str(entry["case"])
+        reference, case = load_reference(Path(entry["label"]), labels, ignore), str(entry["case"])
         prediction = load_prediction(Path(entry["prediction"]), reference, labels)
-        rows += _agreement(prediction, reference, labels, case, nsd_tolerance_mm)
+        undrawn = undrawn_classes(entry.get(DRAWN), ["background", *labels.values()], f"case {case}")
+        measure = partial(_agreement, labels=labels, case=case, nsd_tolerance_mm=nsd_tolerance_mm, undrawn=undrawn)
+        rows += measure(prediction, reference)
         if SECOND_READER in entry:
-            second = load_second_reader(Path(entry[SECOND_READER]), reference, labels)
-            second_rows += _agreement(second, reference, labels, case, nsd_tolerance_mm)
+            second_rows += measure(load_second_reader(Path(entry[SECOND_READER]), reference, labels, ignore), reference)
     pixels = all(is_image_file(entry["label"]) for entry in cases)
     summary = _summary(rows, pixels, len(cases), seed)
     summary[f"nsd_tolerance_{'px' if pixels else 'mm'}"] = nsd_tolerance_mm
@@ -157,9 +166,22 @@ def second_reader_csv(metrics_csv: Path) -> Path:
 
 
 def _agreement(
-    label_map: LabelMap, reference: LabelMap, labels: Mapping[int, str], case: str, nsd_tolerance_mm: float
+    label_map: LabelMap,
+    reference: LabelMap,
+    labels: Mapping[int, str],
+    case: str,
+    nsd_tolerance_mm: float,
+    undrawn: Sequence[int] = (),
 ) -> list[Row]:
-    rows = case_metrics(label_map.array, reference.array, reference.spacing, labels, nsd_tolerance_mm)
+    """Returns the rows of a case; `undrawn` are the positions in `labels`, from 1, of structures not drawn in it."""
+    first, second = label_map.array, reference.array
+    for ignored in (reference.ignored, label_map.ignored):
+        if ignored is not None:
+            first, second = np.where(ignored, 0, first), np.where(ignored, 0, second)
+    rows = case_metrics(first, second, reference.spacing, labels, nsd_tolerance_mm)
+    for index in undrawn:
+        unknown = dict.fromkeys(set(NUMBERS) - {"volume_ml"}, float("nan"))
+        rows[index - 1] = {**rows[index - 1], **unknown, "missed": 0}
     return [{"case": case, **row} for row in rows]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tskd_monai.data.datalist import LABEL_KEYS, case_names, load_section
+from tskd_monai.data.drawn_structures import DRAWN
 from tskd_monai.data.output_names import NIFTI, segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.metrics import evaluate_cases
@@ -38,9 +39,9 @@ def score_segmentations(
         {**_labels(entry), "prediction": segmentation_path(output_dir, name, task, output_format, entry["image"])}
         for entry, name in zip(entries, case_names(entries), strict=True)
     ]
-    return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv")
+    return evaluate_cases(cases, task.foreground, Path(output_dir) / "metrics.csv", ignore=task.ignore)
 
 
 def _labels(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the patient and the label maps of an entry."""
-    return {key: entry[key] for key in ("case", *LABEL_KEYS) if key in entry}
+    """Returns the patient, the label maps and the drawn structures of an entry."""
+    return {key: entry[key] for key in ("case", *LABEL_KEYS, DRAWN) if key in entry}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tskd_monai.data.slices import SliceDataset
-from tskd_monai.synthesis.diffusion import label_map_condition, position_condition
+from tskd_monai.synthesis.diffusion import label_map_condition, position_condition, require_complete
 
 CONDITION_STREAM = 1  # separates a seed's condition from its noise
 
@@ -96,7 +96,7 @@ class LabelMaps:
         num_classes: number of classes, background included.
 
     Raises:
-        ValueError: when the dataset is empty.
+        ValueError: when the dataset is empty, or a case is partly labelled.
     """
 
     strength: float | None = None
@@ -104,6 +104,8 @@ class LabelMaps:
     def __init__(self, dataset: SliceDataset, num_classes: int) -> None:
         if not len(dataset):
             raise ValueError("Expected labelled training slices for condition label_map, found none; label some.")
+        for label in dataset.arrays("label"):
+            require_complete(label)
         self.dataset, self.num_classes = dataset, num_classes
         self.settings = {"kind": "label_map", "labels_sha256": _labels_sha256(dataset)}
 

@@ -180,8 +180,21 @@ def label_map_condition(labels: torch.Tensor, num_classes: int, patch_size: int)
         labels: class indices (B, 1, H, W).
         num_classes: number of classes; the background has no channel.
         patch_size: patch size of the U-Net.
+
+    Raises:
+        ValueError: when a case is partly labelled.
     """
+    require_complete(labels)
     return {"label_map": pixel_unshuffle(one_hot(labels, num_classes)[:, 1:].float(), patch_size)}
+
+
+def require_complete(labels: torch.Tensor) -> None:
+    """Raises ValueError when voxels of label maps are unknown, as in a partly labelled case."""
+    if bool((labels < 0).any()):
+        raise ValueError(
+            "Expected completely labelled images for condition label_map, found a case with structures that were not "
+            "drawn, or with voxels to ignore; choose another --condition, or leave the case out."
+        )
 
 
 def predict(

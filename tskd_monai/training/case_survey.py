@@ -91,9 +91,9 @@ def _read(entry: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, n
 
 
 def _class_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the number of voxels of each class on each slice, (K, D), of a label (1, H, W, D)."""
+    """Returns the known voxels of each class on each slice, (K, D), of a label (1, H, W, D)."""
     planes = np.moveaxis(label[0], -1, 0).astype(np.int64)
-    return np.stack([np.bincount(plane.ravel(), minlength=num_classes)[:num_classes] for plane in planes], axis=1)
+    return np.stack([np.bincount(plane[plane >= 0], minlength=num_classes)[:num_classes] for plane in planes], axis=1)
 
 
 def _reason(error: BaseException) -> str:

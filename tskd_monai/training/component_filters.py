@@ -16,6 +16,7 @@ from monai.engines import SupervisedEvaluator
 from torch import Tensor
 
 from tskd_monai.data.task import Task
+from tskd_monai.losses.marginal_dice_ce import may_be
 from tskd_monai.transforms.labels import KeepLargestComponentsd
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 def harmful_filters(network: torch.nn.Module, validator: SupervisedEvaluator, task: Task) -> tuple[int, ...]:
     """Returns the label values whose largest-component filter lowers the mean Dice over the validation cases.
 
-    Cases whose reference lacks a class are not counted for it.
+    Cases whose reference lacks a class are not counted for it, nor are voxels that may be it in a partly labelled case.
 
     Args:
         network: maps images (B, C, H, W) to logits; left in evaluation mode.
@@ -57,7 +58,9 @@ def _add_gains(gains: Mapping[int, list[float]], predicted: Tensor, label: Tenso
     for value, index in classes.items():
         reference = label == index
         if reference.any():
-            gains[value].append(_dice(filtered == index, reference) - _dice(predicted == index, reference))
+            known = ~may_be(label, index)
+            before, after = ((one == index) & known for one in (predicted, filtered))
+            gains[value].append(_dice(after, reference) - _dice(before, reference))
 
 
 def _dice(first: Tensor, second: Tensor) -> float:

@@ -18,6 +18,7 @@ from monai.engines import PrepareBatch
 from monai.inferers.inferer import Inferer
 from torch import nn
 
+from tskd_monai.data.drawn_structures import IGNORE
 from tskd_monai.data.task import Task
 from tskd_monai.files.json_files import read_json
 from tskd_monai.former_names import former_components
@@ -193,6 +194,7 @@ def task_finding(task: Task, datalist: str | Path) -> Finding:
     found = f"{task.name}: {task.num_classes - 1} classes, {size}, {task.pixdim[0]:.3g} mm, {task.intensity.mode}"
     declared = read_json(datalist).get("labels")
     planned = {str(label.value): label.name for label in task.labels}
+    planned |= {} if task.ignore is None else {str(task.ignore): IGNORE}
     if isinstance(declared, Mapping) and {key: str(name) for key, name in declared.items()} != planned:
         advice = f"The datalist declares {dict(declared)}, the task {planned}: plan it again (tskd plan)"
         return Finding("task", found, Verdict.STOP, advice)

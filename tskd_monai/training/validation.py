@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from monai.data import CacheDataset, DataLoader
 from monai.engines import Evaluator, SupervisedEvaluator
 from monai.handlers import MeanDice, from_engine
 from monai.inferers import SliceInferer
-from monai.transforms import AsDiscreted, Compose
+from monai.transforms import AsDiscreted, Compose, Transform
 from torch.utils.data import Dataset
 
 from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
+from tskd_monai.losses.marginal_dice_ce import may_be
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,23 @@ def slice_inferer(task: Task, sw_batch_size: int = 8, overlap: float = 0.25, nei
     )
 
 
+class LeaveOutUnknownd(Transform):
+    """Takes voxels out of a one-hot prediction of which a partly labelled case does not state that they are not it.
+
+    The label becomes class indices only: what a voxel may be becomes background.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the item with `pred` (K, H, W, D) and `label` (1, H, W, D); a complete one is unchanged."""
+        label = data["label"]
+        if not bool((label < 0).any()):
+            return dict(data)
+        pred = data["pred"].clone()
+        for index in range(1, len(pred)):
+            pred[index] = pred[index].masked_fill(may_be(label[0], index), 0)
+        return {**data, "pred": pred, "label": label.clamp(min=0)}
+
+
 def dice_evaluator(
     network: torch.nn.Module,
     dataset: Dataset[Any],
@@ -127,7 +145,8 @@ def dice_evaluator(
     """Returns the evaluator for validation during training.
 
     Its metric `val_mean_dice` is the mean over cases of the mean Dice over foreground classes, of whole volumes at the
-    network's resolution; classes that are absent from a case's label are excluded from its mean.
+    network's resolution; classes that are absent from a case's label are excluded from its mean, and voxels of which
+    it is unknown whether they are a class, from the Dice of this class.
 
     Args:
         network: maps images to logits.
@@ -140,6 +159,7 @@ def dice_evaluator(
     to_one_hot = Compose(
         [
             AsDiscreted("pred", argmax=True, to_onehot=task.num_classes),
+            LeaveOutUnknownd(),
             AsDiscreted("label", to_onehot=task.num_classes),
         ]
     )

@@ -60,7 +60,7 @@ def preprocessing(
         CheckImageFitsTaskd("image", task.channels, intensity.mode, flat=not is_volume),
         NameOutputd("image"),
         CheckLabelMatchesImaged() if has_label else None,
-        EncodeLabelsd("label", task.label_values) if has_label else None,
+        EncodeLabelsd("label", task.label_values, names=task.label_names, ignore=task.ignore) if has_label else None,
         Orientationd(keys, axcodes=task.axcodes, labels=AXIS_LABELS) if is_volume else None,
         CompareWithTrainingd("image", task),
         SliceSpacingd(keys, task.pixdim, [INTERPOLATION[key] for key in keys]),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.drawn_structures import DRAWN
 from tskd_monai.data.neighbours import with_neighbours
 from tskd_monai.data.task import Task
 from tskd_monai.files.checksum import file_sha256
@@ -84,7 +85,8 @@ def fit_quality(
             spacing = grid_spacing(read["image"])
             image, label = (read[key].as_tensor() for key in ("image", "label"))
             signals, dice = measure(image, label, spacing)
-            is_complete = "slices" not in item  # only these slices are labelled
+            # of others, only some slices or structures are labelled
+            is_complete = not {"slices", DRAWN} & set(item) and bool((label >= 0).all())
             if section == "training":
                 cases.append(signals)
                 predicted = {name: found.shape for name, found in signals.structures.items()}

@@ -76,6 +76,7 @@ def write_pipeline_report(
         methods=methods,
         comparison=("student", *baselines),
         labels=task.foreground,
+        ignore=task.ignore,
         cases=entries,
         synthetic_images=[Path(entry["image"]) for entry in synthetic[:SYNTHETIC_SHOWN]],
         gates=gates,

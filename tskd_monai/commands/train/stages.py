@@ -14,6 +14,7 @@ from tskd_monai.bundle.options import NONE
 from tskd_monai.bundle.stage_store import Stage
 from tskd_monai.commands.train.target_options import TargetOptions
 from tskd_monai.data.datalist import load_datalist
+from tskd_monai.data.drawn_structures import DRAWN
 from tskd_monai.data.gates_file import read_gates
 from tskd_monai.data.planning.files import PlanFiles
 from tskd_monai.data.planning.record import load_record
@@ -87,6 +88,7 @@ def read_dataset(datalist: Path, task_file: Path, task: Task, hashes: ContentHas
 
 def _labelled_digest(entry: Mapping[str, Any], hashes: ContentHashes) -> str:
     content = f"{hashes.of(entry['image'])} {hashes.of(entry['label'])} {entry.get('slices')}"
+    content += f" {sorted(entry[DRAWN])}" if DRAWN in entry else ""
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tskd_monai.data.datalist import LABEL_KEYS, SECTIONS
+from tskd_monai.data.drawn_structures import DRAWN, undrawn_classes, undrawn_code
 from tskd_monai.data.grid import body_spacing, reoriented, require_orthogonal
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.labels import CheckLabelMatchesImaged, EncodeLabelsd
@@ -55,6 +56,8 @@ class Fingerprint:
             label.
         largest_fractions: fraction of each foreground class in its largest connected component, where requested.
         foreground: coordinates (3, N) and values (N,) of evenly spaced foreground voxels; only for CT.
+        undrawn: foreground classes that were not drawn in this case.
+        ignored: number of voxels to ignore, which `class_counts` leave out.
     """
 
     section: str
@@ -69,6 +72,8 @@ class Fingerprint:
     class_counts: tuple[np.ndarray, ...] = ()
     largest_fractions: Mapping[int, float] | None = None
     foreground: tuple[np.ndarray, np.ndarray] | None = None
+    undrawn: tuple[int, ...] = ()
+    ignored: int = 0
 
     def counts(self, slice_axis: int | None = None, slices: Sequence[int] | None = None) -> np.ndarray:
         """Returns the voxels of each class, (K,), on the given slices along an axis (None: 2D image), or on all."""
@@ -125,12 +130,16 @@ class Reading:
         channels: declared number of channels; None: counted from the images.
         ct: whether foreground values are kept for images that do not state their modality.
         components_of: section whose labels determine the classes that are one connected component.
+        names: declared names of the labels, background first.
+        ignore: declared value of voxels to ignore; None: there are none.
     """
 
     label_values: tuple[int, ...]
     channels: int | None = None
     ct: bool = False
     components_of: str = "training"
+    names: tuple[str, ...] = ()
+    ignore: int | None = None
 
 
 def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str, Fingerprint]:
@@ -162,14 +171,16 @@ def read_fingerprints(datalist: Mapping[str, Any], reading: Reading) -> dict[str
 
 
 @lru_cache(maxsize=1)
-def _steps(label_values: tuple[int, ...]) -> tuple[Callable[[Any], Any], ...]:
+def _steps(
+    label_values: tuple[int, ...], names: tuple[str, ...], ignore: int | None
+) -> tuple[Callable[[Any], Any], ...]:
     """Returns training's transforms before reorientation; building MONAI's loader takes long, so this is done once."""
     return (
         load_image_transform(["image"]),
         load_label_transform(LABEL_KEYS, allow_missing_keys=True),
         EnsureChannelFirstd(["image", *LABEL_KEYS], allow_missing_keys=True),
         *(CheckLabelMatchesImaged("image", key) for key in LABEL_KEYS),
-        EncodeLabelsd(LABEL_KEYS, label_values, allow_missing_keys=True),
+        EncodeLabelsd(LABEL_KEYS, label_values, allow_missing_keys=True, names=names, ignore=ignore),
     )
 
 
@@ -185,8 +196,8 @@ def read_case(entry: Mapping[str, Any], section: str, reading: Reading) -> ReadC
         FileNotFoundError: when a folder has no DICOM image.
         ValueError: when training or scoring would refuse a file; names it.
     """
-    item: Any = {key: entry[key] for key in ("image", *LABEL_KEYS) if key in entry}
-    for step in _steps(reading.label_values):
+    item: Any = {key: entry[key] for key in ("image", *LABEL_KEYS, DRAWN) if key in entry}
+    for step in _steps(reading.label_values, reading.names, reading.ignore):
         item = step(item)
     image, meta = np.asarray(item["image"]), item["image"].meta
     affine = None if is_image_file(entry["image"]) else np.asarray(meta["affine"])
@@ -197,11 +208,18 @@ def read_case(entry: Mapping[str, Any], section: str, reading: Reading) -> ReadC
     if "label" in item:
         if section == SCORED and affine is not None:
             require_orthogonal(affine, image_title(item["label"].meta))
-        stored = np.asarray(item["label"])[0]
+        encoded = np.asarray(item["label"])[0]
+        stored = encoded if encoded.dtype == np.uint8 else encoded.clip(0).astype(np.uint8)
         classes = _turned(stored, affine)
         foreground = np.nonzero(classes)
         values = classes[foreground]
         found["class_counts"] = _class_counts(classes.shape, foreground, values, len(reading.label_values))
+        found["undrawn"] = undrawn_classes(entry.get(DRAWN), reading.names, "")
+        ignored = _turned(encoded, affine) == undrawn_code(range(1, len(reading.label_values)))
+        if reading.ignore is not None and (number := int(ignored.sum())):
+            found["ignored"] = number
+            for axis, table in enumerate(found["class_counts"]):
+                table[:, 0] -= ignored.sum(axis=tuple(other for other in range(3) if other != axis))
         if section == reading.components_of and "slices" not in entry:
             found["largest_fractions"] = _largest_fractions(classes, foreground, values)
         if reading.ct or modality == CT:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tskd_monai.data.drawn_structures import DRAWN, IGNORE
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.planning.fingerprint import Fingerprint, Reading, read_fingerprints
 from tskd_monai.data.task import AXIS_OF_LETTER, Task
@@ -152,6 +153,7 @@ def check_task_fits(task: Task, record: PlanRecord, where: str) -> None:
     """
     declared = {str(value): str(name) for value, name in dict(record.declared.get("labels", {})).items()}
     stated = {str(label.value): label.name for label in task.labels}
+    stated |= {} if task.ignore is None else {str(task.ignore): IGNORE}
     pairs: dict[str, tuple[Any, Any]] = {
         "label values": (sorted(declared), sorted(stated)),
         "channels": (record.channels, task.channels),
@@ -192,7 +194,8 @@ def check_new_tests(datalist: Mapping[str, Any], found: PlanRecord, stored: Plan
                 f"Expected {_kind(stored.axcodes)} as this task was planned from, found {Path(entry['image']).name} "
                 f"in `test` (case {entry['case']}); make a datalist for each kind."
             )
-    for case in read_fingerprints({"test": new}, Reading(task.label_values, stored.channels)).values():
+    reading = Reading(task.label_values, stored.channels, names=task.label_names, ignore=task.ignore)
+    for case in read_fingerprints({"test": new}, reading).values():
         if case.voxels_sha256 in stored.voxels:
             raise ValueError(
                 f"Expected other images in `test` than those that are learned from, found the content of one in "
@@ -212,7 +215,7 @@ def check_written(existing: Mapping[str, Any], datalist: Mapping[str, Any], name
     for section in LEARNED_FROM:
         before, now = (
             [
-                {"case": str(entry.get("case")), "slices": entry.get("slices")}
+                {"case": str(entry.get("case")), "slices": entry.get("slices"), DRAWN: entry.get(DRAWN)}
                 for entry in content.get(section, [])
                 if isinstance(entry, Mapping)
             ]
@@ -253,12 +256,13 @@ def _kind(axcodes: str | None) -> str:
 
 def _described(entry: Mapping[str, Any], hashes: ContentHashes) -> dict[str, Any]:
     described = {"case": entry["case"], **{key: hashes.of(entry[key]) for key in ("image", "label") if key in entry}}
-    return described | ({"slices": list(entry["slices"])} if "slices" in entry else {})
+    return described | {key: list(entry[key]) for key in ("slices", DRAWN) if key in entry}
 
 
 def _identity(described: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
-        described["case"], described.get("image"), described.get("label"), tuple(described.get("slices") or ())
+        described["case"], described.get("image"), described.get("label"), tuple(described.get("slices") or ()),
+        tuple(sorted(described.get(DRAWN) or ())),
     )  # fmt: skip
 
 
@@ -274,6 +278,6 @@ def _section_differences(
     parts = (
         ("without", old_cases - new_cases),
         ("with the new", new_cases - old_cases),
-        ("with other files or slices of", changed & old_cases & new_cases),
+        ("with other files, slices or structures of", changed & old_cases & new_cases),
     )
     return [f"`{section}` {words} case {listed(sorted(cases))}" for words, cases in parts if cases]

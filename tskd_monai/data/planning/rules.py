@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tskd_monai.data.datalist import case_names
+from tskd_monai.data.drawn_structures import IGNORE
 from tskd_monai.data.fitness import ImageExtent, image_extent, ranges_over
 from tskd_monai.data.image_file import is_image_file
 from tskd_monai.data.planning.fingerprint import CT, Fingerprint, Reading, RefusedCase, read_fingerprints
@@ -94,10 +95,11 @@ def draft_task(
         pixdim=(pixdim, pixdim),
         axcodes=None if slice_axis is None else VIEWS[slice_axis],
         intensity=_plan_intensity(mode, windows),
-        class_frequencies=_class_frequencies(counts),
+        class_frequencies=_class_frequencies(counts, [found.undrawn for found in cases]),
         foreground_oversampling=DEFAULT_FOREGROUND_OVERSAMPLING,
         keep_largest_component=_one_component(datalist, prints, labels),
         training_images=ranges_over(list(image_extents(datalist, prints, slice_axis).values())),
+        ignore=ignored_value(datalist),
     )
 
 
@@ -119,7 +121,7 @@ def fingerprints(
 
 def reading_of(datalist: Mapping[str, Any], intensity: str | None = None, partly: bool | None = None) -> Reading:
     """Returns the settings for reading a datalist's files, and warns of empty sections; see `fingerprints`."""
-    values = tuple(label.value for label in declared_labels(datalist))
+    labels = declared_labels(datalist)
     if not datalist["training"]:
         raise ValueError("Expected entries in the datalist's `training` to plan a task from, found none. Add cases.")
     channels = datalist.get("channels")
@@ -133,7 +135,14 @@ def reading_of(datalist: Mapping[str, Any], intensity: str | None = None, partly
             logger.warning("The datalist has no `%s` cases; without them %s.", section, loss)
     partly = _partly_labelled(datalist) if partly is None else partly
     ct = intensity == "hu_window" or (intensity is None and _modality(datalist).upper() == CT)
-    return Reading(values, channels, ct, "validation" if partly else "training")
+    return Reading(
+        tuple(label.value for label in labels),
+        channels,
+        ct,
+        "validation" if partly else "training",
+        tuple(label.name for label in labels),
+        ignored_value(datalist),
+    )
 
 
 def image_extents(datalist: Mapping[str, Any], prints: Prints, slice_axis: int | None) -> dict[str, ImageExtent]:
@@ -169,12 +178,14 @@ def slice_axis_of(task: Task) -> int | None:
 
 
 def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
-    """Returns the labels that a datalist declares, in order of their values.
+    """Returns the labels that a datalist declares, in order of their values, without that of voxels to ignore.
 
     Raises:
         ValueError: when it declares none, or not as a mapping from value to name.
     """
     declared = datalist.get("labels")
+    if isinstance(declared, Mapping):
+        declared = {value: name for value, name in declared.items() if name != IGNORE}
     advice = 'write them as {"0": "background", "1": "liver"}'
     if isinstance(declared, Mapping) and declared and all(isinstance(value, int) for value in declared.values()):
         advice = f'turn them round, from value to name as in {{"0": "background"}}, found {shown(declared)}'
@@ -189,6 +200,25 @@ def declared_labels(datalist: Mapping[str, Any]) -> tuple[Label, ...]:
             f"Expected whole numbers as keys of `labels` in the datalist, found {shown(wrong[0])}; {advice}."
         )
     return tuple(Label(int(value), str(declared[value])) for value in sorted(declared, key=int))
+
+
+def ignored_value(datalist: Mapping[str, Any]) -> int | None:
+    """Returns the value of the label named `ignore`; None if a datalist declares none.
+
+    Raises:
+        ValueError: when it is 0, the value of a class, or given twice.
+    """
+    declared = datalist["labels"]
+    values = [value for value, name in declared.items() if name == IGNORE]
+    if not values:
+        return None
+    taken = {int(value): name for value, name in declared.items() if name != IGNORE and value.isdecimal()}
+    if len(values) > 1 or not values[0].isdecimal() or int(values[0]) in {0, *taken}:
+        raise ValueError(
+            f"Expected one value above 0 that no other label has for `{IGNORE}` in `labels` of the datalist, found "
+            f"{', '.join(map(shown, values))}; give it a value of its own."
+        )
+    return int(values[0])
 
 
 def _slice_axis(datalist: Mapping[str, Any], prints: Prints) -> int | None:
@@ -217,15 +247,15 @@ def _partly_labelled(datalist: Mapping[str, Any]) -> bool:
 def _one_component(datalist: Mapping[str, Any], prints: Prints, labels: Sequence[Label]) -> tuple[int, ...]:
     """Returns the labels that are one connected component in every case of a section with all slices labelled."""
     section = "validation" if _partly_labelled(datalist) else "training"
-    found = [prints[entry["image"]].largest_fractions for entry in datalist.get(section, [])]
-    known = [fractions for fractions in found if fractions is not None]
-    if not known or len(known) < len(found):
+    found = [prints[entry["image"]] for entry in datalist.get(section, [])]
+    if any(case.largest_fractions is None for case in found):
         return ()
-    return tuple(
-        label.value
-        for index, label in enumerate(labels)
-        if index and all(fractions.get(index, 0) >= ONE_COMPONENT_FRACTION for fractions in known)
-    )
+    kept = []
+    for index, label in enumerate(labels):
+        fractions = [(case.largest_fractions or {}).get(index, 0) for case in found if index not in case.undrawn]
+        if index and fractions and min(fractions) >= ONE_COMPONENT_FRACTION:
+            kept.append(label.value)
+    return tuple(kept)
 
 
 def check_labels_found(datalist: Mapping[str, Any], prints: Prints, task: Task) -> None:
@@ -300,6 +330,19 @@ def _plan_intensity(mode: str, windows: Sequence[tuple[float, float] | None]) ->
     return Intensity(mode, round(float(lower)), round(float(max(upper, lower + 1))))
 
 
-def _class_frequencies(counts: Sequence[np.ndarray]) -> tuple[float, ...]:
+def _class_frequencies(counts: Sequence[np.ndarray], undrawn: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Returns the fraction of each class among the labelled voxels, (K,), of the cases in which it was drawn.
+
+    Args:
+        counts: voxels of each class in each case, (K,).
+        undrawn: classes that were not drawn in each case.
+    """
     totals = np.sum(counts, axis=0)
-    return tuple(round(float(total / max(totals.sum(), 1)), 6) for total in totals)
+    if not any(undrawn):
+        return tuple(round(float(total / max(totals.sum(), 1)), 6) for total in totals)
+    voxels = [
+        sum(int(count.sum()) for count, out in zip(counts, undrawn, strict=True) if index not in out)
+        for index in range(len(totals))
+    ]
+    fractions = [round(float(total / max(of, 1)), 6) for total, of in zip(totals[1:], voxels[1:], strict=True)]
+    return (round(max(0.0, 1 - sum(fractions)), 6), *fractions)

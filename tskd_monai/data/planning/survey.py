@@ -22,7 +22,7 @@ from tskd_monai.data.planning.fingerprint import (
     is_blank,
     read_case,
 )
-from tskd_monai.data.planning.rules import check_labels_found, draft_task, reading_of, slice_axis_of
+from tskd_monai.data.planning.rules import check_labels_found, declared_labels, draft_task, reading_of, slice_axis_of
 from tskd_monai.data.planning.unlike_cases import SurveyedCase, Unlike, unlike_cases
 from tskd_monai.data.task import Task
 from tskd_monai.files.redaction import redact_paths
@@ -86,6 +86,18 @@ class Survey:
         """Unit of volumes."""
         return "pixels" if self.flat else "mL"
 
+    @property
+    def partly_labelled(self) -> list[str]:
+        """One text for each structure that was not drawn in every labelled case, and one on voxels to ignore."""
+        labelled = [case for case in self.cases if case.volumes is not None]
+        texts = []
+        for value, name in self.labels.items():
+            drawn = sum(value in (case.volumes or {}) for case in labelled)
+            if drawn < len(labelled):
+                texts.append(f"{name} was drawn in {drawn} of {len(labelled)} labelled images")
+        ignored = sum(bool(case.found.ignored) for case in labelled)
+        return texts + ([f"{ignored} of {len(labelled)} labelled images have voxels to ignore"] if ignored else [])
+
     def refusing(self, check: Callable[[Fingerprint, Task], None]) -> Survey:
         """Returns the survey with the cases added that a check refuses for the planned task.
 
@@ -135,7 +147,7 @@ def survey_dataset(datalist: Mapping[str, Any], refused: Iterable[Refusal] = (),
     task = cases.plan()
     flat = bool(readable) and is_image_file(readable[0][1]["image"])
     axis = slice_axis_of(task) if task is not None else None if flat else 2
-    labels = {int(value): str(name) for value, name in datalist["labels"].items() if int(value)}
+    labels = {label.value: label.name for label in declared_labels(datalist)[1:]}
     names = {id(found): cases.names[path] for path, found in cases.prints.items()}
     surveyed = [
         SurveyedCase.of(cases.names[entry["image"]], cases.prints[entry["image"]], entry.get("slices"), labels, axis)

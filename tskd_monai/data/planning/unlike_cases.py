@@ -32,7 +32,8 @@ class SurveyedCase:
         found: fingerprint.
         extent: field of view, spacing and range of values.
         axis: slice axis; None for 2D images.
-        volumes: volume of each foreground class by label value, mL (pixels for 2D images); None without a label.
+        volumes: volume of each foreground class that was drawn by label value, mL (pixels for 2D images); None without
+            a label.
         labelled_slices: number of labelled slices.
         shown_slices: number of labelled slices with a foreground class.
         partly: whether only some slices are labelled; volumes are of these slices.
@@ -67,7 +68,11 @@ class SurveyedCase:
         known = [index for index in range(depth) if slices is None or index in set(slices)]
         counts = found.class_counts[2 if axis is None else axis][known]
         voxel = 1.0 if axis is None else math.prod(found.spacing) / 1000
-        volumes = {value: float(counts[:, index].sum()) * voxel for index, value in enumerate(sorted(labels), start=1)}
+        volumes = {
+            value: float(counts[:, index].sum()) * voxel
+            for index, value in enumerate(sorted(labels), start=1)
+            if index not in found.undrawn
+        }
         shown = int((counts[:, 1:].sum(axis=1) > 0).sum())
         return cls(name, found, extent, axis, volumes, len(known), shown, slices is not None)
 
@@ -150,7 +155,7 @@ def _unlike_volumes(cases: Sequence[SurveyedCase], labels: Mapping[int, str]) ->
     labelled = {case.name: case.volumes for case in cases if case.volumes is not None and not case.partly}
     found: dict[tuple[str, int], float] = {}
     for value in labels:
-        sizes = {name: volumes[value] for name, volumes in labelled.items()}
+        sizes = {name: volumes[value] for name, volumes in labelled.items() if value in volumes}
         found |= {(name, value): ratio for name, ratio in outliers(sizes, VOLUME_FACTOR).items()}
         absent = [name for name, size in sizes.items() if not size]
         if len(sizes) >= FEWEST_TO_COMPARE and len(absent) <= (1 - USUAL_FRACTION) * len(sizes):

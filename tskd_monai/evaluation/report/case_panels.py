@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
 
 import numpy as np
 
-from tskd_monai.evaluation.label_maps import load_prediction
+from tskd_monai.evaluation.label_maps import LabelMap, load_prediction
 from tskd_monai.evaluation.report.display import labels_for_display, load_for_display, reference_on_image
 from tskd_monai.evaluation.report.evaluated_cases import EvaluatedCase
 from tskd_monai.evaluation.report.panels import Overlay, label_colours, legend, panel_row
@@ -26,12 +27,13 @@ def case_legend(labels: Mapping[int, str]) -> str:
     return legend(labels) + "<p>Differences:</p>" + legend(DIFFERENCES, DIFFERENCE_COLOURS)
 
 
-def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
+def case_panels(case: EvaluatedCase, labels: Mapping[int, str], ignore: int | None = None) -> str:
     """Returns the HTML of a case: its Dice per class, and the slice on which most pixels differ.
 
     Args:
         case: the case with its files.
         labels: value -> name of the foreground labels.
+        ignore: value of voxels to ignore in the label; None: there are none.
 
     Raises:
         ValueError: if image, label and prediction are not on the same grid.
@@ -44,9 +46,9 @@ def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
     except ValueError:  # such as a second series in the folder: `series_uid` belongs to the inference
         logger.warning("No figure of %s: expected an image that can be read by itself.", case.name)  # names no path
         return f'<div class="patient">{heading}{text} No figure: the image cannot be shown by itself.</p></div>'
-    label_map = reference_on_image(case.label, volume, labels, f"label and image of {case.name}")
+    label_map = reference_on_image(case.label, volume, labels, f"label and image of {case.name}", ignore)
     reference = labels_for_display(label_map)
-    prediction = labels_for_display(load_prediction(case.prediction, label_map, labels))
+    prediction = labels_for_display(_measured(load_prediction(case.prediction, label_map, labels), label_map, case))
     differences = difference_map(reference, prediction)
     index = worst_slice(differences, reference)
     if volume.view:
@@ -59,6 +61,14 @@ def case_panels(case: EvaluatedCase, labels: Mapping[int, str]) -> str:
         Overlay("Differences", differences, DIFFERENCE_COLOURS),
     ]
     return f'<div class="patient">{heading}{text}</p>{panel_row(volume, index, overlays, case.name)}</div>'
+
+
+def _measured(prediction: LabelMap, reference: LabelMap, case: EvaluatedCase) -> LabelMap:
+    """Returns the prediction without structures that were not drawn in the case, and without voxels to ignore."""
+    left_out = np.isin(prediction.array, [row["label"] for row in case.rows if math.isnan(row["reference_volume_ml"])])
+    if reference.ignored is not None:
+        left_out |= reference.ignored
+    return replace(prediction, array=np.where(left_out, 0, prediction.array))
 
 
 def difference_map(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -94,7 +94,8 @@ def volume_tables(survey: Survey) -> str:
     noun = "Area" if survey.flat else "Volume"
     partly = sum(case.partly for case in labelled)
     note = f' <p class="quiet">{count(partly, "case")} with labels on some slices only: volumes of these slices.</p>'
-    return _class_table(survey, labelled, noun) + (note if partly else "") + _case_table(survey, labelled, noun)
+    parts = "".join(f'<p class="quiet">{escape(text)}.</p>' for text in survey.partly_labelled)
+    return _class_table(survey, labelled, noun) + parts + (note if partly else "") + _case_table(survey, labelled, noun)
 
 
 def count(number: int, noun: str) -> str:
@@ -105,11 +106,12 @@ def count(number: int, noun: str) -> str:
 def _class_table(survey: Survey, labelled: Sequence[SurveyedCase], noun: str) -> str:
     rows = []
     for value, name in survey.labels.items():
-        sizes = [case.volumes[value] for case in labelled if case.volumes and case.volumes[value]]
+        drawn = [case.volumes[value] for case in labelled if case.volumes and value in case.volumes]
+        sizes = [size for size in drawn if size]
         odd = sum(value == other for _, other in survey.unlike.volumes)
         figures = [median(sizes), min(sizes), max(sizes)] if sizes else [None] * 3
         cells = [UNKNOWN if size is None else _number(size) for size in figures]
-        rows.append([escape(name), f"{len(sizes)} of {len(labelled)}", *cells, str(odd) if odd else "none"])
+        rows.append([escape(name), f"{len(sizes)} of {len(drawn)}", *cells, str(odd) if odd else "none"])
     header = ["Class", "Cases that show it", "Median", "Smallest", "Largest", "Unusual"]
     return html_table(f"{noun} of each class where it is shown, {survey.volume_unit}", header, rows)
 
@@ -119,9 +121,9 @@ def _case_table(survey: Survey, labelled: Sequence[SurveyedCase], noun: str) -> 
     for case in labelled:
         cells = []
         for value in survey.labels:
-            size = (case.volumes or {})[value]
+            size = (case.volumes or {}).get(value)
             ratio = survey.unlike.volumes.get((case.name, value))
-            text = _number(size) if size else "absent"
+            text = _number(size) if size else "not drawn" if size is None else "absent"
             if ratio is None:
                 cells.append(text if size else f'<span class="sd">{text}</span>')
             else:

@@ -73,7 +73,9 @@ def arranged(array: np.ndarray, affine: np.ndarray | None) -> DisplayVolume:
     return DisplayVolume(shown, (float(spacing[order[0]]), float(spacing[order[1]])), view, orientation, grid)
 
 
-def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, str], names: str) -> LabelMap:
+def reference_on_image(
+    path: Path, volume: DisplayVolume, labels: Mapping[int, str], names: str, ignore: int | None = None
+) -> LabelMap:
     """Reads a reference as the scorer does, on the grid of the image it is drawn over, as training does.
 
     Args:
@@ -81,12 +83,13 @@ def reference_on_image(path: Path, volume: DisplayVolume, labels: Mapping[int, s
         volume: the image.
         labels: value -> name of the foreground labels.
         names: names of reference and image, for messages.
+        ignore: value of voxels to ignore, shown as background; None: there are none.
 
     Raises:
         ValueError: if training or the scorer would reject the reference.
     """
     shape, affine = volume.grid
-    reference = load_reference(path, labels).on(shape, affine)
+    reference = load_reference(path, labels, ignore).on(shape, affine)
     check_label_grid(volume.grid, (reference.array.shape, reference.affine), names)
     return reference
 

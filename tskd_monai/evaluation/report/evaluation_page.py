@@ -94,12 +94,15 @@ def volume_table(task: Task, cases: Sequence[EvaluatedCase]) -> str:
         return ""
     lines = []
     for case in cases:
-        cells = [f'{r["volume_ml"]:.1f} <span class="sd">/ {r["reference_volume_ml"]:.1f}</span>' for r in case.rows]
+        cells = [
+            f'{r["volume_ml"]:.1f} <span class="sd">/ {_number(r["reference_volume_ml"], 1)}</span>' for r in case.rows
+        ]
         lines.append([escape(case.name), _number(case.dice), *cells])
     bias = []
     for index in range(len(task.foreground)):
         pairs = [(s.rows[index]["volume_ml"], s.rows[index]["reference_volume_ml"]) for s in cases]
-        bias.append(f"{fmean(predicted - reference for predicted, reference in pairs):+.1f}")
+        known = [predicted - reference for predicted, reference in pairs if not math.isnan(reference)]
+        bias.append(f"{fmean(known):+.1f}" if known else UNKNOWN)
     lines.append(["Mean difference", "", *bias])
     header = ["Case", "Dice", *task.foreground.values()]
     return html_table("Volume in mL, predicted / reference, the worst Dice first", header, lines, len(lines) - 1)
@@ -151,7 +154,7 @@ def _pictures(task: Task, cases: Sequence[EvaluatedCase]) -> str:
     place = ", each on the slice where most pixels differ" if task.axcodes else ""
     text = f"<p>{which}, the lowest Dice first{place}.</p>"
     text += case_legend(task.foreground)
-    return text + "".join(case_panels(case, task.foreground) for case in shown)
+    return text + "".join(case_panels(case, task.foreground, task.ignore) for case in shown)
 
 
 def _count(number: int, noun: str) -> str:

@@ -61,7 +61,8 @@ def patient_overlays(
     """Returns a patient's image, the slice to show, and its overlays: image, reference, every method's prediction."""
     case = str(entry["case"])
     volume = load_for_display(Path(entry["image"]))
-    reference = reference_on_image(Path(entry["label"]), volume, content.labels, f"label and image of case {case}")
+    names = f"label and image of case {case}"
+    reference = reference_on_image(Path(entry["label"]), volume, content.labels, names, content.ignore)
     colours = label_colours(content.labels)
     shown = labels_for_display(reference)
     overlays = [Overlay("Image", None, colours), Overlay("Reference", shown, colours)]

@@ -57,6 +57,7 @@ class PipelineContent:
         notes: sentences that the reader must know, shown as a list.
         gates: folder with the `gates.json` and `contact_sheet.png` of the transfer set; None leaves the gates out.
         targets: folder with the `targets.csv` and `targets.png` of the student's targets; None leaves them out.
+        ignore: value of voxels to ignore in the labels; None: there are none.
     """
 
     title: str
@@ -71,6 +72,7 @@ class PipelineContent:
     notes: Sequence[str] = ()
     gates: Path | None = None
     targets: Path | None = None
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         keys = [method.key for method in self.methods]
