@@ -12,10 +12,12 @@ import ignite.distributed as idist
 import torch
 from monai.engines import SupervisedEvaluator
 
+from tskd_monai.data.growing_task import is_extension
 from tskd_monai.data.task import Task, load_task, require_same_task, save_task
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.json_files import read_json, write_json
 from tskd_monai.networks.cost import count_parameters
+from tskd_monai.networks.new_classes import with_new_classes
 from tskd_monai.networks.pretrained import load_encoder_weights
 from tskd_monai.networks.students import network_definition
 from tskd_monai.networks.weights_file import load_strictly, read_weights
@@ -121,10 +123,13 @@ def start_from(
 ) -> torch.nn.Module:
     """Returns the network initialised from a student bundle or published encoder weights, or unchanged.
 
+    From a student of a task with fewer classes its layers of classes are extended (`networks.new_classes`).
+
     Args:
         network: the student.
         bundle: student bundle of the same architecture; None: random weights.
-        task: the task that the bundle must have been made for.
+        task: the task that the bundle must have been made for, or one that sees the same of an image and has more
+            classes.
         encoder_weights: file of ImageNet weights for `vit_tiny`.
 
     Raises:
@@ -137,10 +142,18 @@ def start_from(
         )
     if encoder_weights is not None:
         load_encoder_weights(network, encoder_weights)
-    weights = load_student_weights(bundle, task)
+    weights = _known_classes(network, bundle, task) or load_student_weights(bundle, task)
     if weights is not None:
         load_strictly(network, weights, f"the student bundle {Path(str(bundle)).name}")
     return network
+
+
+def _known_classes(network: torch.nn.Module, bundle: str | Path | None, task: Task) -> dict[str, torch.Tensor] | None:
+    """Returns the extended weights of a bundle whose task has fewer classes; None of any other."""
+    file = None if bundle is None else Path(bundle) / "configs" / "task.json"
+    if bundle is None or file is None or not file.is_file() or not is_extension(task, load_task(file)):
+        return None
+    return with_new_classes(network, read_weights(Path(bundle) / "models" / "model.pt"))
 
 
 def finish_student(
