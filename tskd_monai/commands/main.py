@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": ("plan", "write task.json and a checked datalist from a datalist"),
     "train": ("train.command", "train the teacher, the diffusion model and the student, and report"),
     "extend": ("extend", "add structures to a student, from cases in which perhaps only these were drawn"),
+    "curve": ("curve.command", "tell from the labels at hand what more of them would bring"),
     "segment": ("segment", "segment volumes, 2D images and DICOM series with a student"),
     "evaluate": ("evaluate", "segment the cases of a dataset, score them and report"),
     "label": ("label", "serve a student to 3D Slicer and OHIF with MONAI Label"),

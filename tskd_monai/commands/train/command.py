@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--image-size",
-        type=_image_size,
+        type=image_size,
         metavar="PIXELS",
         help="side of the network input, a multiple of 16; default: the preset's",
     )
@@ -92,7 +92,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def _image_size(text: str) -> int:
+def image_size(text: str) -> int:
+    """Returns a side of the network input; raises argparse's error for one that no network takes."""
     size = positive_number(text)
     if size % STRIDE:
         near = max(STRIDE, STRIDE * round(size / STRIDE))

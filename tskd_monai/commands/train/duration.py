@@ -35,15 +35,16 @@ DIFFUSION_BLOCK = 360_000
 """Multiply-adds of the diffusion model in a forward pass, for each block of `patch_size` x `patch_size` pixels."""
 
 
-def expected_seconds(dataset: PlannedDataset, options: PipelineOptions) -> dict[str, float]:
+def expected_seconds(dataset: PlannedDataset, options: PipelineOptions, section: str = "test") -> dict[str, float]:
     """Returns the expected duration of each stage, s.
 
     Args:
         dataset: dataset with its task.
         options: options of the pipeline.
+        section: section that models are scored on.
     """
     durations = _Durations(dataset, options)
-    return {name: START + seconds for name, seconds in {**durations.training(), **durations.scoring()}.items()}
+    return {name: START + seconds for name, seconds in {**durations.training(), **durations.scoring(section)}.items()}
 
 
 SYNTHESIS = ("diffusion", "transfer_set", "gates")
@@ -109,11 +110,11 @@ class _Durations:
         seen = images + self._images("validation")
         return _seconds(seen, self.targets.teachers * self.teacher + self.refiner)
 
-    def scoring(self) -> dict[str, float]:
-        """Returns the seconds of the stages that score a model on the test section."""
+    def scoring(self, section: str) -> dict[str, float]:
+        """Returns the seconds of the stages that score a model on a section."""
         costs = {"teacher": self.teacher}
         return {
-            f"predictions_{model}": _seconds(self._images("test"), costs.get(model, self.student))
+            f"predictions_{model}": _seconds(self._images(section), costs.get(model, self.student))
             for model in SCORED.values()
         }
 

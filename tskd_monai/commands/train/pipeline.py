@@ -60,7 +60,7 @@ def run_pipeline(args: argparse.Namespace) -> None:
     source = datalist_of(args.data, args.output_dir, args.labels, args.seed)
     check_sections(load_datalist(source, args.fold), args.data, scored=not args.no_test)
     targets = check_target_options(args, source)
-    with hold_folder(args.output_dir), _messages(args.output_dir / LOGS):
+    with hold_folder(args.output_dir), stage_messages(args.output_dir / LOGS):
         dataset = _planned(args, source, preset)
         options = _options(args, dataset, preset, encoder, weights, file, targets)
         summary = _run(args, dataset, options)
@@ -71,7 +71,7 @@ def run_pipeline(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _messages(folder: Path) -> Iterator[None]:
+def stage_messages(folder: Path) -> Iterator[None]:
     """Shows the stages and all warnings of this project; everything else is in `train.log`, beside the stages' logs."""
     folder.mkdir(exist_ok=True)
     shown = logging.StreamHandler(sys.stderr)
@@ -101,7 +101,7 @@ def _planned(args: argparse.Namespace, source: Path, preset: Mapping[str, Any]) 
         task_file=args.task,
         replan=args.replan,
     )
-    hashes = _hashes(args.output_dir)
+    hashes = content_hashes(args.output_dir)
     dataset = read_dataset(datalist, task_file, task, hashes)
     hashes.save()
     return dataset
@@ -133,7 +133,7 @@ def _options(
         file: path of these weights; None for random weights.
         targets: checked options on the student's targets.
     """
-    hashes = _hashes(args.output_dir)
+    hashes = content_hashes(args.output_dir)
     options = PipelineOptions(
         preset=preset,
         encoder=encoder,
@@ -170,7 +170,7 @@ def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOpt
         from tskd_monai.commands.train.duration import expected_seconds, synthesis_sentence  # take seconds to import
 
         expected = expected_seconds(dataset, options)
-        if sentence := synthesis_sentence(expected, store.unfinished(), on_cpu=_on_cpu(args.device)):
+        if sentence := synthesis_sentence(expected, store.unfinished(), on_cpu=on_cpu(args.device)):
             logger.info("%s", sentence)
         logger.info("Commands of the stages: %s   Logs: %s/", args.output_dir / COMMANDS_FILE, args.output_dir / LOGS)
     store.run(expected)
@@ -181,7 +181,8 @@ def _run(args: argparse.Namespace, dataset: PlannedDataset, options: PipelineOpt
     return summary.read_text(encoding="utf-8").rstrip()
 
 
-def _hashes(output_dir: Path) -> ContentHashes:
+def content_hashes(output_dir: Path) -> ContentHashes:
+    """Returns the content hashes that an output folder keeps."""
     return ContentHashes(private_file(output_dir.resolve(), "content_hashes.json"))
 
 
@@ -200,7 +201,8 @@ def _wants_synthesis(wanted: str, preset: Mapping[str, Any], output_dir: Path) -
     return False
 
 
-def _on_cpu(device: str | None) -> bool:
+def on_cpu(device: str | None) -> bool:
+    """Returns whether training runs on a CPU with this `--device`."""
     return device == "cpu" if device else not torch.cuda.is_available()
 
 

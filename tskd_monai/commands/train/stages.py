@@ -136,7 +136,7 @@ def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: Pipeline
         dataset: dataset with its task.
         options: options of the pipeline.
     """
-    builder = _Builder(output_dir, dataset, options)
+    builder = StageBuilder(output_dir, dataset, options)
     synthesis = builder.transfer_set() if options.synthesis else []
     teachers = [builder.teacher(number) for number in range(options.targets.teachers)]
     targets = [builder.targets([teacher.name for teacher in teachers])] if options.targets.needs_stage else []
@@ -148,7 +148,7 @@ def pipeline_stages(output_dir: Path, dataset: PlannedDataset, options: Pipeline
     return [*stages, *(builder.scoring(method) for method in methods)]
 
 
-class _Builder:
+class StageBuilder:
     """Builds the stages for one dataset and its options."""
 
     def __init__(self, output_dir: Path, dataset: PlannedDataset, options: PipelineOptions) -> None:
@@ -159,16 +159,17 @@ class _Builder:
         if options.device:
             self.paths["device"] = options.device
 
-    def teacher(self, number: int = 0) -> Stage:
+    def teacher(self, number: int = 0, name: str | None = None) -> Stage:
         """Returns the stage that fine-tunes the foundation model with LoRA.
 
         Args:
             number: 0 for the teacher that is scored; others differ in the seed and serve only the targets.
+            name: name of the stage; None: by the number.
         """
         options = self.options
-        name, title = (TEACHER, "Teacher") if not number else (f"{TEACHER}_{number + 1}", f"Teacher {number + 1}")
+        usual, title = (TEACHER, "Teacher") if not number else (f"{TEACHER}_{number + 1}", f"Teacher {number + 1}")
         return Stage(
-            name, f"{title}: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
+            name or usual, f"{title}: {options.encoder} with LoRA", BUNDLES / "teacher_lora", ["train.yaml"],
             {"seed": options.seed + number, "encoder": options.encoder, **options.preset["teacher"]},
             partial(dict, self.paths, encoder_weights=options.weights),
             {"encoder": {"weights": options.weights_sha256 or options.weights},
@@ -247,28 +248,37 @@ class _Builder:
 
     def comparison(self, scratch_epochs: int) -> list[Stage]:
         """Returns the student from scratch, and the student distilled from it instead of from the teacher."""
-        settings = {**self.settings, "student": self.options.student, **self.options.preset["scratch"]}
-        scratch = Stage(
-            "scratch", "The same student from scratch, for as many multiply-adds", BUNDLES / "distillation",
-            ["fine_tune.yaml", "scratch.yaml"], {**settings, "max_epochs": scratch_epochs},
-            partial(dict, self.paths), self.dataset.student_inputs("training labels", "validation labels"),
-            results=STUDENT_RESULTS,
-        )  # fmt: skip
+        scratch = self.scratch("scratch", scratch_epochs, "The same student from scratch, for as many multiply-adds")
         return [scratch, *self.student("self_distilled", "self_trained", "scratch", "Self-training: ")]
 
-    def scoring(self, method: str) -> Stage:
-        """Returns the stage that segments and scores the test section with one method's model and that model's task."""
-        model = SCORED[method]
+    def scratch(self, name: str, epochs: int, title: str) -> Stage:
+        """Returns the stage that trains a student without a teacher."""
+        settings = {**self.settings, "student": self.options.student, **self.options.preset["scratch"]}
+        return Stage(
+            name, title, BUNDLES / "distillation", ["fine_tune.yaml", "scratch.yaml"],
+            {**settings, "max_epochs": epochs}, partial(dict, self.paths),
+            self.dataset.student_inputs("training labels", "validation labels"), results=STUDENT_RESULTS,
+        )  # fmt: skip
+
+    def scoring(self, method: str, model: str | None = None, section: str = "test") -> Stage:
+        """Returns the stage that segments and scores a section with one method's model and that model's task.
+
+        Args:
+            method: method, for display.
+            model: name of the stage that trained the model; None: by the method.
+            section: section of the datalist.
+        """
+        model = model or SCORED[method]
         own = method == "teacher"
-        folder = self._folder(model)
+        folder, labels = self._folder(model), f"{section} labels"
         paths = {key: value for key, value in self.paths.items() if key != "task"}
         if own:
             paths |= {"task": folder / "task.json", "teacher_dir": folder}
         return Stage(
-            f"{SCORING}{model}", f"Test: {method}", BUNDLES / "teacher_lora" if own else folder,
-            ["inference.yaml", "evaluate.yaml"] if own else ["inference.json", "evaluate.json"], {"section": "test"},
-            partial(dict, paths), {"data": {"test labels": self.dataset.digests["test labels"]}}, [model],
-            results=("metrics.csv",), incremental=("test labels",),
+            f"{SCORING}{model}", f"{section.capitalize()}: {method}", BUNDLES / "teacher_lora" if own else folder,
+            ["inference.yaml", "evaluate.yaml"] if own else ["inference.json", "evaluate.json"], {"section": section},
+            partial(dict, paths), {"data": {labels: self.dataset.digests[labels]}}, [model],
+            results=("metrics.csv",), incremental=(labels,),
         )  # fmt: skip
 
     def _folder(self, name: str) -> Path:

@@ -48,7 +48,7 @@ def strip_plot(
         quantity: label of the axis.
         one_colour: whether all marks have the same colour, where colours have another meaning on the page.
     """
-    return _in_both_themes(lambda theme: _draw_strips(dice, quantity, one_colour, theme))
+    return in_both_themes(lambda theme: _draw_strips(dice, quantity, one_colour, theme))
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Chart:
@@ -57,7 +57,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cha
     Args:
         histories: title of the method -> rows of its history.jsonl.
     """
-    return _in_both_themes(lambda theme: _draw_curves(histories, theme))
+    return in_both_themes(lambda theme: _draw_curves(histories, theme))
 
 
 def histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str) -> Chart:
@@ -68,7 +68,7 @@ def histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity:
         threshold: drawn as a vertical line; values below it were dropped.
         quantity: label of the axis, with its unit if it has one.
     """
-    return _in_both_themes(lambda theme: _draw_histogram(groups, threshold, quantity, theme))
+    return in_both_themes(lambda theme: _draw_histogram(groups, threshold, quantity, theme))
 
 
 def bin_edges(groups: Iterable[Sequence[float]], threshold: float) -> np.ndarray:
@@ -98,7 +98,9 @@ def chart_figure(chart: Chart, alt: str, caption: str) -> str:
     )
 
 
-def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
+def in_both_themes(draw: Callable[[str], Figure]) -> Chart:
+    """Returns a chart drawn for a light and for a dark page."""
+
     def png(theme: str) -> bytes:
         stream = io.BytesIO()
         draw(theme).savefig(stream, format="png", dpi=DPI, transparent=True)
@@ -110,7 +112,7 @@ def _in_both_themes(draw: Callable[[str], Figure]) -> Chart:
 def _draw_strips(dice: Mapping[str, Mapping[str, float]], quantity: str, one_colour: bool, theme: str) -> Figure:
     titles = list(dice)
     figure = Figure(figsize=(6.4, 0.9 + 0.5 * len(titles)), layout="constrained")
-    axes = _plain_axes(figure.add_subplot(), theme)
+    axes = plain_axes(figure.add_subplot(), theme)
     for case in dict.fromkeys(case for values in dice.values() for case in values):
         points = [(dice[title].get(case, math.nan), row) for row, title in enumerate(titles)]
         axes.plot(*zip(*points, strict=True), color=FAINT[theme], linewidth=0.8, zorder=1)
@@ -136,7 +138,7 @@ def _draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], theme: st
     figure = Figure(figsize=(6.4, 2.4 * len(present) + 0.5), layout="constrained")
     panels = figure.subplots(len(present), 1, sharex=True, squeeze=False)[:, 0]
     for key, panel in zip(present, panels, strict=True):
-        axes = _plain_axes(panel, theme)
+        axes = plain_axes(panel, theme)
         for index, (title, rows) in enumerate(histories.items()):
             kept = [row for row in rows if row.get(key) is not None]
             times = [row["seconds"] / 60 if timed else row.get("iteration", row.get("epoch")) for row in kept]
@@ -154,7 +156,7 @@ def _draw_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], theme: st
 
 def _draw_histogram(groups: Mapping[str, Sequence[float]], threshold: float, quantity: str, theme: str) -> Figure:
     figure = Figure(figsize=(3.4, 2.5), layout="constrained")
-    axes = _plain_axes(figure.add_subplot(), theme)
+    axes = plain_axes(figure.add_subplot(), theme)
     edges = bin_edges(groups.values(), threshold)
     for index, (name, values) in enumerate(groups.items()):
         height, colour = percentages(values, edges), _colour(len(groups) - 1 - index, theme)
@@ -178,7 +180,8 @@ def _draw_histogram(groups: Mapping[str, Sequence[float]], threshold: float, qua
     return figure
 
 
-def _plain_axes(axes: Axes, theme: str) -> Axes:
+def plain_axes(axes: Axes, theme: str) -> Axes:
+    """Returns axes with two thin lines and text in the ink of the theme."""
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
