@@ -22,7 +22,7 @@ from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json, write_json
 
 COLUMNS, LINES = 100, 40
-PARSED = ("annotate", "demo", "extend", "label", "teachers", "train")
+PARSED = ("annotate", "curve", "demo", "extend", "label", "teachers", "train")
 """Commands that run for minutes, until they are stopped, or on large weights: only their options are checked."""
 ACTIONS = ("teachers get", "teachers try")
 """Commands within a command."""

@@ -27,8 +27,7 @@ from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.private_files import private_file
 
 NOTES = (
-    "A student's best epoch was chosen on the patients that score it, at every point alike; the test patients were not "
-    "read.",
+    "A student's best epoch was chosen on the patients that score it, at every point alike; no test patient is scored.",
     "Slices were drawn from the same training patients at every point. Further slices of new patients may bring more "
     "than the curve says.",
 )
