@@ -1,0 +1,1 @@
+"""Training over several hospitals with NVFlare: weights travel, images do not."""
