@@ -67,10 +67,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--transport", choices=tuple(TRANSPORT), default="float32", help="numbers on the way (default: float32)")
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the bundle, for all sites")
     add("--site-option", action="append", default=[], metavar="NAME=VALUE", help="setting that stays at each site")
-    add("--min-sites", type=int, default=2, help="sites without which a round is not complete (default: 2)")
+    add("--min-sites", type=int, help="sites without which a round is not complete (default: all)")
     add("--wait-seconds", type=int, default=600, help="wait for further sites once these have answered (default: 600)")
-    add("--processes", action="store_true", help="server and sites as processes over mutual TLS, not the simulator")
-    add("--port", type=int, default=18102, help="port of the server with --processes")
+    add("--simulator", action="store_true", help="NVFlare's simulator, not processes that talk over mutual TLS")
+    add("--port", type=int, default=18102, help="port of the server; the next one is used too")
     return parser.parse_args(argv)
 
 
@@ -85,17 +85,17 @@ def _run(args: argparse.Namespace, settings: FederationSettings) -> None:
     lists = split_datalist(args.data or _phantom(folder, args.seed), args.sites)
     write_sites(lists, parties, own)
     task = load_task(args.task or _planned(folder, next(iter(lists)), args.image_size))
-    write_job(folder / "job", settings, task, args.min_sites, args.wait_seconds)
+    write_job(folder / "job", settings, task, args.min_sites or args.sites, args.wait_seconds)
 
     def state() -> FederationState:
         return FederationState(parties / SERVER_FOLDER, settings.hash(task), settings.rounds)
 
     if not state().done:
         logger.info("%d rounds of %d steps at %d sites (%s)", settings.rounds, settings.steps, args.sites, args.kind)
-        if args.processes:
-            _with_processes(folder, list(lists), args.port, state)
-        else:
+        if args.simulator:
             simulate(folder / "job", folder / "simulator", parties, list(lists), folder / "simulator.txt")
+        else:
+            _with_processes(folder, list(lists), args.port, state)
     if not state().done:
         raise RuntimeError(
             f"Expected {settings.rounds} complete rounds, found {state().round}; the output of the processes is below "
