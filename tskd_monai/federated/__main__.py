@@ -37,7 +37,8 @@ PARTIES, PLAN = "parties", "plan"
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, runs the rounds and writes the result."""
     args = _arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")  # warnings of NVFlare
+    logger.setLevel(logging.INFO)
     try:
         settings = FederationSettings(
             args.kind, args.rounds, args.steps, args.seed, args.val_interval, args.transport, _pairs(args.option)
