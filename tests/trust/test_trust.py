@@ -27,6 +27,8 @@ from tskd_monai.trust.features import fit_features
 from tskd_monai.trust.fitting import fit_quality
 from tskd_monai.trust.quality_file import load_quality
 from tskd_monai.trust.shape import structure_shape
+from tskd_monai.trust.signals import SignalCollector
+from tskd_monai.trust.verdict import case_quality
 from tskd_monai.trust.views import agreement, view_of, view_slices
 
 STUDENT = "compact_unet_small"
@@ -136,6 +138,28 @@ def test_constant_image_is_unlike_the_training_images(assessed: Path, datalist: 
     assert ("a single slice, in training volumes" in quality["reasons"]) == (depth == 1)
 
 
+def test_hounsfield_units_for_an_mr_student_are_rejected(assessed: Path, datalist: Path) -> None:
+    path = assessed / "configs" / "task.json"
+    ranges = {"field_of_view_mm": [32, 32], "pixel_mm": [1, 1], "slice_mm": [4, 4], "values": [0, 500]}
+    limits = {"reject_dice": 1e-6, "reject_distance": 1e6}
+    write_json(path, {**read_json(path), "training_images": ranges, "quality": limits})
+    loaded = nib.load(datalist.parent / "image0.nii.gz")
+    image = datalist.parent / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(loaded.get_fdata() * 4 - 1000, loaded.affine), image)
+    quality = segment(assessed, image)["quality"]
+    assert any(reason.startswith("values -1") for reason in quality["reasons"]) and quality["verdict"] == "reject"
+
+
+def test_empty_prediction_names_each_structure_that_is_not_found(assessed: Path, task: Task) -> None:
+    quality = load_quality(assessed / "models" / "quality.json", assessed / "models" / "model.pt", task)
+    network = build_student(STUDENT, 1, task.num_classes, task.image_size)
+    collector, background = SignalCollector(task, quality.layer), torch.zeros(6, task.num_classes, 32, 32)
+    background[:, 0] = 9
+    collector.add(background)
+    found = case_quality(collector.finish(torch.rand(1, 32, 32, 6), (1, 1, 4), network), quality, QualityLimits())
+    assert found.verdict != "ok" and {"liver: not found", "spleen: not found"} <= set(found.reasons)
+
+
 def test_student_without_quality_file_segments_as_before(bundle: Path, datalist: Path) -> None:
     record = segment(bundle, datalist.parent / "image0.nii.gz", rejected="refuse")
     assert record["status"] == "done" and "quality" not in record
@@ -186,6 +210,9 @@ def test_shape_of_two_boxes() -> None:
     assert shape.volume == pytest.approx((32 + 16) * 10 / 1000)
     assert (shape.second_part, shape.extent, shape.cut, shape.border) == (0.5, 20.0, 0.5, 0.0)
     assert shape.position == pytest.approx((22 / 3 / 20, 0.3, 2 / 5))
+    largest = structure_shape(mask, (2.0, 1.0, 5.0), only_largest=True)
+    assert (largest.volume, largest.second_part) == (pytest.approx(0.32), 0.5)
+    assert largest.position == pytest.approx((0.2, 0.3, 2 / 5))
     assert structure_shape(np.zeros((5, 20, 10), bool), (1.0, 1.0, 1.0)).volume == 0
 
 

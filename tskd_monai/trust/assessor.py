@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from torch import Tensor
 
+from tskd_monai.data.fitness import UNLIKE_TRAINING
 from tskd_monai.data.task import Task
 from tskd_monai.files.checksum import file_sha256
 from tskd_monai.trust.quality_file import QUALITY_FILE, Quality, load_quality
@@ -54,7 +55,8 @@ class CaseAssessor:
         assert isinstance(image, MetaTensor)  # `LabelMapInferer` has checked it
         signals = self._collector.finish(image.as_tensor(), grid_spacing(image), network)
         unit = "pixels" if self.task.axcodes is None else "mm"
-        return as_record(case_quality(signals, self.quality, self.task.quality, unit))
+        unlike = str(image.meta.get(UNLIKE_TRAINING) or "")
+        return as_record(case_quality(signals, self.quality, self.task.quality, unit, unlike))
 
 
 def grid_spacing(image: MetaTensor) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,45 @@ def fit_quality(
     load_strictly(network, read_weights(Path(checkpoint)), f"the student {Path(checkpoint).name}")
     sections = load_datalist(datalist, fold)
     layer = student_size(student).feature_layer
-    measure = _Measurement(network.to(device).eval(), inferer, task, layer, torch.device(device))
+    measure = Measurement(network.to(device).eval(), inferer, task, layer, torch.device(device))
+    patients = measure_patients(sections, transform, measure, seed)
+    reference = fit_reference(patients.cases, patients.labelled)
+    quality = Quality(file_sha256(checkpoint), task.hash, layer, reference, _dice_model(reference, patients.copies))
+    path = Path(output_dir) / QUALITY_FILE
+    save_quality(quality, path)
+    _log(quality, path)
+    return quality
+
+
+@dataclass(frozen=True)
+class MeasuredPatients:
+    """What a quality file is fitted on.
+
+    Attributes:
+        cases: signals of the training images.
+        labelled: shape of each structure in the training labels, in the same order.
+        copies: images from which the Dice is predicted.
+    """
+
+    cases: Sequence[CaseSignals]
+    labelled: Sequence[Mapping[str, Shape]]
+    copies: Sequence[Copy]
+
+
+def measure_patients(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    transform: Callable[[Any], Any],
+    measure: Measurement,
+    seed: int,
+) -> MeasuredPatients:
+    """Segments the training and validation patients, and corrupted copies of the completely labelled ones.
+
+    Args:
+        sections: sections of a datalist.
+        transform: preprocessing of image and label.
+        measure: segments an image.
+        seed: seed of the corruptions.
+    """
     generator = np.random.default_rng(seed)
     cases: list[CaseSignals] = []
     labelled: list[Mapping[str, Shape]] = []
@@ -90,7 +129,7 @@ def fit_quality(
             if section == "training":
                 cases.append(signals)
                 predicted = {name: found.shape for name, found in signals.structures.items()}
-                labelled.append(_shapes(label, spacing, task) if is_complete else predicted)
+                labelled.append(_shapes(label, spacing, measure.task) if is_complete else predicted)
             if not is_complete:
                 continue
             if section == "validation" or not sections["validation"]:
@@ -98,15 +137,10 @@ def fit_quality(
             copies += [
                 (item["case"], *measure(*corrupted(name, image, label, generator), spacing)) for name in CORRUPTIONS
             ]
-    reference = fit_reference(cases, labelled)
-    quality = Quality(file_sha256(checkpoint), task.hash, layer, reference, _dice_model(reference, copies))
-    path = Path(output_dir) / QUALITY_FILE
-    save_quality(quality, path)
-    _log(quality, path)
-    return quality
+    return MeasuredPatients(cases, labelled, copies)
 
 
-class _Measurement:
+class Measurement:
     """Segments an image; returns its signals and the Dice of each structure that the image or the result has."""
 
     def __init__(self, network: nn.Module, inferer: Inferer, task: Task, layer: str, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from tskd_monai.trust.reference import SIGNALS, Normal, Reference, StructureRefe
 QUALITY_FILE = "quality.json"
 FORMAT_VERSION = 1
 ADVICE = "fit it again with configs/fit_quality.json"
-DIGITS = 6
+DIGITS = 4
 CONTENT: Fields = {
     "format_version": (int,),
     "weights": (str,),
@@ -55,7 +55,7 @@ class Quality:
 
 
 def save_quality(quality: Quality, path: str | Path) -> None:
-    """Writes the quality file; arrays have six digits."""
+    """Writes the quality file; numbers have four digits."""
     reference = quality.reference
     content = {
         "format_version": FORMAT_VERSION,
@@ -168,7 +168,7 @@ def _vector(content: Mapping[str, Any], name: str, where: str, length: int | Non
 
 
 def _rounded(content: Any) -> Any:
-    """Returns content for JSON: arrays as lists, numbers with six significant digits."""
+    """Returns content for JSON: arrays as lists, numbers with four significant digits."""
     if isinstance(content, dict):
         return {key: _rounded(value) for key, value in content.items()}
     if isinstance(content, (list, tuple, np.ndarray)):

@@ -14,7 +14,7 @@ CORNERS = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of a structure, before smaller components are removed.
+    """Shape of a structure.
 
     Attributes:
         volume: mL, or pixels / 1000 for images without a spacing; 0 if the structure is not found.
@@ -36,13 +36,17 @@ class Shape:
 NOT_FOUND = Shape(0.0, (0.5, 0.5, 0.5), 0.0, 0.0, 0.0, 0.0)
 
 
-def structure_shape(mask: np.ndarray, spacing: tuple[float, float, float]) -> Shape:
+def structure_shape(mask: np.ndarray, spacing: tuple[float, float, float], only_largest: bool = False) -> Shape:
     """Returns the shape of a structure.
 
     Args:
         mask: (D, H, W), bool.
         spacing: mm along rows, columns and slices.
+        only_largest: only the largest component is kept in the result: a few wrong pixels far away do not count, except
+            as `second_part`.
     """
+    second = second_part(mask)
+    mask = largest_part(mask) if only_largest else mask
     areas = mask.sum(axis=(1, 2))
     if not areas.any():
         return NOT_FOUND
@@ -56,7 +60,7 @@ def structure_shape(mask: np.ndarray, spacing: tuple[float, float, float]) -> Sh
         volume=float(areas.sum() * np.prod(spacing)) / MM3_PER_ML,
         position=(rows, columns, depth),
         extent=float(slices[-1] - slices[0] + 1) * spacing[2],
-        second_part=second_part(mask),
+        second_part=second,
         cut=0.0 if len(areas) == 1 else float(max(areas[0], areas[-1]) / areas.max()),
         border=float(touched.sum() / len(slices)),
     )

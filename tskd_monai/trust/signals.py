@@ -90,11 +90,11 @@ class SignalCollector:
         label_map = labels.numpy()
         structures = {
             name: StructureSignals(
-                structure_shape(label_map == number, spacing),
+                structure_shape(label_map == number, spacing, only_largest=value in self.task.filtered),
                 _known(entropy[number], 1.0),
                 1 - _known(same[number], 1.0),
             )
-            for number, name in enumerate(self.task.foreground.values(), start=1)
+            for number, (value, name) in enumerate(self.task.foreground.items(), start=1)
         }
         rows, columns, slices = image.shape[-3:]
         several = slices > 1

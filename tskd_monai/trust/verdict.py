@@ -17,6 +17,9 @@ from tskd_monai.trust.signals import CaseSignals, StructureSignals
 OK, LOOK, REJECT, NOT_ASSESSED = "ok", "look", "reject", "not assessed"
 RANGE_FACTOR = 1.25
 """Tolerance of field of view, slice distance and length beyond those of the training images."""
+FAR_OUTSIDE = 2.0
+"""Risk of values and pixels that are far outside of those of the training images, such as Hounsfield units for an MR
+student; such a case is rejected."""
 WORDS = {"field_of_view": "field of view", "slice_distance": "slice distance", "length": "length of the scan"}
 
 
@@ -52,7 +55,9 @@ class CaseQuality:
     dice: Mapping[str, PredictedDice]
 
 
-def case_quality(signals: CaseSignals, quality: Quality, limits: QualityLimits, unit: str = "mm") -> CaseQuality:
+def case_quality(
+    signals: CaseSignals, quality: Quality, limits: QualityLimits, unit: str = "mm", unlike: str = ""
+) -> CaseQuality:
     """Returns predicted Dice and verdict of a case.
 
     Args:
@@ -60,6 +65,7 @@ def case_quality(signals: CaseSignals, quality: Quality, limits: QualityLimits, 
         quality: content of the student's quality file.
         limits: limits of the verdict.
         unit: `mm`, or `pixels` for images without a spacing.
+        unlike: what `CompareWithTrainingd` found, separated by semicolons; "" for nothing.
     """
     reference = quality.reference
     distance = reference.features.distance(signals.descriptors)
@@ -69,6 +75,7 @@ def case_quality(signals: CaseSignals, quality: Quality, limits: QualityLimits, 
     findings = [
         *_unlike(distance, limits),
         *_ranges(signals, quality, unit),
+        *_far_outside(unlike),
         *(
             finding
             for name, found in signals.structures.items()
@@ -79,7 +86,7 @@ def case_quality(signals: CaseSignals, quality: Quality, limits: QualityLimits, 
     risk = max((finding.risk for finding in findings), default=0.0)
     reasons = tuple(finding.text for finding in findings if finding.risk > 1)
     verdict = LOOK if reasons else OK
-    if distance > limits.reject_distance or expected < limits.reject_dice:
+    if distance > limits.reject_distance or expected < limits.reject_dice or any(_far_outside(unlike)):
         verdict = REJECT
     return CaseQuality(verdict, reasons, risk, distance, dice)
 
@@ -98,6 +105,14 @@ def _ranges(signals: CaseSignals, quality: Quality, unit: str) -> Iterator[Findi
         span = " to ".join(dict.fromkeys(map(short_number, (low, high))))
         text = f"{WORDS[name]} {short_number(value)} {unit}, in training {span} {unit}"
         yield Finding(text, max(value / high - 1, low / value - 1, 0.0) / (RANGE_FACTOR - 1))
+
+
+def _far_outside(unlike: str) -> Iterator[Finding]:
+    """Yields what is far outside of the training images' ranges, unless `_ranges` states it, within narrower ranges."""
+    stated = tuple(WORDS.values())
+    for text in unlike.split("; ") if unlike else ():
+        if not text.startswith(stated):
+            yield Finding(text, FAR_OUTSIDE)
 
 
 def _structure(
