@@ -57,7 +57,7 @@ def test_bundle_has_the_files_of_its_template_and_weights_of_its_own(bundle: Pat
     assert found == {*student_bundle.TEMPLATE_FILES, *weights_and_task}
     shipped = {str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*") if path.is_file()}
     about_all_bundles = {"docs/tutorial.ipynb", "docs/which_option.md", "docs/datasets.md", "docs/monai_label.md"}
-    about_the_shipped_student = {"docs/model_card.md", "docs/data_license.txt"}
+    about_the_shipped_student = {"docs/model_card.md", "docs/data_license.txt", "docs/quality.md"}
     of_the_project = about_all_bundles | about_the_shipped_student
     assert {name for name in shipped if not name.startswith("models/")} - of_the_project <= found
 
