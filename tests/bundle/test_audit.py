@@ -82,3 +82,9 @@ def test_fields_that_logging_evaluates_are_found(tmp_path: Path) -> None:
 def test_missing_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Expected the folder of a bundle at .*gone"):
         unlisted_code(tmp_path / "gone", ALLOWED)
+
+
+@pytest.mark.parametrize("key", ["network#_target_", "network::_target_", "a#b#_target_"])
+def test_a_target_set_by_its_path_is_found(key: str, tmp_path: Path) -> None:
+    write(tmp_path, "configs/inference.json", json.dumps({"network": {"_target_": "UNet"}, key: "os.system"}))
+    assert ("_target_", "os.system") in kinds(tmp_path)

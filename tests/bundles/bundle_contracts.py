@@ -284,6 +284,9 @@ def check_override(override: Path) -> list[str]:
         parser = ConfigParser()
         parser.read_config([str(path) for path in bases])
         for key in content:
+            if key.endswith("#_target_"):  # the arguments are then those of another component
+                parser[key] = content[key]
+        for key in content:
             id_ = _shown(key.removeprefix("+"))
             if re.search(r"#\d+(#|$)", id_):
                 problems.append(f"{override.name}: {key}: a list position")

@@ -61,7 +61,10 @@ def test_version_is_the_package_s() -> None:
         (["segment", "--output_dir", "out"], "unknown option --output_dir; did you mean --output-dir? See"),
         (["segment", "shipped", "--dicom-segs"], "unknown option --dicom-segs; did you mean --dicom-seg? See"),
         (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "/out, where test_main.py is a file. See"),
-        (["segment", "shipped"], "tskd segment: error: the following arguments are required: IMAGE. See tskd segment"),
+        (
+            ["segment", "shipped"],
+            "error: the following arguments are required: IMAGE, or --watch. See tskd segment",
+        ),
     ],
 )
 def test_unknown_words_end_with_2_and_one_line(

@@ -275,7 +275,7 @@ def test_a_run_without_shards_completes_and_merges_what_shards_have_done(run: Ru
 def test_copies_of_a_series_in_two_shards_have_one_result(run: Run, tmp_path: Path) -> None:
     candidates = [tmp_path / "tree" / f"{index}" for index in range(100)]
     for number in (1, 2):
-        for folder in [path for path in candidates if Shard(number, 2).owns(str(path))][:2]:
+        for folder in [path for path in candidates if Shard(number, 2).owns(str(path / "series"))][:2]:
             dicom(folder)
     for number in (1, 2):
         with pytest.raises(RuntimeError):

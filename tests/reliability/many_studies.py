@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import logging
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -250,7 +249,7 @@ def main() -> None:
         segment_killed(tree, work_dir / "killed", args.kills, args.seed, tally)
         compare(work_dir / "reference", work_dir / "killed", tally)
     content = {"exact": tally.exact, "scales": tally.scales, **asdict(tally)}
-    write_json(args.results, {**content, "machine": platform.processor(), "versions": package_versions()})
+    write_json(args.results, {**content, "versions": package_versions()})
     if not (tally.exact and tally.scales):
         raise SystemExit(f"Studies were lost or done again, or time or memory grew; see {args.results}.")
 

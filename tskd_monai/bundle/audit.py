@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def _code_of_config(content: Any, file: str, position: str) -> Iterator[Finding]
         for key, value in content:
             below = f"{position}#{key}" if position else str(key)
             yield from _code_of_text(key, file, below)
-            if key == "_target_" and isinstance(value, str):
+            if _is_target(key) and isinstance(value, str):
                 yield Finding(file, position, "_target_", value)
             else:
                 yield from _code_of_config(value, file, below)
@@ -185,6 +186,11 @@ def _code_of_config(content: Any, file: str, position: str) -> Iterator[Finding]
             yield from _code_of_config(value, file, f"{position}#{number}" if position else str(number))
     else:
         yield from _code_of_text(content, file, position)
+
+
+def _is_target(key: Any) -> bool:
+    """Returns whether a key is `_target_`, or the path of one in another object, such as `network#_target_`."""
+    return isinstance(key, str) and re.split("#|::", key)[-1].lstrip("+") == "_target_"
 
 
 def _code_of_text(text: Any, file: str, position: str) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ TEMPLATE_FILES = (
     "configs/fit_quality.json",
     "configs/dicom_seg.json",
     "configs/dicom_results.json",
+    "configs/watch.json",
     "configs/logging.conf",
     "docs/README.md",
     "docs/inputs.md",

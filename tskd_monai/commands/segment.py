@@ -4,6 +4,7 @@ tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ --output-dir predictions --dicom seg,rtstruct,sc,sr
 tskd segment shipped mydata/images/ --output-dir shared --shard 1/2
 
+`--watch FOLDER --dicom seg` writes a DICOM SEG of each series that arrives in FOLDER.
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
 """
@@ -23,13 +24,14 @@ from tskd_monai.files.shard import Shard, parse_shard
 SUMMARY = "summary.json"
 QUALITY = "models/quality.json"
 DICOM_RESULTS_CONFIG = "dicom_results.json"
+WATCH_CONFIG = "watch.json"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandParser("segment", __doc__)
     add_student(parser)
-    parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
+    parser.add_argument("image", type=Path, nargs="*", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=output_folder, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
     parser.add_argument(
@@ -57,9 +59,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="K/N",
         help="segment the k-th of n parts; auto: of torchrun or a Slurm array",
     )
+    parser.add_argument("--watch", type=Path, metavar="FOLDER", help="segment what arrives in a folder, until stopped")
+    parser.add_argument("--settle", type=float, default=60, help="seconds without a change that end an arrival (60)")
     parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
     parser.add_argument("--force", action="store_true", help="also write a segmentation whose verdict is `reject`")
     args = parser.parse_args(argv)
+    if args.watch is not None and (args.image or args.tree or args.shard or args.series_uid or args.restart):
+        parser.error("expected --watch without IMAGE, --tree, --shard, --series-uid and --restart")
+    if args.watch is None and not args.image:
+        parser.error("the following arguments are required: IMAGE, or --watch")
     if args.tree and len(args.image) != 1:
         parser.error(f"expected one folder with --tree, found {len(args.image)}")
     return args
@@ -79,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_images(args.image, "--dicom" if args.dicom else "--dicom-seg" if args.dicom_seg else "")
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
-        "tree" if args.tree else "image": images,
+        **({"tree" if args.tree else "image": images} if args.watch is None else watching(args, student, configs)),
         "output_dir": args.output_dir.resolve(),
         "irregular": args.irregular,
         "engine": args.engine,
@@ -99,10 +107,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = failed_cases(error).partition(":")[0]  # the cases follow in lines of their own
         if not failed:
             raise
-    for case in read_json(args.output_dir / part_name(SUMMARY, part))["studies"]:
+    for case in [] if args.watch else read_json(args.output_dir / part_name(SUMMARY, part))["studies"]:
         print(case_line(case))
     print(failed or f"Segmentations: {args.output_dir}/   Volumes: {args.output_dir / 'volumes.csv'}")
     return int(bool(failed))
+
+
+def watching(args: argparse.Namespace, student: Path, configs: list[str]) -> dict[str, Any]:
+    """Returns the options of a run that watches a folder, and adds its config file.
+
+    Raises:
+        ValueError: if the student was made before there was such a run, or the seconds are not positive.
+    """
+    if not (student / "configs" / WATCH_CONFIG).is_file():
+        raise ValueError(
+            f"Expected configs/{WATCH_CONFIG} in {student} for --watch, found none: the student is of an earlier "
+            "version. Copy the file from bundles/segmentation."
+        )
+    configs.append(WATCH_CONFIG)
+    return {"watch": args.watch.resolve(), "settle": args.settle}
 
 
 def shard(text: str) -> Shard:

@@ -55,9 +55,9 @@ def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
     """
     visible = sorted(path for path in files if not path.name.startswith("."))
     named = [path for path in visible if path.name.lower().endswith(IMAGE_ENDINGS)]
-    stems = {file_stem(path) for path in named}
+    stems = stems_of(named)
     written = _recorded_outputs(folder)
-    earlier = [path for path in named if path.name in written or _is_segmentation(path, stems)]
+    earlier = [path for path in named if path.name in written or is_segmentation(path, stems)]
     parts = {part for path in named for part in data_files(path)}
     rest = [path for path in visible if path not in parts.union(named)]
     dicom = [path for path in rest if path.name not in written and is_dicom_file(path)]
@@ -67,7 +67,12 @@ def sort_files(folder: Path, files: Iterable[Path]) -> FolderFiles:
     return FolderFiles([path for path in named if path not in set(earlier)], dicom, left_out)
 
 
-def _is_segmentation(path: Path, stems: set[str]) -> bool:
+def stems_of(images: Iterable[Path]) -> set[str]:
+    """Returns the names of image files without their suffixes."""
+    return {file_stem(path) for path in images}
+
+
+def is_segmentation(path: Path, stems: set[str]) -> bool:
     """Returns whether a name is that of a segmentation: of an image in the folder, a DICOM series, or by Slicer."""
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
         return True

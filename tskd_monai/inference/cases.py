@@ -172,13 +172,13 @@ def _cases_below(tree: Path, output_dir: Path) -> list[Case]:
         found = counted(left_out) or "none"
         raise FileNotFoundError(f"Expected images or DICOM series in {tree}, found {found}; check the path of --tree.")
     _log_left_out("--tree", left_out)
-    named = [{"image": str(file), "name": _name_in_tree(file, tree, output_dir)} for file in images]
+    named = [{"image": str(file), "name": name_in_tree(file, tree, output_dir)} for file in images]
     # A folder without read permission becomes a case that fails, so the others are segmented.
     unread = [str(error.filename) for error in closed]
     return [*named, *({"image": str(folder)} for folder in (*folders_of_series, *unread))]
 
 
-def _name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:
+def name_in_tree(file: Path, tree: Path, output_dir: Path) -> str:
     """Returns a name that is unique in the tree and discloses no folder, which may be named after a patient."""
     folder = file.parent.relative_to(tree).as_posix()
     if folder == ".":

@@ -153,7 +153,7 @@ class SegmentationRun:
 
     def segment(self, engine: Any, batch: dict[str, Any]) -> Any:
         """Returns the output for one case, or None if it failed: the evaluator's `iteration_update`."""
-        case = self.pending[int(batch[CASE][0])]
+        case = self._case_of(batch)
         started = time.monotonic()
         if FAILURE in batch:
             self.writer.submit(partial(self._fail, case, batch[FAILURE][0]))
@@ -168,6 +168,9 @@ class SegmentationRun:
             return None
         self.writer.submit(partial(self._end, case, name, output[0]["pred"], started, batch[WARNING][0]))
         return output
+
+    def _case_of(self, batch: dict[str, Any]) -> Case:
+        return self.pending[int(batch[CASE][0])]
 
     def check_verdict(self, engine: Any) -> None:
         """Raises when the case that an engine has segmented is to be refused; nothing of it is written yet.
@@ -246,20 +249,29 @@ class SegmentationRun:
     def _fail(self, case: Case, message: str, name: str = "", **content: Any) -> None:
         redacted = redact_paths(message, [case["image"]], self.output_dir)
         name = name or case.get("name", "")
+        key = self._paths[case["image"]].stem
         self._record(case, FAILED, name=name, message=redacted, private_message=message, **content)
-        logger.error("Case %s failed: %s", self._paths[case["image"]].stem, redacted)
+        logger.error("Case %s failed: %s", key, redacted)
 
     def _record(self, case: Case, status: str, private_message: str = "", **content: Any) -> None:
         """Writes the record of a case and, privately, its input; logs the progress."""
         path = self._paths[case["image"]]
         record = {"study": path.stem, "status": status, **content}
-        private = {"input": str(Path(case["image"]).absolute()), "message": private_message}
+        private = {"input": self._input_of(case), "message": private_message}
         try:
             write_json(self._private / path.name, private)
             write_json(path, record)
         except OSError as error:  # disk full, which the summary will report
             logger.error("A case's record was not written: %s", error)
             self._unsaved[path] = {**record, "private": private}
+        self._progress(case, status)
+
+    def _input_of(self, case: Case) -> str:
+        """Returns the path by which the user knows a case."""
+        return str(Path(case["image"]).absolute())
+
+    def _progress(self, case: Case, status: str) -> None:
+        """Logs how many cases are finished, after each."""
         self._finished += 1
         left = (time.monotonic() - self._started) / self._finished * (len(self.pending) - self._finished)
         logger.info("%d of %d cases, about %.0f s left.", self._finished, len(self.pending), left)
