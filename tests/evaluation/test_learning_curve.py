@@ -72,7 +72,10 @@ def test_more_noise_and_fewer_seeds_make_the_interval_wider() -> None:
 def test_an_error_that_grows_is_a_flat_line_and_noise_cannot_tell() -> None:
     growing = [CurveRun(n, s, dict.fromkeys("ab", 0.7 - n / 1000)) for n in SLICES for s in (0, 1)]
     assert fit_curve(growing).gain(25).value == 0
-    assert fit_curve(runs(flat=True)).sentence(25) == "25 more labelled slices: little, at most +0.000 Dice."
+    for flat in (growing, runs(flat=True)):
+        assert "cannot tell; Dice does not grow with the labels" in fit_curve(flat).sentence(25)
+    saturated = [CurveRun(n, s, dict.fromkeys("ab", 0.9 - 2 / n**2)) for n in SLICES for s in (0, 1)]
+    assert fit_curve(saturated).sentence(25) == "25 more labelled slices: little, at most +0.000 Dice."
     assert "the curve cannot tell" in fit_curve(runs(noise=0.4, seed=3)).sentence(100)
 
 
@@ -91,6 +94,8 @@ def test_the_largest_point_is_foretold_from_the_others() -> None:
     assert math.isinf(alone.low) and math.isinf(alone.high)
     hits = [foretold(runs(noise=0.06, seed=seed)) for seed in range(40)]
     assert sum(found.low <= value <= found.high for found, value in hits) >= 34
+    wild, _ = foretold(runs(noise=0.6, seed=1))
+    assert 0 <= wild.low <= wild.high <= 1
 
 
 def test_patients_without_a_dice_are_left_out_and_missing_runs_refused() -> None:

@@ -100,6 +100,8 @@ class LearningCurve:
     def sentence(self, more: int) -> str:
         """Returns what more labelled slices would bring, or that the curve cannot tell."""
         gain, subject = self.gain(more), f"{more} more labelled slice{'s' * (more > 1)}"
+        if float((self.law.errors(self.slices[0]) - self.law.errors(self.most))[0]) < SHOWN_GAIN:
+            return f"{subject}: the curve cannot tell; Dice does not grow with the labels. Is training long enough?"
         if gain.low >= SHOWN_GAIN and math.isfinite(gain.high):
             return f"{subject}: about {gain.value:+.3f} Dice ({gain.low:.3f} to {gain.high:.3f})."
         if gain.high <= SMALL_GAIN:
@@ -164,7 +166,7 @@ def foretold(runs: Sequence[CurveRun], seed: int = 0) -> tuple[Estimate, float]:
     drawn = _training(generator, scale, len(errors), freedom)
     weights = 1 / np.maximum(means[:-1], SMALLEST_ERROR) ** 2
     draws = fit_power_law(slices[:-1], np.clip(centre[:-1] + drawn[:, :-1], 0, 1), weights)
-    return _estimate(value, 1 - draws.errors(slices[-1]) - drawn[:, -1]), measured
+    return _estimate(value, np.clip(1 - draws.errors(slices[-1]) - drawn[:, -1], 0, 1)), measured
 
 
 def fit_power_law(slices: np.ndarray, errors: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
