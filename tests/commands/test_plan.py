@@ -160,7 +160,10 @@ def _rename(content: dict[str, Any]) -> None:
             lambda content: content["validation"].append(content["test"].pop(0)),
             "`validation` with the new case phantom_004",
         ),
-        (_swap, "`training` without case phantom_001; `training` with other files or slices of case phantom_000"),
+        (
+            _swap,
+            "`training` without case phantom_001; `training` with other files, slices or structures of case .*000",
+        ),
         (_rename, "`labels` was .*'1': 'liver'.* and is .*'1': 'tumour'"),
         (lambda content: content.update(channels=3), "`channels` was 1 and is 3"),
     ],
