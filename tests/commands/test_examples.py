@@ -99,9 +99,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes = nib.load(label)
         kept = np.where(np.isin(classes.dataobj, (LIVER, SPLEEN)), classes.dataobj, 0).astype(np.uint8)
         nib.save(nib.Nifti1Image(kept, classes.affine), folder / "mydata" / "labels" / label.name)
-    for name, image in zip(("scan.nii.gz", "other.nii.gz"), images, strict=False):
+    write_study(folder / "scans", seed=3, sections={"test": 2})  # of ordinary size: the student rejects coarse images
+    shutil.rmtree(folder / "scans" / "labels")
+    scans = sorted((folder / "scans" / "images").iterdir())
+    for name, image in zip(("scan.nii.gz", "other.nii.gz"), scans, strict=True):
         shutil.copy(image, folder / name)
-    scan = nib.load(images[0])
+    scan = nib.load(folder / "scan.nii.gz")
     write_dicom_series(folder / "series", np.asarray(scan.dataobj).astype(np.uint16), scan.affine, seed=3)
     shutil.copytree(BUNDLES / "segmentation", folder / "runs" / "mystudy" / "student")
     shutil.copy(ROOT / "tskd_monai" / "bundle" / "zoo" / "shipped_student.yaml", folder / "card.yaml")

@@ -22,6 +22,11 @@ from tskd_monai.datasets.phantom.study import write_study
 from tskd_monai.files.json_files import read_json, write_json
 
 
+def segment(*arguments: str) -> int:
+    """Runs `tskd segment shipped`, which rejects the coarse phantoms here without `--force`."""
+    return main(["segment", "shipped", *arguments, "--force"])
+
+
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cases as images/ and labels/, and one of them as a DICOM series."""
@@ -51,12 +56,12 @@ def test_a_line_a_case_and_the_runner_s_line_gives_the_same_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     images = sorted((phantom / "images").iterdir())
-    assert main(["segment", "shipped", *map(str, images), "--output-dir", "out"]) == 0
+    assert segment(*map(str, images), "--output-dir", "out") == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("$ python -m monai.bundle run ")
     for line, image in zip(shown[1:], images, strict=False):
         name = image.name.removesuffix(".nii.gz")
-        assert line.startswith(f"{name}: liver ") and line.endswith(f" mL -> {name}_seg.nii.gz")
+        assert line.startswith(f"{name}: liver ") and f" mL -> {name}_seg.nii.gz [reject; " in line
     assert shown[-1] == "Segmentations: out/   Volumes: out/volumes.csv"
     assert (tmp_path / "out/commands.txt").read_text() == shown[0][2:] + "\n"
     assert "Segmenting" not in (tmp_path / "out/log.txt").read_text() and (tmp_path / "out/log.txt").stat().st_size
@@ -67,23 +72,34 @@ def test_a_line_a_case_and_the_runner_s_line_gives_the_same_files(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*_seg.nii.gz")} == before
 
 
+def test_a_rejected_case_is_written_only_by_force(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted((phantom / "images").iterdir())[0]
+    assert main(["segment", "shipped", str(image), "--output-dir", str(tmp_path)]) == 1
+    assert "slice distance 20 mm, in training 7.7 mm" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.nii.gz")) and "reject" in (tmp_path / "qc.csv").read_text()
+    assert segment(str(image), "--output-dir", str(tmp_path)) == 0
+    assert len(list(tmp_path.glob("*_seg.nii.gz"))) == 1
+
+
 def test_shards_of_a_job_array_write_one_table(
     phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    call = ["segment", "shipped", str(phantom / "images"), "--output-dir", "out", "--shard"]
+    call = [str(phantom / "images"), "--output-dir", "out", "--shard"]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    assert main([*call, "1/2"]) == 0
+    assert segment(*call, "1/2") == 0
     first = capsys.readouterr().out.splitlines()
-    assert main([*call, "auto"]) == 0
+    assert segment(*call, "auto") == 0
     second = capsys.readouterr().out.splitlines()
     assert "--shard=2/2" in second[0] and (tmp_path / "out/commands.2-of-2.txt").read_text() == second[0][2:] + "\n"
     assert len(first) - 2 + len(second) - 2 == 2  # one line each for the command and the folder
     names = sorted(path.name.removesuffix(".nii.gz") for path in (phantom / "images").iterdir())
     assert [line.split(",")[0] for line in Path("out/volumes.csv").read_text().splitlines()[1:]] == names
     with pytest.raises(SystemExit):
-        main([*call, "3/2"])
+        segment(*[*call, "3/2"])
     assert "argument --shard: K/N with K from 1 to N" in capsys.readouterr().err
 
 
@@ -100,14 +116,14 @@ def test_a_student_that_knows_no_shards_is_refused(
 
 
 def test_dicom_seg_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["segment", "shipped", str(phantom / "series"), "--output-dir", str(tmp_path), "--dicom-seg"]) == 0
+    assert segment(str(phantom / "series"), "--output-dir", str(tmp_path), "--dicom-seg") == 0
     line = capsys.readouterr().out.splitlines()[1]
     assert line.count("_seg.dcm") == line.count("_seg.nii.gz") == 1
 
 
 def test_all_dicom_results_beside_the_mask(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--output-dir", str(tmp_path), "--dicom", "seg,rtstruct,sc,sr"]
-    assert main(["segment", "shipped", str(phantom / "series"), *options]) == 0
+    assert segment(str(phantom / "series"), *options) == 0
     line = capsys.readouterr().out.splitlines()[1]
     endings = (".dcm", ".rtstruct.dcm", ".sc.dcm", ".sr.dcm")
     assert all(line.count(f"_seg{ending}") == 1 for ending in (*endings, ".nii.gz"))
@@ -133,9 +149,7 @@ def test_a_dicom_seg_of_another_image_is_refused_before_work_begins(
 def test_only_the_bad_case_fails(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = sorted((phantom / "images").iterdir())[0]
     (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:300])
-    assert (
-        main(["segment", "shipped", str(tmp_path / "bad.nii.gz"), str(good), "--output-dir", str(tmp_path / "o")]) == 1
-    )
+    assert segment(str(tmp_path / "bad.nii.gz"), str(good), "--output-dir", str(tmp_path / "o")) == 1
     shown = capsys.readouterr().out
     assert "bad: FAILED: " in shown and f"{good.name.removesuffix('.nii.gz')}: liver" in shown
     assert shown.endswith("\n1 of 2 cases failed; private/studies.csv states their inputs\n")
@@ -206,7 +220,7 @@ def test_a_folder_of_slicers_files_is_segmented_and_scored_alike(phantom: Path, 
         assert main(["evaluate", "shipped", str(data), "--labels", labels, "--output-dir", str(folder)]) == 0
     assert (tmp_path / "nifti/metrics.csv").read_text() == (tmp_path / "nrrd/metrics.csv").read_text()
     output = ["--output-dir", str(tmp_path / "out"), "--output-format", "same"]
-    assert main(["segment", "shipped", str(tmp_path / "data" / "images"), *output]) == 0
+    assert segment(str(tmp_path / "data" / "images"), *output) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*_seg*")) == sorted(
         f"{path.stem}_seg.nrrd" for path in (tmp_path / "data" / "images").iterdir()
     )
@@ -223,7 +237,7 @@ def test_an_error_of_a_later_run_shows_no_result_of_an_earlier_one(
 ) -> None:
     image = sorted((phantom / "images").iterdir())[0]
     output = ["--output-dir", str(tmp_path / "out")]
-    assert main(["segment", "shipped", str(image), *output]) == 0
+    assert segment(str(image), *output) == 0
     capsys.readouterr()
     assert main(["segment", "shipped", str(tmp_path / "none.nii.gz"), *output]) == 1
     shown = capsys.readouterr()
@@ -239,7 +253,9 @@ def test_the_documented_job_array_segments_each_case_once(phantom: Path, tmp_pat
     (tmp_path / "bin/srun").write_text('#!/bin/bash\nexec "$@"\n')
     for program in ("tskd", "srun"):
         (tmp_path / "bin" / program).chmod(0o755)
-    given = {"SHARDS": "2", "STUDENT": "shipped", "ARCHIVE": phantom / "images", "RESULTS": tmp_path / "out"}
+    student = tmp_path / "student"
+    shutil.copytree(BUNDLES / "segmentation", student, ignore=shutil.ignore_patterns("quality.json"))
+    given = {"SHARDS": "2", "STUDENT": student, "ARCHIVE": phantom / "images", "RESULTS": tmp_path / "out"}
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT),
                    **{name: str(value) for name, value in given.items()}}  # fmt: skip
     tasks = [

@@ -48,7 +48,8 @@ def watch(folder: Path, out: Path, ends: Callable[[], bool], number: int = signa
     thread = threading.Thread(target=stop)
     thread.start()
     try:
-        return main(["segment", "shipped", "--watch", str(folder), "--settle", "0.4", "--output-dir", str(out)])
+        call = ["segment", "shipped", "--watch", str(folder), "--settle", "0.4", "--output-dir", str(out), "--force"]
+        return main(call)
     finally:
         thread.join()
 
@@ -71,7 +72,8 @@ def test_what_arrives_is_segmented_once_and_as_without_watching(
         return (out / "volumes.csv").is_file() and statuses(out) == ["done", "done", "failed"]
 
     assert watch(folder, out, feed) == 0
-    assert main(["segment", "shipped", str(scans), "--tree", "--output-dir", str(tmp_path / "plain")]) == 0
+    plain = ["segment", "shipped", str(scans), "--tree", "--output-dir", str(tmp_path / "plain"), "--force"]
+    assert main(plain) == 0
     expected = {path.name: path.read_bytes() for path in (tmp_path / "plain").glob("*_seg.nii.gz")}
     assert {path.name: path.read_bytes() for path in out.glob("*_seg.nii.gz")} == expected and len(expected) == 2
     with (out / "private/studies.csv").open() as file:

@@ -122,7 +122,7 @@ class Segmentation:
 
     def __init__(self, images: Sequence[Path], output_dir: Path, *options: str) -> None:
         self.output_dir = output_dir
-        command = [sys.executable, "-m", "tskd_monai", "segment", "shipped", *map(str, images)]
+        command = [sys.executable, "-m", "tskd_monai", "segment", "shipped", *map(str, images), "--force"]
         self.process = subprocess.Popen(
             [*command, "--output-dir", str(output_dir), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

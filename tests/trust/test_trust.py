@@ -26,6 +26,7 @@ from tskd_monai.trust.dice_model import conformal_radius, fit_dice
 from tskd_monai.trust.features import fit_features
 from tskd_monai.trust.fitting import fit_quality
 from tskd_monai.trust.quality_file import load_quality
+from tskd_monai.trust.reasons import short_reasons
 from tskd_monai.trust.shape import structure_shape
 from tskd_monai.trust.signals import SignalCollector
 from tskd_monai.trust.verdict import case_quality
@@ -148,6 +149,24 @@ def test_hounsfield_units_for_an_mr_student_are_rejected(assessed: Path, datalis
     nib.save(nib.Nifti1Image(loaded.get_fdata() * 4 - 1000, loaded.affine), image)
     quality = segment(assessed, image)["quality"]
     assert any(reason.startswith("values -1") for reason in quality["reasons"]) and quality["verdict"] == "reject"
+
+
+def test_a_field_of_view_of_another_part_of_the_body_is_rejected(assessed: Path, datalist: Path) -> None:
+    limits_of(assessed, reject_dice=1e-6, reject_distance=1e6)
+    loaded = nib.load(datalist.parent / "image0.nii.gz")
+    verdicts = {}
+    for name, scale in (("near", 0.6), ("far", 0.4)):
+        image = datalist.parent / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(loaded.get_fdata(), loaded.affine @ np.diag([scale, scale, 1, 1])), image)
+        quality = segment(assessed, image)["quality"]
+        assert any(reason.startswith("field of view") for reason in quality["reasons"])
+        verdicts[name] = quality["verdict"]
+    assert verdicts == {"near": "look", "far": "reject"}
+
+
+def test_the_most_important_reasons_are_stated() -> None:
+    assert short_reasons(["a", "b"]) == "a; b"
+    assert short_reasons(list("abcdefg")) == "a; b; c; d; and 3 more in qc.csv"
 
 
 def test_empty_prediction_names_each_structure_that_is_not_found(assessed: Path, task: Task) -> None:

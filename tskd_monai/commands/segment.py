@@ -2,7 +2,7 @@
 
 tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ --output-dir predictions --dicom seg,rtstruct,sc,sr
-tskd segment shipped mydata/images/ --output-dir shared --shard 1/2
+tskd segment shipped scans/ --output-dir shared --shard 1/2
 
 `--watch FOLDER --dicom seg` writes a DICOM SEG of each series that arrives in FOLDER.
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
@@ -20,6 +20,7 @@ from tskd_monai.commands.command_parser import CommandParser, output_folder
 from tskd_monai.commands.student_argument import add_engine, add_student, student_folder
 from tskd_monai.data.dicom_results import RESULTS, SEG
 from tskd_monai.files.shard import Shard, parse_shard
+from tskd_monai.trust.reasons import short_reasons
 
 SUMMARY = "summary.json"
 QUALITY = "models/quality.json"
@@ -208,7 +209,7 @@ def case_line(case: Mapping[str, Any]) -> str:
     field, unit, digits = ("volumes_ml", "mL", 1) if "volumes_ml" in case else ("pixels", "pixels", 0)
     sizes = ", ".join(f"{structure} {size:.{digits}f} {unit}" for structure, size in case[field].items())
     quality = case.get("quality")
-    verdict = f" [{'; '.join([quality['verdict'], *quality['reasons']])}]" if quality else ""
+    verdict = f" [{short_reasons([quality['verdict'], *quality['reasons']])}]" if quality else ""
     return f"{name}: {sizes} -> {', '.join(case['outputs'])}{verdict}"
 
 

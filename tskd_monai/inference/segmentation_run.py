@@ -44,6 +44,7 @@ from tskd_monai.inference.failures import describe
 from tskd_monai.inference.label_map_inferer import QUALITY
 from tskd_monai.inference.outputs import WriterThread
 from tskd_monai.trust.assessor import CaseAssessor
+from tskd_monai.trust.reasons import short_reasons
 from tskd_monai.trust.verdict import REJECT
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,10 @@ class RejectedCaseError(ValueError):
     """
 
     def __init__(self, quality: Mapping[str, Any]) -> None:
+        reasons = short_reasons(quality["reasons"])
         super().__init__(
-            f"Expected an image that the student can segment, found: {'; '.join(quality['reasons'])}. Check the image; "
-            f"--force of tskd segment, or --rejected {WARN} of the bundle, writes the segmentation all the same."
+            f"Expected an image that the student can segment, found: {reasons}. Check the image; --force of "
+            f"tskd segment, or --rejected {WARN} of the bundle, writes the segmentation all the same."
         )
         self.quality = quality
 

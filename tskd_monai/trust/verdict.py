@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -20,6 +20,9 @@ RANGE_FACTOR = 1.25
 FAR_OUTSIDE = 2.0
 """Risk of values and pixels that are far outside of those of the training images, such as Hounsfield units for an MR
 student; such a case is rejected."""
+OTHER_REGION = 2.0
+"""Factor beyond the fields of view of the training images from which a case is rejected, if pixels
+have a size in mm: another part of the body."""
 WORDS = {"field_of_view": "field of view", "slice_distance": "slice distance", "length": "length of the scan"}
 
 
@@ -86,7 +89,8 @@ def case_quality(
     risk = max((finding.risk for finding in findings), default=0.0)
     reasons = tuple(finding.text for finding in findings if finding.risk > 1)
     verdict = LOOK if reasons else OK
-    if distance > limits.reject_distance or expected < limits.reject_dice or any(_far_outside(unlike)):
+    elsewhere = unit == "mm" and _beyond(signals.field_of_view, reference.ranges.get("field_of_view")) > OTHER_REGION
+    if distance > limits.reject_distance or expected < limits.reject_dice or elsewhere or any(_far_outside(unlike)):
         verdict = REJECT
     return CaseQuality(verdict, reasons, risk, distance, dice)
 
@@ -104,7 +108,12 @@ def _ranges(signals: CaseSignals, quality: Quality, unit: str) -> Iterator[Findi
             continue
         span = " to ".join(dict.fromkeys(map(short_number, (low, high))))
         text = f"{WORDS[name]} {short_number(value)} {unit}, in training {span} {unit}"
-        yield Finding(text, max(value / high - 1, low / value - 1, 0.0) / (RANGE_FACTOR - 1))
+        yield Finding(text, max(_beyond(value, (low, high)) - 1, 0.0) / (RANGE_FACTOR - 1))
+
+
+def _beyond(value: float | None, span: Sequence[float] | None) -> float:
+    """Returns the factor by which a value is beyond a range; at most 1 within it, 0 if one of them is unknown."""
+    return 0.0 if value is None or span is None else max(value / span[1], span[0] / value)
 
 
 def _far_outside(unlike: str) -> Iterator[Finding]:
