@@ -99,9 +99,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes = nib.load(label)
         kept = np.where(np.isin(classes.dataobj, (LIVER, SPLEEN)), classes.dataobj, 0).astype(np.uint8)
         nib.save(nib.Nifti1Image(kept, classes.affine), folder / "mydata" / "labels" / label.name)
-    write_study(folder / "scans", seed=3, sections={"test": 2})  # of ordinary size: the student rejects coarse images
-    shutil.rmtree(folder / "scans" / "labels")
-    scans = sorted((folder / "scans" / "images").iterdir())
+    write_study(folder / "phantoms", seed=3, sections={"test": 2})  # coarse images would be rejected
+    (folder / "phantoms" / "images").rename(folder / "scans")
+    scans = sorted((folder / "scans").iterdir())
     for name, image in zip(("scan.nii.gz", "other.nii.gz"), scans, strict=True):
         shutil.copy(image, folder / name)
     scan = nib.load(folder / "scan.nii.gz")
