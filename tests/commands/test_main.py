@@ -63,7 +63,7 @@ def test_version_is_the_package_s() -> None:
         (["segment", "shipped", "a.nii", "--output-dir", f"{__file__}/out"], "/out, where test_main.py is a file. See"),
         (
             ["segment", "shipped"],
-            "error: the following arguments are required: IMAGE, or --watch. See tskd segment",
+            "error: the following arguments are required: IMAGE. See tskd segment",
         ),
     ],
 )

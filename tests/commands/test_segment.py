@@ -24,7 +24,7 @@ from tskd_monai.files.json_files import read_json, write_json
 
 def segment(*arguments: str) -> int:
     """Runs `tskd segment shipped`, which rejects the coarse phantoms here without `--force`."""
-    return main(["segment", "shipped", *arguments, "--force"])
+    return main(["segment", "shipped", "--force", *arguments])
 
 
 @pytest.fixture(scope="module")

@@ -90,12 +90,12 @@ def test_what_arrives_is_segmented_once_and_as_without_watching(
     assert watch(folder, out, lambda: time.monotonic() > marker, signal.SIGINT) == 130  # nothing is done again
     assert {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()} == before
 
-    def mend() -> bool:
+    def repair() -> bool:
         if statuses(out) == ["done", "done", "failed"] and (folder / "bad.nii.gz").stat().st_size == 300:
             shutil.copy(scans / "scan.nii.gz", folder / "bad.nii.gz")
         return statuses(out) == ["done", "done", "done", "failed"]
 
-    assert watch(folder, out, mend) == 0
+    assert watch(folder, out, repair) == 0
     assert len((out / "volumes.csv").read_text().splitlines()) == 4
     assert (read_json(out / "summary.json")["done"], read_json(out / "summary.json")["failed"]) == (3, 0)
 
@@ -104,7 +104,7 @@ def test_watching_a_folder_and_naming_images_is_refused(capsys: pytest.CaptureFi
     for arguments in (["a.nii.gz", "--watch", "."], ["--watch", ".", "--shard", "1/2"], []):
         with pytest.raises(SystemExit):
             main(["segment", "shipped", *arguments, "--output-dir", str(tmp_path / "out")])
-    assert "the following arguments are required: IMAGE, or --watch" in capsys.readouterr().err
+    assert "the following arguments are required: IMAGE" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

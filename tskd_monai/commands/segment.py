@@ -4,7 +4,7 @@ tskd segment shipped scan.nii.gz
 tskd segment runs/mystudy/student series/ --output-dir predictions --dicom seg,rtstruct,sc,sr
 tskd segment shipped scans/ --output-dir shared --shard 1/2
 
-`--watch FOLDER --dicom seg` writes a DICOM SEG of each series that arrives in FOLDER.
+`tskd segment shipped --watch FOLDER --dicom seg` writes a DICOM SEG of each series that arrives in FOLDER.
 Segmentations are on the grid of their image. A second call segments the remaining images. `shipped` is the student in
 the package: liver, kidneys and spleen on abdominal MR (T2 SPIR), trained on CHAOS.
 """
@@ -32,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandParser("segment", __doc__)
     add_student(parser)
-    parser.add_argument("image", type=Path, nargs="*", help="files, folders of files, or folders with a DICOM series")
+    parser.add_argument("image", type=Path, nargs="+", help="files, folders of files, or folders with a DICOM series")
     parser.add_argument("--output-dir", type=output_folder, default=Path("predictions"), help="default: predictions/")
     parser.add_argument("--tree", action="store_true", help="IMAGE is a folder whose subfolders contain the cases")
     parser.add_argument(
@@ -60,17 +60,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="K/N",
         help="segment the k-th of n parts; auto: of torchrun or a Slurm array",
     )
-    parser.add_argument("--watch", type=Path, metavar="FOLDER", help="segment what arrives in a folder, until stopped")
+    parser.add_argument("--watch", action="store_true", help="IMAGE is a folder: segment what arrives, until stopped")
     parser.add_argument("--settle", type=float, default=60, help="seconds without a change that end an arrival (60)")
     parser.add_argument("--restart", action="store_true", help="segment again what is already segmented")
     parser.add_argument("--force", action="store_true", help="also write a segmentation whose verdict is `reject`")
     args = parser.parse_args(argv)
-    if args.watch is not None and (args.image or args.tree or args.shard or args.series_uid or args.restart):
-        parser.error("expected --watch without IMAGE, --tree, --shard, --series-uid and --restart")
-    if args.watch is None and not args.image:
-        parser.error("the following arguments are required: IMAGE, or --watch")
-    if args.tree and len(args.image) != 1:
-        parser.error(f"expected one folder with --tree, found {len(args.image)}")
+    if args.watch and (args.tree or args.shard or args.series_uid or args.restart):
+        parser.error("expected --watch without --tree, --shard, --series-uid and --restart")
+    if (args.tree or args.watch) and len(args.image) != 1:
+        parser.error(f"expected one folder with --{'watch' if args.watch else 'tree'}, found {len(args.image)}")
     return args
 
 
@@ -85,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     dicom = list(dict.fromkeys([*([SEG] if args.dicom_seg else []), *args.dicom]))
     configs = ["inference.json", *dicom_configs(dicom, student)]
     part = "" if args.shard is None else shard_label(args.shard, student)
-    check_images(args.image, "--dicom" if args.dicom else "--dicom-seg" if args.dicom_seg else "")
+    check_images([] if args.watch else args.image, "--dicom" if args.dicom else "--dicom-seg" if args.dicom_seg else "")
     images = args.image[0].resolve() if len(args.image) == 1 else [str(path.resolve()) for path in args.image]
     overrides: dict[str, Any] = {
-        **({"tree" if args.tree else "image": images} if args.watch is None else watching(args, student, configs)),
+        **(watching(args, student, configs) if args.watch else {"tree" if args.tree else "image": images}),
         "output_dir": args.output_dir.resolve(),
         "irregular": args.irregular,
         "engine": args.engine,
@@ -126,7 +124,7 @@ def watching(args: argparse.Namespace, student: Path, configs: list[str]) -> dic
             "version. Copy the file from bundles/segmentation."
         )
     configs.append(WATCH_CONFIG)
-    return {"watch": args.watch.resolve(), "settle": args.settle}
+    return {"watch": args.image[0].resolve(), "settle": args.settle}
 
 
 def shard(text: str) -> Shard:
