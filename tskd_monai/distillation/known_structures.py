@@ -21,10 +21,9 @@ from tskd_monai.data.nifti import write_nifti
 from tskd_monai.data.output_names import segmentation_path
 from tskd_monai.data.task import Task
 from tskd_monai.evaluation.label_maps import load_label_map, load_prediction
+from tskd_monai.evaluation.metrics import SECOND_READER
 from tskd_monai.files.atomic import atomic_path
 from tskd_monai.files.checksum import file_sha256
-
-SECOND_READER = "second_reader"
 
 
 def lacking(entries: Sequence[Mapping[str, Any]], known: Task) -> list[dict[str, Any]]:

@@ -113,7 +113,7 @@ class LearningCurve:
 def fit_curve(runs: Sequence[CurveRun], seed: int = 0) -> LearningCurve:
     """Returns the curve of runs, with the noise of patients and of training.
 
-    The law is fitted anew to drawn errors. These are the fitted ones plus two noises: the mean of drawn patients, and
+    The law is fitted again to drawn errors. These are the fitted ones plus two noises: the mean of drawn patients, and
     that of drawn training runs. Both are normal with Student's factor sqrt(df / chi2(df)), which widens them where few
     patients or runs determine their variance. The variance of training is relative to the error; it is pooled over the
     differences of seeds at each point and the residuals of the curve. So with one seed only one degree of freedom is

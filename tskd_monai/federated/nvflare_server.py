@@ -21,7 +21,7 @@ class FederatedRounds(ModelController):
     """Federated averaging that continues after a restart of the server and without lost sites.
 
     NVFlare's own FedAvg sums the results in the order of arrival, holds its progress in memory and waits for every site
-    of a round. This one sums in the order of names, saves after each round, and goes on with `min_sites`.
+    of a round. This one sums in the order of names, saves after each round, and continues with `min_sites`.
 
     Args:
         federation: fields of `FederationSettings`.

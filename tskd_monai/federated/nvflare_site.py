@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -63,7 +64,7 @@ class SiteExecutor(Executor):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Ends with the job."""
-        if event_type == "_end_run":
+        if event_type == EventType.END_RUN:
             self.finalize(fl_ctx)
 
     def _prepared(self, fl_ctx: FLContext) -> SiteTraining:

@@ -212,18 +212,22 @@ class SegmentationRun:
         return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
     def _is_done(self, case: Case) -> bool:
-        path = self._paths[case["image"]]
-        if not path.is_file():
+        record = self._finished_record(self._paths[case["image"]])
+        if record is None or record["status"] != DONE:
             return False
+        self._owners[record["name"]] = case["image"]
+        return True
+
+    def _finished_record(self, path: Path) -> dict[str, Any] | None:
+        """Returns the record of a case that failed, or is done and has all of its outputs; None of any other."""
+        if not path.is_file():
+            return None
         try:
             record = read_case_record(path, self.task)
         except ValueError as error:
             logger.warning("The case is segmented again: %s", error)
-            return False
-        done = record["status"] == DONE and all((self.output_dir / name).is_file() for name in record["outputs"])
-        if done:
-            self._owners[record["name"]] = case["image"]
-        return done
+            return None
+        return record if all((self.output_dir / name).is_file() for name in record.get("outputs", [])) else None
 
     def _require_own_name(self, case: Case, name: str) -> None:
         """Raises ValueError when another case has the name already: copies of a series."""

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from tskd_monai.files.option_path import text_path
 from tskd_monai.files.redaction import redact_paths
 from tskd_monai.inference.case_files import RECORDS
-from tskd_monai.inference.case_records import DONE, FAILED, read_case_record
+from tskd_monai.inference.case_records import DONE, read_case_record
 from tskd_monai.inference.cases import CASE, Case, CaseDataset
 from tskd_monai.inference.drop_folder import Arrival, DropFolder
 from tskd_monai.inference.segmentation_run import SegmentationRun
@@ -115,7 +115,7 @@ class WatchedRun(SegmentationRun):
         if any(case["name"] == arrival.name for case in list(self.in_progress.values())):
             return None
         path = self._path_of(arrival)
-        if path in self._unsaved or self._is_settled(path):
+        if path in self._unsaved or self._finished_record(path) is not None:
             return None
         case = self.arriving.case(arrival)
         self._paths[case["image"]] = path
@@ -126,16 +126,6 @@ class WatchedRun(SegmentationRun):
     def _path_of(self, arrival: Arrival) -> Path:
         identity = json.dumps({**self._common, "name": arrival.name, "files": arrival.identity}, sort_keys=True)
         return self.output_dir / RECORDS / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-
-    def _is_settled(self, path: Path) -> bool:
-        if not path.is_file():
-            return False
-        try:
-            record = read_case_record(path, self.task)
-        except ValueError as error:
-            logger.warning("The case is segmented again: %s", error)
-            return False
-        return record["status"] == FAILED or all((self.output_dir / name).is_file() for name in record["outputs"])
 
     def _require_own_name(self, case: Case, name: str) -> None:
         """Does nothing: names are made of the UID, or of the path in the folder."""

@@ -32,7 +32,7 @@ MODEL_CARD = "model_card.md"
 USAGE = Path("docs") / "usage.md"
 """Only exports have it: the project's own document, beside a README in the zoo's template."""
 FITTING = "fit_quality.json"
-"""Config that needs the code of students; an exported student has its quality file already."""
+"""Config that needs the code of students; an exported student has no quality file."""
 BORROWED = {"distillation": ("evaluate.json", "inference.json")}
 """Configs of `segmentation` that `distillation` also gets: it segments with a student it holds."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)

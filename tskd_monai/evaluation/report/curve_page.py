@@ -149,7 +149,7 @@ def _trust(content: CurveContent) -> str:
         check_sentence(content.runs),
         f"Fitted law of the number n of labelled slices: {law}. It is not extrapolated beyond twice the labels.",
         f"The interval comes from drawing {count_of_patients(patients)} and {seeds} seed{'s' * (seeds > 1)} at each "
-        "point anew, and from how far the points are from the curve."
+        "point again, and from how far the points are from the curve."
         + (" One seed says little about the noise of training: the interval is wide for that." if seeds == 1 else "")
         + (" So few patients make it wide." if patients < FEW_PATIENTS else ""),
         *content.notes,
