@@ -93,6 +93,41 @@ def test_signals_are_given_back_after_an_error(former_handlers: list[object]) ->
     assert [signal.getsignal(number) for number in WATCHED] == former_handlers
 
 
+def failure_with_a_late_notice(answer: Connection) -> None:
+    """Sends the message of a run whose lost worker is reported again, by torch's handler, while ignite logs the first.
+
+    The handler is replaced by one that raises as torch's does.
+    """
+
+    def lost(number: int = 0, frame: object = None) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    class LateNotice(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Engine run is terminating"):
+                os.kill(os.getpid(), signal.SIGCHLD)
+
+    engine = trainer()
+    engine.logger.addHandler(LateNotice())
+    engine.on(Events.ITERATION_STARTED)(lost)
+    signal.signal(signal.SIGCHLD, lost)
+    try:
+        engine.run([0], max_epochs=1)
+    except RuntimeError as error:
+        answer.send(str(error))
+
+
+def test_a_late_notice_of_a_lost_worker_does_not_replace_the_reason() -> None:
+    context = multiprocessing.get_context("fork")
+    answer, sender = context.Pipe(duplex=False)
+    process = context.Process(target=failure_with_a_late_notice, args=(sender,))
+    process.start()
+    assert answer.poll(60)
+    message = answer.recv()
+    process.join()
+    assert message.startswith("A data-loading process was lost or memory was exhausted in epoch 1: DataLoader worker ")
+
+
 class Faulty(torch.utils.data.Dataset[torch.Tensor]):
     """Slices of which one ends the process that loads it, or requests more memory than there is."""
 

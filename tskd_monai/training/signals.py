@@ -57,6 +57,9 @@ class StopOnSignal:
         self._restore()
         if not is_out_of_memory(error):
             raise error  # ignite leaves exceptions to handlers of EXCEPTION_RAISED
+        if threading.current_thread() is threading.main_thread():
+            # torch's handler would raise for the lost process of the data loader at any later point, in place of this.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1].rstrip(". ")
         raise RuntimeError(
