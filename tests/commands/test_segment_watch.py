@@ -20,6 +20,7 @@ from tskd_monai.datasets.phantom.dicom import write_dicom_series
 from tskd_monai.datasets.phantom.render import make_grid, render, sample_anatomy
 from tskd_monai.files.json_files import read_json
 from tskd_monai.files.redaction import UID
+from tskd_monai.inference.watching import signals_to
 
 SHAPE, SPACING = (48, 48, 4), (6.0, 6.0, 40.0)
 LONGEST = 120.0
@@ -98,6 +99,23 @@ def test_what_arrives_is_segmented_once_and_as_without_watching(
     assert watch(folder, out, repair) == 0
     assert len((out / "volumes.csv").read_text().splitlines()) == 4
     assert (read_json(out / "summary.json")["done"], read_json(out / "summary.json")["failed"]) == (3, 0)
+
+
+def test_two_signals_at_once_stop_it_once() -> None:
+    class Interrupted(threading.Event):
+        calls = 0
+
+        def set(self) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().set()
+
+    stop, before = Interrupted(), signal.getsignal(signal.SIGTERM)
+    with signals_to(stop) as received:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.is_set() and stop.calls == 1 and received == {signal.SIGINT, signal.SIGTERM}
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_watching_a_folder_and_naming_images_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

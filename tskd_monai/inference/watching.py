@@ -77,7 +77,7 @@ class WatchedRun(SegmentationRun):
             KeyboardInterrupt: after SIGINT.
         """
         logger.info("Watching the folder; Ctrl-C ends after the current case.")
-        with _signals(self._stop) as received:
+        with signals_to(self._stop) as received:
             segment_pending()
         self._write_all_tables()
         if signal.SIGINT in received:
@@ -197,7 +197,7 @@ class ArrivingCases(IterableDataset[Any]):
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[set[int]]:
+def signals_to(stop: threading.Event) -> Iterator[set[int]]:
     """Sets an event at the first SIGTERM or SIGINT; a second one acts as without. Yields the signals received."""
     received: set[int] = set()
     before: dict[int, Any] = {}
@@ -207,9 +207,11 @@ def _signals(stop: threading.Event) -> Iterator[set[int]]:
             signal.signal(*before.popitem())
 
     def note(number: int, frame: Any) -> None:
+        is_first = not received
         received.add(number)
-        stop.set()
-        restore()
+        if is_first:  # another one may interrupt this handler, which holds the lock of the event
+            stop.set()
+            restore()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
